@@ -89,7 +89,7 @@ mod tests {
     use emostream_model::{ReactionRef, WindowSize};
     use emostream_streams::{
         aggregate::pre_aggregator::PreAggregator,
-        progress::record::{AheadLimit, Former, PartitionProgress},
+        progress::record::{AheadLimit, PartitionProgress, PriorEpoch},
         sink::rejections::Rejected,
         source::partition::{NO_WINDOW, PartitionReading, Read, ReadingTime, Rules},
         time::holds::AheadRecord,
@@ -121,7 +121,7 @@ mod tests {
             read_offset: u64,
             final_until_ms: u64,
             ahead: Option<AheadLimit>,
-            formers: &[Former],
+            prior_epochs: &[PriorEpoch],
         ) -> Bench {
             let rules = Rules {
                 size: WindowSize::from_ms(2000).unwrap(),
@@ -134,7 +134,7 @@ mod tests {
                 ..PartitionProgress::begin(3, 0)
             };
             Bench {
-                reading: PartitionReading::resume(&progress, final_until_ms, formers, &rules),
+                reading: PartitionReading::resume(&progress, final_until_ms, prior_epochs, &rules),
                 rules,
                 aggregate: PreAggregator::default(),
                 rejected: Vec::new(),
@@ -441,19 +441,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_former_run_settled_is_not_rejected_as_ahead() {
+    fn events_of_a_prior_epoch_are_not_rejected_as_ahead() {
         let limit = AheadLimit {
             below_offset: 3,
             limit_ms: T0 + 5_000,
         };
-        let former = Former {
+        let epoch = PriorEpoch {
             window_ms: 2000,
             lateness_ms: 750,
             final_until_ms: T0 + 8_000,
             read_offsets: vec![(3, 1)],
             ahead: Vec::new(),
         };
-        let mut bench = Bench::with(0, 0, Some(limit), &[former]);
+        let mut bench = Bench::with(0, 0, Some(limit), &[epoch]);
         // The first two events of the first record were final before the reset.
         bench.take(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
         bench.take(T0 + 9_000, &batch(&[4_000, 7_000]));

@@ -41,7 +41,7 @@ pub use emostream_streams::{
     progress::{
         newest::stored,
         record::{
-            AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity,
+            AheadLimit, LastRecord, PartitionProgress, PriorEpoch, Progress, Resets, RunIdentity,
         },
         settings::{LATENESS_MS, WINDOW_MS},
     },

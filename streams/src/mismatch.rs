@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgressMismatch {
     /// Records were deleted before they were counted.
-    Gone {
+    Expired {
         /// The partition.
         place: Place,
         /// The restart offset (R).
@@ -15,7 +15,7 @@ pub enum ProgressMismatch {
         start: u64,
     },
     /// The progress has offsets beyond the end of the partition.
-    Beyond {
+    OffsetOutOfRange {
         /// The partition.
         place: Place,
         /// The committed offset (N), or the restart offset (R) if it is greater.
@@ -24,14 +24,14 @@ pub enum ProgressMismatch {
         end: u64,
     },
     /// The topic does not have a partition any more.
-    Vanished {
+    PartitionRemoved {
         /// The partition.
         place: Place,
         /// The number of partitions that the topic has.
         partitions: u32,
     },
     /// Finals were deleted that no record of a table contains.
-    FinalsGone {
+    FinalsExpired {
         /// The partition.
         place: Place,
         /// The lowest offset that these finals may have.
@@ -40,7 +40,7 @@ pub enum ProgressMismatch {
         start: u64,
     },
     /// The log has another record at the offset of a record that was read.
-    Other {
+    RecordChanged {
         /// The partition.
         place: Place,
         /// The offset.
@@ -60,11 +60,11 @@ pub struct Place {
 impl ProgressMismatch {
     /// Returns the number of the partition that differs.
     pub fn partition(&self) -> u32 {
-        let (ProgressMismatch::Gone { place, .. }
-        | ProgressMismatch::Beyond { place, .. }
-        | ProgressMismatch::Vanished { place, .. }
-        | ProgressMismatch::FinalsGone { place, .. }
-        | ProgressMismatch::Other { place, .. }) = self;
+        let (ProgressMismatch::Expired { place, .. }
+        | ProgressMismatch::OffsetOutOfRange { place, .. }
+        | ProgressMismatch::PartitionRemoved { place, .. }
+        | ProgressMismatch::FinalsExpired { place, .. }
+        | ProgressMismatch::RecordChanged { place, .. }) = self;
         place.partition
     }
 }
@@ -78,7 +78,7 @@ impl fmt::Display for Place {
 impl fmt::Display for ProgressMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProgressMismatch::Gone {
+            ProgressMismatch::Expired {
                 place,
                 resume,
                 start,
@@ -86,19 +86,19 @@ impl fmt::Display for ProgressMismatch {
                 f,
                 "{place} must be read from offset {resume}, but begins at {start}: records were deleted before they were counted"
             ),
-            ProgressMismatch::Beyond { place, read, end } => write!(
+            ProgressMismatch::OffsetOutOfRange { place, read, end } => write!(
                 f,
                 "{place} was read up to offset {read}, but ends at {end}: it was truncated or recreated"
             ),
-            ProgressMismatch::Vanished { place, partitions } => write!(
+            ProgressMismatch::PartitionRemoved { place, partitions } => write!(
                 f,
                 "{place} was read, but the topic has {partitions} partitions now: it was recreated"
             ),
-            ProgressMismatch::FinalsGone { place, from, start } => write!(
+            ProgressMismatch::FinalsExpired { place, from, start } => write!(
                 f,
                 "{place} must be read from offset {from} to complete the totals of some keys, but begins at {start}: finals were deleted before the totals held them"
             ),
-            ProgressMismatch::Other { place, offset } => write!(
+            ProgressMismatch::RecordChanged { place, offset } => write!(
                 f,
                 "{place} holds another record at offset {offset} than the one that was read: the topic was recreated"
             ),

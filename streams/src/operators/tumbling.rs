@@ -399,7 +399,7 @@ mod tests {
             let shown = |emissions: &[Vec<String>]| emissions.iter().map(Vec::len).sum::<usize>();
             while shown(&emissions.borrow()) < KEYS {
                 emissions.borrow_mut().push(Vec::new());
-                timers.ring();
+                timers.fire_due();
                 worker.step();
             }
             let emissions = emissions.borrow();

@@ -27,7 +27,9 @@ use emostream_protocol::Unwritten;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    record::{AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity},
+    record::{
+        AheadLimit, LastRecord, PartitionProgress, PriorEpoch, Progress, Resets, RunIdentity,
+    },
     settings::Settings,
 };
 use crate::topics::Topics;
@@ -49,8 +51,8 @@ pub struct StoredProgress {
     settings: Option<Settings>,
     final_until_ms: u64,
     partitions: Vec<StoredPartition>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    formers: Vec<Former>,
+    #[serde(default, rename = "formers", skip_serializing_if = "Vec::is_empty")]
+    prior_epochs: Vec<PriorEpoch>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     resets: Option<Resets>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,11 +88,11 @@ impl StoredProgress {
         let newest_final_ms = (progress.newest_final_ms > progress.final_until_ms)
             .then_some(progress.newest_final_ms);
         let resets = (progress.resets.number > 0).then_some(progress.resets);
-        let set_back = |former: &Former| former.final_until_ms > progress.final_until_ms;
+        let set_back = |epoch: &PriorEpoch| epoch.final_until_ms > progress.final_until_ms;
         let must_be_honoured = newest_final_ms.is_some()
             || resets.is_some()
             || progress.unwritten.since.is_some()
-            || progress.formers.iter().any(set_back)
+            || progress.prior_epochs.iter().any(set_back)
             || progress.partitions.iter().any(|p| p.ahead.is_some());
         let partition = |p: &PartitionProgress| StoredPartition {
             topic: source.to_owned(),
@@ -107,7 +109,7 @@ impl StoredProgress {
             settings: progress.settings.clone(),
             final_until_ms: progress.final_until_ms,
             partitions: progress.partitions.iter().map(partition).collect(),
-            formers: progress.formers.clone(),
+            prior_epochs: progress.prior_epochs.clone(),
             resets,
             newest_final_ms,
             cluster_id: progress.cluster_id.clone(),
@@ -138,7 +140,7 @@ impl TryFrom<StoredProgress> for Progress {
             settings: stored.settings,
             final_until_ms: stored.final_until_ms,
             partitions: stored.partitions.into_iter().map(partition).collect(),
-            formers: stored.formers,
+            prior_epochs: stored.prior_epochs,
             resets: stored.resets.unwrap_or_default(),
             newest_final_ms: stored.newest_final_ms.unwrap_or(stored.final_until_ms),
             cluster_id: stored.cluster_id,
@@ -257,7 +259,7 @@ mod tests {
         let mut newest_final = plain.clone();
         newest_final.newest_final_ms += 1;
         let mut set_back = plain.clone();
-        set_back.formers[0].final_until_ms = u64::MAX;
+        set_back.prior_epochs[0].final_until_ms = u64::MAX;
         let mut unwritten = plain.clone();
         unwritten.unwritten.since = Some(ResultOrder::default());
         for progress in [ahead, reset, newest_final, set_back, unwritten] {

@@ -77,16 +77,16 @@ pub fn missing_finals(
                 partition: *partition,
             };
             match kept.get(*partition as usize) {
-                None => Some(ProgressMismatch::Vanished {
+                None => Some(ProgressMismatch::PartitionRemoved {
                     place,
                     partitions: kept.len() as u32,
                 }),
-                Some(held) if *from > held.end => Some(ProgressMismatch::Beyond {
+                Some(held) if *from > held.end => Some(ProgressMismatch::OffsetOutOfRange {
                     place,
                     read: *from,
                     end: held.end,
                 }),
-                Some(held) if *from < held.start => Some(ProgressMismatch::FinalsGone {
+                Some(held) if *from < held.start => Some(ProgressMismatch::FinalsExpired {
                     place,
                     from: *from,
                     start: held.start,
@@ -95,7 +95,7 @@ pub fn missing_finals(
             }
         });
         match mismatches.into_iter().next() {
-            Some(ProgressMismatch::Beyond { .. }) if Instant::now() < until => {
+            Some(ProgressMismatch::OffsetOutOfRange { .. }) if Instant::now() < until => {
                 std::thread::sleep(ASK_AGAIN);
             }
             mismatch => return Ok(mismatch),
@@ -123,19 +123,19 @@ fn mismatch(
         partition: stored.partition,
     };
     let Some(held) = kept.get(stored.partition as usize) else {
-        return Some(ProgressMismatch::Vanished {
+        return Some(ProgressMismatch::PartitionRemoved {
             place,
             partitions: kept.len() as u32,
         });
     };
     if is_beyond(stored, kept) {
-        return Some(ProgressMismatch::Beyond {
+        return Some(ProgressMismatch::OffsetOutOfRange {
             place,
             read: read_up_to(stored),
             end: held.end,
         });
     }
-    (stored.resume_offset < held.start).then_some(ProgressMismatch::Gone {
+    (stored.resume_offset < held.start).then_some(ProgressMismatch::Expired {
         place,
         resume: stored.resume_offset,
         start: held.start,
@@ -171,7 +171,7 @@ fn others(
                 known.push(*partition);
             }
             if found.map_or(reader.at_end(*partition), |found| found != *seen) {
-                others.push(ProgressMismatch::Other {
+                others.push(ProgressMismatch::RecordChanged {
                     place: Place {
                         topic: topic.to_owned(),
                         partition: *partition,

@@ -10,7 +10,7 @@
 //!   back: they may get a second final, of other events. If F is set forward, events of windows in between become late:
 //!   they are rejected, not lost.
 //! - An event that was counted or rejected with the settings before is neither counted nor rejected again. The progress
-//!   keeps these settings as a [`Former`] until no run reads below their N again and F has passed their F.
+//!   keeps these settings as a [`PriorEpoch`] until no run reads below their N again and F has passed their F.
 //! - After F was set back, records that are in the log already, and whose times are later than F by more than
 //!   [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. This depends on the log and the progress
 //!   alone.
@@ -27,12 +27,12 @@ use crate::{
     mismatch::ProgressMismatch,
     progress::{
         newest::{fence, stored as stored_progress},
-        record::{AheadLimit, CommitId, Former, PartitionProgress, Progress, Resets},
+        record::{AheadLimit, CommitId, PartitionProgress, PriorEpoch, Progress, Resets},
         settings::LATENESS_MS,
         stored::progress_record,
         validate::{compare, missing_finals},
     },
-    time::moment,
+    time::format_time,
     topics::{MAX_AHEAD_MS, Topics},
 };
 
@@ -217,7 +217,7 @@ pub fn reset(
             if elsewhere || lost.is_some() {
                 progress.unwritten = unknown_tables();
             }
-            progress.formers.extend(lost);
+            progress.prior_epochs.extend(lost);
             (progress, done)
         }
     };
@@ -293,8 +293,8 @@ fn final_time(
     if wanted_ms > request.now_ms.saturating_add(MAX_AHEAD_MS) {
         return Err(StreamsError::FinalUntil(format!(
             "{} is ahead of this host's clock ({}); nothing would be counted until then",
-            moment(wanted_ms),
-            moment(request.now_ms)
+            format_time(wanted_ms),
+            format_time(request.now_ms)
         )));
     }
     let Some(stored) = stored else {
@@ -369,7 +369,7 @@ fn begin(
         partitions.push(PartitionProgress::begin(done.partitions, resume_offset));
         done.partitions += 1;
     }
-    let settled = (settled_ms > 0).then(|| Former {
+    let settled = (settled_ms > 0).then(|| PriorEpoch {
         // The size of the windows is not known: every event before that time counts as committed already.
         window_ms: 1,
         lateness_ms: 0,
@@ -384,7 +384,7 @@ fn begin(
         },
         final_until_ms,
         partitions,
-        formers: settled.into_iter().collect(),
+        prior_epochs: settled.into_iter().collect(),
         ..Progress::default()
     };
     Ok((progress, done))
@@ -406,12 +406,12 @@ fn lost_commits(
     topic: &str,
     stored: &Progress,
     newest_final_ms: u64,
-) -> Result<Option<Former>, StreamsError> {
+) -> Result<Option<PriorEpoch>, StreamsError> {
     if newest_final_ms <= stored.newest_final_ms.max(stored.final_until_ms) {
         return Ok(None);
     }
     let window_ms = stored.window_ms();
-    Ok(Some(Former {
+    Ok(Some(PriorEpoch {
         // If the size of the windows is not known, all events before the end of the newest final.
         window_ms: window_ms.unwrap_or(1),
         lateness_ms: stored
@@ -430,7 +430,7 @@ fn without_offsets(stored: Progress) -> Progress {
     Progress {
         settings: None,
         partitions: Vec::new(),
-        formers: Vec::new(),
+        prior_epochs: Vec::new(),
         ..stored
     }
 }
@@ -449,8 +449,8 @@ fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
     // Events that were counted or rejected until now stay so. Other events that were read are classified by the new
     // limits. The rule for the limits treats all events below N as rejected already, so N is set back to R.
     if let Some(settings) = stored.settings.clone() {
-        let former = Former::of(&stored, &settings);
-        stored.formers.push(former);
+        let epoch = PriorEpoch::of(&stored, &settings);
+        stored.prior_epochs.push(epoch);
     }
     for partition in &mut stored.partitions {
         partition.read_offset = partition.resume_offset;
@@ -496,7 +496,7 @@ fn forget(
     from: ResetFrom,
 ) -> (Progress, Reset) {
     let other = |partition: u32| {
-        let replaced = |m: &&ProgressMismatch| !matches!(m, ProgressMismatch::Gone { .. });
+        let replaced = |m: &&ProgressMismatch| !matches!(m, ProgressMismatch::Expired { .. });
         let of = mismatches
             .iter()
             .filter(replaced)
@@ -524,22 +524,27 @@ fn forget(
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
             last: known.and_then(|p| p.last),
             ahead: known.and_then(|p| p.ahead),
-            // Which events below the stored N were committed follows from the `Former` that is added below.
+            // Which events below the stored N were committed follows from the `PriorEpoch` that is added below.
             ..PartitionProgress::begin(partition, resume_offset)
         }
     };
     let partitions = (0..).zip(kept).map(resume).collect();
-    let mut formers = stored.formers.clone();
-    formers.extend(stored.settings.as_ref().map(|it| Former::of(&stored, it)));
-    for former in &mut formers {
-        former
+    let mut prior_epochs = stored.prior_epochs.clone();
+    prior_epochs.extend(
+        stored
+            .settings
+            .as_ref()
+            .map(|it| PriorEpoch::of(&stored, it)),
+    );
+    for epoch in &mut prior_epochs {
+        epoch
             .read_offsets
             .retain(|(partition, _)| !other(*partition));
     }
     let progress = Progress {
         settings: None,
         partitions,
-        formers,
+        prior_epochs,
         ..stored
     };
     (progress, done)
@@ -576,7 +581,7 @@ mod tests {
             topic: "r".to_owned(),
             partition: 0,
         };
-        let gone = [ProgressMismatch::Gone {
+        let gone = [ProgressMismatch::Expired {
             place,
             resume: 5,
             start: 8,
@@ -585,7 +590,7 @@ mod tests {
         assert_eq!((done.lost, done.records, done.replaced), (3, 12, 0));
         assert_eq!(progress.partitions[0].resume_offset, 8);
         // Below the stored N, events that were committed stay so.
-        assert_eq!(progress.formers[0].read_offset(0), 12);
+        assert_eq!(progress.prior_epochs[0].read_offset(0), 12);
     }
 
     #[test]
@@ -594,6 +599,6 @@ mod tests {
         let (first, _) = forget(stored(settings(), 5, 12), &kept, &[], ResetFrom::Kept);
         let (second, _) = forget(first.clone(), &kept, &[], ResetFrom::Kept);
         assert_eq!(first, second);
-        assert_eq!((first.settings, first.formers.len()), (None, 1));
+        assert_eq!((first.settings, first.prior_epochs.len()), (None, 1));
     }
 }

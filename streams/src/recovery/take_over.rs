@@ -28,7 +28,7 @@ use crate::{
         record::{CommitId, PartitionProgress, Progress},
         validate::{compare, missing_finals},
     },
-    time::{clock::PartitionClock, moment},
+    time::{clock::PartitionClock, format_time},
     topics::{MAX_AHEAD_MS, Topics},
 };
 
@@ -129,7 +129,7 @@ pub fn take_over(
             cluster_id: log.cluster_id(),
             run: Some(config.identity()),
             heartbeat_ms: Some(config.heartbeat.as_millis() as u64),
-            formers: stored.formers,
+            prior_epochs: stored.prior_epochs,
             resets: stored.resets,
             unwritten: stored.unwritten,
         },
@@ -181,8 +181,8 @@ impl Found {
         let last_begins_ms = known.final_until_ms.saturating_sub(config.window.as_ms());
         if last_begins_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
             return Err(StreamsError::FinalAhead {
-                final_until: moment(known.final_until_ms),
-                now: moment(now_ms),
+                final_until: format_time(known.final_until_ms),
+                now: format_time(now_ms),
             });
         }
         let missing = missing_finals(&topics.finals, log, &known.unwritten);
@@ -209,9 +209,9 @@ impl Found {
             let mut progress = known
                 .copied()
                 .unwrap_or_else(|| PartitionProgress::begin(partition, kept.start));
-            if let (None, Some(former)) = (&stored.settings, stored.formers.last()) {
+            if let (None, Some(epoch)) = (&stored.settings, stored.prior_epochs.last()) {
                 progress.resume_watermark_ms =
-                    PartitionClock::resumed(progress.resume_watermark_ms, former.lateness_ms)
+                    PartitionClock::resumed(progress.resume_watermark_ms, epoch.lateness_ms)
                         .newest_ms()
                         .saturating_sub(config.lateness_ms);
             }
@@ -251,9 +251,9 @@ pub fn require_progress(
     Err(StreamsError::FinalsBeyondProgress {
         windows: topics.finals.clone(),
         progress: topics.progress.clone(),
-        newest: moment(newest_final_ms),
+        newest: format_time(newest_final_ms),
         known: match stored {
-            Some(stored) => format!("ends at {}", moment(stored.final_until_ms)),
+            Some(stored) => format!("ends at {}", format_time(stored.final_until_ms)),
             None => "is empty".to_owned(),
         },
     })

@@ -31,7 +31,7 @@ use timely::{
 use super::{
     app::Application,
     watchdog::{self, WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
-    worker::{Counting, First, Shared},
+    worker::{DataflowWorker, LeaderState, RunContext},
 };
 use crate::{
     Stop, StreamsError,
@@ -126,7 +126,7 @@ struct Dataflow<A> {
 #[derive(Debug, Clone)]
 enum Cause {
     /// The process was started as a standby.
-    Asked,
+    StartedAsStandby,
     /// Another run has fenced the one of this process, which ended with this error.
     Fenced(StreamsError),
 }
@@ -157,7 +157,7 @@ impl<A: Application> Dataflow<A> {
         if self.config().standby && leads {
             // A standby with wrong flags fails at its start, not when it has to take over.
             situation.newest = take_over::check(self.config(), &*self.log)?;
-            situation.standby = Some(Cause::Asked);
+            situation.standby = Some(Cause::StartedAsStandby);
         }
         loop {
             let turn = stop.child();
@@ -209,9 +209,9 @@ impl<A: Application> Dataflow<A> {
         };
         let group = self.config().cluster.clone().map(join).transpose()?;
         let group = group.map(Arc::new);
-        let counted = self.count(stop, group.as_ref(), situation);
+        let ended = self.run_once(stop, group.as_ref(), situation);
         self.metrics.active.set(0);
-        if let Err(error) = &counted {
+        if let Err(error) = &ended {
             stop.fail(error.clone());
         }
         // The other processes must be notified of the end even if no stop was requested.
@@ -220,7 +220,7 @@ impl<A: Application> Dataflow<A> {
             group.wait_for_shutdown();
         }
         stop.end();
-        match counted {
+        match ended {
             // A worker thread is still running, so the process cannot begin another turn, whatever the first error was.
             Err(StreamsError::Stuck { worker }) => Err(StreamsError::Stuck { worker }),
             _ => stop.why_failed().map_or(Ok(()), Err),
@@ -228,7 +228,7 @@ impl<A: Application> Dataflow<A> {
     }
 
     /// Runs the application once: waits for all processes, takes over, restores, and processes records until the stop.
-    fn count(
+    fn run_once(
         &self,
         stop: &Stop,
         group: Option<&Arc<Group>>,
@@ -246,7 +246,7 @@ impl<A: Application> Dataflow<A> {
         }
         let topic = topics.source.clone();
         let holds = Arc::new(Holds::new(topic.clone(), self.metrics.clone()));
-        let (mut first, mut found, mut stored_until_ms) = (None, None, 0);
+        let (mut leader, mut found, mut stored_until_ms) = (None, None, 0);
         let mut restored = Vec::new();
         if group.is_none_or(|group| group.leads()) {
             let Some(taken) = self.take_over(stop, situation, group)? else {
@@ -284,7 +284,7 @@ impl<A: Application> Dataflow<A> {
             }
             restored = workers;
             let topic = topics.source.clone();
-            first = Some(First {
+            leader = Some(LeaderState {
                 committer: Box::new(move |wake| Some(Box::new(committing.attached(wake)))),
                 group_offsets: log
                     .group_offsets(&topics.application_id, &topic)
@@ -328,7 +328,7 @@ impl<A: Application> Dataflow<A> {
         });
         let run = Arc::new(Run {
             heartbeats: WorkerHeartbeats::new(config.workers),
-            shared: Arc::new(Shared {
+            shared: Arc::new(RunContext {
                 clock: Arc::new(MachineClock(config.clock.clone())),
                 app: self.app.clone(),
                 log: log.clone(),
@@ -340,7 +340,7 @@ impl<A: Application> Dataflow<A> {
                 finals_kept_ms: finals_kept.map(|kept| kept.as_millis() as u64),
                 end_offsets,
                 holds,
-                first: Mutex::new(first),
+                leader: Mutex::new(leader),
                 restored: Mutex::new(restored),
                 appender: Arc::from(appender),
             }),
@@ -437,7 +437,7 @@ pub fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, StreamsError>
 
 /// The active run, as one process has it.
 struct Run<A: Application> {
-    shared: Arc<Shared<A>>,
+    shared: Arc<RunContext<A>>,
     group: Option<Arc<Group>>,
     heartbeats: WorkerHeartbeats,
     ready: Ready,
@@ -489,12 +489,12 @@ impl<A: Application> Run<A> {
     /// Runs one worker until the run stops.
     fn work(&self, worker: &mut Worker) {
         let (stop, workers) = (&self.shared.stop, self.shared.app.config().workers);
-        let mut counting = match Counting::begin(worker, &self.shared) {
-            Ok(counting) => counting,
+        let mut dataflow = match DataflowWorker::start(worker, &self.shared) {
+            Ok(dataflow) => dataflow,
             Err(error) => return stop.fail(error),
         };
         // The first step reads. After that of the last worker, every partition of this process has been read.
-        counting.step(worker, Duration::ZERO);
+        dataflow.step(worker, Duration::ZERO);
         let local = worker.index() % workers;
         // From now on the watchdog expects another step.
         self.heartbeats.record_step(local);
@@ -505,12 +505,12 @@ impl<A: Application> Run<A> {
         let mut reported = 0;
         while !stop.is_requested() {
             self.heartbeats.record_step(local);
-            counting.step(worker, PARK);
+            dataflow.step(worker, PARK);
             if local == 0 {
                 self.report_holds(&mut reported);
             }
         }
-        counting.end(worker);
+        dataflow.end(worker);
         // A worker that ends closes its connections, so the other processes must be notified before.
         if let Some(group) = &self.group {
             group.wait_for_shutdown();

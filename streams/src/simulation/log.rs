@@ -57,7 +57,7 @@ struct State {
     wakes: Vec<Wake>,
     /// The number of the newest transactor, which alone can commit.
     epoch: u64,
-    under_way: Option<Transaction>,
+    in_flight: Option<Transaction>,
     /// A transaction that has failed for its owner, who reads later whether it was committed, and the number of commits
     /// at that time.
     failed: Option<(Transaction, u64)>,
@@ -168,7 +168,7 @@ impl SimLog {
             names,
             wakes: Vec::new(),
             epoch: 0,
-            under_way: None,
+            in_flight: None,
             failed: None,
             commits: 0,
             slow_until_ms: 0,
@@ -313,7 +313,7 @@ impl SimLog {
     pub fn acknowledge(&self) -> bool {
         let (done, ends) = {
             let mut state = self.state();
-            let done = state.under_way.take_if(|it| it.landed);
+            let done = state.in_flight.take_if(|it| it.landed);
             // The commit thread requests end offsets only after some commits, and a broker may not answer.
             let ends = state.rng.random_bool(0.3).then(|| state.window_ends());
             (done, ends)
@@ -340,7 +340,7 @@ impl SimLog {
         if lands {
             state.land();
         }
-        if let Some(failed) = state.under_way.take() {
+        if let Some(failed) = state.in_flight.take() {
             let detail = "by the seed".to_owned();
             failed.ack.fail(LogError::Aborted { detail });
         }
@@ -353,7 +353,7 @@ impl SimLog {
         if lands {
             state.land();
         }
-        if let Some(mut failed) = state.under_way.take() {
+        if let Some(mut failed) = state.in_flight.take() {
             if !failed.landed && state.rng.random_bool(0.5) {
                 failed.refuse(&state.names.rejected);
             }
@@ -378,7 +378,7 @@ impl SimLog {
             return failed.ack.fail(fenced());
         }
         failed.ack.epoch.store(state.epoch, Ordering::Relaxed);
-        state.under_way = Some(failed);
+        state.in_flight = Some(failed);
     }
 
     /// Makes brokers slow until this time: no transaction lands before.
@@ -389,8 +389,8 @@ impl SimLog {
     /// Returns the records under way of the run with this stop signal.
     pub fn unacknowledged(&self, stop: &Stop) -> Vec<NewRecord> {
         let state = self.state();
-        let under_way = state.under_way.as_ref().filter(|it| it.ack.stop.is(stop));
-        let records = under_way.map(|it| it.records.clone());
+        let in_flight = state.in_flight.as_ref().filter(|it| it.ack.stop.is(stop));
+        let records = in_flight.map(|it| it.records.clone());
         records.unwrap_or_default()
     }
 
@@ -447,7 +447,7 @@ impl State {
             self.land();
         }
         self.epoch += 1;
-        if let Some(older) = self.under_way.take() {
+        if let Some(older) = self.in_flight.take() {
             older.ack.fail(fenced());
         }
     }
@@ -478,7 +478,7 @@ impl State {
         if self.clock.unix_ms() < self.slow_until_ms {
             return;
         }
-        let Some(transaction) = self.under_way.as_mut().filter(|it| !it.landed) else {
+        let Some(transaction) = self.in_flight.as_mut().filter(|it| !it.landed) else {
             return;
         };
         transaction.landed = true;
@@ -564,7 +564,7 @@ impl Log for SimLog {
             });
         }
         let stable = state.partition(topic, partition).slots.len() as u64;
-        let open = state.under_way.as_ref().is_some_and(|it| !it.landed);
+        let open = state.in_flight.as_ref().is_some_and(|it| !it.landed);
         Ok(EndOffsets {
             stable,
             end: stable + u64::from(open),
@@ -663,8 +663,8 @@ impl Commit for SimCommitter {
         if !self.ack.is_newest(state.epoch) {
             return self.ack.fail(fenced());
         }
-        assert!(state.under_way.is_none(), "one transaction at a time");
-        state.under_way = Some(Transaction {
+        assert!(state.in_flight.is_none(), "one transaction at a time");
+        state.in_flight = Some(Transaction {
             final_until_ms,
             records,
             refused: Vec::new(),

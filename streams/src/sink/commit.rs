@@ -255,7 +255,7 @@ impl Writing {
         ack: &SyncSender<()>,
         found: &Sender<WindowEnds>,
     ) -> Result<(), Ended> {
-        self.beat()?;
+        self.commit_heartbeat()?;
         if ack.send(()).is_err() {
             return Ok(());
         }
@@ -291,14 +291,14 @@ impl Writing {
                         });
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.beat()?,
+                Err(RecvTimeoutError::Timeout) => self.commit_heartbeat()?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
 
     /// Commits the progress with which the run began again.
-    fn beat(&mut self) -> Result<(), Ended> {
+    fn commit_heartbeat(&mut self) -> Result<(), Ended> {
         let progress = self.committing.progress.clone();
         self.take(Piece {
             results: Vec::new(),

@@ -79,7 +79,7 @@ pub enum Notice {
 }
 
 /// The values with which a sink starts.
-pub struct SinkStart {
+pub struct SinkContext {
     /// The topics of the application.
     pub topics: Topics,
     /// The progress of this run before its first commit.
@@ -106,7 +106,7 @@ pub struct SinkStart {
 
 /// A notice that rejections of a partition are durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
+pub struct RejectionsCommitted {
     /// The partition.
     pub partition: u32,
     /// The size of the rejections, bytes.
@@ -120,9 +120,9 @@ pub struct Written {
 pub fn commit<'scope>(
     mut results: ResultStreams<'scope>,
     notices: StreamVec<'scope, u64, Notice>,
-    start: SinkStart,
+    start: SinkContext,
     committer: StartCommitter,
-) -> StreamVec<'scope, u64, Written> {
+) -> StreamVec<'scope, u64, RejectionsCommitted> {
     let scope = notices.scope();
     let mut builder = OperatorBuilder::new("commit".to_owned(), scope);
     let address = builder.operator_info().address;
@@ -181,20 +181,20 @@ pub fn commit<'scope>(
 }
 
 struct Sink {
-    start: SinkStart,
+    start: SinkContext,
     partitions: BTreeMap<u32, PartitionProgress>,
     marks: BTreeMap<u64, Vec<PartitionProgress>>,
     restoring: Restoring,
     results: Results,
     rejections: Rejections,
     /// Notices of durable rejections that are not sent to the sources yet.
-    written: Vec<Written>,
+    written: Vec<RejectionsCommitted>,
     /// The capability whose time is the durable frontier.
     durable: Capability<u64>,
     committer: Box<dyn Commit>,
     /// Whether the committer knows that the worker loop runs.
     begun: bool,
-    under_way: Option<UnderWay>,
+    in_flight: Option<InFlight>,
     /// F at the start of the run.
     begun_until_ms: u64,
     /// The F of the last commit. The durable frontier is later if there was nothing to write since.
@@ -203,7 +203,7 @@ struct Sink {
     /// Schedules the sink again.
     again: Activator,
     /// The time of the last timer that was set for `again`.
-    alarm: Option<Instant>,
+    scheduled_at: Option<Instant>,
 }
 
 /// The finals that the next run reads to restore tables and sliding spans, besides the topics of the tables.
@@ -220,7 +220,7 @@ struct Restoring {
 }
 
 impl Restoring {
-    fn new(start: &SinkStart) -> Restoring {
+    fn new(start: &SinkContext) -> Restoring {
         let Progress {
             unwritten,
             resets,
@@ -364,17 +364,17 @@ impl Results {
 }
 
 /// A transaction that is not acknowledged yet.
-struct UnderWay {
+struct InFlight {
     final_until_ms: u64,
     /// The windows in the transaction, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
     /// The sizes of the rejections in the transaction.
-    written: Vec<Written>,
+    written: Vec<RejectionsCommitted>,
 }
 
 impl Sink {
     fn new(
-        start: SinkStart,
+        start: SinkContext,
         mut durable: Capability<u64>,
         committer: Box<dyn Commit>,
         again: Activator,
@@ -402,10 +402,10 @@ impl Sink {
             durable,
             committer,
             begun: false,
-            under_way: None,
+            in_flight: None,
             last_commit,
             again,
-            alarm: None,
+            scheduled_at: None,
         }
     }
 
@@ -424,15 +424,15 @@ impl Sink {
         if !std::mem::replace(&mut self.begun, true) {
             self.committer.begin();
         }
-        if self.under_way.is_some() && self.committer.acknowledged() {
-            self.settle();
+        if self.in_flight.is_some() && self.committer.acknowledged() {
+            self.on_committed();
         }
         while let Some(ends) = self.committer.ends() {
             let since = self.order(ends.final_until_ms);
             self.restoring.ends.add(since, ends.offsets);
         }
         self.results.write(&mut *self.committer);
-        if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
+        if self.in_flight.is_none() && frontier_ms > self.stored_until_ms {
             self.close(frontier_ms);
         }
         // While results of an open window are written, the transaction waits for the end of that window instead.
@@ -443,21 +443,21 @@ impl Sink {
             self.submit(final_until_ms, Closing::default(), settled);
         }
         if self.may_commit() {
-            self.beat();
+            self.commit_heartbeat();
         }
     }
 
     /// Whether a transaction that closes no window may be committed now.
     fn may_commit(&self) -> bool {
-        self.under_way.is_none() && self.results.may_end(0)
+        self.in_flight.is_none() && self.results.may_end(0)
     }
 
     /// Commits the progress alone if nothing was committed for the heartbeat interval. Otherwise sets a timer for it.
-    fn beat(&mut self) {
+    fn commit_heartbeat(&mut self) {
         let due = self.last_commit + self.start.heartbeat;
         if self.start.timers.now() >= due {
             self.submit(*self.durable.time(), Closing::default(), Vec::new());
-        } else if self.alarm.replace(due) != Some(due) {
+        } else if self.scheduled_at.replace(due) != Some(due) {
             // Set once for each time, since a timer cannot be cancelled.
             self.start.timers.at(due, self.again.clone());
         }
@@ -482,18 +482,18 @@ impl Sink {
             .submit(final_until_ms, closing.results, records);
         self.last_commit = self.start.timers.now();
         let written = written.into_iter();
-        self.under_way = Some(UnderWay {
+        self.in_flight = Some(InFlight {
             final_until_ms,
             windows: closing.windows,
             written: written
-                .map(|(partition, bytes)| Written { partition, bytes })
+                .map(|(partition, bytes)| RejectionsCommitted { partition, bytes })
                 .collect(),
         });
     }
 
     /// Handles the acknowledgement of the transaction in flight, which is durable now.
-    fn settle(&mut self) {
-        let Some(done) = self.under_way.take() else {
+    fn on_committed(&mut self) {
+        let Some(done) = self.in_flight.take() else {
             return;
         };
         self.durable.downgrade(&done.final_until_ms);
@@ -572,8 +572,8 @@ impl Sink {
         progress.unwritten = self.restoring.stored(sliding);
         progress.partitions = partitions.values().copied().collect();
         progress
-            .formers
-            .retain(|former| former.matters(final_until_ms, partitions.values()));
+            .prior_epochs
+            .retain(|epoch| epoch.is_live(final_until_ms, partitions.values()));
         progress_record(&self.start.topics, progress)
     }
 }
@@ -696,11 +696,11 @@ mod tests {
         worker: &mut Worker,
         heartbeat: Duration,
         transactor: Shown,
-        adjust: impl FnOnce(&mut SinkStart),
+        adjust: impl FnOnce(&mut SinkContext),
     ) -> (InputHandleVec<u64, Input>, probe::Handle<u64>, Timers) {
         let timers = Timers::new(Arc::new(MachineClock::default()));
         let metrics = metrics();
-        let mut start = SinkStart {
+        let mut start = SinkContext {
             topics: topics(),
             progress: Progress::default(),
             stored_until_ms: 0,
@@ -763,7 +763,7 @@ mod tests {
     ) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            timers.ring();
+            timers.fire_due();
             worker.step_or_park(Some(Duration::from_millis(1)));
             if let Some(enough) = enough() {
                 return enough;
@@ -952,7 +952,7 @@ mod tests {
     }
 
     fn restoring(unwritten: Unwritten) -> Restoring {
-        Restoring::new(&SinkStart {
+        Restoring::new(&SinkContext {
             topics: topics(),
             progress: Progress {
                 final_until_ms: 100,
@@ -1064,7 +1064,7 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let start = |start: &mut SinkStart| {
+            let start = |start: &mut SinkContext| {
                 // A reset to 13 within a window of 10 ms.
                 start.stored_until_ms = 13;
                 start.progress.final_until_ms = 20;
