@@ -2,7 +2,7 @@
 //! between them: they find each other in any order, refuse what does not belong, and end together.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-mod stage;
+mod fixture;
 
 use std::{
     collections::BTreeSet,
@@ -20,8 +20,8 @@ use std::{
 use emostream_dataflow::{Activity, Cluster, Config, Ready, Stop, StreamsError};
 use emostream_log::testing::{DEADLINE, until};
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord, WindowSize};
+use fixture::{Fixture, T0};
 use prometheus::Registry;
-use stage::{Stage, T0};
 
 const PARTITIONS: u32 = 4;
 
@@ -41,7 +41,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
             join_timeout: DEADLINE,
             token: "secret".to_owned(),
         }),
-        ..stage::config(&Topics::default(), workers)
+        ..fixture::config(&Topics::default(), workers)
     }
 }
 
@@ -52,13 +52,13 @@ struct Process {
 }
 
 impl Process {
-    fn start(config: Config, stage: &Stage) -> Process {
-        Process::start_telling(config, stage, Arc::new(|_| {}))
+    fn start(config: Config, fixture: &Fixture) -> Process {
+        Process::start_telling(config, fixture, Arc::new(|_| {}))
     }
 
-    fn start_telling(config: Config, stage: &Stage, ready: Ready) -> Process {
+    fn start_telling(config: Config, fixture: &Fixture, ready: Ready) -> Process {
         let registry = Registry::new();
-        let (stop, running) = stage.launch(config, registry.clone(), ready);
+        let (stop, running) = fixture.launch(config, registry.clone(), ready);
         Process {
             stop,
             registry,
@@ -82,12 +82,12 @@ impl Process {
 
 /// One reaction every 100 ms from `from_ms` on in every partition, and at last a heartbeat that closes
 /// every window.
-fn fill(stage: &Stage, from_ms: u64, span_ms: u64) {
+fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     let mut records = Vec::new();
     let mut append = |partition, at_ms, value| {
-        records.push(stage.reaction_record(partition, at_ms, value));
+        records.push(fixture.reaction_record(partition, at_ms, value));
     };
-    for partition in 0..stage.partitions {
+    for partition in 0..fixture.partitions {
         for at_ms in (from_ms..from_ms + span_ms).step_by(100) {
             let reaction = Reaction {
                 user: UserId::new("u").unwrap(),
@@ -100,12 +100,12 @@ fn fill(stage: &Stage, from_ms: u64, span_ms: u64) {
         let end_ms = from_ms + span_ms + 10_000;
         append(partition, end_ms, Batch::heartbeat(end_ms));
     }
-    stage.append(records);
+    fixture.append(records);
 }
 
 /// Each window of each room once, and every reaction in one of them.
-fn check(stage: &Stage, span_ms: u64) {
-    let finals = stage.values(&stage.topics.windows());
+fn check(fixture: &Fixture, span_ms: u64) {
+    let finals = fixture.values(&fixture.topics.windows());
     let finals: Vec<WindowRecord> = finals
         .iter()
         .map(|value| serde_json::from_slice(value).unwrap())
@@ -125,16 +125,16 @@ fn check(stage: &Stage, span_ms: u64) {
 #[test]
 fn any_cluster_counts_alike_whoever_comes_first() {
     for (processes, workers) in [(2, 1), (3, 2)] {
-        let stage = Stage::new(PARTITIONS);
-        fill(&stage, T0, 30_000);
+        let fixture = Fixture::new(PARTITIONS);
+        fill(&fixture, T0, 30_000);
         let hosts = hosts(processes);
         // The last ones first: they dial somebody who is not there yet.
         let mut running = Vec::new();
         for index in (0..processes).rev() {
-            running.push(Process::start(config(&hosts, index, workers), &stage));
+            running.push(Process::start(config(&hosts, index, workers), &fixture));
         }
         until("everything is final", || {
-            stage.final_until_ms() >= T0 + 30_000
+            fixture.final_until_ms() >= T0 + 30_000
         });
         // Not by the one that commits alone.
         for process in &running {
@@ -147,36 +147,36 @@ fn any_cluster_counts_alike_whoever_comes_first() {
         for process in running {
             process.end().unwrap();
         }
-        check(&stage, 30_000);
+        check(&fixture, 30_000);
     }
 }
 
 #[test]
 fn a_group_goes_on_where_another_stopped() {
-    let stage = Stage::new(PARTITIONS);
+    let fixture = Fixture::new(PARTITIONS);
     let mut counted_ms = 0;
     for (processes, workers) in [(2, 2), (3, 1), (2, 3)] {
-        fill(&stage, T0 + 2 * counted_ms, 10_000);
+        fill(&fixture, T0 + 2 * counted_ms, 10_000);
         counted_ms += 10_000;
         let end_ms = T0 + 2 * counted_ms - 10_000;
         let hosts = hosts(processes);
-        let start = |index| Process::start(config(&hosts, index, workers), &stage);
+        let start = |index| Process::start(config(&hosts, index, workers), &fixture);
         let running: Vec<Process> = (0..processes).map(start).collect();
-        until("everything is final", || stage.final_until_ms() >= end_ms);
+        until("everything is final", || fixture.final_until_ms() >= end_ms);
         running[0].stop.request();
         for process in running {
             process.end().unwrap();
         }
-        check(&stage, counted_ms);
+        check(&fixture, counted_ms);
     }
 }
 
 #[test]
 fn strangers_end_nothing() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
     let connect = || {
         let mut stranger = None;
         until("process 0 listens", || {
@@ -197,34 +197,34 @@ fn strangers_end_nothing() {
     }
     let mut other = config(&hosts, 1, 1);
     other.cluster.as_mut().unwrap().token = "guessed".to_owned();
-    let error = Process::start(other, &stage).end().unwrap_err();
+    let error = Process::start(other, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
         error.to_string().contains("--cluster-token-file"),
         "{error}"
     );
 
-    let second = Process::start(config(&hosts, 1, 1), &stage);
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     drop(half_open);
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
-    check(&stage, 10_000);
+    check(&fixture, 10_000);
 }
 
 #[test]
 fn processes_that_would_count_otherwise_refuse_each_other() {
-    let stage = Stage::new(PARTITIONS);
+    let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
     let other = Config {
         window: WindowSize::from_ms(1000).unwrap(),
         ..config(&hosts, 1, 1)
     };
-    let second = Process::start(other, &stage);
+    let second = Process::start(other, &fixture);
     for (process, said) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
         let error = process.end().unwrap_err();
         assert_eq!(error.exit_code(), 64);
@@ -238,12 +238,12 @@ fn processes_that_would_count_otherwise_refuse_each_other() {
 
 #[test]
 fn who_waits_in_vain_says_for_whom() {
-    let stage = Stage::new(PARTITIONS);
+    let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(3);
     let mut alone = config(&hosts, 0, 1);
     alone.cluster.as_mut().unwrap().join_timeout = Duration::from_secs(3);
-    let second = Process::start(config(&hosts, 1, 1), &stage);
-    let error = Process::start(alone, &stage).end().unwrap_err();
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
+    let error = Process::start(alone, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 69);
     assert!(error.to_string().contains("process 2"), "{error}");
     assert!(!error.to_string().contains("process 1"), "{error}");
@@ -254,13 +254,13 @@ fn who_waits_in_vain_says_for_whom() {
 
 #[test]
 fn what_process_0_finds_in_the_log_all_refuse() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let start = |index| Process::start(config(&hosts, index, 1), &stage);
+    let start = |index| Process::start(config(&hosts, index, 1), &fixture);
     let running = [start(0), start(1)];
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     running[1].stop.request();
     for process in running {
@@ -271,7 +271,7 @@ fn what_process_0_finds_in_the_log_all_refuse() {
             lateness_ms: 1000,
             ..config(&hosts, index, 1)
         };
-        Process::start(other, &stage)
+        Process::start(other, &fixture)
     };
     for process in [start(0), start(1)] {
         let error = process.end().unwrap_err();
@@ -313,11 +313,11 @@ fn frame(stream: &mut TcpStream) -> serde_json::Value {
 
 #[test]
 fn who_missed_a_beginning_joins_anew_with_every_connection() {
-    let stage = Stage::new(PARTITIONS);
+    let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(2);
     let listener = TcpListener::bind(&hosts[0]).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let late = Process::start(config(&hosts, 1, 1), &stage);
+    let late = Process::start(config(&hosts, 1, 1), &fixture);
     let (mut data, mut control) = welcome(&listener);
     while frame(&mut control) != "Ready" {}
     // Timely's first words are on their way when the beginner dies; its word to begin is lost.
@@ -332,8 +332,8 @@ fn who_missed_a_beginning_joins_anew_with_every_connection() {
 
 #[test]
 fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(3);
     let (report, reports) = channel();
     let start = |index| {
@@ -343,7 +343,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
             takeover: Duration::from_secs(4),
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &stage, ready)
+        Process::start_telling(config, &fixture, ready)
     };
     let older = [start(0), start(1), start(2)];
     // All of them, in any order.
@@ -358,44 +358,44 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     };
     until_all(|activity| *activity == Activity::Active);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     // A newer run, of one process alone, takes over: the older one's next commit is refused.
     let newer = Config {
         cluster: None,
         ..config(&hosts, 0, 1)
     };
-    let newer = Process::start(newer, &stage);
-    fill(&stage, T0 + 20_000, 10_000);
+    let newer = Process::start(newer, &fixture);
+    fill(&fixture, T0 + 20_000, 10_000);
     until_all(|activity| matches!(activity, Activity::Standby(_)));
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 30_000
+        fixture.final_until_ms() >= T0 + 30_000
     });
     newer.stop.request();
     newer.end().unwrap();
-    fill(&stage, T0 + 40_000, 10_000);
+    fill(&fixture, T0 + 40_000, 10_000);
     until_all(|activity| *activity == Activity::Active);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 50_000
+        fixture.final_until_ms() >= T0 + 50_000
     });
     older[2].stop.request();
     for process in older {
         process.end().unwrap();
     }
-    check(&stage, 30_000);
+    check(&fixture, 30_000);
 }
 
 #[test]
 fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let alone = Config {
         cluster: None,
         ..config(&hosts(1), 0, 1)
     };
-    let active = Process::start(alone, &stage);
+    let active = Process::start(alone, &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     let hosts = hosts(2);
     let (report, reports) = channel();
@@ -406,7 +406,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
             standby: true,
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &stage, ready)
+        Process::start_telling(config, &fixture, ready)
     };
     let until_standby = |of: usize| loop {
         let (index, state) = reports.recv_timeout(DEADLINE).unwrap();
@@ -416,7 +416,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
     };
     let first = start(0);
     // A process made by hand, which is gone as soon as the group is complete.
-    let agreement = agreement(&config(&hosts, 1, 1), &stage);
+    let agreement = agreement(&config(&hosts, 1, 1), &fixture);
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
         stream.write_all(b"EMOS\x01").unwrap();
@@ -431,26 +431,26 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
     let second = start(1);
     until_standby(1);
     assert!(!first.running.is_finished() && !active.running.is_finished());
-    fill(&stage, T0 + 20_000, 10_000);
+    fill(&fixture, T0 + 20_000, 10_000);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 30_000
+        fixture.final_until_ms() >= T0 + 30_000
     });
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
     active.stop.request();
     active.end().unwrap();
-    check(&stage, 20_000);
+    check(&fixture, 20_000);
 }
 
 /// What a process with this configuration asks the others to agree to.
-fn agreement(config: &Config, stage: &Stage) -> serde_json::Value {
+fn agreement(config: &Config, fixture: &Fixture) -> serde_json::Value {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = config.clone();
     let cluster = config.cluster.as_mut().unwrap();
     cluster.hosts[0] = listener.local_addr().unwrap().to_string();
     cluster.index = 1;
-    let process = Process::start(config, stage);
+    let process = Process::start(config, fixture);
     let (mut stream, _) = listener.accept().unwrap();
     stream.read_exact(&mut [0; 5]).unwrap();
     let hello = frame(&mut stream);
@@ -493,25 +493,25 @@ fn read_to_its_end(stream: &mut TcpStream) {
 
 #[test]
 fn a_hello_after_the_beginning_ends_nothing() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let start = |index| Process::start(config(&hosts, index, 1), &stage);
+    let start = |index| Process::start(config(&hosts, index, 1), &fixture);
     let first = start(0);
     let mut late = connect(&hosts[0]);
     late.write_all(b"EMOS\x01").unwrap();
     let second = start(1);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     let other = serde_json::json!([["--window", "9s"]]);
     // It was given up already if this test is slow.
     let _ = late.write_all(&hello("Data", &other));
     read_to_its_end(&mut late);
-    fill(&stage, T0 + 20_000, 10_000);
+    fill(&fixture, T0 + 20_000, 10_000);
     until("it counts on", || {
         assert!(!first.running.is_finished() && !second.running.is_finished());
-        stage.final_until_ms() >= T0 + 30_000
+        fixture.final_until_ms() >= T0 + 30_000
     });
     second.stop.request();
     first.end().unwrap();
@@ -520,11 +520,11 @@ fn a_hello_after_the_beginning_ends_nothing() {
 
 #[test]
 fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(3);
-    let agreement = agreement(&config(&hosts, 1, 1), &stage);
-    let start = |index| Process::start(config(&hosts, index, 1), &stage);
+    let agreement = agreement(&config(&hosts, 1, 1), &fixture);
+    let start = |index| Process::start(config(&hosts, index, 1), &fixture);
     let first = start(0);
     let mut control = connect(&hosts[0]);
     control.write_all(b"EMOS\x01").unwrap();
@@ -535,7 +535,7 @@ fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
     let running = [first, start(1), start(2)];
     until("everything is final", || {
         assert!(!running[0].running.is_finished(), "process 0 left too");
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     running[2].stop.request();
     for process in running {
@@ -545,10 +545,10 @@ fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
 
 #[test]
 fn strangers_without_number_keep_nobody_out() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
     let mut half_open: Vec<TcpStream> = (0..64).map(|_| connect(&hosts[0])).collect();
     let formed = Arc::new(AtomicBool::new(false));
     let (host, over) = (hosts[0].clone(), formed.clone());
@@ -571,9 +571,9 @@ fn strangers_without_number_keep_nobody_out() {
             thread::sleep(Duration::from_millis(10));
         }
     });
-    let second = Process::start(config(&hosts, 1, 1), &stage);
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     formed.store(true, Ordering::Release);
     crowd.join().unwrap();
@@ -584,16 +584,16 @@ fn strangers_without_number_keep_nobody_out() {
 
 #[test]
 fn who_is_not_known_by_name_yet_waits_to_be() {
-    let stage = Stage::new(PARTITIONS);
+    let fixture = Fixture::new(PARTITIONS);
     let mut hosts = hosts(2);
     hosts[0] = "no-such-host.invalid:2101".to_owned();
-    let waiting = Process::start(config(&hosts, 0, 1), &stage);
+    let waiting = Process::start(config(&hosts, 0, 1), &fixture);
     waiting.stop.request();
     waiting.end().unwrap();
 
     let mut impatient = config(&hosts, 0, 1);
     impatient.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
-    let error = Process::start(impatient, &stage).end().unwrap_err();
+    let error = Process::start(impatient, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
         error.to_string().contains("no-such-host.invalid"),
@@ -603,11 +603,11 @@ fn who_is_not_known_by_name_yet_waits_to_be() {
 
 #[test]
 fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_only() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let agreement = agreement(&config(&hosts, 1, 1), &stage);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
+    let agreement = agreement(&config(&hosts, 1, 1), &fixture);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
     // Its machine has lost power: nothing closes its connections.
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
@@ -616,9 +616,9 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
         assert_eq!(frame(&mut stream), "Welcome");
         stream
     });
-    let second = Process::start(config(&hosts, 1, 1), &stage);
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     drop(connections);
     second.stop.request();
@@ -628,16 +628,16 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
 
 #[test]
 fn a_worker_that_stands_still_ends_its_process_and_its_group() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
     let ready: Ready = Arc::new(|state: Result<Activity, String>| {
         while state.is_ok() {
             thread::park();
         }
     });
-    let stands = Process::start_telling(config(&hosts, 1, 1), &stage, ready);
-    let other = Process::start(config(&hosts, 0, 1), &stage);
+    let stands = Process::start_telling(config(&hosts, 1, 1), &fixture, ready);
+    let other = Process::start(config(&hosts, 0, 1), &fixture);
     let error = stands.end().unwrap_err();
     assert_eq!(error.exit_code(), 75);
     assert!(error.to_string().contains("worker 0"), "{error}");

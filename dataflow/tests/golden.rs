@@ -6,18 +6,18 @@
 
 #[path = "golden/case.rs"]
 mod case;
+mod fixture;
 #[path = "golden/outcome.rs"]
 mod outcome;
-mod stage;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread};
 
 use case::{Case, Input, Step};
 use emostream_dataflow::Config;
 use emostream_log::testing::until;
+use fixture::{Fixture, T0};
 use outcome::Outcome;
 use prometheus::Registry;
-use stage::{Stage, T0};
 
 /// Records between two restarts.
 const FEW: usize = 2;
@@ -97,21 +97,21 @@ fn check(name: &str) {
 
 /// Everything in one run.
 fn at_once(case: &Case, workers: usize) -> Outcome {
-    let stage = Stage::new(case.partitions());
-    let run = Run::start(&stage, case.config(&stage.topics, workers));
+    let fixture = Fixture::new(case.partitions());
+    let run = Run::start(&fixture, case.config(&fixture.topics, workers));
     for step in &case.steps {
         match step {
-            Step::Append(inputs) => append(&stage, inputs),
-            Step::WaitFinal(until_ms) => run.wait_final(&stage, *until_ms),
+            Step::Append(inputs) => append(&fixture, inputs),
+            Step::WaitFinal(until_ms) => run.wait_final(&fixture, *until_ms),
             Step::WaitLive(count) => {
                 run.wait(&format!("wait live {count}"), || {
-                    outcome::live_reactions(&stage) == *count
+                    outcome::live_reactions(&fixture) == *count
                 });
             }
         }
     }
     run.stop();
-    let outcome = Outcome::of(&stage, case);
+    let outcome = Outcome::of(&fixture, case);
     match case.waits_for_live() {
         true => outcome,
         false => outcome.without_live(),
@@ -120,15 +120,20 @@ fn at_once(case: &Case, workers: usize) -> Outcome {
 
 /// Some records, a stop as soon as they are read, a restart with other workers, and so on.
 fn with_restarts(case: &Case) -> Outcome {
-    let stage = Stage::new(case.partitions());
+    let fixture = Fixture::new(case.partitions());
     let mut workers = WORKERS_IN_TURN.into_iter().cycle();
-    let mut start = || Run::start(&stage, case.config(&stage.topics, workers.next().unwrap()));
-    let mut newest_ms = vec![0; stage.partitions as usize];
+    let mut start = || {
+        Run::start(
+            &fixture,
+            case.config(&fixture.topics, workers.next().unwrap()),
+        )
+    };
+    let mut newest_ms = vec![0; fixture.partitions as usize];
     for step in &case.steps {
         match step {
             Step::Append(inputs) => {
                 for few in inputs.chunks(FEW) {
-                    append(&stage, few);
+                    append(&fixture, few);
                     for input in few {
                         let newest_ms = &mut newest_ms[input.partition as usize];
                         *newest_ms = input.seen_ms.max(*newest_ms);
@@ -145,20 +150,21 @@ fn with_restarts(case: &Case) -> Outcome {
             }
             Step::WaitFinal(until_ms) => {
                 let run = start();
-                run.wait_final(&stage, *until_ms);
+                run.wait_final(&fixture, *until_ms);
                 run.stop();
             }
             // Whether a run that is about to end shows a tally is left open.
             Step::WaitLive(_) => {}
         }
     }
-    Outcome::of(&stage, case).without_live()
+    Outcome::of(&fixture, case).without_live()
 }
 
-fn append(stage: &Stage, inputs: &[Input]) {
-    let record =
-        |input: &Input| stage.reaction_record(input.partition, input.time_ms, input.value.clone());
-    stage.append(inputs.iter().map(record).collect());
+fn append(fixture: &Fixture, inputs: &[Input]) {
+    let record = |input: &Input| {
+        fixture.reaction_record(input.partition, input.time_ms, input.value.clone())
+    };
+    fixture.append(inputs.iter().map(record).collect());
 }
 
 /// A dataflow that runs.
@@ -169,9 +175,9 @@ struct Run {
 }
 
 impl Run {
-    fn start(stage: &Stage, config: Config) -> Run {
+    fn start(fixture: &Fixture, config: Config) -> Run {
         let registry = Registry::new();
-        let (stop, running) = stage.launch(config, registry.clone(), Arc::new(|_| {}));
+        let (stop, running) = fixture.launch(config, registry.clone(), Arc::new(|_| {}));
         Run {
             stop,
             running,
@@ -179,10 +185,10 @@ impl Run {
         }
     }
 
-    fn wait_final(&self, stage: &Stage, until_ms: u64) {
+    fn wait_final(&self, fixture: &Fixture, until_ms: u64) {
         let seconds = outcome::seconds(until_ms);
         self.wait(&format!("wait final {seconds}"), || {
-            stage.final_until_ms() >= until_ms
+            fixture.final_until_ms() >= until_ms
         });
     }
 

@@ -2,9 +2,9 @@
 //! of a seed.
 //!
 //! ```text
-//!  seed ─▶ world ─┬─ producers ─▶ log ◀─▶ run: recovery, workers one step at a time, sink
+//!  seed ─▶ cluster ─┬─ producers ─▶ log ◀─▶ run: recovery, workers one step at a time, sink
 //!                 ├─ what happens next: time, delays, crashes, takeovers by starts and by standbys; slow, failed and refused commits
-//!                 └─ truth ◀─ what was appended, what landed
+//!                 └─ oracle ◀─ what was appended, what landed
 //! ```
 //!
 //! Nothing but the seed decides what happens: one thread has its turn at a time, no clock is read. A
@@ -15,9 +15,9 @@
 //! seed, and `SEED=…` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+mod oracle;
 mod producers;
-mod truth;
-mod world;
+mod sim_cluster;
 
 use std::{
     env,
@@ -25,10 +25,10 @@ use std::{
     thread,
 };
 
-use emostream_log::testing::rng as dice;
-use emostream_streams::simulation::{Rng as Dice, T0};
+use emostream_log::testing::rng;
+use emostream_streams::simulation::{Rng, T0};
 
-use world::World;
+use sim_cluster::SimCluster;
 
 use crate::TotalsPace;
 
@@ -69,9 +69,9 @@ impl Drop for Replay {
 
 fn simulate(seed: u64) -> Vec<Vec<emostream_log::NewRecord>> {
     let _replay = Replay(seed);
-    let mut world = World::new(seed);
-    world.live(EVENTS);
-    world.end()
+    let mut cluster = SimCluster::new(seed);
+    cluster.run_events(EVENTS);
+    cluster.end()
 }
 
 fn number(variable: &str) -> Option<u64> {

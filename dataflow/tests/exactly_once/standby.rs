@@ -16,7 +16,7 @@ use emostream_dataflow::{
 use emostream_log::NewRecord;
 use prometheus::Registry;
 
-use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng, until};
+use crate::{DEADLINE, Fixture, T0, all_final_ms, check, closing, events, rng, until};
 
 /// Three heartbeats, as the shortest that the program accepts: a busy machine delays one.
 const TAKEOVER: Duration = Duration::from_secs(6);
@@ -30,11 +30,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(stage: &Stage, config: Config) -> Running {
+    fn start(fixture: &Fixture, config: Config) -> Running {
         let (report, reports) = channel();
         let ready: Ready = Arc::new(move |state| drop(report.send(state)));
         let registry = Registry::new();
-        let (stop, thread) = stage.launch(config, registry.clone(), ready);
+        let (stop, thread) = fixture.launch(config, registry.clone(), ready);
         Running {
             stop,
             thread,
@@ -94,7 +94,7 @@ impl Running {
     }
 }
 
-impl Stage {
+impl Fixture {
     fn standby(&self, workers: usize) -> Config {
         Config {
             standby: true,
@@ -144,39 +144,39 @@ impl Stage {
 
 #[test]
 fn a_standby_counts_on_where_the_active_run_stopped_committing_and_not_before() {
-    let stage = Stage::new(2);
-    let (records, oracle) = events(&stage, &mut rng(11), 20_000);
+    let fixture = Fixture::new(2);
+    let (records, oracle) = events(&fixture, &mut rng(11), 20_000);
     let half = records.len() / 2;
-    stage.append(records[..half].to_vec());
-    let active = Running::start(&stage, stage.taking_over(2));
+    fixture.append(records[..half].to_vec());
+    let active = Running::start(&fixture, fixture.taking_over(2));
     active.until_active();
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
     // Nothing happens for longer than the takeover time: heartbeats alone keep the standby away.
     thread::sleep(TAKEOVER + 2 * HEARTBEAT);
     assert_eq!((active.active(), standby.active()), (1, 0));
-    stage.until_commit();
+    fixture.until_commit();
     let committed = Instant::now();
     active.stop();
-    stage.append(records[half..].to_vec());
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    fixture.append(records[half..].to_vec());
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     let after = committed.elapsed();
     assert!(after >= TAKEOVER, "{after:?}");
     standby.until_active();
     standby.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(12), 20_000);
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(12), 20_000);
     let half = records.len() / 2;
-    stage.append(records[..half].to_vec());
-    let older = Running::start(&stage, stage.taking_over(1));
+    fixture.append(records[..half].to_vec());
+    let older = Running::start(&fixture, fixture.taking_over(1));
     older.until_active();
-    let newer = Running::start(&stage, stage.taking_over(2));
+    let newer = Running::start(&fixture, fixture.taking_over(2));
     older.until_standby();
     // Without a commit of reactions: the heartbeat found it out.
     assert_eq!(older.series(), 0);
@@ -190,17 +190,17 @@ fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
     newer.stop();
     older.until_active();
     assert!(older.series() > 0);
-    stage.append(records[half..].to_vec());
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    fixture.append(records[half..].to_vec());
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     older.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn a_fenced_run_names_the_one_that_took_over() {
-    let stage = Stage::new(1);
-    let run = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let run = Running::start(&fixture, fixture.taking_over(1));
     run.until_active();
     let other = RunIdentity {
         host: "elsewhere".to_owned(),
@@ -208,7 +208,7 @@ fn a_fenced_run_names_the_one_that_took_over() {
         pid: 4711,
         started_ms: 0,
     };
-    stage.commit_as(|progress| progress["run"] = serde_json::to_value(&other).unwrap());
+    fixture.commit_as(|progress| progress["run"] = serde_json::to_value(&other).unwrap());
     let names = ["elsewhere", "process 3", "pid 4711"];
     loop {
         let active = run.until_standby();
@@ -223,100 +223,100 @@ fn a_fenced_run_names_the_one_that_took_over() {
 
 #[test]
 fn the_first_of_two_standbys_begins_where_nothing_was_ever_committed() {
-    let stage = Stage::new(1);
+    let fixture = Fixture::new(1);
     let (first, second) = (
-        Running::start(&stage, stage.standby(1)),
-        Running::start(&stage, stage.standby(1)),
+        Running::start(&fixture, fixture.standby(1)),
+        Running::start(&fixture, fixture.standby(1)),
     );
-    let (records, oracle) = events(&stage, &mut rng(13), 20_000);
-    stage.append(records);
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    let (records, oracle) = events(&fixture, &mut rng(13), 20_000);
+    fixture.append(records);
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     until("one is active", || first.active() + second.active() == 1);
     first.stop();
     second.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn a_standby_ends_with_75_after_a_reset_and_one_that_is_started_then_takes_over() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(14), 20_000);
-    stage.append(records);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(14), 20_000);
+    fixture.append(records);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
-    stage.until_stored();
-    stage.reset(ResetFrom::Kept).unwrap();
+    fixture.until_stored();
+    fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((active.ended(), standby.ended()), (75, 75));
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_active();
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     standby.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 /// Within a window of the next size: a run that begins from the heartbeat rounds it up as the first one did.
 #[test]
 fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
-    let stage = Stage::new(1);
-    let begun = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let begun = Running::start(&fixture, fixture.taking_over(1));
     begun.until_active();
-    stage.until_stored();
+    fixture.until_stored();
     begun.stop();
-    stage.commit_as(|progress| {
+    fixture.commit_as(|progress| {
         progress.as_object_mut().unwrap().remove("settings");
         progress["final_until_ms"] = (T0 + 13).into();
     });
-    let before = stage.commits();
-    let run = Running::start(&stage, stage.taking_over(1));
+    let before = fixture.commits();
+    let run = Running::start(&fixture, fixture.taking_over(1));
     run.until_active();
-    stage.until_commit_after(before);
-    let settings = stage.progress().unwrap().settings.unwrap();
+    fixture.until_commit_after(before);
+    let settings = fixture.progress().unwrap().settings.unwrap();
     assert_eq!(settings.number(WINDOW_MS), Some(2000));
-    assert_eq!(stage.final_until_ms(), T0 + 13);
+    assert_eq!(fixture.final_until_ms(), T0 + 13);
     run.stop();
 }
 
 #[test]
 fn a_run_ends_with_75_also_after_a_reset_that_keeps_its_settings() {
-    let stage = Stage::new(1);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
-    stage.until_stored();
-    stage.reject_ahead();
+    fixture.until_stored();
+    fixture.reject_ahead();
     assert_eq!(active.ended(), 75);
 }
 
 #[test]
 fn a_standby_of_other_settings_refuses_at_once_and_when_they_change() {
-    let stage = Stage::new(1);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
-    stage.until_stored();
+    fixture.until_stored();
     let other = Config {
         lateness_ms: 1000,
-        ..stage.standby(1)
+        ..fixture.standby(1)
     };
-    assert_eq!(Running::start(&stage, other).ended(), 78);
+    assert_eq!(Running::start(&fixture, other).ended(), 78);
     assert_eq!(active.active(), 1);
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
     active.stop();
-    stage.commit_as(|progress| progress["settings"]["lateness_ms"] = 1000.into());
+    fixture.commit_as(|progress| progress["settings"]["lateness_ms"] = 1000.into());
     assert_eq!(standby.ended(), 78);
 }
 
 #[test]
 fn a_standby_waits_for_minutes_where_the_last_record_has_no_heartbeat() {
-    let stage = Stage::new(1);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
     active.stop();
-    stage.commit_as(|progress| drop(progress.as_object_mut().unwrap().remove("heartbeat_ms")));
-    let standby = Running::start(&stage, stage.standby(1));
+    fixture.commit_as(|progress| drop(progress.as_object_mut().unwrap().remove("heartbeat_ms")));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
     thread::sleep(2 * TAKEOVER);
     assert_eq!(standby.active(), 0);
@@ -325,15 +325,15 @@ fn a_standby_waits_for_minutes_where_the_last_record_has_no_heartbeat() {
 
 #[test]
 fn a_standby_that_sees_a_commit_just_before_it_would_fence_goes_on_waiting() {
-    let stage = Stage::new(1);
-    let begun = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let begun = Running::start(&fixture, fixture.taking_over(1));
     begun.until_active();
     begun.stop();
-    let (before, after) = (stage.commits(), stage.clone());
+    let (before, after) = (fixture.commits(), fixture.clone());
     let commits = Arc::new(AtomicBool::new(false));
     let committed = commits.clone();
     // The finals are read before it fences, and the reactions' ends last of all.
-    let slow = stage.faulty(|log| {
+    let slow = fixture.faulty(|log| {
         log.before_offsets(move |topic| {
             let is_checking = topic == after.topics.reactions() && after.commits() == before;
             if is_checking && committed.load(Ordering::SeqCst) {

@@ -215,7 +215,7 @@ impl Case {
             trending_span: settings.span,
             trending_top: settings.top,
             emojis: settings.emojis.clone(),
-            ..crate::stage::config(topics, workers)
+            ..crate::fixture::config(topics, workers)
         }
     }
 

@@ -7,7 +7,7 @@ use emostream_model::{
     Batch, Count, Emoji, ReactionRef, Room, Tally, TotalsRecord, Trending, Window, WindowRecord,
 };
 
-use crate::{Case, Stage, T0};
+use crate::{Case, Fixture, T0};
 
 /// The sections of results, in their order.
 pub(crate) const SECTIONS: [&str; 5] = ["live", "windows", "totals", "trending", "rejected"];
@@ -22,13 +22,13 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// What the topics hold.
-    pub(crate) fn of(stage: &Stage, case: &Case) -> Outcome {
+    pub(crate) fn of(fixture: &Fixture, case: &Case) -> Outcome {
         let lines = [
-            ("live", live(stage)),
-            ("windows", windows(stage)),
-            ("totals", totals(stage)),
-            ("trending", trending(stage, case.span_ms())),
-            ("rejected", rejected(stage)),
+            ("live", live(fixture)),
+            ("windows", windows(fixture)),
+            ("totals", totals(fixture)),
+            ("trending", trending(fixture, case.span_ms())),
+            ("rejected", rejected(fixture)),
         ];
         let mut outcome = Outcome::default();
         for (name, lines) in lines {
@@ -109,13 +109,13 @@ impl Outcome {
 }
 
 /// How many reactions the newest live tallies show, of every window there was.
-pub(crate) fn live_reactions(stage: &Stage) -> u64 {
-    newest_live(stage).values().map(|tally| tally.total).sum()
+pub(crate) fn live_reactions(fixture: &Fixture) -> u64 {
+    newest_live(fixture).values().map(|tally| tally.total).sum()
 }
 
-fn newest_live(stage: &Stage) -> BTreeMap<(u64, Room), WindowRecord> {
+fn newest_live(fixture: &Fixture) -> BTreeMap<(u64, Room), WindowRecord> {
     let mut newest = BTreeMap::new();
-    read(stage, &stage.topics.live(), &mut |record| {
+    read(fixture, &fixture.topics.live(), &mut |record| {
         let tally: WindowRecord = parsed(record);
         assert_eq!(record.key, Some(tally.room.as_str().as_bytes()));
         assert!(tally.emitted_at.is_some(), "a live tally tells its time");
@@ -124,13 +124,13 @@ fn newest_live(stage: &Stage) -> BTreeMap<(u64, Room), WindowRecord> {
     newest
 }
 
-fn live(stage: &Stage) -> Vec<String> {
-    newest_live(stage).values().map(tally_line).collect()
+fn live(fixture: &Fixture) -> Vec<String> {
+    newest_live(fixture).values().map(tally_line).collect()
 }
 
-fn windows(stage: &Stage) -> Vec<String> {
+fn windows(fixture: &Fixture) -> Vec<String> {
     let mut lines = Vec::new();
-    read(stage, &stage.topics.windows(), &mut |record| {
+    read(fixture, &fixture.topics.windows(), &mut |record| {
         let closed: WindowRecord = parsed(record);
         assert_eq!(record.key, Some(closed.room.as_str().as_bytes()));
         assert_eq!(closed.emitted_at, None, "a final is the same at any time");
@@ -141,9 +141,9 @@ fn windows(stage: &Stage) -> Vec<String> {
 }
 
 /// The newest of each room: its topic is compacted.
-fn totals(stage: &Stage) -> Vec<String> {
+fn totals(fixture: &Fixture) -> Vec<String> {
     let mut newest = BTreeMap::new();
-    read(stage, &stage.topics.totals(), &mut |record| {
+    read(fixture, &fixture.topics.totals(), &mut |record| {
         let totals: TotalsRecord = parsed(record);
         assert_eq!(record.key, Some(totals.room.as_str().as_bytes()));
         let line = format!(
@@ -158,9 +158,9 @@ fn totals(stage: &Stage) -> Vec<String> {
     newest.into_values().collect()
 }
 
-fn trending(stage: &Stage, expected_span_ms: u64) -> Vec<String> {
+fn trending(fixture: &Fixture, expected_span_ms: u64) -> Vec<String> {
     let mut lines = Vec::new();
-    read(stage, &stage.topics.trending(), &mut |record| {
+    read(fixture, &fixture.topics.trending(), &mut |record| {
         let trending: Trending = parsed(record);
         let key = trending.key();
         assert_eq!(record.key, Some(key.as_bytes()));
@@ -181,15 +181,15 @@ fn trending(stage: &Stage, expected_span_ms: u64) -> Vec<String> {
     sorted(lines)
 }
 
-fn rejected(stage: &Stage) -> Vec<String> {
+fn rejected(fixture: &Fixture) -> Vec<String> {
     let mut lines = Vec::new();
-    read(stage, &stage.topics.rejected(), &mut |record| {
+    read(fixture, &fixture.topics.rejected(), &mut |record| {
         let headers = record.headers.read();
         let header = |name| {
             let header = headers.iter().find(|h| h.name == name).unwrap();
             std::str::from_utf8(&header.value).unwrap()
         };
-        assert_eq!(header("topic"), stage.topics.reactions());
+        assert_eq!(header("topic"), fixture.topics.reactions());
         let place = (header("partition"), header("offset"));
         let key: (u32, u64) = (place.0.parse().unwrap(), place.1.parse().unwrap());
         let line = format!(
@@ -286,8 +286,8 @@ pub(crate) fn seconds(at_ms: u64) -> String {
     format!("{}.{:03}", since_ms / 1000, since_ms % 1000)
 }
 
-fn read(stage: &Stage, topic: &str, each: &mut dyn FnMut(Record<'_>)) {
-    read_to_end(&*stage.log, topic, each).unwrap();
+fn read(fixture: &Fixture, topic: &str, each: &mut dyn FnMut(Record<'_>)) {
+    read_to_end(&*fixture.log, topic, each).unwrap();
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(record: Record<'_>) -> T {

@@ -27,10 +27,10 @@ use crate::mismatch::{Place, ProgressMismatch};
 
 /// How long offsets beyond the end are rechecked: a broker that has just become the leader of a partition may for a
 /// moment report an end offset below one that was read before.
-const TAKEOVER: Duration = Duration::from_secs(2);
+const LEADER_CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Interval of these checks, and of the polls for the last record.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Returns the offsets that each partition of `topic` holds, by number, and the mismatches with `stored`.
 pub fn compare(
@@ -39,9 +39,9 @@ pub fn compare(
     stored: &Progress,
 ) -> Result<(Vec<Range<u64>>, Vec<ProgressMismatch>), LogError> {
     let mut kept = log.offsets(topic)?;
-    let until = Instant::now() + TAKEOVER;
+    let until = Instant::now() + LEADER_CHANGE_TIMEOUT;
     while stored.partitions.iter().any(|p| is_beyond(p, &kept)) && Instant::now() < until {
-        std::thread::sleep(ASK_AGAIN);
+        std::thread::sleep(RETRY_INTERVAL);
         kept = log.offsets(topic)?;
     }
     let mut mismatches: Vec<ProgressMismatch> = stored
@@ -67,7 +67,7 @@ pub fn missing_finals(
     let (Some(_), Some(finals)) = (unwritten.since, &unwritten.finals) else {
         return Ok(None);
     };
-    let until = Instant::now() + TAKEOVER;
+    let until = Instant::now() + LEADER_CHANGE_TIMEOUT;
     loop {
         let kept = log.offsets(topic)?;
         let all = finals.offsets.iter();
@@ -96,7 +96,7 @@ pub fn missing_finals(
         });
         match mismatches.into_iter().next() {
             Some(ProgressMismatch::OffsetOutOfRange { .. }) if Instant::now() < until => {
-                std::thread::sleep(ASK_AGAIN);
+                std::thread::sleep(RETRY_INTERVAL);
             }
             mismatch => return Ok(mismatch),
         }
@@ -153,8 +153,8 @@ fn others(
     }
     let mut unknown: BTreeMap<u32, LastRecord> = seen.into_iter().collect();
     let from: Vec<(u32, u64)> = unknown.iter().map(|(p, seen)| (*p, seen.offset)).collect();
-    let bell = WakeSignal::default();
-    let mut reader = log.scanner(topic, &from, bell.wake())?;
+    let signal = WakeSignal::default();
+    let mut reader = log.scanner(topic, &from, signal.wake())?;
     let mut others = Vec::new();
     let mut stall = StallTimer::start();
     while !unknown.is_empty() {
@@ -185,7 +185,7 @@ fn others(
             stall.reset();
         } else if !unknown.is_empty() {
             stall.check(log, topic)?;
-            bell.wait(ASK_AGAIN);
+            signal.wait(RETRY_INTERVAL);
         }
     }
     Ok(others)

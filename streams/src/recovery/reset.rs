@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Timeout of requests for end offsets.
-const PATIENCE: Duration = Duration::from_secs(8);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How much earlier than its window a final's record may be dated: it is written after the window, but the clocks of
 /// two hosts may differ by this much.
@@ -338,7 +338,7 @@ fn finals_after(
 
 /// Returns the high watermark of each partition, which includes open transactions.
 fn ends(log: &dyn Log, topic: &str) -> Result<Vec<u64>, StreamsError> {
-    let ends = log.high_watermarks(topic, PATIENCE);
+    let ends = log.high_watermarks(topic, REQUEST_TIMEOUT);
     let ends = ends.and_then(|ends| ends.into_iter().collect());
     ends.map_err(StreamsError::Start)
 }

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Timeout of the request for the end offset of the progress topic.
-const END_PATIENCE: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many of the last offsets of each partition of the finals are read to find the newest final. A transaction may
 /// write finals of one window after those of a later one, but fewer than this.
@@ -87,7 +87,7 @@ pub fn take_over(
     require_topics(config, log)?;
     let before = Found::read(config, log)?;
     if let Some(end) = silent_at {
-        let ends = log.end_offsets(&topics.progress, 0, END_PATIENCE);
+        let ends = log.end_offsets(&topics.progress, 0, END_TIMEOUT);
         if ends.map_err(StreamsError::Start)?.end != end {
             return Ok(None);
         }

@@ -30,7 +30,7 @@ use timely::{
 
 use super::{
     app::Application,
-    watchdog::{self, WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
+    watchdog::{self, WORKER_TIMEOUT, Watchdog, WorkerHeartbeats},
     worker::{DataflowWorker, LeaderState, RunContext},
 };
 use crate::{
@@ -72,10 +72,10 @@ const PARK: Duration = Duration::from_millis(100);
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interval at which the lag is measured, and the number of partitions is checked.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Timeout of requests for end offsets. It is short, since a stop waits for the request.
-const LAG_PATIENCE: Duration = Duration::from_secs(2);
+const LAG_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The description of the active run while a standby has not read which one it is.
 const UNKNOWN_ACTIVE: &str = "no active run is known";
@@ -87,7 +87,7 @@ const AWAITS_BEGINNING: &str = "waiting for process 0 of the cluster to begin";
 const NOT_REACHABLE: u8 = 69;
 
 /// Interval at which the main thread checks whether the workers have ended.
-const END_LOOK: Duration = Duration::from_millis(5);
+const END_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Runs an application until `stop` is requested. Blocks, so it should have a thread of its own.
 ///
@@ -474,14 +474,14 @@ impl<A: Application> Run<A> {
     /// Waits until all workers have ended, then returns `None`. Returns the first running worker if the run has failed
     /// and the worker does not end.
     fn left_behind(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
-        let until = Instant::now() + WORKER_PATIENCE;
+        let until = Instant::now() + WORKER_TIMEOUT;
         loop {
             let running = workers.iter().position(|worker| !worker.is_finished())?;
             match self.shared.stop.why_failed() {
                 Some(StreamsError::Stuck { .. }) => return Some(running),
                 Some(_) if Instant::now() >= until => return Some(running),
                 // A requested stop has no timeout here; the supervisor of the process has one.
-                _ => thread::sleep(END_LOOK),
+                _ => thread::sleep(END_CHECK_INTERVAL),
             }
         }
     }
@@ -534,7 +534,7 @@ impl<A: Application> Run<A> {
             if let Some(worker) = watchdog.stalled_worker(Instant::now()) {
                 self.shared.stop.fail(StreamsError::Stuck { worker });
             }
-            thread::sleep(watchdog::LOOK_EVERY);
+            thread::sleep(watchdog::CHECK_INTERVAL);
         }
     }
 
@@ -543,7 +543,7 @@ impl<A: Application> Run<A> {
         let mut next = Instant::now();
         while !self.shared.stop.is_requested() {
             if Instant::now() >= next {
-                next = Instant::now() + LOOK_EVERY;
+                next = Instant::now() + CHECK_INTERVAL;
                 self.measure_lag();
                 self.look_for_partitions();
             }
@@ -553,7 +553,7 @@ impl<A: Application> Run<A> {
 
     fn measure_lag(&self) {
         let topic = self.shared.app.config().topics.source.clone();
-        let Ok(ends) = self.shared.log.high_watermarks(&topic, LAG_PATIENCE) else {
+        let Ok(ends) = self.shared.log.high_watermarks(&topic, LAG_TIMEOUT) else {
             return;
         };
         let positions = self.shared.positions.iter();

@@ -65,7 +65,7 @@ struct State {
     commits: u64,
     /// The time before which no transaction lands, since brokers are slow.
     slow_until_ms: u64,
-    /// The transactions that have landed since the last [`SimLog::take_landed`].
+    /// The transactions that have landed since the last [`SimLog::drain_landed`].
     landed: Vec<Vec<NewRecord>>,
     /// Requests for end offsets of the source topic that are not answered.
     requests: Vec<PendingRequest>,
@@ -347,8 +347,8 @@ impl SimLog {
     }
 
     /// Makes the transaction under way fail for its owner, who does not know whether it landed, and retries it by
-    /// [`SimLog::repeat`].
-    pub fn fail_for_now(&self, lands: bool) {
+    /// [`SimLog::retry`].
+    pub fn fail_retriable(&self, lands: bool) {
         let mut state = self.state();
         if lands {
             state.land();
@@ -364,7 +364,7 @@ impl SimLog {
     /// Retries the transaction that has failed, as `commit.rs` does: its owner opens another transactor, and writes the
     /// transaction again unless it has landed. The new transactor fences a run that has fenced the owner in the
     /// meantime. If that run has committed, the owner fails instead.
-    pub fn repeat(&self) {
+    pub fn retry(&self) {
         let mut state = self.state();
         let failed = state.failed.take();
         let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
@@ -382,7 +382,7 @@ impl SimLog {
     }
 
     /// Makes brokers slow until this time: no transaction lands before.
-    pub fn be_slow(&self, until_ms: u64) {
+    pub fn set_slow_until(&self, until_ms: u64) {
         self.state().slow_until_ms = until_ms;
     }
 
@@ -396,7 +396,7 @@ impl SimLog {
 
     /// Drains the transactions that landed since the last call, with rejected records as they were before they were
     /// shortened.
-    pub fn take_landed(&self) -> Vec<Vec<NewRecord>> {
+    pub fn drain_landed(&self) -> Vec<Vec<NewRecord>> {
         std::mem::take(&mut self.state().landed)
     }
 }

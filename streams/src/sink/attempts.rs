@@ -17,17 +17,17 @@ use crate::StreamsError;
 
 /// How long a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of a new
 /// topic, or until a broker that has just started has any.
-const MISSING_PATIENCE: Duration = Duration::from_secs(30);
+const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Number of timeouts of one transaction, while the log answers, after which the run ends.
-const MOST_TIMEOUTS: u32 = 3;
+const MAX_TIMEOUTS: u32 = 3;
 
 /// The pause after the first failure. Each further pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause: the time within which a broker that is available again is used. It is shorter than the shortest
 /// `--takeover`, so that a standby sees the attempts and does not take over.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The failed attempts to commit one transaction.
 #[derive(Debug, Default)]
@@ -105,10 +105,10 @@ impl Attempts {
             LogError::NotAccepted { .. } | LogError::Ahead { .. } => {
                 Next::End(StreamsError::NotCommitted(error))
             }
-            LogError::UnknownTopic { .. } if missing_for >= MISSING_PATIENCE => {
+            LogError::UnknownTopic { .. } if missing_for >= MISSING_TIMEOUT => {
                 Next::End(StreamsError::NotCommitted(error))
             }
-            LogError::TimedOut { .. } if self.timeouts >= MOST_TIMEOUTS => {
+            LogError::TimedOut { .. } if self.timeouts >= MAX_TIMEOUTS => {
                 Next::End(StreamsError::CommitTooSlow {
                     attempts: self.timeouts,
                     bytes: transaction.bytes,
@@ -121,7 +121,7 @@ impl Attempts {
 
     fn pause(&self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
-        (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+        (FIRST_PAUSE * 2_u32.pow(doublings)).min(MAX_PAUSE)
     }
 }
 
@@ -256,7 +256,7 @@ mod tests {
         #[test]
         fn a_pause_never_ends_the_patience(failures in 1_usize..200) {
             let next = outcomes((0..failures).map(|_| Failed::Opening(aborted())));
-            let bounded = |next: &Next| matches!(next, Next::Retry(pause) if *pause <= LONGEST_PAUSE);
+            let bounded = |next: &Next| matches!(next, Next::Retry(pause) if *pause <= MAX_PAUSE);
             prop_assert!(next.iter().all(bounded));
         }
     }

@@ -57,21 +57,21 @@ pub type Wakeup = Box<dyn Fn() + Send>;
 
 /// Maximum number of pieces of a transaction in the queue of the thread. Further results wait in the sink and are part
 /// of the next piece. A close has a handful of pieces: one for each time that the sink runs.
-const MOST_PIECES: usize = 64;
+const MAX_PIECES: usize = 64;
 
 /// Number of records that are encoded for each call of the log: enough to make up for the cost of the call, few enough
 /// that they stay in the processor's cache.
-const RECORDS_AT_ONCE: usize = 64;
+const RECORDS_PER_WRITE: usize = 64;
 
 /// Interval at which end offsets of the finals are requested. A restart reads finals from such an offset on, so it may
 /// read those of some seconds more than it needs.
-const ENDS_EVERY: Duration = Duration::from_secs(5);
+const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
-const ENDS_PATIENCE: Duration = Duration::from_millis(500);
+const ENDS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Interval at which a pause checks whether a stop is requested.
-const STOP_LOOK: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A committer: commits one transaction after the other, while the sink continues. No function waits.
 pub trait Commit {
@@ -175,7 +175,7 @@ impl CommitThread {
     /// does not begin. Returns `None` if a stop is requested before.
     pub fn start(committing: Committing) -> std::io::Result<Option<CommitThread>> {
         // Capacity for `Begin`, the pieces and the end of a transaction, and the pieces of the next one.
-        let (queue, work) = sync_channel::<Work>(1 + 2 * MOST_PIECES + 1);
+        let (queue, work) = sync_channel::<Work>(1 + 2 * MAX_PIECES + 1);
         let (ack, acks) = sync_channel(1);
         let (found, ends) = channel();
         let closing = Arc::new(AtomicBool::new(false));
@@ -208,7 +208,7 @@ impl CommitThread {
             thread: Some(thread),
         };
         loop {
-            match started.acks.recv_timeout(STOP_LOOK) {
+            match started.acks.recv_timeout(STOP_CHECK_INTERVAL) {
                 Ok(()) => return Ok(Some(started)),
                 Err(RecvTimeoutError::Timeout) if !stopping.is_requested() => {}
                 Err(_) => return Ok(None),
@@ -278,7 +278,7 @@ impl Writing {
                         return Ok(());
                     }
                     wake.iter().for_each(|wake| wake());
-                    if requested.is_none_or(|at| at.elapsed() >= ENDS_EVERY) {
+                    if requested.is_none_or(|at| at.elapsed() >= ENDS_INTERVAL) {
                         requested = Some(Instant::now());
                         // No record of the next transaction is written before, since this thread writes it.
                         let offsets = self.window_ends();
@@ -361,7 +361,7 @@ impl Writing {
             transactor.write(vec![opening])?;
         }
         for piece in &self.pieces[first..] {
-            for some in piece.results.chunks(RECORDS_AT_ONCE) {
+            for some in piece.results.chunks(RECORDS_PER_WRITE) {
                 let records = some.iter().map(|result| result.record());
                 transactor.write(records.collect())?;
             }
@@ -410,7 +410,7 @@ impl Writing {
     /// Returns the end offset of each partition of the finals; `None` if a broker does not answer in time.
     fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
         let topic = self.topics().finals.clone();
-        let ends = self.committing.log.high_watermarks(&topic, ENDS_PATIENCE);
+        let ends = self.committing.log.high_watermarks(&topic, ENDS_TIMEOUT);
         let ends: Result<Vec<u64>, LogError> = ends.and_then(|ends| ends.into_iter().collect());
         let ends = ends.inspect_err(|error| tracing::debug!(%error, "no end offsets"));
         Some((0..).zip(ends.ok()?).collect())
@@ -435,7 +435,7 @@ impl Writing {
             if Instant::now() >= until {
                 return Ok(());
             }
-            thread::sleep(STOP_LOOK);
+            thread::sleep(STOP_CHECK_INTERVAL);
         }
     }
 
@@ -490,7 +490,7 @@ impl Commit for CommitThread {
     }
 
     fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>> {
-        let Some(queue) = self.queue.as_ref().filter(|_| self.pieces < MOST_PIECES) else {
+        let Some(queue) = self.queue.as_ref().filter(|_| self.pieces < MAX_PIECES) else {
             return Err(results);
         };
         match queue.try_send(Work::Piece(Piece { results, end: None })) {

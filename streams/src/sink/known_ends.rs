@@ -15,7 +15,7 @@ use emostream_protocol::{FinalsFrom, ResultOrder};
 
 /// Maximum number of entries. One entry every five seconds covers more than the two minutes within which tables are
 /// usually complete. If a pause delays the tables, every other entry is dropped, and the bounds become less exact.
-const MOST_ENDS: usize = 64;
+const MAX_ENDS: usize = 64;
 
 /// End offsets as of some commits, the oldest first.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl KnownEnds {
             }
         }
         self.0.push_back(ends);
-        if self.0.len() > MOST_ENDS {
+        if self.0.len() > MAX_ENDS {
             // The first entry is always kept: it alone bounds the oldest finals.
             let mut index = 0_usize;
             self.0.retain(|_| {
@@ -95,7 +95,7 @@ mod tests {
             let ends = known.before(order(needed)).unwrap().clone();
             let first = log.iter().position(|start| *start >= needed).unwrap_or(log.len());
             prop_assert!(ends.offset(0) <= first as u64, "{ends:?} {first}");
-            prop_assert!(known.0.len() <= MOST_ENDS);
+            prop_assert!(known.0.len() <= MAX_ENDS);
             known.forget(order(needed));
             prop_assert_eq!(known.before(order(needed)), Some(&ends));
             prop_assert_eq!(known.0.front(), Some(&ends));

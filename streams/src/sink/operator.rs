@@ -3,7 +3,7 @@
 //!
 //! All results are exchanged to one worker, since order and fencing need a single writer, and the transaction of a
 //! window is small. Windows that close while a transaction is in flight share the next one, up to a size
-//! (`MOST_BYTES`).
+//! (`MAX_TRANSACTION_BYTES`).
 //!
 //! Results are written into the next transaction as they arrive, before their window is complete, so that they are
 //! encoded while others are computed. A transaction receives the results of one window, and those of earlier windows
@@ -65,7 +65,7 @@ use crate::{
 
 /// Maximum bytes of the results of a transaction, unless those of one window are larger. A transaction must be
 /// committed within its timeout, and in a backlog the windows of hours may be complete at once.
-const MOST_BYTES: usize = 8 * 1024 * 1024;
+const MAX_TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
 
 /// An input of the sink besides results.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -330,12 +330,12 @@ impl Results {
     }
 
     /// Returns F of a transaction that contains as many complete windows of `size` as fit, at least the earliest: all
-    /// windows before `frontier_ms`, or those before the first one with which it would be larger than [`MOST_BYTES`].
+    /// windows before `frontier_ms`, or those before the first one with which it would be larger than [`MAX_TRANSACTION_BYTES`].
     fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
         for (time_ms, sum) in self.windows.range(..frontier_ms) {
             let is_written = self.open_ms.is_some_and(|open_ms| *time_ms <= open_ms);
-            if bytes > 0 && bytes + sum.bytes > MOST_BYTES && !is_written {
+            if bytes > 0 && bytes + sum.bytes > MAX_TRANSACTION_BYTES && !is_written {
                 return size.floor(*time_ms);
             }
             bytes += sum.bytes;
@@ -912,8 +912,13 @@ mod tests {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
             let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
-            let third = MOST_BYTES * 2 / 5;
-            for (start_ms, bytes) in [(0, third), (10, third), (20, third), (30, 2 * MOST_BYTES)] {
+            let third = MAX_TRANSACTION_BYTES * 2 / 5;
+            for (start_ms, bytes) in [
+                (0, third),
+                (10, third),
+                (20, third),
+                (30, 2 * MAX_TRANSACTION_BYTES),
+            ] {
                 input.advance_to(start_ms + 9);
                 input.send(Input::Result(TestResult::OfTable(bytes)));
             }
@@ -935,7 +940,7 @@ mod tests {
         for start_ms in [10, 0, 20] {
             results.add(
                 start_ms + 9,
-                Box::new(TestResult::OfTable(MOST_BYTES * 2 / 3)),
+                Box::new(TestResult::OfTable(MAX_TRANSACTION_BYTES * 2 / 3)),
             );
         }
         // It holds the first result, and one of an earlier window that arrived after it: F must be past both windows.

@@ -22,7 +22,7 @@ pub type Counts = BTreeMap<(u64, String, String), u64>;
 type Totals = BTreeMap<String, Vec<(u64, BTreeMap<String, u64>)>>;
 
 /// Where a record lies: its partition, its offset.
-pub type Place = (u32, u64);
+pub type Position = (u32, u64);
 
 /// The settings on which the expected totals depend.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct TotalsChecked {
 }
 
 /// A record of reactions, as it was made.
-pub enum Made {
+pub enum Produced {
     /// A batch, or a plain reaction.
     Reactions {
         /// They.
@@ -48,31 +48,31 @@ pub enum Made {
 
 /// What was appended, and what is to become of it.
 #[derive(Default)]
-pub struct Truth {
+pub struct Oracle {
     /// All reactions that can be read.
     appended: Counts,
     /// Those too late for their own partition, by place.
-    late: BTreeMap<Place, Counts>,
+    late: BTreeMap<Position, Counts>,
     /// What is rejected whole.
-    junk: BTreeMap<Place, &'static str>,
+    junk: BTreeMap<Position, &'static str>,
     newest_ms: BTreeMap<u32, u64>,
     /// The last record of each partition that is more than a heartbeat.
     last: BTreeMap<u32, u64>,
 }
 
-impl Truth {
+impl Oracle {
     /// A record of `time_ms` was appended.
-    pub fn see(&mut self, place: Place, time_ms: u64, made: &Made) {
-        let newest = self.newest_ms.entry(place.0).or_default();
-        if !matches!(made, Made::Reactions { reactions, .. } if reactions.is_empty()) {
-            self.last.insert(place.0, place.1);
+    pub fn append(&mut self, position: Position, time_ms: u64, produced: &Produced) {
+        let newest = self.newest_ms.entry(position.0).or_default();
+        if !matches!(produced, Produced::Reactions { reactions, .. } if reactions.is_empty()) {
+            self.last.insert(position.0, position.1);
         }
-        match made {
-            Made::Junk(reason) => {
-                self.junk.insert(place, reason);
+        match produced {
+            Produced::Junk(reason) => {
+                self.junk.insert(position, reason);
                 *newest = time_ms.max(*newest);
             }
-            Made::Reactions {
+            Produced::Reactions {
                 reactions,
                 newest_ms,
             } => {
@@ -80,7 +80,7 @@ impl Truth {
                 for reaction in reactions {
                     let key = key(reaction);
                     if key.0 + WINDOW_MS <= watermark_ms {
-                        let late = self.late.entry(place).or_default();
+                        let late = self.late.entry(position).or_default();
                         *late.entry(key.clone()).or_default() += 1;
                     }
                     *self.appended.entry(key).or_default() += 1;
@@ -91,8 +91,8 @@ impl Truth {
     }
 
     /// Whether all of it must have come out.
-    pub fn is_written(&self, written: &Written) -> bool {
-        let Some(progress) = &written.progress else {
+    pub fn is_written(&self, output: &Output) -> bool {
+        let Some(progress) = &output.progress else {
             return self.last.is_empty();
         };
         let end_ms = self.appended.last_key_value();
@@ -139,15 +139,15 @@ fn reactions_of(record: &NewRecord) -> Vec<(u64, String, String)> {
 
 /// What the output topics hold, transaction by transaction.
 #[derive(Default)]
-pub struct Written {
+pub struct Output {
     /// The newest progress.
     pub progress: Option<Progress>,
     finals: Counts,
     closed: BTreeSet<(u64, String)>,
-    late: BTreeMap<Place, Counts>,
+    late: BTreeMap<Position, Counts>,
     /// Of an emoji that is unknown, by place and window: a rejection each.
-    unknown: BTreeMap<(Place, u64), Counts>,
-    junk: BTreeMap<Place, String>,
+    unknown: BTreeMap<(Position, u64), Counts>,
+    junk: BTreeMap<Position, String>,
     totals: Totals,
     trending: BTreeMap<String, Vec<Shown>>,
     /// The finals with which totals begin.
@@ -159,14 +159,14 @@ pub struct Written {
     gone: [BTreeMap<String, u64>; 2],
 }
 
-impl Written {
+impl Output {
     /// F.
     pub fn final_until_ms(&self) -> u64 {
         self.progress.as_ref().map_or(0, |it| it.final_until_ms)
     }
 
     /// A transaction landed: takes it in, and checks what holds for every one.
-    pub fn land(&mut self, topics: &Topics, records: &[NewRecord]) {
+    pub fn apply(&mut self, topics: &Topics, records: &[NewRecord]) {
         let (last, results) = records
             .split_last()
             .expect("progress is in every transaction");
@@ -278,13 +278,13 @@ impl Written {
 
     fn reject(&mut self, record: &NewRecord, before_ms: u64, final_until_ms: u64) {
         let header = |name| header(record, name).unwrap();
-        let place = (
+        let position = (
             header("partition").parse().unwrap(),
             header("offset").parse().unwrap(),
         );
         let reason = header("reason");
         if reason != "late" && reason != "unknown_emoji" {
-            let known = self.junk.insert(place, reason.to_owned());
+            let known = self.junk.insert(position, reason.to_owned());
             assert_eq!(known, None, "rejected twice");
             return;
         }
@@ -297,7 +297,7 @@ impl Written {
             *counts.entry(key).or_default() += 1;
         }
         if reason == "late" {
-            let late = self.late.entry(place).or_default();
+            let late = self.late.entry(position).or_default();
             for (key, count) in counts {
                 *late.entry(key).or_default() += count;
             }
@@ -311,45 +311,46 @@ impl Written {
             start_ms + WINDOW_MS > before_ms,
             "rejected after its window was final: {counts:?}"
         );
-        let known = self.unknown.insert((place, start_ms), counts);
+        let known = self.unknown.insert((position, start_ms), counts);
         assert_eq!(known, None, "rejected twice");
     }
 
     /// Checks that everything appended came out once: counted, late, or rejected since its emoji is unknown. Only of
     /// partitions that were `released`, because their hold timed out, reactions may also be late for windows that
     /// closed without them.
-    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>, rules: TotalsChecked) {
+    pub fn check(&self, oracle: &Oracle, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());
         for (key, count) in rejected.flatten() {
             *counted.entry(key.clone()).or_default() += count;
         }
-        let keys: BTreeSet<_> = counted.keys().chain(truth.appended.keys()).collect();
+        let keys: BTreeSet<_> = counted.keys().chain(oracle.appended.keys()).collect();
         for key in keys {
-            let (out, appended) = (counted.get(key), truth.appended.get(key));
+            let (out, appended) = (counted.get(key), oracle.appended.get(key));
             assert_eq!(out, appended, "counted and rejected / appended of {key:?}");
         }
         let junk = self
             .junk
             .iter()
-            .map(|(place, reason)| (*place, reason.as_str()));
+            .map(|(position, reason)| (*position, reason.as_str()));
         assert!(
-            junk.eq(truth.junk.iter().map(|it| (*it.0, *it.1))),
+            junk.eq(oracle.junk.iter().map(|it| (*it.0, *it.1))),
             "{:?}",
             self.junk
         );
-        let strict = |late: &BTreeMap<Place, Counts>| -> BTreeMap<Place, Counts> {
+        let strict = |late: &BTreeMap<Position, Counts>| -> BTreeMap<Position, Counts> {
             let of = late
                 .iter()
-                .filter(|(place, _)| !released.contains(&place.0));
-            of.map(|(place, counts)| (*place, counts.clone())).collect()
+                .filter(|(position, _)| !released.contains(&position.0));
+            of.map(|(position, counts)| (*position, counts.clone()))
+                .collect()
         };
-        let (late, expected) = (strict(&self.late), strict(&truth.late));
+        let (late, expected) = (strict(&self.late), strict(&oracle.late));
         assert_eq!(late, expected, "late / late by their own partition");
-        for (place, late) in &truth.late {
+        for (position, late) in &oracle.late {
             for (key, count) in late {
-                let rejected = self.late.get(place).and_then(|it| it.get(key));
-                assert!(rejected >= Some(count), "{place:?} {key:?} was counted");
+                let rejected = self.late.get(position).and_then(|it| it.get(key));
+                assert!(rejected >= Some(count), "{position:?} {key:?} was counted");
             }
         }
         self.check_totals(rules);
@@ -358,7 +359,7 @@ impl Written {
     }
 }
 
-impl Written {
+impl Output {
     /// Checks that records hold what they say, and that each that was due was written.
     fn check_totals(&self, rules: TotalsChecked) {
         let TotalsChecked { pace, retention_ms } = rules;
@@ -384,13 +385,13 @@ impl Written {
             let unsorted = records.windows(2).find(|it| it[0].0 >= it[1].0);
             assert_eq!(unsorted, None, "totals of {room}");
         }
-        let expected = written(&all, self.final_until_ms(), rules);
+        let expected = due_totals(&all, self.final_until_ms(), rules);
         match pace.close_bytes {
             usize::MAX => assert_eq!(self.totals, expected, "totals"),
             // A room may wait for others: of three rooms, for two closes at most.
             _ => {
                 let due_ms = self.final_until_ms().saturating_sub(2 * WINDOW_MS);
-                for (room, records) in written(&all, due_ms, rules) {
+                for (room, records) in due_totals(&all, due_ms, rules) {
                     let newest = self.totals.get(&room).and_then(|it| it.last());
                     assert!(newest.is_some_and(|it| it.0 >= records[records.len() - 1].0));
                 }
@@ -401,7 +402,7 @@ impl Written {
 
 /// The totals that are written until then, if the size of a close is not bounded: looks at each window, and in it at
 /// each millisecond.
-fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
+fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     let TotalsChecked { pace, retention_ms } = rules;
     let mut written = Totals::new();
     for (room, changes) in all {

@@ -16,9 +16,10 @@ use emostream_streams::{
 };
 
 use super::{
-    Dice, LATENESS_MS, PACE, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
-    producers::{Crowd, heartbeat, record},
-    truth::{TotalsChecked, Truth, Written},
+    LATENESS_MS, PACE, Rng, SPAN_MS, SWARM, T0, TOP, WINDOW_MS,
+    oracle::{Oracle, Output, TotalsChecked},
+    producers::{Producers, heartbeat, record},
+    rng,
 };
 use crate::{Config, EmoStream, HEARTBEAT, Limits, Stop, StreamsError, TotalsPace, streams_topics};
 
@@ -35,25 +36,25 @@ const TAKEOVER_MS: u64 = 10_000;
 const COMMIT_TIMEOUT_MS: u64 = 15_000;
 
 /// As many as there may be of the hosts of a deployment.
-const MOST_STANDBYS: usize = 2;
+const MAX_STANDBYS: usize = 2;
 
 /// Ingest writes to every partition that often.
 const TICK_MS: u64 = 500;
 
 /// Partitions that may be added up to.
-const MOST_PARTITIONS: usize = 6;
+const MAX_PARTITIONS: usize = 6;
 
 /// The group comes to rest within so many rounds, or stands still for good.
-const PATIENCE_ROUNDS: u32 = 5_000;
+const MAX_ROUNDS: u32 = 5_000;
 
 /// Everything there is.
-pub struct World {
-    dice: Dice,
+pub struct SimCluster {
+    rng: Rng,
     clock: Arc<SimClock>,
     log: SimLog,
     topics: Topics,
-    truth: Truth,
-    written: Written,
+    oracle: Oracle,
+    output: Output,
     /// The newest run is the last; an older one may not have noticed yet.
     runs: Vec<SimRun>,
     /// Runs that were fenced, and wait until there is no commit.
@@ -62,7 +63,7 @@ pub struct World {
     committed_ms: u64,
     /// How many partitions are written to: those that a run has known.
     known: u32,
-    crowd: Crowd,
+    producers: Producers,
     next_tick_ms: u64,
     /// Until when each partition shows nothing new.
     stalled_until_ms: Vec<u64>,
@@ -77,17 +78,17 @@ pub struct World {
     /// Time without a final after which a room's totals begin at 0.
     retention_ms: u64,
     /// Everything that landed.
-    story: Vec<Vec<NewRecord>>,
+    transactions: Vec<Vec<NewRecord>>,
 }
 
-impl World {
+impl SimCluster {
     /// The world of a seed, at its beginning.
-    pub fn new(seed: u64) -> World {
+    pub fn new(seed: u64) -> SimCluster {
         let topics = Topics::default();
-        let mut dice = dice(seed);
+        let mut rng = rng(seed);
         let clock = Arc::new(SimClock::default());
-        let log = SimLog::new(self::dice(!seed), clock.clone(), streams_topics(&topics));
-        let partitions = dice.random_range(1..5);
+        let log = SimLog::new(self::rng(!seed), clock.clone(), streams_topics(&topics));
+        let partitions = rng.random_range(1..5);
         let topics_of = [
             (topics.reactions(), partitions),
             (topics.windows(), 1),
@@ -99,32 +100,32 @@ impl World {
         ];
         let compacted = topics_of.map(|(name, partitions)| (name, partitions, Cleanup::Compact));
         create_topics(&log, compacted);
-        World {
-            longest_stall_ms: match dice.random_range(0..10) {
+        SimCluster {
+            longest_stall_ms: match rng.random_range(0..10) {
                 0 => 2 * HOLD_TIMEOUT_MS,
                 1..5 => 3 * IDLE_TIMEOUT_MS,
                 _ => IDLE_TIMEOUT_MS / 2,
             },
             released: BTreeSet::new(),
             pace: TotalsPace {
-                close_bytes: match dice.random_bool(0.3) {
+                close_bytes: match rng.random_bool(0.3) {
                     // One record a worker.
                     true => 0,
                     false => usize::MAX,
                 },
                 ..PACE
             },
-            retention_ms: match dice.random_bool(0.5) {
-                true => dice.random_range(SPAN_MS..10 * WINDOW_MS),
+            retention_ms: match rng.random_bool(0.5) {
+                true => rng.random_range(SPAN_MS..10 * WINDOW_MS),
                 false => u64::MAX,
             },
-            crowd: Crowd::any(&mut dice),
-            dice,
+            producers: Producers::any(&mut rng),
+            rng,
             clock,
             log,
             topics,
-            truth: Truth::default(),
-            written: Written::default(),
+            oracle: Oracle::default(),
+            output: Output::default(),
             runs: Vec::new(),
             standbys: Vec::new(),
             committed_ms: T0,
@@ -132,31 +133,31 @@ impl World {
             next_tick_ms: T0,
             stalled_until_ms: vec![0; partitions as usize],
             silent_until_ms: vec![0; partitions as usize],
-            story: Vec::new(),
+            transactions: Vec::new(),
         }
     }
 
     /// Lets `events` happen.
-    pub fn live(&mut self, events: u32) {
+    pub fn run_events(&mut self, events: u32) {
         for _ in 0..events {
-            match self.dice.random_range(0..1000) {
+            match self.rng.random_range(0..1000) {
                 0..522 => self.step_any(),
-                522..542 => self.look_any(),
+                522..542 => self.poll_standby(),
                 542..722 => {
-                    let ms = self.dice.random_range(1..400);
+                    let ms = self.rng.random_range(1..400);
                     self.pass(ms);
                 }
                 722..842 => self.show_some(),
                 842..882 => {
                     self.log.land();
-                    self.take_landed();
+                    self.apply_landed();
                 }
                 882..922 => self.acknowledge(),
                 922..954 => drop(self.log.answer_any()),
                 954..958 => self.fail_transaction(),
-                958..964 => self.fail_for_now(),
-                964..974 => self.log.repeat(),
-                974..976 => self.be_slow(),
+                958..964 => self.fail_retriable(),
+                964..974 => self.log.retry(),
+                974..976 => self.slow_down(),
                 976..986 => drop(self.runs.pop()),
                 986..988 => self.silence(),
                 988..990 => self.begin(),
@@ -164,7 +165,7 @@ impl World {
                 993..997 => self.stall(),
                 997 => self.add_partition(),
                 998 => self.freeze(),
-                _ => self.be_away(),
+                _ => self.pause(),
             }
             // A supervisor is quicker than a standby, but where hosts are gone there are standbys alone.
             let likely = if self.standbys.is_empty() {
@@ -172,7 +173,7 @@ impl World {
             } else {
                 0.005
             };
-            if self.runs.is_empty() && self.dice.random_bool(likely) {
+            if self.runs.is_empty() && self.rng.random_bool(likely) {
                 self.begin();
             }
         }
@@ -180,7 +181,7 @@ impl World {
 
     /// Heals everything, waits until all is written, and checks it. Returns all that landed.
     pub fn end(mut self) -> Vec<Vec<NewRecord>> {
-        self.log.be_slow(0);
+        self.log.set_slow_until(0);
         self.stalled_until_ms.fill(0);
         self.silent_until_ms.fill(0);
         self.end_stalls();
@@ -188,17 +189,17 @@ impl World {
         if self.standbys.is_empty() {
             self.begin();
         }
-        let mut rounds = 0..PATIENCE_ROUNDS;
+        let mut rounds = 0..MAX_ROUNDS;
         while self.runs.is_empty() {
             assert!(rounds.next().is_some(), "no standby takes over");
             self.clock.pass(500);
-            self.look_any();
+            self.poll_standby();
         }
         for round in 0.. {
-            if self.truth.is_written(&self.written) {
+            if self.oracle.is_written(&self.output) {
                 break;
             }
-            assert!(round < PATIENCE_ROUNDS, "the group stands still");
+            assert!(round < MAX_ROUNDS, "the group stands still");
             self.clock.pass(50);
             self.tick(false);
             self.show_all(0);
@@ -206,7 +207,7 @@ impl World {
                 self.step(0, worker);
             }
             self.log.land();
-            self.take_landed();
+            self.apply_landed();
             self.acknowledge();
             while self.log.answer_any() {}
         }
@@ -214,60 +215,60 @@ impl World {
             pace: self.pace,
             retention_ms: self.retention_ms,
         };
-        self.written.check(&self.truth, &self.released, rules);
-        self.story
+        self.output.check(&self.oracle, &self.released, rules);
+        self.transactions
     }
 
     fn begin(&mut self) {
         let app = EmoStream::new(self.config());
         let run = SimRun::begin(app, &self.log, &self.clock, None).unwrap();
-        self.adopt(run.unwrap());
+        self.add_run(run.unwrap());
     }
 
-    fn adopt(&mut self, run: SimRun) {
+    fn add_run(&mut self, run: SimRun) {
         let newest = self.runs.len().saturating_sub(1);
         self.runs.drain(..newest);
-        self.take_landed();
+        self.apply_landed();
         self.known = self.known.max(run.partitions);
         self.runs.push(run);
     }
 
     /// A standby looks whether it is time to take over.
-    fn look_any(&mut self) {
+    fn poll_standby(&mut self) {
         if self.standbys.is_empty() {
             return;
         }
-        let which = self.dice.random_range(0..self.standbys.len());
+        let which = self.rng.random_range(0..self.standbys.len());
         let (clock, committed_ms) = (self.clock.clone(), self.committed_ms);
         let looked = self.standbys[which].poll(clock.now(), &|| clock.now());
         let Some(end) = looked.unwrap() else {
-            self.take_landed();
+            self.apply_landed();
             return;
         };
         let silent_ms = self.clock.unix_ms() - committed_ms;
         assert!(silent_ms >= TAKEOVER_MS, "a commit {silent_ms} ms ago");
         // A commit just before it fences.
-        if self.dice.random_bool(0.3) {
+        if self.rng.random_bool(0.3) {
             self.log.land();
         }
-        let moved = self.take_landed();
+        let moved = self.apply_landed();
         let app = EmoStream::new(self.config());
         match SimRun::begin(app, &self.log, &self.clock, Some(end)) {
             Ok(Some(run)) => {
                 assert!(!moved, "it has fenced a run that committed");
                 self.standbys.swap_remove(which);
-                self.adopt(run);
+                self.add_run(run);
             }
             Ok(None) | Err(StreamsError::Start(LogError::Unreachable { .. })) => {}
             Err(other) => panic!("{other}"),
         }
-        self.take_landed();
+        self.apply_landed();
     }
 
     fn config(&mut self) -> Config {
         Config {
             topics: self.topics.clone(),
-            workers: self.dice.random_range(1..5),
+            workers: self.rng.random_range(1..5),
             cluster: None,
             window: WindowSize::from_ms(WINDOW_MS).unwrap(),
             lateness_ms: LATENESS_MS,
@@ -295,19 +296,19 @@ impl World {
 
     /// As SIGTERM: what is under way may come to its end.
     fn stop(&mut self) {
-        match self.dice.random_bool(0.8) {
+        match self.rng.random_bool(0.8) {
             true => self.log.land(),
             false => self.log.fail_transaction(false),
         }
-        self.take_landed();
+        self.apply_landed();
         self.acknowledge();
         self.runs.pop();
     }
 
     /// Nobody is there for a while, and a backlog grows.
-    fn be_away(&mut self) {
+    fn pause(&mut self) {
         self.runs.clear();
-        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..100_000);
+        let until_ms = self.clock.unix_ms() + self.rng.random_range(0..100_000);
         while self.clock.unix_ms() < until_ms {
             self.pass(TICK_MS);
         }
@@ -315,7 +316,7 @@ impl World {
 
     /// The processes stand still for a while, and a backlog grows.
     fn freeze(&mut self) {
-        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..2 * HOLD_TIMEOUT_MS);
+        let until_ms = self.clock.unix_ms() + self.rng.random_range(0..2 * HOLD_TIMEOUT_MS);
         while self.clock.unix_ms() < until_ms {
             self.pass(TICK_MS);
         }
@@ -323,8 +324,8 @@ impl World {
 
     fn step_any(&mut self) {
         if !self.runs.is_empty() {
-            let run = self.dice.random_range(0..self.runs.len());
-            let worker = self.dice.random_range(0..self.runs[run].workers());
+            let run = self.rng.random_range(0..self.runs.len());
+            let worker = self.rng.random_range(0..self.runs[run].workers());
             self.step(run, worker);
         }
     }
@@ -337,7 +338,7 @@ impl World {
             None => {}
             Some(StreamsError::Log(LogError::Fenced { .. })) => {
                 self.runs.remove(run);
-                if self.standbys.len() < MOST_STANDBYS {
+                if self.standbys.len() < MAX_STANDBYS {
                     let (config, log) = (self.config().engine(), Arc::new(self.log.clone()));
                     self.standbys.push(Standby::new(config, log, None));
                 }
@@ -363,15 +364,15 @@ impl World {
     }
 
     /// Whether anything has landed since the last time.
-    fn take_landed(&mut self) -> bool {
-        let landed = self.log.take_landed();
+    fn apply_landed(&mut self) -> bool {
+        let landed = self.log.drain_landed();
         let any = !landed.is_empty();
         if any {
             self.committed_ms = self.clock.unix_ms();
         }
         for records in landed {
-            self.written.land(&self.topics, &records);
-            self.story.push(records);
+            self.output.apply(&self.topics, &records);
+            self.transactions.push(records);
         }
         any
     }
@@ -381,22 +382,22 @@ impl World {
     }
 
     fn fail_transaction(&mut self) {
-        let lands = self.dice.random_bool(0.5);
+        let lands = self.rng.random_bool(0.5);
         self.log.fail_transaction(lands);
-        self.take_landed();
+        self.apply_landed();
     }
 
     /// The run stays, and its transaction is written again later.
-    fn fail_for_now(&mut self) {
-        let lands = self.dice.random_bool(0.5);
-        self.log.fail_for_now(lands);
-        self.take_landed();
+    fn fail_retriable(&mut self) {
+        let lands = self.rng.random_bool(0.5);
+        self.log.fail_retriable(lands);
+        self.apply_landed();
     }
 
     /// Commits take long for a while: some longer than a transaction may.
-    fn be_slow(&mut self) {
-        let ms = self.dice.random_range(0..2 * COMMIT_TIMEOUT_MS);
-        self.log.be_slow(self.clock.unix_ms() + ms);
+    fn slow_down(&mut self) {
+        let ms = self.rng.random_range(0..2 * COMMIT_TIMEOUT_MS);
+        self.log.set_slow_until(self.clock.unix_ms() + ms);
     }
 
     /// Lets time pass, in which reactions are written.
@@ -421,16 +422,16 @@ impl World {
                 // it that its own watermark does not show.
                 let silent = std::mem::take(silent_until_ms) > 0;
                 let first = silent || self.log.delays()[partition as usize].1 == 0;
-                let (record, made) = match reactions && !first {
-                    true => record(&mut self.dice, &self.crowd, &topic, partition, at_ms),
+                let (record, produced) = match reactions && !first {
+                    true => record(&mut self.rng, &self.producers, &topic, partition, at_ms),
                     false => heartbeat(&topic, partition, at_ms),
                 };
                 // A producer that has heard nothing of its success writes again.
-                let again = self.dice.random_bool(0.03);
+                let again = self.rng.random_bool(0.03);
                 for _ in 0..=usize::from(again) {
                     let offset = self.log.append(record.clone());
                     let time_ms = record.time_ms.unwrap();
-                    self.truth.see((partition, offset), time_ms, &made);
+                    self.oracle.append((partition, offset), time_ms, &produced);
                 }
             }
             self.next_tick_ms += TICK_MS;
@@ -439,10 +440,10 @@ impl World {
 
     fn show_some(&mut self) {
         let now_ms = self.clock.unix_ms();
-        let partition = self.dice.random_range(0..self.stalled_until_ms.len());
+        let partition = self.rng.random_range(0..self.stalled_until_ms.len());
         if self.stalled_until_ms[partition] <= now_ms {
             let (shown, stored) = self.log.delays()[partition];
-            let until = self.dice.random_range(shown..=stored);
+            let until = self.rng.random_range(shown..=stored);
             self.log.show(partition as u32, until);
         }
     }
@@ -460,20 +461,20 @@ impl World {
 
     /// Nothing is written to a partition, or to any, for a while.
     fn silence(&mut self) {
-        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..4 * IDLE_TIMEOUT_MS);
-        let partition = self.dice.random_range(0..self.silent_until_ms.len());
-        match self.dice.random_bool(0.5) {
+        let until_ms = self.clock.unix_ms() + self.rng.random_range(0..4 * IDLE_TIMEOUT_MS);
+        let partition = self.rng.random_range(0..self.silent_until_ms.len());
+        match self.rng.random_bool(0.5) {
             true => self.silent_until_ms.fill(until_ms),
             false => self.silent_until_ms[partition] = until_ms,
         }
     }
 
     fn stall(&mut self) {
-        let partition = self.dice.random_range(0..self.stalled_until_ms.len());
-        let ms = self.dice.random_range(0..self.longest_stall_ms);
+        let partition = self.rng.random_range(0..self.stalled_until_ms.len());
+        let ms = self.rng.random_range(0..self.longest_stall_ms);
         self.stalled_until_ms[partition] = self.clock.unix_ms() + ms;
         let faults = [Fault::None, Fault::Unreachable, Fault::OpenTransaction];
-        let fault = faults[self.dice.random_range(0..faults.len())];
+        let fault = faults[self.rng.random_range(0..faults.len())];
         self.log.set_fault(partition as u32, fault);
     }
 
@@ -488,7 +489,7 @@ impl World {
 
     /// A run reads the partitions that it began with: it ends, as dataflow does.
     fn add_partition(&mut self) {
-        if self.stalled_until_ms.len() < MOST_PARTITIONS {
+        if self.stalled_until_ms.len() < MAX_PARTITIONS {
             self.log.add_partition(&self.topics.reactions());
             self.stalled_until_ms.push(0);
             self.silent_until_ms.push(0);
