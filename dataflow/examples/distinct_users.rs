@@ -1,5 +1,5 @@
-//! Counts the different users of each room and window, exactly once: another application of the engine, beside EmoStream
-//! on the same reactions. Its finals are in the topic `emostream.users`.
+//! Counts the distinct users of each room and window, exactly once. It is another application of the engine, which reads
+//! the same reactions as EmoStream. Its finals are in the topic `emostream.users`.
 //!
 //! `cargo run -p emostream-dataflow --example distinct_users -- BROKERS`
 
@@ -28,7 +28,7 @@ use emostream_streams::{
 };
 use prometheus::Registry;
 
-/// The reactions, as the users who sent them.
+/// The format of reactions, of which only the users are counted.
 #[derive(Clone)]
 pub struct Users;
 

@@ -1,5 +1,5 @@
-//! Several processes as one dataflow, here as threads over one log in memory, with real connections
-//! between them: they find each other in any order, refuse what does not belong, and end together.
+//! Tests of a dataflow of several processes. They run as threads over one log in memory, with real connections between
+//! them. The processes connect in any order, refuse other connections, and end together.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod fixture;
@@ -25,7 +25,7 @@ use prometheus::Registry;
 
 const PARTITIONS: u32 = 4;
 
-/// Addresses that were free a moment ago.
+/// Returns addresses on which no process listens.
 fn hosts(processes: usize) -> Vec<String> {
     let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
     let listeners: Vec<TcpListener> = (0..processes).map(bind).collect();
@@ -53,10 +53,10 @@ struct Process {
 
 impl Process {
     fn start(config: Config, fixture: &Fixture) -> Process {
-        Process::start_telling(config, fixture, Arc::new(|_| {}))
+        Process::start_reporting(config, fixture, Arc::new(|_| {}))
     }
 
-    fn start_telling(config: Config, fixture: &Fixture, ready: Ready) -> Process {
+    fn start_reporting(config: Config, fixture: &Fixture, ready: Ready) -> Process {
         let registry = Registry::new();
         let (stop, running) = fixture.launch(config, registry.clone(), ready);
         Process {
@@ -66,7 +66,7 @@ impl Process {
         }
     }
 
-    /// What its metrics say is final, in seconds; `None` while they say nothing.
+    /// Returns F in seconds, as the metrics of the process show it; `None` before they show it.
     fn final_until(&self) -> Option<f64> {
         let families = self.registry.gather();
         let name = "emostream_dataflow_final_until_timestamp_seconds";
@@ -80,8 +80,7 @@ impl Process {
     }
 }
 
-/// One reaction every 100 ms from `from_ms` on in every partition, and at last a heartbeat that closes
-/// every window.
+/// Appends to every partition one reaction per 100 ms from `from_ms` on, and a heartbeat that closes every window.
 fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     let mut records = Vec::new();
     let mut append = |partition, at_ms, value| {
@@ -103,7 +102,7 @@ fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     fixture.append(records);
 }
 
-/// Each window of each room once, and every reaction in one of them.
+/// Checks that each window of each room is final once, and that the finals contain every reaction.
 fn check(fixture: &Fixture, span_ms: u64) {
     let finals = fixture.values(&fixture.topics.windows());
     let finals: Vec<WindowRecord> = finals
@@ -123,12 +122,12 @@ fn check(fixture: &Fixture, span_ms: u64) {
 }
 
 #[test]
-fn any_cluster_counts_alike_whoever_comes_first() {
+fn any_cluster_has_the_same_results_in_any_order_of_starts() {
     for (processes, workers) in [(2, 1), (3, 2)] {
         let fixture = Fixture::new(PARTITIONS);
         fill(&fixture, T0, 30_000);
         let hosts = hosts(processes);
-        // The last ones first: they dial somebody who is not there yet.
+        // The last ones start first, so they connect to processes that do not listen yet.
         let mut running = Vec::new();
         for index in (0..processes).rev() {
             running.push(Process::start(config(&hosts, index, workers), &fixture));
@@ -136,13 +135,13 @@ fn any_cluster_counts_alike_whoever_comes_first() {
         until("everything is final", || {
             fixture.final_until_ms() >= T0 + 30_000
         });
-        // Not by the one that commits alone.
+        // Every process must know the final time, not only the one that commits.
         for process in &running {
-            until("it is told", || {
+            until("every process knows the final time", || {
                 process.final_until() >= Some((T0 + 30_000) as f64 / 1000.0)
             });
         }
-        // Any one may be asked to stop.
+        // A stop may be requested at any process.
         running[processes / 2].stop.request();
         for process in running {
             process.end().unwrap();
@@ -152,7 +151,7 @@ fn any_cluster_counts_alike_whoever_comes_first() {
 }
 
 #[test]
-fn a_group_goes_on_where_another_stopped() {
+fn a_cluster_continues_where_another_one_stopped() {
     let fixture = Fixture::new(PARTITIONS);
     let mut counted_ms = 0;
     for (processes, workers) in [(2, 2), (3, 1), (2, 3)] {
@@ -172,7 +171,7 @@ fn a_group_goes_on_where_another_stopped() {
 }
 
 #[test]
-fn strangers_end_nothing() {
+fn other_connections_do_not_end_a_cluster() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
@@ -192,7 +191,7 @@ fn strangers_end_nothing() {
     giant.write_all(b"EMOS\x01\xff\xff\xff\xff").unwrap();
     for mut refused in [scanner, giant] {
         refused.set_read_timeout(Some(DEADLINE)).unwrap();
-        // Reset or closed: nothing is answered.
+        // The connection is reset or closed without a reply.
         assert_eq!(refused.read(&mut [0; 16]).unwrap_or(0), 0);
     }
     let mut other = config(&hosts, 1, 1);
@@ -216,7 +215,7 @@ fn strangers_end_nothing() {
 }
 
 #[test]
-fn processes_that_would_count_otherwise_refuse_each_other() {
+fn processes_with_different_settings_refuse_each_other() {
     let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(2);
     let first = Process::start(config(&hosts, 0, 1), &fixture);
@@ -225,19 +224,19 @@ fn processes_that_would_count_otherwise_refuse_each_other() {
         ..config(&hosts, 1, 1)
     };
     let second = Process::start(other, &fixture);
-    for (process, said) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
+    for (process, difference) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
         let error = process.end().unwrap_err();
         assert_eq!(error.exit_code(), 64);
         let sentence = error.to_string();
         assert!(
-            sentence.contains("--window") && sentence.contains(said),
+            sentence.contains("--window") && sentence.contains(difference),
             "{sentence}"
         );
     }
 }
 
 #[test]
-fn who_waits_in_vain_says_for_whom() {
+fn a_join_that_times_out_names_the_missing_process() {
     let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(3);
     let mut alone = config(&hosts, 0, 1);
@@ -247,13 +246,13 @@ fn who_waits_in_vain_says_for_whom() {
     assert_eq!(error.exit_code(), 69);
     assert!(error.to_string().contains("process 2"), "{error}");
     assert!(!error.to_string().contains("process 1"), "{error}");
-    // Asked while the cluster forms, it ends well.
+    // A stop that is requested while the cluster forms is not a failure.
     second.stop.request();
     second.end().unwrap();
 }
 
 #[test]
-fn what_process_0_finds_in_the_log_all_refuse() {
+fn all_processes_end_if_process_0_refuses_the_progress() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
@@ -280,7 +279,7 @@ fn what_process_0_finds_in_the_log_all_refuse() {
     }
 }
 
-/// A process 0 made by hand: welcomes a data and a control connection of process 1.
+/// Acts as process 0: accepts a data connection and a control connection of process 1.
 fn welcome(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let (mut data, mut control) = (None, None);
     while data.is_none() || control.is_none() {
@@ -312,7 +311,7 @@ fn frame(stream: &mut TcpStream) -> serde_json::Value {
 }
 
 #[test]
-fn who_missed_a_beginning_joins_anew_with_every_connection() {
+fn a_process_that_missed_the_beginning_joins_again_with_every_connection() {
     let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(2);
     let listener = TcpListener::bind(&hosts[0]).unwrap();
@@ -320,10 +319,10 @@ fn who_missed_a_beginning_joins_anew_with_every_connection() {
     let late = Process::start(config(&hosts, 1, 1), &fixture);
     let (mut data, mut control) = welcome(&listener);
     while frame(&mut control) != "Ready" {}
-    // Timely's first words are on their way when the beginner dies; its word to begin is lost.
+    // Process 0 ends after timely has sent its first bytes. Its message to begin is lost.
     data.write_all(&[7; 100]).unwrap();
     drop((data, control));
-    // Both connections are dialled again.
+    // Process 1 opens both connections again.
     let again = welcome(&listener);
     late.stop.request();
     drop(again);
@@ -343,10 +342,10 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
             takeover: Duration::from_secs(4),
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &fixture, ready)
+        Process::start_reporting(config, &fixture, ready)
     };
     let older = [start(0), start(1), start(2)];
-    // All of them, in any order.
+    // Waits for the reports of all three, which arrive in any order.
     let until_all = |is_so: fn(&Activity) -> bool| {
         let mut left = BTreeSet::from([0, 1, 2]);
         while !left.is_empty() {
@@ -360,7 +359,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     until("everything is final", || {
         fixture.final_until_ms() >= T0 + 10_000
     });
-    // A newer run, of one process alone, takes over: the older one's next commit is refused.
+    // A newer run of a single process takes over, so the next commit of the older run is refused.
     let newer = Config {
         cluster: None,
         ..config(&hosts, 0, 1)
@@ -386,7 +385,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
 }
 
 #[test]
-fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
+fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_no_run() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let alone = Config {
@@ -406,7 +405,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
             standby: true,
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &fixture, ready)
+        Process::start_reporting(config, &fixture, ready)
     };
     let until_standby = |of: usize| loop {
         let (index, state) = reports.recv_timeout(DEADLINE).unwrap();
@@ -415,7 +414,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
         }
     };
     let first = start(0);
-    // A process made by hand, which is gone as soon as the group is complete.
+    // The test acts as process 1, which ends as soon as the cluster is complete.
     let agreement = agreement(&config(&hosts, 1, 1), &fixture);
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
@@ -443,7 +442,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
     check(&fixture, 20_000);
 }
 
-/// What a process with this configuration asks the others to agree to.
+/// Returns the settings that a process with this configuration sends in its handshake.
 fn agreement(config: &Config, fixture: &Fixture) -> serde_json::Value {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = config.clone();
@@ -470,7 +469,7 @@ fn connect(host: &str) -> TcpStream {
     stream
 }
 
-/// Process 1 says who it is to process 0, behind the greeting.
+/// Returns the handshake that process 1 sends to process 0 after the greeting.
 fn hello(purpose: &str, agreement: &serde_json::Value) -> Vec<u8> {
     framed(&serde_json::json!({
         "process": 1,
@@ -481,18 +480,18 @@ fn hello(purpose: &str, agreement: &serde_json::Value) -> Vec<u8> {
     }))
 }
 
-fn framed(word: &serde_json::Value) -> Vec<u8> {
-    let body = word.to_string().into_bytes();
+fn framed(message: &serde_json::Value) -> Vec<u8> {
+    let body = message.to_string().into_bytes();
     [&(body.len() as u32).to_be_bytes(), &body[..]].concat()
 }
 
 fn read_to_its_end(stream: &mut TcpStream) {
-    // Reset or closed.
+    // The connection may be reset or closed.
     while stream.read(&mut [0; 256]).unwrap_or(0) > 0 {}
 }
 
 #[test]
-fn a_hello_after_the_beginning_ends_nothing() {
+fn a_handshake_after_the_beginning_does_not_end_a_cluster() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
@@ -505,7 +504,7 @@ fn a_hello_after_the_beginning_ends_nothing() {
         fixture.final_until_ms() >= T0 + 10_000
     });
     let other = serde_json::json!([["--window", "9s"]]);
-    // It was given up already if this test is slow.
+    // Fails if this test is slow: the join timeout of the connection has passed then.
     let _ = late.write_all(&hello("Data", &other));
     read_to_its_end(&mut late);
     fill(&fixture, T0 + 20_000, 10_000);
@@ -519,7 +518,7 @@ fn a_hello_after_the_beginning_ends_nothing() {
 }
 
 #[test]
-fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
+fn a_process_that_stops_while_the_cluster_forms_stops_alone() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let hosts = hosts(3);
@@ -544,7 +543,7 @@ fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
 }
 
 #[test]
-fn strangers_without_number_keep_nobody_out() {
+fn many_half_open_connections_do_not_block_a_process() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
@@ -552,8 +551,8 @@ fn strangers_without_number_keep_nobody_out() {
     let mut half_open: Vec<TcpStream> = (0..64).map(|_| connect(&hosts[0])).collect();
     let formed = Arc::new(AtomicBool::new(false));
     let (host, over) = (hosts[0].clone(), formed.clone());
-    // Whoever is turned away is there again.
-    let crowd = thread::spawn(move || {
+    // Connections that are closed are opened again.
+    let reconnecting = thread::spawn(move || {
         half_open
             .iter()
             .for_each(|stream| stream.set_nonblocking(true).unwrap());
@@ -576,14 +575,14 @@ fn strangers_without_number_keep_nobody_out() {
         fixture.final_until_ms() >= T0 + 10_000
     });
     formed.store(true, Ordering::Release);
-    crowd.join().unwrap();
+    reconnecting.join().unwrap();
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
 }
 
 #[test]
-fn who_is_not_known_by_name_yet_waits_to_be() {
+fn a_process_waits_until_its_host_name_resolves() {
     let fixture = Fixture::new(PARTITIONS);
     let mut hosts = hosts(2);
     hosts[0] = "no-such-host.invalid:2101".to_owned();
@@ -602,13 +601,13 @@ fn who_is_not_known_by_name_yet_waits_to_be() {
 }
 
 #[test]
-fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_only() {
+fn a_connection_of_an_ended_process_blocks_its_successor_for_seconds_only() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
     let agreement = agreement(&config(&hosts, 1, 1), &fixture);
     let first = Process::start(config(&hosts, 0, 1), &fixture);
-    // Its machine has lost power: nothing closes its connections.
+    // Simulates a machine that has lost power: it does not close its connections.
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
         stream.write_all(b"EMOS\x01").unwrap();
@@ -627,7 +626,7 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
 }
 
 #[test]
-fn a_worker_that_stands_still_ends_its_process_and_its_group() {
+fn a_stuck_worker_ends_its_process_and_its_cluster() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
@@ -636,7 +635,7 @@ fn a_worker_that_stands_still_ends_its_process_and_its_group() {
             thread::park();
         }
     });
-    let stands = Process::start_telling(config(&hosts, 1, 1), &fixture, ready);
+    let stands = Process::start_reporting(config(&hosts, 1, 1), &fixture, ready);
     let other = Process::start(config(&hosts, 0, 1), &fixture);
     let error = stands.end().unwrap_err();
     assert_eq!(error.exit_code(), 75);

@@ -1,7 +1,7 @@
-//! The whole dataflow over a log in memory: whatever the number of workers, and however often it is
-//! stopped and started, each reaction is counted once or rejected once.
+//! Tests of the whole dataflow over a log in memory: for any number of workers, and any number of restarts, each reaction
+//! is counted once or rejected once.
 //!
-//! A run is made from a seed, which a failure prints; `SEED=… cargo test` replays one.
+//! The events of a test follow from a seed. A failure prints it, and `SEED=… cargo test` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "exactly_once/faults.rs"]
@@ -41,9 +41,9 @@ use fixture::{Fixture, T0};
 use rand::{Rng, RngExt};
 
 const LATENESS_MS: u64 = 750;
-/// Three windows, so that much slides out.
+/// Three windows, so that many windows leave the span.
 const SPAN_MS: u64 = 6000;
-/// Fewer than there are emojis, so that some do not show.
+/// Fewer than there are emojis, so that some are not in the top.
 const TOP: usize = 2;
 /// The text of an emoji that this build does not know.
 const UNKNOWN_EMOJI: &str = "新";
@@ -88,7 +88,7 @@ impl Fixture {
         });
     }
 
-    /// How many times progress was committed: its topic is compacted, its offsets go on.
+    /// Returns the number of commits: the end offset of the progress topic, which also grows while it is compacted.
     fn commits(&self) -> u64 {
         let progress = self.topics.progress();
         self.log.offsets(&progress).unwrap()[0].end
@@ -125,7 +125,7 @@ impl Fixture {
 /// Counts by (window start, room, emoji).
 type Counts = BTreeMap<(u64, String, String), u64>;
 
-/// What must come out, computed event by event from each partition's log alone.
+/// The expected output, computed event by event from the log of each partition alone.
 #[derive(Default)]
 struct Oracle {
     counts: Counts,
@@ -138,7 +138,13 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn see(&mut self, partition: u32, offset: u64, newest_ms: u64, reactions: &[ReactionRef<'_>]) {
+    fn append(
+        &mut self,
+        partition: u32,
+        offset: u64,
+        newest_ms: u64,
+        reactions: &[ReactionRef<'_>],
+    ) {
         let seen = self.newest.entry(partition).or_default();
         let watermark = seen.saturating_sub(LATENESS_MS);
         for reaction in reactions {
@@ -158,7 +164,7 @@ impl Oracle {
     }
 }
 
-/// Events of about `span_ms`, in every form, with stragglers, junk and an unknown emoji, and what must come of them.
+/// Returns events of about `span_ms` in every form, with late ones, junk and an unknown emoji, and the expected output.
 fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, Oracle) {
     let emojis = ["🔥", "👏", "😂", UNKNOWN_EMOJI];
     let mut oracle = Oracle::default();
@@ -197,19 +203,19 @@ fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord
                 0 => (now_ms, b"no reaction".to_vec()),
                 1 | 2 => {
                     let plain = reaction(rng, base_ms);
-                    oracle.see(partition, offset, base_ms, std::slice::from_ref(&plain));
+                    oracle.append(partition, offset, base_ms, std::slice::from_ref(&plain));
                     let json = serde_json::json!({
                         "user_id": "u", "emoji_type": plain.emoji, "room": plain.room,
                     });
                     (base_ms, json.to_string().into_bytes())
                 }
                 _ => {
-                    oracle.see(partition, offset, newest_ms, &reactions);
+                    oracle.append(partition, offset, newest_ms, &reactions);
                     (now_ms.max(newest_ms), Batch::encode(base_ms, reactions))
                 }
             };
             if value == b"no reaction" {
-                oracle.see(partition, offset, now_ms, &[]);
+                oracle.append(partition, offset, now_ms, &[]);
             }
             records.push(fixture.reaction_record(partition, time_ms, value));
             offset += 1;
@@ -218,13 +224,13 @@ fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord
     (records, oracle)
 }
 
-/// When everything of [`events`] is final: the last of them lie in the window that begins at the
-/// span's end. Frontiers may stop at any window on their way, so no earlier one will do.
+/// Returns the F at which all of [`events`] are final. The last events are in the window that begins at the end of the
+/// span. The frontier may stop at any window before, so an earlier F does not suffice.
 fn all_final_ms(span_ms: u64) -> u64 {
     T0 + span_ms + 2000
 }
 
-/// Heartbeats that close every window of [`events`].
+/// Returns heartbeats that close every window of [`events`].
 fn closing(fixture: &Fixture, span_ms: u64) -> Vec<NewRecord> {
     let at_ms = T0 + span_ms + 10_000;
     let beat = |p| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
@@ -300,7 +306,7 @@ fn stops_and_restarts_with_other_workers_change_no_final() {
         let fixture = Fixture::new(rng.random_range(1..5));
         let span_ms = 40_000;
         let (records, oracle) = events(&fixture, &mut rng, span_ms);
-        // Some before the first start, the rest while it runs.
+        // Some records are appended before the first start, the others during a run.
         let (before, after) = records.split_at(rng.random_range(0..records.len()));
         fixture.append(before.to_vec());
         let mut after = after.to_vec();
@@ -362,8 +368,8 @@ fn a_restart_judges_lateness_by_the_watermark_that_was() {
         let value = Batch::encode(T0 + time_ms, [&reaction(T0 + time_ms)]);
         fixture.reaction_record(partition, T0 + time_ms, value)
     };
-    // A heartbeat makes the straggler late. The restart begins behind it, at the reaction before the
-    // straggler, for the other partition holds every window from 4 s on open.
+    // A heartbeat makes the straggler late. The restart reads from the reaction before the straggler, after the
+    // heartbeat, since the other partition holds every window from 4 s on open.
     fixture.append(vec![
         fixture.reaction_record(0, T0 + 10_750, Batch::heartbeat(T0 + 10_750)),
         at(0, 10_100),
@@ -401,7 +407,7 @@ fn a_record_as_large_as_the_log_takes_is_rejected_and_the_rest_counts() {
     assert_eq!(fixture.rejected(), [(0, 0, "malformed".to_owned())]);
 }
 
-/// A dataflow of another build counted an emoji that this one does not know, and the room's totals were lost.
+/// Regression: another build counted an emoji that this one does not know, and the totals of the room were lost.
 #[test]
 fn totals_keep_emojis_that_this_build_does_not_know() {
     let fixture = Fixture::new(1);
@@ -458,7 +464,7 @@ fn a_partition_that_gets_nothing_stops_nobody_after_the_idle_timeout() {
     // When every partition is idle, even the last window closes.
     fixture.run_until(config, || fixture.finals().len() == 2);
     assert_eq!(fixture.final_until_ms(), T0 + 6000);
-    // What comes for a closed window afterwards is rejected, once.
+    // Events of a closed window that arrive later are rejected once.
     let late = |p| {
         fixture.reaction_record(
             p,
@@ -517,7 +523,7 @@ fn a_newer_run_fences_the_older_one_which_stands_by() {
             }
         });
         let newer = fixture.launch(fixture.config(2), prometheus::Registry::new(), ready);
-        // It has fenced the older one, which learns that when it commits what comes now.
+        // The newer run has fenced the older one, which detects that at its next commit.
         begun.recv_timeout(DEADLINE).unwrap();
         newer
     };

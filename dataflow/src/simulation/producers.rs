@@ -1,4 +1,4 @@
-//! Those who write the reactions: ingests, and whoever else may write to the topic.
+//! The producers of reactions: ingests, and other programs that may write to the topic.
 
 use bytes::Bytes;
 use emostream_log::NewRecord;
@@ -7,22 +7,22 @@ use rand::RngExt;
 
 use super::{LATENESS_MS, Rng, oracle::Produced};
 
-/// The text of an emoji that this build does not know: an ingest of another build may write it.
+/// The text of an emoji that this build does not know. An ingest of another build may write it.
 pub const UNKNOWN_EMOJI: &str = "新";
 
-/// A reaction's offset from its batch's base at most.
+/// Maximum difference between the time of a reaction and the base time of its batch.
 const FLUSH_MS: u64 = 500;
 
-/// What a producers is like.
+/// The behaviour of the producers of a seed.
 pub struct Producers {
-    /// How often there is more than a heartbeat to write.
+    /// Probability that a record is not a heartbeat.
     pub busy: f64,
-    /// How often that comes too late.
+    /// Probability that such a record may be late.
     pub strays: f64,
 }
 
 impl Producers {
-    /// Some producers.
+    /// Returns random producers.
     pub fn any(rng: &mut Rng) -> Producers {
         Producers {
             busy: [0.1, 0.4, 0.9][rng.random_range(0..3)],
@@ -31,7 +31,7 @@ impl Producers {
     }
 }
 
-/// What the producers writes to a partition of `topic` at `now_ms`.
+/// Returns the record that the producers write to a partition of `topic` at `now_ms`.
 pub fn record(
     rng: &mut Rng,
     producers: &Producers,
@@ -42,7 +42,7 @@ pub fn record(
     if !rng.random_bool(producers.busy) {
         return heartbeat(topic, partition, now_ms);
     }
-    // Clocks differ, brokers are slow: within the lateness, or beyond.
+    // Clocks differ, and brokers are slow: by less than the lateness, or by more.
     let behind_ms = match rng.random_bool(producers.strays) {
         true => rng.random_range(LATENESS_MS..8 * LATENESS_MS),
         false => rng.random_range(0..LATENESS_MS - FLUSH_MS),
@@ -104,7 +104,7 @@ pub fn record(
     (record, produced)
 }
 
-/// An empty batch, which only tells the time.
+/// Returns an empty batch, which only advances event time.
 pub fn heartbeat(topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Produced) {
     let record = NewRecord {
         topic: topic.to_owned(),

@@ -1,4 +1,4 @@
-//! What happens to a group in the run of one seed.
+//! The simulated cluster: its processes, its log, and the events of the run of one seed.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,31 +23,31 @@ use super::{
 };
 use crate::{Config, EmoStream, HEARTBEAT, Limits, Stop, StreamsError, TotalsPace, streams_topics};
 
-/// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
+/// Time without a record after which a partition is quiet. It is short, so that this often happens in the run of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
 
-/// How long a partition that cannot be read to its end holds the others back.
+/// Maximum time for which a partition that cannot be read to its end holds the frontier back.
 const HOLD_TIMEOUT_MS: u64 = 12_000;
 
-/// How long a standby sees no commit before it takes over: a run that is not frozen commits more often.
+/// Time without a commit after which a standby takes over. A run that is not frozen commits more often.
 const TAKEOVER_MS: u64 = 10_000;
 
-/// How long a transaction may be open.
+/// Timeout of a transaction.
 const COMMIT_TIMEOUT_MS: u64 = 15_000;
 
-/// As many as there may be of the hosts of a deployment.
+/// Maximum number of standbys.
 const MAX_STANDBYS: usize = 2;
 
-/// Ingest writes to every partition that often.
+/// Interval at which an ingest writes to every partition.
 const TICK_MS: u64 = 500;
 
-/// Partitions that may be added up to.
+/// Maximum number of partitions of the source, with those that are added.
 const MAX_PARTITIONS: usize = 6;
 
-/// The group comes to rest within so many rounds, or stands still for good.
+/// Maximum number of rounds within which all results must be written after all faults have ended.
 const MAX_ROUNDS: u32 = 5_000;
 
-/// Everything there is.
+/// A simulated cluster.
 pub struct SimCluster {
     rng: Rng,
     clock: Arc<SimClock>,
@@ -55,34 +55,34 @@ pub struct SimCluster {
     topics: Topics,
     oracle: Oracle,
     output: Output,
-    /// The newest run is the last; an older one may not have noticed yet.
+    /// The newest run is the last. An older one may not have detected yet that it is fenced.
     runs: Vec<SimRun>,
-    /// Runs that were fenced, and wait until there is no commit.
+    /// Runs that were fenced, and wait until the active run stops committing.
     standbys: Vec<Standby>,
-    /// When the last commit landed.
+    /// The time at which the last commit landed.
     committed_ms: u64,
-    /// How many partitions are written to: those that a run has known.
+    /// The number of partitions that producers write to: those that a run has read.
     known: u32,
     producers: Producers,
     next_tick_ms: u64,
-    /// Until when each partition shows nothing new.
+    /// The time until which no new records of each partition become visible.
     stalled_until_ms: Vec<u64>,
-    /// How long partitions may show nothing new.
+    /// Maximum time for which no new records of a partition become visible.
     longest_stall_ms: u64,
-    /// Until when nothing is written to each partition.
+    /// The time until which no record is written to each partition.
     silent_until_ms: Vec<u64>,
-    /// Those over which time passed because their hold timed out: what they bring may be late.
+    /// The partitions whose hold has timed out: their records may be late.
     released: BTreeSet<u32>,
     /// How often the totals of large rooms are written.
     pace: TotalsPace,
     /// Time without a final after which a room's totals begin at 0.
     retention_ms: u64,
-    /// Everything that landed.
+    /// All transactions that have landed.
     transactions: Vec<Vec<NewRecord>>,
 }
 
 impl SimCluster {
-    /// The world of a seed, at its beginning.
+    /// Creates the simulated cluster of a seed.
     pub fn new(seed: u64) -> SimCluster {
         let topics = Topics::default();
         let mut rng = rng(seed);
@@ -109,7 +109,7 @@ impl SimCluster {
             released: BTreeSet::new(),
             pace: TotalsPace {
                 close_bytes: match rng.random_bool(0.3) {
-                    // One record a worker.
+                    // One record per worker.
                     true => 0,
                     false => usize::MAX,
                 },
@@ -137,7 +137,7 @@ impl SimCluster {
         }
     }
 
-    /// Lets `events` happen.
+    /// Runs this number of random events.
     pub fn run_events(&mut self, events: u32) {
         for _ in 0..events {
             match self.rng.random_range(0..1000) {
@@ -167,7 +167,8 @@ impl SimCluster {
                 998 => self.freeze(),
                 _ => self.pause(),
             }
-            // A supervisor is quicker than a standby, but where hosts are gone there are standbys alone.
+            // A supervisor restarts a process faster than a standby takes over. But if there are standbys, the hosts of
+            // the other processes may be down.
             let likely = if self.standbys.is_empty() {
                 0.05
             } else {
@@ -179,7 +180,7 @@ impl SimCluster {
         }
     }
 
-    /// Heals everything, waits until all is written, and checks it. Returns all that landed.
+    /// Ends all faults, waits until all results are written, and checks them. Returns the transactions that landed.
     pub fn end(mut self) -> Vec<Vec<NewRecord>> {
         self.log.set_slow_until(0);
         self.stalled_until_ms.fill(0);
@@ -233,7 +234,7 @@ impl SimCluster {
         self.runs.push(run);
     }
 
-    /// A standby looks whether it is time to take over.
+    /// Lets a standby check whether it must take over.
     fn poll_standby(&mut self) {
         if self.standbys.is_empty() {
             return;
@@ -247,7 +248,7 @@ impl SimCluster {
         };
         let silent_ms = self.clock.unix_ms() - committed_ms;
         assert!(silent_ms >= TAKEOVER_MS, "a commit {silent_ms} ms ago");
-        // A commit just before it fences.
+        // A commit may land just before the standby fences.
         if self.rng.random_bool(0.3) {
             self.log.land();
         }
@@ -294,7 +295,7 @@ impl SimCluster {
         }
     }
 
-    /// As SIGTERM: what is under way may come to its end.
+    /// Stops the newest run as SIGTERM does: the transaction in flight may still land.
     fn stop(&mut self) {
         match self.rng.random_bool(0.8) {
             true => self.log.land(),
@@ -305,7 +306,7 @@ impl SimCluster {
         self.runs.pop();
     }
 
-    /// Nobody is there for a while, and a backlog grows.
+    /// Ends all runs for some time, in which a backlog grows.
     fn pause(&mut self) {
         self.runs.clear();
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..100_000);
@@ -314,7 +315,7 @@ impl SimCluster {
         }
     }
 
-    /// The processes stand still for a while, and a backlog grows.
+    /// Freezes all processes for some time, in which a backlog grows.
     fn freeze(&mut self) {
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..2 * HOLD_TIMEOUT_MS);
         while self.clock.unix_ms() < until_ms {
@@ -350,7 +351,7 @@ impl SimCluster {
         }
     }
 
-    /// Nobody may take for durable what is not acknowledged.
+    /// Checks that results that are not acknowledged do not count as durable.
     fn compare_durable(&self, run: &Stop, durable_until_ms: Option<u64>) {
         for record in self.log.unacknowledged(run) {
             if record.topic == self.topics.windows() {
@@ -363,7 +364,7 @@ impl SimCluster {
         }
     }
 
-    /// Whether anything has landed since the last time.
+    /// Applies the transactions that have landed since the last call. Returns whether there were any.
     fn apply_landed(&mut self) -> bool {
         let landed = self.log.drain_landed();
         let any = !landed.is_empty();
@@ -387,20 +388,20 @@ impl SimCluster {
         self.apply_landed();
     }
 
-    /// The run stays, and its transaction is written again later.
+    /// Makes a transaction fail, so that its run retries it later.
     fn fail_retriable(&mut self) {
         let lands = self.rng.random_bool(0.5);
         self.log.fail_retriable(lands);
         self.apply_landed();
     }
 
-    /// Commits take long for a while: some longer than a transaction may.
+    /// Makes commits slow for some time, which may be longer than the timeout of a transaction.
     fn slow_down(&mut self) {
         let ms = self.rng.random_range(0..2 * COMMIT_TIMEOUT_MS);
         self.log.set_slow_until(self.clock.unix_ms() + ms);
     }
 
-    /// Lets time pass, in which reactions are written.
+    /// Advances the clock. In this time the producers write reactions.
     fn pass(&mut self, ms: u64) {
         self.clock.pass(ms);
         self.tick(true);
@@ -418,15 +419,15 @@ impl SimCluster {
                     continue;
                 }
                 let topic = self.topics.reactions();
-                // The first record of a partition, or after a silence, is not a straggler: windows have closed before
-                // it that its own watermark does not show.
+                // The first record of a partition, or the first after a silence, must not be late: the frontier may
+                // have passed the watermark of its partition, so the oracle would not expect that it is rejected.
                 let silent = std::mem::take(silent_until_ms) > 0;
                 let first = silent || self.log.delays()[partition as usize].1 == 0;
                 let (record, produced) = match reactions && !first {
                     true => record(&mut self.rng, &self.producers, &topic, partition, at_ms),
                     false => heartbeat(&topic, partition, at_ms),
                 };
-                // A producer that has heard nothing of its success writes again.
+                // A producer that has received no acknowledgement writes the record again.
                 let again = self.rng.random_bool(0.03);
                 for _ in 0..=usize::from(again) {
                     let offset = self.log.append(record.clone());
@@ -448,7 +449,7 @@ impl SimCluster {
         }
     }
 
-    /// Shows everything that is older than `delay_ms` and not stalled.
+    /// Makes all records visible that are older than `delay_ms`, except those of stalled partitions.
     fn show_all(&mut self, delay_ms: u64) {
         let now_ms = self.clock.unix_ms();
         for (partition, (_, stored)) in (0..).zip(self.log.delays()) {
@@ -459,7 +460,7 @@ impl SimCluster {
         }
     }
 
-    /// Nothing is written to a partition, or to any, for a while.
+    /// Stops writing to one partition, or to all, for some time.
     fn silence(&mut self) {
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..4 * IDLE_TIMEOUT_MS);
         let partition = self.rng.random_range(0..self.silent_until_ms.len());
@@ -487,7 +488,7 @@ impl SimCluster {
         }
     }
 
-    /// A run reads the partitions that it began with: it ends, as dataflow does.
+    /// Adds a partition, and stops the newest run: a run reads only the partitions with which it began.
     fn add_partition(&mut self) {
         if self.stalled_until_ms.len() < MAX_PARTITIONS {
             self.log.add_partition(&self.topics.reactions());

@@ -1,4 +1,4 @@
-//! Things that happen at the worst moment, by a log that lets a test in between.
+//! Faults at the worst moment, which a faulty log injects.
 
 use std::sync::{
     Arc, Mutex,
@@ -52,24 +52,24 @@ fn the_lag_of_all_partitions_is_one_request() {
     let fixture = Fixture::new(4);
     let requests = Arc::new(AtomicUsize::new(0));
     let (measuring, measures) = channel();
-    let (go_on, may_go_on) = channel::<()>();
-    let may_go_on = Mutex::new(may_go_on);
+    let (continue_measuring, may_continue) = channel::<()>();
+    let may_continue = Mutex::new(may_continue);
     let (count, topic) = (requests.clone(), fixture.topics.reactions());
     let slow = fixture.faulty(|log| {
         log.before_offsets(move |of| {
-            // The first request finds the offsets to begin at; the second measures the lag.
+            // The first request is for the offsets from which to read. The second one measures the lag.
             if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 1 {
                 measuring.send(()).unwrap();
-                let _ = may_go_on.lock().unwrap().recv();
+                let _ = may_continue.lock().unwrap().recv();
             }
         })
     });
     let registry = prometheus::Registry::new();
     let (stop, running) = slow.launch(slow.config(1), registry.clone(), Arc::new(|_| {}));
     measures.recv_timeout(DEADLINE).unwrap();
-    // Before the answer, so that no second measurement follows.
+    // The stop is requested before the answer, so that no second measurement follows.
     stop.request();
-    drop(go_on);
+    drop(continue_measuring);
     running.join().unwrap().unwrap();
     assert_eq!(requests.load(Ordering::SeqCst), 2);
     let families = registry.gather();

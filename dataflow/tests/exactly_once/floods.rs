@@ -1,4 +1,4 @@
-//! Floods of rejections: written in bounded transactions, each once.
+//! Floods of rejections: each rejection is written once, in transactions of bounded size.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::{Fixture, T0, UNKNOWN_EMOJI, closing, reaction, rng, seeds};
 
 const GIANT_BYTES: usize = 100_000;
 const GIANTS: u64 = 60;
-/// Megabytes each: a few do.
+/// Number of seeds. Each writes megabytes, so there are only a few.
 const SEEDS: usize = 4;
 
-/// A reaction with far too much beside it.
+/// Returns the record of a reaction with a large field that is ignored.
 fn giant(fixture: &Fixture, partition: u32, time_ms: u64, emoji: &str) -> NewRecord {
     let padding = "x".repeat(GIANT_BYTES);
     let json = format!(r#"{{"user_id":"u","emoji_type":"{emoji}","padding":"{padding}"}}"#);
@@ -25,7 +25,7 @@ fn one(fixture: &Fixture, partition: u32, time_ms: u64) -> NewRecord {
     fixture.reaction_record(partition, time_ms, value)
 }
 
-/// What a restart costs a flood: nothing.
+/// Restarts the dataflow several times. No restart may change the rejections.
 fn restart_often(fixture: &Fixture, rng: &mut impl rand::Rng, times: u32) {
     for _ in 0..times {
         let commits = fixture.commits() + rng.random_range(1..3);
@@ -46,7 +46,7 @@ fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
         let junk = |n| fixture.reaction_record(0, T0 + n, vec![b'x'; GIANT_BYTES]);
         fixture.append((0..GIANTS).map(junk).collect());
         restart_often(&fixture, &mut rng, 3);
-        // What is left does not fill a transaction: it waits for its window.
+        // The rest does not fill a transaction, so it is written with the next close.
         fixture.run_until(fixture.config(1), || {
             fixture.rejected().len() as u64 + 10 > GIANTS
         });
@@ -67,7 +67,7 @@ fn each_of_a_flood_of_late_ones_is_rejected_once() {
     for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
         let fixture = Fixture::new(2);
-        // Partition 0 is ahead, so that they are late there; partition 1 holds their window open.
+        // Partition 0 is ahead, so the reactions are late there, while partition 1 holds their windows open.
         let ahead = T0 + 20_000;
         fixture.append(vec![one(&fixture, 1, T0), one(&fixture, 0, ahead)]);
         let late = |n: u64| giant(&fixture, 0, T0 + 4000 + n % 3 * 2000, "fire");
@@ -87,7 +87,8 @@ fn each_of_a_flood_of_late_ones_is_rejected_once() {
     }
 }
 
-/// Their windows are open, and close by what comes behind them in the same partition: it must not wait for them.
+/// The windows of the rejections close only by later records of the same partition, so the partition must not be paused
+/// until they are written.
 #[test]
 fn a_flood_with_an_unknown_emoji_does_not_stop_its_own_partition() {
     for seed in seeds().take(SEEDS) {

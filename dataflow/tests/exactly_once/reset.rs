@@ -1,4 +1,4 @@
-//! Progress that does not fit, and the reset that goes on from it.
+//! Progress that does not match the log, and resets that continue from it.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use rand::RngExt;
 
 use crate::{Fixture, StreamsError, T0, check, closing, events, reaction, rng, seeds};
 
-/// Reactions by room and emoji.
+/// Number of reactions by room and emoji.
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
 
 impl Fixture {
@@ -29,7 +29,7 @@ impl Fixture {
         self.reset_to(from, None).map(|(_, done)| done)
     }
 
-    /// A reset with this final time.
+    /// Executes a reset with this final time.
     pub(crate) fn reset_to(
         &self,
         from: ResetFrom,
@@ -43,7 +43,7 @@ impl Fixture {
         })
     }
 
-    /// Has records that are ahead of the clock rejected, and changes nothing else.
+    /// Executes a reset that only rejects records that are ahead of the clock.
     pub(crate) fn reject_ahead(&self) {
         let request = ResetRequest {
             from: ResetFrom::Kept,
@@ -98,7 +98,7 @@ impl Fixture {
         sums
     }
 
-    /// The reactions of `topic`'s records that can be read, those with this reason if one is given.
+    /// Returns the reactions in the records of `topic` that can be decoded: those with this reason, if there is one.
     pub(crate) fn reactions_in(&self, topic: &str, reason: Option<&str>) -> Sums {
         let mut sums = Sums::new();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -136,8 +136,8 @@ pub(crate) fn added(mut left: Sums, right: Sums) -> Sums {
     left
 }
 
-/// Runs a little with each of some settings, with a reset in between, then to the end. Each reaction is
-/// in one final or rejected once, finals do not overlap, and what was final stays as it was.
+/// Runs the dataflow for a short time with each of some settings, with resets in between, and then to the end. Each
+/// reaction is in one final or rejected once, finals do not overlap, and finals do not change.
 #[test]
 fn resets_with_other_windows_double_and_lose_nothing() {
     for seed in seeds() {
@@ -152,7 +152,7 @@ fn resets_with_other_windows_double_and_lose_nothing() {
         let last = rng.random_range(2..9);
         let mut settings = (2000, 750);
         for round in 0..=last {
-            // Half of the restarts go on with the settings as they are.
+            // Half of the restarts keep the settings.
             if rng.random_bool(0.5) {
                 for _ in 0..rng.random_range(1..3) {
                     let (until, progress) = (fixture.final_until_ms(), fixture.progress());
@@ -236,7 +236,7 @@ fn a_reset_to_the_latest_skips_what_is_there_and_says_how_much() {
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
     fixture.append(vec![batch(9000), batch(9100)]);
     let done = fixture.reset(ResetFrom::Latest).unwrap();
-    // The window of 6 s was open: its record is skipped too.
+    // The window at 6 s was open, so its record is skipped, too.
     assert_eq!((done.records, done.lost, done.partitions), (3, 0, 1));
     fixture.append(vec![batch(12_000)]);
     fixture.append(closing(&fixture, 12_000));
@@ -273,7 +273,7 @@ fn a_reset_fences_a_run_first() {
     check(&fixture, &oracle);
 }
 
-/// Progress whose one partition says so, in a log of three records.
+/// Returns a fixture whose progress has this partition, with a log of three records.
 fn misfit(partition: serde_json::Value) -> Fixture {
     let fixture = Fixture::new(1);
     let batch =
@@ -286,7 +286,7 @@ fn misfit(partition: serde_json::Value) -> Fixture {
     fixture
 }
 
-/// After a reset every record is read as new: the one of the final window is late, the others count.
+/// Checks that after a reset every record is read as a new one: that of the final window is late, the others count.
 fn goes_on_from_the_beginning(fixture: &Fixture) {
     let done = fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((done.replaced, done.records), (1, 3));
@@ -314,7 +314,7 @@ fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_begin
 #[test]
 fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_says_how_many() {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
-    // Long enough for open windows; what is written is much older.
+    // The retention is long enough for open windows. The records are much older.
     let fixture = Fixture::keeping(log.clone(), 1, keep_for(Duration::from_secs(600)), KEEP);
     let batch =
         |at| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
@@ -351,7 +351,7 @@ fn a_recreated_topic_that_has_grown_as_long_is_told_by_its_records() {
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("recreated"), "{error}");
     goes_on_from_the_beginning(&fixture);
-    // The same record fits.
+    // The log has the record that was read last.
     let fixture = misfit(seen(T0 + 6000));
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
 }

@@ -6,7 +6,7 @@ use super::*;
 
 const RETENTION: Duration = Duration::from_secs(20);
 
-/// More rooms than one close removes.
+/// Number of rooms: more than one close removes.
 const ROOMS: usize = 2_500;
 
 const MAX_REMOVED: usize = 1_000;
@@ -37,14 +37,14 @@ impl Fixture {
         self.append(batches.chain([beat]).collect());
     }
 
-    /// Counts until the window that begins at `at_ms` is final.
+    /// Runs until the window that begins at `at_ms` is final.
     fn count(&self, workers: usize, at_ms: u64) {
         self.run_until(self.retaining(workers), || {
             self.final_until_ms() >= at_ms + 2000
         });
     }
 
-    /// The rooms that were removed from a topic, by the window at whose close they were removed.
+    /// Returns the rooms that were removed from a topic, by the window at whose close they were removed.
     fn removed(&self, topic: &str) -> BTreeMap<u64, BTreeSet<String>> {
         let mut removed: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -60,7 +60,7 @@ impl Fixture {
         removed
     }
 
-    /// The windows of a room with which its totals begin, and its newest totals.
+    /// Returns the windows of a room with which its totals begin, and its newest totals.
     fn begins(&self, room: &str) -> (Vec<u64>, Option<u64>) {
         let (mut begins, mut total) = (Vec::new(), None);
         read_to_end(&*self.log, &self.topics.windows(), &mut |record| {
@@ -114,7 +114,7 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
         let of_totals = fixture.removed(&fixture.topics.totals()).into_values();
         assert_eq!(of_totals.flatten().count(), ROOMS - 1);
 
-        // A removed room, and the one that stayed.
+        // A room that was removed, and the one that was not.
         react(62, vec![room(0), room(1)]);
         assert_eq!(fixture.begins(&room(0)), (vec![0], Some(32)));
         assert_eq!(fixture.begins(&room(1)), (vec![0, 62], Some(1)));
@@ -129,10 +129,10 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
 fn totals_begin_at_0_after_the_retention_wherever_a_run_begins() {
     for restart in [None, Some(0), Some(20), Some(30), Some(42)] {
         let fixture = Fixture::new(1);
-        // 20 s are not longer than the retention, 22 s are.
+        // 20 s are not longer than the retention; 22 s are.
         for second in [0, 20, 30, 42, 44] {
             let at_ms = T0 + 1000 * second;
-            // At 30 s another room, so that event time continues.
+            // At 30 s another room gets a reaction, so that event time continues.
             let other = if second == 30 { room(8) } else { room(7) };
             fixture.react(at_ms, std::iter::once(other));
             if restart == Some(second) {
@@ -148,7 +148,7 @@ fn totals_begin_at_0_after_the_retention_wherever_a_run_begins() {
     }
 }
 
-/// After a long silence all that is left of a room happens at once: it leaves what is trending, and is removed.
+/// After a long time without reactions a room leaves the trending emojis and is removed at the same close.
 #[test]
 fn the_removal_of_a_room_is_its_last_record() {
     for workers in [1, 3] {

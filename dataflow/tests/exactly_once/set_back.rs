@@ -1,4 +1,4 @@
-//! Progress that was lost, is of version 0.1, or lies ahead of the clock, and the resets that go on from it.
+//! Progress that was lost, that version 0.1 wrote, or that is ahead of the clock; and resets that continue from it.
 
 use std::{
     sync::{Arc, mpsc::channel},
@@ -16,13 +16,13 @@ use crate::{
 };
 
 impl Fixture {
-    /// The exit code and the sentence of a start that is refused.
+    /// Returns the exit code and the message of a start that is refused.
     fn refused(&self) -> (u8, String) {
         let error = self.refusal();
         (error.exit_code(), error.to_string())
     }
 
-    /// The newest value of the progress topic, as JSON.
+    /// Returns the newest value of the progress topic, as JSON.
     fn stored(&self) -> serde_json::Value {
         let newest = self.values(&self.topics.progress()).pop().unwrap();
         serde_json::from_slice(&newest).unwrap()
@@ -35,8 +35,8 @@ impl Fixture {
     }
 }
 
-/// Whatever the final time is set back to, and however often: each reaction is in one final or rejected once,
-/// and finals stay.
+/// Sets the final time back to random times, several times. Each reaction is in one final or rejected once, and finals
+/// do not change.
 #[test]
 fn setting_the_final_time_back_doubles_and_loses_nothing() {
     for seed in seeds() {
@@ -90,7 +90,7 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
     let ahead = |at: u64| batch(T0 + hour_ms + at, T0 + hour_ms + at);
     fixture.append(vec![ahead(0), ahead(3000), ahead(6000)]);
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
-    // What was not final yet is of the wrong time too.
+    // Events of windows that were not final yet have wrong times, too.
     fixture.append(vec![ahead(6100)]);
     let (plan, done) = fixture.reset_to(ResetFrom::Kept, Some(T0)).unwrap();
     assert_eq!(
@@ -106,7 +106,7 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 3);
     let starts: Vec<u64> = fixture.finals().iter().map(|f| f.window.start).collect();
     assert_eq!(starts, [T0 + hour_ms, T0 + hour_ms + 2000, T0]);
-    // The records of the open window of 6 s: two reactions, each once.
+    // The records of the open window at 6 s: two reactions, each rejected once.
     let ahead: Vec<(u32, u64)> = fixture
         .rejected()
         .into_iter()
@@ -122,9 +122,9 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
         })
         .unwrap();
     }
-    // Totals are compacted; the newest window wins by the number of resets.
+    // The topic of totals is compacted. The reset number decides which of two records is newer.
     assert_eq!(resets.iter().flatten().count(), 2, "{resets:?}");
-    // A later run goes on from it, and counts to the same totals.
+    // A later run continues from the progress, and adds to the same totals.
     fixture.append(vec![batch(T0 + 12_000, T0 + 12_000)]);
     fixture.run_until(fixture.config(2), || fixture.finals().len() == 4);
     let totals = fixture.values(&fixture.topics.totals()).pop().unwrap();
@@ -171,7 +171,7 @@ fn progress_that_was_rolled_back_is_refused() {
     assert_eq!(code, 78, "{sentence}");
     assert!(sentence.contains("rolled back"), "{sentence}");
     assert_eq!(fixture.finals().len(), 2);
-    // What the lost commit counted is neither counted again nor late.
+    // Events that the lost commit counted are neither counted again nor late.
     fixture.reset_to(ResetFrom::Kept, Some(T0 + 4000)).unwrap();
     fixture.append(vec![batch(9000)]);
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 3);
@@ -247,7 +247,7 @@ fn a_final_time_ahead_of_the_clock_is_refused_and_may_be_set_back() {
     assert!(fixture.rejected().is_empty());
 }
 
-/// The clock of the host may be behind: nothing is lost, time waits, and readiness names the record.
+/// The clock of the host may be behind. Then no event is lost, the frontier waits, and `/readyz` names the record.
 #[test]
 fn a_record_ahead_of_the_clock_holds_time_until_a_reset_rejects_it() {
     let fixture = Fixture::new(2);
@@ -286,7 +286,7 @@ fn a_record_ahead_of_the_clock_holds_time_until_a_reset_rejects_it() {
     assert_eq!(totals, [2, 2]);
 }
 
-/// A restart need not wait for the idle timeout again.
+/// A restart does not wait for the idle timeout again.
 #[test]
 fn a_partition_that_was_idle_does_not_delay_a_restart() {
     let fixture = Fixture::new(2);

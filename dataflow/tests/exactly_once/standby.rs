@@ -1,4 +1,4 @@
-//! Runs that stand by: when they take over, and what they go on from.
+//! Standbys: when they take over, and from which progress they continue.
 
 use std::{
     sync::{
@@ -18,10 +18,10 @@ use prometheus::Registry;
 
 use crate::{DEADLINE, Fixture, T0, all_final_ms, check, closing, events, rng, until};
 
-/// Three heartbeats, as the shortest that the program accepts: a busy machine delays one.
+/// Three heartbeats, which is the shortest time that the program accepts. A busy machine may delay one.
 const TAKEOVER: Duration = Duration::from_secs(6);
 
-/// A run, and what it reports.
+/// A run with its reports.
 struct Running {
     stop: Stop,
     thread: JoinHandle<Result<(), StreamsError>>,
@@ -43,13 +43,13 @@ impl Running {
         }
     }
 
-    /// Waits until it reports that it counts.
+    /// Waits until the run reports that it is active.
     fn until_active(&self) {
         while self.reports.recv_timeout(DEADLINE).unwrap() != Ok(Activity::Active) {}
         assert_eq!(self.active(), 1);
     }
 
-    /// Waits until it stands by; what it says of the active run.
+    /// Waits until the run reports that it stands by. Returns its description of the active run.
     fn until_standby(&self) -> String {
         loop {
             if let Ok(Activity::Standby(active)) = self.reports.recv_timeout(DEADLINE).unwrap() {
@@ -59,7 +59,7 @@ impl Running {
         }
     }
 
-    /// What its metric says.
+    /// Returns the value of the metric `active`.
     fn active(&self) -> i64 {
         let families = self.registry.gather();
         let family = families
@@ -68,7 +68,7 @@ impl Running {
         family.unwrap().get_metric()[0].get_gauge().get_value() as i64
     }
 
-    /// How many series it shows of what only an active run knows.
+    /// Returns the number of series of the metrics that only an active run has.
     fn series(&self) -> usize {
         let of_active = [
             "lag_records",
@@ -88,7 +88,7 @@ impl Running {
         self.thread.join().unwrap().unwrap();
     }
 
-    /// The exit code of a run that ends by itself.
+    /// Returns the exit code of a run that ends by itself.
     fn ended(self) -> u8 {
         self.thread.join().unwrap().unwrap_err().exit_code()
     }
@@ -109,7 +109,7 @@ impl Fixture {
         }
     }
 
-    /// Waits until there is progress: a run may count before its first commit is made.
+    /// Waits until there is progress: a run may report that it is active before its first commit.
     fn until_stored(&self) {
         if self.commits() == 0 {
             self.until_commit();
@@ -124,7 +124,7 @@ impl Fixture {
         until("there is a commit", || self.commits() != before);
     }
 
-    /// Commits what a run elsewhere commits, as the only one that can.
+    /// Commits changed progress as another run, which fences the runs of the test.
     fn commit_as(&self, change: impl Fn(&mut serde_json::Value)) {
         let mut transactor = self.log.transactor("emostream.dataflow", DEADLINE).unwrap();
         let newest = self.values(&self.topics.progress()).pop().unwrap();
@@ -152,7 +152,7 @@ fn a_standby_counts_on_where_the_active_run_stopped_committing_and_not_before() 
     active.until_active();
     let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
-    // Nothing happens for longer than the takeover time: heartbeats alone keep the standby away.
+    // No events arrive for longer than the takeover time: the heartbeats alone prevent a takeover.
     thread::sleep(TAKEOVER + 2 * HEARTBEAT);
     assert_eq!((active.active(), standby.active()), (1, 0));
     fixture.until_commit();
@@ -178,7 +178,7 @@ fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
     older.until_active();
     let newer = Running::start(&fixture, fixture.taking_over(2));
     older.until_standby();
-    // Without a commit of reactions: the heartbeat found it out.
+    // No reactions were committed: the older run has detected the fence by its heartbeat.
     assert_eq!(older.series(), 0);
     newer.until_active();
     thread::sleep(TAKEOVER);
@@ -216,7 +216,7 @@ fn a_fenced_run_names_the_one_that_took_over() {
             break;
         }
     }
-    // The other one says nothing more.
+    // The other run commits nothing more, so this one takes over.
     run.until_active();
     run.stop();
 }
@@ -258,7 +258,7 @@ fn a_standby_ends_with_75_after_a_reset_and_one_that_is_started_then_takes_over(
     check(&fixture, &oracle);
 }
 
-/// Within a window of the next size: a run that begins from the heartbeat rounds it up as the first one did.
+/// F lies within a window of the next size. A run that begins from the heartbeat rounds it up as the first run did.
 #[test]
 fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
     let fixture = Fixture::new(1);
@@ -332,7 +332,7 @@ fn a_standby_that_sees_a_commit_just_before_it_would_fence_goes_on_waiting() {
     let (before, after) = (fixture.commits(), fixture.clone());
     let commits = Arc::new(AtomicBool::new(false));
     let committed = commits.clone();
-    // The finals are read before it fences, and the reactions' ends last of all.
+    // The newest finals are read before the fence, and the end offsets of the reactions last.
     let slow = fixture.faulty(|log| {
         log.before_offsets(move |topic| {
             let is_checking = topic == after.topics.reactions() && after.commits() == before;

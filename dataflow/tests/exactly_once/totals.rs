@@ -1,5 +1,5 @@
-//! Totals of large rooms, which are written once in a period: whatever the number of workers, and wherever a run
-//! begins, no final is missing in them and none counts twice.
+//! Totals of large rooms, which are written once in a period. For any number of workers, and from any progress, the
+//! totals contain each final once.
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +25,14 @@ use crate::{Fixture, T0, all_final_ms, check, closing, events, reaction, rng, se
 /// Two windows.
 const PERIOD_MS: u64 = 4000;
 
-/// Every room is large from its second emoji on.
+/// Makes every room large from its second emoji on.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
     period_ms: PERIOD_MS,
     close_bytes: usize::MAX,
 };
 
-/// Nothing is due in the time of a test.
+/// A period that is longer than a test, so that no record of a large room is due.
 const SLOW: TotalsPace = TotalsPace {
     period_ms: 3_600_000,
     ..PACE
@@ -49,7 +49,7 @@ impl Fixture {
         }
     }
 
-    /// The order, partition and offset of each record of a topic, and the record.
+    /// Returns the order, partition and offset of each record of a topic, and the record.
     fn results<T: serde::de::DeserializeOwned>(
         &self,
         topic: &str,
@@ -77,7 +77,7 @@ impl Fixture {
         })
     }
 
-    /// The newest totals record of each room.
+    /// Returns the newest totals record of each room.
     fn newest_totals(&self) -> BTreeMap<String, (ResultOrder, TotalsRecord)> {
         let mut newest: BTreeMap<String, (ResultOrder, TotalsRecord)> = BTreeMap::new();
         let topic = self.topics.totals();
@@ -90,7 +90,7 @@ impl Fixture {
         newest
     }
 
-    /// What the progress says of totals, read as a publisher does.
+    /// Returns the finals that are in no totals record yet, as a publisher reads them from the progress.
     fn unwritten(&self) -> Unwritten {
         let newest = self.values(&self.topics.progress()).pop();
         newest.map_or_else(Unwritten::default, |value| {
@@ -98,8 +98,8 @@ impl Fixture {
         })
     }
 
-    /// Checks each totals record, and that with the finals from the offsets in progress on, which are later, they hold
-    /// all finals.
+    /// Checks each totals record. Together with the later finals from the offsets in the progress on, the records must
+    /// contain all finals.
     fn check_totals(&self) {
         let (finals, newest) = (self.all_finals(), self.newest_totals());
         let unwritten = self.unwritten();
@@ -145,7 +145,7 @@ fn totals_sums(record: &TotalsRecord) -> Sums {
     counts.map(|(emoji, count)| (key(emoji), count)).collect()
 }
 
-/// By then, all that was counted by [`all_final_ms`] was due, and written.
+/// Returns the F at which the totals of all windows up to [`all_final_ms`] are due and written.
 fn all_written_ms(span_ms: u64) -> u64 {
     T0 + span_ms + PERIOD_MS + 2000
 }
@@ -178,14 +178,14 @@ fn totals_of_large_rooms_are_complete_wherever_a_run_begins() {
             are_behind += u64::from(fixture.unwritten().since.is_some());
         }
         fixture.append(rest);
-        // What is due at once follows one by one.
+        // Records that are due at the same time are written one by one.
         fixture.append(closing(&fixture, span_ms + 8000));
         let until_ms = all_written_ms(span_ms) + 4000;
         fixture.run_until(fixture.config_of(2, pace(&mut rng)), || {
             fixture.final_until_ms() >= until_ms
         });
         fixture.check_totals();
-        // Every room was written behind its last final.
+        // The totals of every room were written after its last final.
         check(&fixture, &oracle);
         println!("{are_behind} run(s) ended while totals were not written");
     }
@@ -217,12 +217,12 @@ fn a_run_goes_on_from_progress_of_the_version_before() {
     let mut rng = rng(4000);
     let fixture = Fixture::new(2);
     let (records, oracle) = events(&fixture, &mut rng, 40_000);
-    // Half of each partition, or no window would close.
+    // Half of each partition, since otherwise no window would close.
     let of_partition = records.chunk_by(|a, b| a.partition == b.partition);
     let halves = of_partition.map(|all| all.split_at(all.len() / 2));
     let (before, after): (Vec<_>, Vec<_>) = halves.unzip();
     fixture.append(before.concat());
-    // It wrote the totals of each change.
+    // The first dataflow writes totals at each change.
     let written_always = TotalsPace {
         small_items: usize::MAX,
         ..PACE
@@ -288,7 +288,7 @@ fn after_backward_resets_totals_hold_the_finals_of_all_times_once() {
     }
 }
 
-/// A fixture whose large room has finals that its totals do not hold.
+/// Returns a fixture with a large room that has finals which its totals do not contain.
 fn behind() -> Fixture {
     let fixture = Fixture::new(1);
     let batch = |at_ms: u64| {
@@ -313,7 +313,7 @@ fn behind() -> Fixture {
     fixture
 }
 
-/// A result as a dataflow of another build wrote it.
+/// Returns a result as another build would write it.
 fn result(fixture: &Fixture, topic: String, room: &str, start_ms: u64, counts: &str) -> NewRecord {
     let end_ms = start_ms + 2000;
     let json = format!(
@@ -329,7 +329,7 @@ fn result(fixture: &Fixture, topic: String, room: &str, start_ms: u64, counts: &
 
 const UNKNOWN_TALLY: &str = r#"{"emoji":"新","count":7,"swarms":0,"loose":7}"#;
 
-/// A dataflow of another build counted them, and its record of the room was not due yet.
+/// Another build counted these emojis, and its record of the room was not due yet.
 #[test]
 fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_finals() {
     let fixture = Fixture::new(1);
@@ -361,11 +361,11 @@ fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_
     let newest = fixture.newest_totals();
     let newest = newest.values().map(|(_, record)| totals_sums(record));
     let counts: Vec<u64> = newest.flat_map(Sums::into_values).collect();
-    // Of the one room those of both emojis, of the other one that of the unknown emoji.
+    // Two counts of one room, and that of the unknown emoji of the other room.
     assert_eq!(counts, [5, 4, 7]);
 }
 
-/// No sum changes at the start, which would have the worker report the room by the way.
+/// No sum changes at the start, since a change would make the worker report the room as unwritten anyway.
 #[test]
 fn a_room_whose_emojis_are_all_unknown_is_named_as_unwritten_until_it_is_due() {
     let fixture = Fixture::new(1);
@@ -443,7 +443,7 @@ fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
     );
 }
 
-/// With one record a close it takes longer than the log keeps the finals until all are written.
+/// With one record per close, writing all records takes longer than the retention of the finals.
 #[test]
 fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     const ROOMS: usize = 20;
@@ -479,7 +479,7 @@ fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     assert_eq!(fixture.newest_totals().len(), ROOMS);
 }
 
-/// The time that this process has computed, all threads together, to a hundredth of a second.
+/// Returns the CPU time of this process, of all its threads, in steps of a hundredth of a second.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let (_, behind_name) = stat.rsplit_once(')').unwrap();
@@ -488,8 +488,8 @@ fn cpu() -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-/// What a window costs of one reaction in each of so many rooms, which have seen every emoji. It prints, and is run by
-/// hand: `cargo test --release --test exactly_once -- --ignored --nocapture large_rooms`.
+/// Measures the CPU time of a window with one reaction in each of many rooms that have had every emoji. Prints the
+/// result, and is run by hand: `cargo test --release --test exactly_once -- --ignored --nocapture large_rooms`.
 #[test]
 #[ignore = "it measures"]
 fn a_window_of_large_rooms_costs_what_it_changes() {
@@ -603,7 +603,7 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                 (now - used).as_secs_f64() * 1e3,
                 begun.0.elapsed()
             );
-            // Without what reading costs here.
+            // The measurement begins here, without the time for reading.
             used = cpu();
         }
         stop.request();

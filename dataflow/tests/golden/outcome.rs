@@ -1,4 +1,4 @@
-//! What came out, as the lines of a case's sections.
+//! The output of a run, as the lines of the sections of a case.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use crate::{Case, Fixture, T0};
 /// The sections of results, in their order.
 pub(crate) const SECTIONS: [&str; 5] = ["live", "windows", "totals", "trending", "rejected"];
 
-/// Lines by section, each word once blank behind the other.
+/// The lines of each section. One blank is between two words.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     sections: BTreeMap<&'static str, Vec<String>>,
-    /// Live tallies of a run that is stopped are a matter of chance.
-    live_is_open: bool,
+    /// Whether the live tallies are left out: those of a run that is stopped are not deterministic.
+    skips_live: bool,
 }
 
 impl Outcome {
-    /// What the topics hold.
+    /// Returns the contents of the topics.
     pub(crate) fn of(fixture: &Fixture, case: &Case) -> Outcome {
         let lines = [
             ("live", live(fixture)),
@@ -37,9 +37,9 @@ impl Outcome {
         outcome
     }
 
-    /// Without what is a matter of chance.
+    /// Returns the outcome without live tallies, which are not deterministic.
     pub(crate) fn without_live(mut self) -> Outcome {
-        self.live_is_open = true;
+        self.skips_live = true;
         self.sections.remove("live");
         self
     }
@@ -55,7 +55,7 @@ impl Outcome {
         self.sections.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// A section as it stands in a file; nothing if it is empty.
+    /// Returns the lines of a section as they are written to a file; none if the section is empty.
     pub(crate) fn written(&self, name: &str) -> Vec<String> {
         let lines = self.section(name);
         let rows: Vec<Vec<&str>> = lines
@@ -76,39 +76,39 @@ impl Outcome {
         heading.into_iter().chain(rows.iter().map(row)).collect()
     }
 
-    /// The lines of both, where they differ.
+    /// Returns the lines in which the two differ; `None` if they are equal.
     pub(crate) fn difference(&self, expected: &Outcome) -> Option<String> {
-        let mut told = String::new();
+        let mut text = String::new();
         for name in SECTIONS {
-            if name == "live" && self.live_is_open {
-                // No run may show what the file must not tell.
+            if name == "live" && self.skips_live {
+                // The live tallies of this run are not deterministic, so they are not compared.
                 continue;
             }
-            let (came, expected) = (self.section(name), expected.section(name));
-            if came == expected {
+            let (actual, expected) = (self.section(name), expected.section(name));
+            if actual == expected {
                 continue;
             }
             let same = |(a, b): &(&String, &String)| a == b;
-            let before = came.iter().zip(expected).take_while(same).count();
-            let (came_rest, expected_rest) = (&came[before..], &expected[before..]);
-            let backward = came_rest.iter().rev().zip(expected_rest.iter().rev());
+            let before = actual.iter().zip(expected).take_while(same).count();
+            let (actual_rest, expected_rest) = (&actual[before..], &expected[before..]);
+            let backward = actual_rest.iter().rev().zip(expected_rest.iter().rev());
             let after = backward.take_while(same).count();
-            told += &format!("{name}\n");
-            let mut tell = |mark: char, lines: &[String]| {
+            text += &format!("{name}\n");
+            let mut append = |mark: char, lines: &[String]| {
                 lines
                     .iter()
-                    .for_each(|line| told += &format!("{mark} {line}\n"));
+                    .for_each(|line| text += &format!("{mark} {line}\n"));
             };
-            tell(' ', &came[..before]);
-            tell('-', &expected_rest[..expected_rest.len() - after]);
-            tell('+', &came_rest[..came_rest.len() - after]);
-            tell(' ', &came_rest[came_rest.len() - after..]);
+            append(' ', &actual[..before]);
+            append('-', &expected_rest[..expected_rest.len() - after]);
+            append('+', &actual_rest[..actual_rest.len() - after]);
+            append(' ', &actual_rest[actual_rest.len() - after..]);
         }
-        (!told.is_empty()).then_some(told)
+        (!text.is_empty()).then_some(text)
     }
 }
 
-/// How many reactions the newest live tallies show, of every window there was.
+/// Returns the number of reactions in the newest live tallies of all windows.
 pub(crate) fn live_reactions(fixture: &Fixture) -> u64 {
     newest_live(fixture).values().map(|tally| tally.total).sum()
 }
@@ -140,7 +140,7 @@ fn windows(fixture: &Fixture) -> Vec<String> {
     sorted(lines)
 }
 
-/// The newest of each room: its topic is compacted.
+/// Returns the newest totals of each room: their topic is compacted.
 fn totals(fixture: &Fixture) -> Vec<String> {
     let mut newest = BTreeMap::new();
     read(fixture, &fixture.topics.totals(), &mut |record| {
@@ -205,7 +205,7 @@ fn rejected(fixture: &Fixture) -> Vec<String> {
     sorted(lines)
 }
 
-/// What was rejected, as it would stand in the input.
+/// Returns the value of a rejected record in the form of an input.
 fn value(record: Record<'_>) -> String {
     let batch = Batch::decode(record.value);
     match batch.and_then(|batch| batch.reactions()) {
@@ -280,7 +280,7 @@ fn window(window: Window) -> String {
     format!("{}-{}", short(window.start), short(window.end))
 }
 
-/// Since the round's start.
+/// Formats a time as seconds since [`T0`].
 pub(crate) fn seconds(at_ms: u64) -> String {
     let since_ms = at_ms.checked_sub(T0).unwrap();
     format!("{}.{:03}", since_ms / 1000, since_ms % 1000)
@@ -295,7 +295,7 @@ fn parsed<T: serde::de::DeserializeOwned>(record: Record<'_>) -> T {
 }
 
 fn sorted<K: Ord>(mut lines: Vec<(K, String)>) -> Vec<String> {
-    // What comes twice stays twice, in its order.
+    // The sort is stable, so equal keys stay in their order, and duplicates stay visible.
     lines.sort_by(|(a, _), (b, _)| a.cmp(b));
     lines.into_iter().map(|(_, line)| line).collect()
 }
