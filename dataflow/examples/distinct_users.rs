@@ -1,5 +1,5 @@
-//! Counts the distinct users of each room and window, exactly once. It is another application of the engine, which reads
-//! the same reactions as EmoStream. Its finals are in the topic `emostream.users`.
+//! Counts the distinct users of each room and window, exactly once. It is another application of the engine, which
+//! reads the same reactions as EmoStream. Its finals are in the topic `emostream.users`.
 //!
 //! `cargo run -p emostream-dataflow --example distinct_users -- BROKERS`
 

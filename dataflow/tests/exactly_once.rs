@@ -1,5 +1,5 @@
-//! Tests of the whole dataflow over a log in memory: for any number of workers, and any number of restarts, each reaction
-//! is counted once or rejected once.
+//! Tests of the whole dataflow over a log in memory: for any number of workers, and any number of restarts, each
+//! reaction is counted once or rejected once.
 //!
 //! The events of a test follow from a seed. A failure prints it, and `SEED=… cargo test` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
@@ -447,7 +447,7 @@ fn totals_keep_emojis_that_this_build_does_not_know() {
 }
 
 #[test]
-fn a_partition_that_gets_nothing_stops_nobody_after_the_idle_timeout() {
+fn a_partition_without_records_holds_no_window_open_after_the_idle_timeout() {
     let fixture = Fixture::new(2);
     fixture.append(vec![
         fixture.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),

@@ -17,8 +17,9 @@ use crate::{
     topics::Topics,
 };
 
-/// The number of the format in which workers exchange data. Processes with different ones would misread each other, even if
-/// the bytes have the same layout: before this format, partial counts had the start of their window instead of its end.
+/// The number of the format in which workers exchange data. Processes with different ones would misread each other,
+/// even if the bytes have the same layout: before this format, partial counts had the start of their window instead of
+/// its end.
 const EXCHANGE_FORMAT: u32 = 2;
 
 /// The time at which the first run of this process began, Unix milliseconds.

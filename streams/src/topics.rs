@@ -48,8 +48,8 @@ pub struct FinalSummary {
 }
 
 impl Topics {
-    /// Returns the topics of an application that writes finals alone. The names of its topics for rejected records and for
-    /// the progress begin with its id.
+    /// Returns the topics of an application that writes finals alone. The names of its topics for rejected records and
+    /// for the progress begin with its id.
     pub fn new(application_id: &str, source: &str, finals: &str) -> Topics {
         Topics {
             application_id: application_id.to_owned(),
@@ -64,8 +64,8 @@ impl Topics {
         }
     }
 
-    /// Returns the topics as they are created with this number of partitions and of replicas. Records are kept for a week,
-    /// those of tables for as long as they are the newest of their key.
+    /// Returns the topics as they are created with this number of partitions and of replicas. Records are kept for a
+    /// week, those of tables for as long as they are the newest of their key.
     pub fn specs(&self, partitions: u32, replication: u32) -> Vec<TopicSpec> {
         let topic = |name: &String, cleanup| TopicSpec {
             name: name.clone(),

@@ -12,8 +12,8 @@
 //! are simulated as the workers of one process, which process records in the same way. A crash ends all of them, as in
 //! a cluster.
 //!
-//! `cargo test` runs some hundred seeds, `make soak SEEDS=…` any number of them. A failure prints its seed, and `SEED=…`
-//! replays it.
+//! `cargo test` runs some hundred seeds, `make soak SEEDS=…` any number of them. A failure prints its seed, and
+//! `SEED=…` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod oracle;
@@ -85,7 +85,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_each_reaction_is_counted_once_or_rejected_once() {
+fn each_reaction_is_counted_once_or_rejected_once() {
     if let Some(seed) = number("SEED") {
         simulate(seed);
         return;

@@ -316,8 +316,8 @@ impl Output {
     }
 
     /// Checks that each reaction that was appended is in the output once: counted, late, or rejected since its emoji is
-    /// unknown. Reactions of partitions that were `released`, because their hold timed out, may also be late for windows
-    /// that closed without them.
+    /// unknown. Reactions of partitions that were `released`, because their hold timed out, may also be late for
+    /// windows that closed without them.
     pub fn check(&self, oracle: &Oracle, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());

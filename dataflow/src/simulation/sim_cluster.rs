@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{Config, EmoStream, HEARTBEAT, Limits, Stop, StreamsError, TotalsPace, streams_topics};
 
-/// Time without a record after which a partition is quiet. It is short, so that this often happens in the run of a seed.
+/// Time without a record after which a partition is quiet. It is short, so that this often happens in the run of a
+/// seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
 
 /// Maximum time for which a partition that cannot be read to its end holds the frontier back.

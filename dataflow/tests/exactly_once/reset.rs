@@ -339,7 +339,7 @@ fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_say
 }
 
 #[test]
-fn a_recreated_topic_that_has_grown_as_long_is_told_by_its_records() {
+fn a_recreated_topic_of_the_same_length_is_recognised_by_its_records() {
     let seen = |time_ms| {
         serde_json::json!({
             "partition": 0, "resume_offset": 1, "resume_watermark_ms": T0, "read_offset": 3,

@@ -11,8 +11,9 @@
 //! meantime. So removals, of which each close makes a limited number, change no result. Times are the starts of
 //! windows.
 //!
-//! The rules are pure functions. The cost of a check does not depend on the number of keys: a key is queued at the time at which it
-//! expires if it has no further final. When that time comes, a key that has had further finals is queued again.
+//! The rules are pure functions. The cost of a check does not depend on the number of keys: a key is queued at the time
+//! at which it expires if it has no further final. When that time comes, a key that has had further finals is queued
+//! again.
 
 use std::collections::BTreeMap;
 

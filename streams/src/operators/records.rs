@@ -70,7 +70,8 @@ pub struct Records<F> {
 }
 
 impl<F> Records<F> {
-    /// Creates the encoder of the records of a topic, in a run after `resets` backward resets. `format` encodes the values.
+    /// Creates the encoder of the records of a topic, in a run after `resets` backward resets. `format` encodes the
+    /// values.
     pub fn new(topic: impl Into<String>, resets: u64, format: F) -> Records<F> {
         Records {
             topic: topic.into(),

@@ -10,9 +10,9 @@
 //! `count_total` and `threshold_total` use the same rule). If very many accumulations change at once, arranging the
 //! output would cost more than the accumulations themselves.
 //!
-//! Differential sends changes of several times with one capability, that of the earliest time. The sink commits by time,
-//! so each result has the time of its change. Otherwise a result could be committed before its window, and again after a
-//! restart.
+//! Differential sends changes of several times with one capability, that of the earliest time. The sink commits by
+//! time, so each result has the time of its change. Otherwise a result could be committed before its window, and again
+//! after a restart.
 
 use std::{collections::BTreeMap, mem, rc::Rc};
 

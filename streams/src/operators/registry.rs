@@ -47,8 +47,8 @@ use super::{
 };
 use crate::aggregate::key::{Item, Key};
 
-/// Maximum number of keys that all workers remove with one close. Removing a key costs a record in each table, and after
-/// a long pause all keys may have expired.
+/// Maximum number of keys that all workers remove with one close. Removing a key costs a record in each table, and
+/// after a long pause all keys may have expired.
 const MAX_REMOVED: usize = 1_000;
 
 /// The trace of the accumulations, by key and item.
@@ -95,8 +95,8 @@ pub struct Registered<'scope, K: Key, I: Item> {
     pub removed: StreamVec<'scope, u64, (K, u64)>,
 }
 
-/// Registers the keys of `finals` and of `restored` totals, each on the worker that computes its windows. `durable` is the
-/// probe of committed results.
+/// Registers the keys of `finals` and of `restored` totals, each on the worker that computes its windows. `durable` is
+/// the probe of committed results.
 pub fn register<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: StreamVec<'scope, u64, RestoredTotals<K, I>>,
@@ -230,9 +230,9 @@ impl<K: Key, I: Item> Registry<K, I> {
     }
 
     /// Retires the numbers of up to `max_keys` keys that have expired with `closed`, the window that was closed last.
-    /// Returns the keys and the start of that window. Only what a key produced before `durable_until_ms` is committed: a
-    /// key that has expired since may still produce a record, which would come after its removal. So may, with the first
-    /// window of a run, a key that was in a sliding span of another length when the run before ended.
+    /// Returns the keys and the start of that window. Only what a key produced before `durable_until_ms` is committed:
+    /// a key that has expired since may still produce a record, which would come after its removal. So may, with the
+    /// first window of a run, a key that was in a sliding span of another length when the run before ended.
     fn expire(
         &mut self,
         closed: Window,

@@ -39,8 +39,8 @@ pub struct TotalsPace {
 }
 
 impl Default for TotalsPace {
-    /// Returns the defaults. The period limits the number of finals that a start reads again, and the size the time of a
-    /// close after a pause.
+    /// Returns the defaults. The period limits the number of finals that a start reads again, and the size the time of
+    /// a close after a pause.
     fn default() -> TotalsPace {
         TotalsPace {
             small_items: 100,

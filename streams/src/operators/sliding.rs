@@ -2,13 +2,13 @@
 //! leaves the span.
 //!
 //! ```text
-//!  a final ──▶ + at its window ············ the span ············▶ − at the first window whose span does not contain it
+//!  a final ──▶ + at its window ············ the span ············▶ − at the first window without it in its span
 //!                    └── stored here, in compact entries ──────────────┘
 //! ```
 //!
 //! Counts that will be subtracted are stored here and not in differential, where every count of each window of the span
-//! would be an update at a future time. Differential has only the current accumulations. The changes of a window are sent
-//! together when it is closed, so that counts that are added and subtracted cancel before differential sorts them.
+//! would be an update at a future time. Differential has only the current accumulations. The changes of a window are
+//! sent together when it is closed, so that counts that are added and subtracted cancel before differential sorts them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -83,11 +83,11 @@ pub type LeaderChange<K, I> = (((), Leader<K, I>), u64, i64);
 
 type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
 
-/// Returns how the accumulations of the span change at each window: those of each key, on the worker that has the key, and
-/// those over all keys.
+/// Returns how the accumulations of the span change at each window: those of each key, on the worker that has the key,
+/// and those over all keys.
 ///
-/// `numbers` numbers the keys. A key keeps its number while it has counts in the span; `durable`, the probe of committed
-/// results, shows when the number may be used again. A step handles about `max_step_counts` counts.
+/// `numbers` numbers the keys. A key keeps its number while it has counts in the span; `durable`, the probe of
+/// committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
 pub fn sliding_window<'scope, K: Key, I: Item>(
     contributions: StreamVec<'scope, u64, SlidingContribution<K, I>>,
     numbers: KeyNumbers<K>,
@@ -324,8 +324,8 @@ fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -
 }
 
 impl<I: Item> ClosingWindow<I> {
-    /// Returns the first key that is left for the next step, so that this step handles at least one key, and about `most`
-    /// entries if there are more keys; `None` if no key is left.
+    /// Returns the first key that is left for the next step, so that this step handles at least one key, and about
+    /// `most` entries if there are more keys; `None` if no key is left.
     fn upper(&self, most: usize) -> Option<KeyNumber> {
         let after = |entries: &Vec<Entry<I>>| {
             let from = entries.partition_point(|entry| entry.key < self.next);
@@ -368,8 +368,8 @@ impl<I: Item> WindowChanges<I> {
         self.expired[within(&self.expired, lower, upper)].chunk_by(|a, b| a.key == b.key)
     }
 
-    /// Returns the counts that are added minus those that expire, by key and item, of the keys from `lower` on and below
-    /// `upper`, and the number of entries.
+    /// Returns the counts that are added minus those that expire, by key and item, of the keys from `lower` on and
+    /// below `upper`, and the number of entries.
     fn between(&self, lower: KeyNumber, upper: Option<KeyNumber>) -> (Vec<Change<I>>, usize) {
         let signed =
             |sign: i64| move |entry: &Entry<I>| (entry.of(), sign * i64::from(entry.count));

@@ -1,9 +1,9 @@
 //! Limits the work of an operator in a step, so that the other operators of the worker run, too.
 //!
-//! A worker takes a step by running its operators one after the other. An operator that handles everything at once, such
-//! as the close of a window with millions of counts, would keep the worker from reading, from writing updates, and from
-//! its heartbeat, without which the watchdog assumes that the worker is stuck. So an operator stops when its budget is spent, keeps
-//! its capability, and activates itself again.
+//! A worker takes a step by running its operators one after the other. An operator that handles everything at once,
+//! such as the close of a window with millions of counts, would keep the worker from reading, from writing updates, and
+//! from its heartbeat, without which the watchdog assumes that the worker is stuck. So an operator stops when its
+//! budget is spent, keeps its capability, and activates itself again.
 
 /// The number of counts that an operator may still handle in a step.
 #[derive(Debug)]

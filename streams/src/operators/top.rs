@@ -5,8 +5,8 @@
 //!                            └─ changes of counts over all keys ─▶ reduce ─▶ the top items, the top keys
 //! ```
 //!
-//! A result is the top of the span that ends with a window. It is a function of the finals alone: it is emitted at every
-//! window at which a top changes, by finals or by counts that leave the span. The last result of a key is empty.
+//! A result is the top of the span that ends with a window. It is a function of the finals alone: it is emitted at
+//! every window at which a top changes, by finals or by counts that leave the span. The last result of a key is empty.
 //! Differential dataflow stores the current accumulations.
 //!
 //! Invariant: the results depend neither on the number of workers, nor on the progress from which a run began.
@@ -75,8 +75,8 @@ pub enum TopChange<K, I> {
 
 /// Returns the tops that change at each window.
 ///
-/// `restored` are the counts in the span at the start of the run, from time 0 on. They are counted, and their tops are not
-/// emitted again.
+/// `restored` are the counts in the span at the start of the run, from time 0 on. They are counted, and their tops are
+/// not emitted again.
 pub fn sliding_top<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: Vec<SlidingContribution<K, I>>,

@@ -5,13 +5,13 @@
 //!                └▶ removed keys                 └─ of a large key ─▶ schedule ──when due──▶ its record
 //! ```
 //!
-//! A final adds its counts as differences at the last instant of its window, so the accumulations as of a window are the
-//! totals as of that window. Differential consolidates the differences before the frontier, so there is one count in
-//! memory for each key and item.
+//! A final adds its counts as differences at the last instant of its window, so the accumulations as of a window are
+//! the totals as of that window. Differential consolidates the differences before the frontier, so there is one count
+//! in memory for each key and item.
 //!
 //! The record of a small key is written at each change. The record of a large key is written when it is due by
-//! [`crate::operators::schedule`], and only then its accumulations are read. `totals_writer.rs` contains the other state
-//! of the keys, and `totals_close.rs` closes windows.
+//! [`crate::operators::schedule`], and only then its accumulations are read. `totals_writer.rs` contains the other
+//! state of the keys, and `totals_close.rs` closes windows.
 //!
 //! A large key may have no finals when its record is due. So the operator holds a capability that follows the frontier
 //! of its input.
@@ -124,8 +124,8 @@ pub struct Totals<'scope, K: Key, I: Item> {
 
 /// Computes the totals of `finals`.
 ///
-/// `restored` are the totals as of the start of the run. They are counted, and records that contain them already are not
-/// written again. `durable` is the probe of committed results.
+/// `restored` are the totals as of the start of the run. They are counted, and records that contain them already are
+/// not written again. `durable` is the probe of committed results.
 pub fn totals<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: Vec<RestoredTotals<K, I>>,

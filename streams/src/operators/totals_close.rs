@@ -163,8 +163,8 @@ impl<I: Item> PendingClose<I> {
         true
     }
 
-    /// Applies the changes of a key that is large: only the accumulations that change are read, by `accumulation`, in the
-    /// order of the items.
+    /// Applies the changes of a key that is large: only the accumulations that change are read, by `accumulation`, in
+    /// the order of the items.
     fn change_large<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,

@@ -100,8 +100,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         next.filter(|window| window.end <= until_ms)
     }
 
-    /// Applies the restored state besides the accumulations. Returns whether there is work up to `until_ms` even if there
-    /// are no changes: a key whose items are all unnamed has no changes.
+    /// Applies the restored state besides the accumulations. Returns whether there is work up to `until_ms` even if
+    /// there are no changes: a key whose items are all unnamed has no changes.
     pub fn has_work(&mut self, until_ms: u64) -> bool {
         let is_restored = self.restore();
         // The records of numbers that were freed are not needed any more.

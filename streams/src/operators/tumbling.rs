@@ -40,12 +40,12 @@ use crate::{
     time::timers::Timers,
 };
 
-/// Time that a live tally waits for the other partitions' parts of the same flush of a producer. Otherwise it would show
-/// some of them at once, and the others an interval later.
+/// Time that a live tally waits for the other partitions' parts of the same flush of a producer. Otherwise it would
+/// show some of them at once, and the others an interval later.
 const LIVE_GATHER: Duration = Duration::from_millis(25);
 
-/// Maximum number of counts that a worker emits as live tallies at once, so that they need only a small part of a core. If
-/// there are more counts, keys take turns, and each is shown less often, since finals must not be delayed.
+/// Maximum number of counts that a worker emits as live tallies at once, so that they need only a small part of a core.
+/// If there are more counts, keys take turns, and each is shown less often, since finals must not be delayed.
 const MAX_LIVE_COUNTS: usize = 50_000;
 
 /// A closed window of a key. Cheap to clone, since several operators receive it.
@@ -153,8 +153,8 @@ struct OpenWindow<K, I> {
 }
 
 struct OpenKey<I> {
-    /// The counts by item, by which the operators downstream sort. A key usually has a few dozen items, so insertions into
-    /// a sorted list are fast.
+    /// The counts by item, by which the operators downstream sort. A key usually has a few dozen items, so insertions
+    /// into a sorted list are fast.
     counts: Vec<(I, u64)>,
     /// Whether the key is among [`OpenWindow::changed`].
     is_changed: bool,

@@ -189,7 +189,7 @@ mod tests {
     const BY_0_1: &str = r#"{"format":1,"settings":{"source":"app.source","window_ms":2000,"lateness_ms":750,"scale":1000},"final_until_ms":1764000002000,"partitions":[{"partition":0,"resume_offset":17,"resume_watermark_ms":1764000001250,"read_offset":21,"last":{"offset":20,"time_ms":1764000002100}}],"formers":[{"window_ms":1000,"lateness_ms":750,"final_until_ms":1763999999000,"read_offsets":[[0,18]]}]}"#;
 
     #[test]
-    fn what_the_former_version_wrote_is_read_and_written_so_that_it_can_read_it() {
+    fn records_of_version_0_1_are_read_and_written_in_a_form_that_it_can_read() {
         let progress = decode(BY_0_1.as_bytes()).unwrap();
         assert_eq!(progress.final_until_ms, 1_764_000_002_000);
         assert_eq!(progress.newest_final_ms, progress.final_until_ms);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_is_a_hint_that_the_former_version_may_ignore() {
+    fn a_heartbeat_is_a_field_that_version_0_1_may_ignore() {
         let plain = decode(BY_0_1.as_bytes()).unwrap();
         assert_eq!(plain.heartbeat_ms, None);
         let beating = Progress {
@@ -226,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_told_by_its_record() {
+    fn a_reset_is_recognised_by_its_record() {
         let run = decode(BY_0_1.as_bytes()).unwrap();
-        assert!(!run.is_of_a_reset(), "the former version names no run");
+        assert!(!run.is_of_a_reset(), "version 0.1 stores no run");
         let rejects_only = Progress {
             heartbeat_ms: Some(2000),
             ..run.clone()
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_honoured_has_a_number_that_the_former_version_refuses() {
+    fn fields_that_a_reader_must_support_have_a_format_that_version_0_1_refuses() {
         let plain = decode(BY_0_1.as_bytes()).unwrap();
         let format = |progress: &Progress| {
             let value: serde_json::Value = serde_json::from_slice(&encode(progress, "r")).unwrap();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn where_finals_lie_is_a_hint_that_the_former_version_may_ignore() {
+    fn offsets_of_finals_are_a_field_that_version_0_1_may_ignore() {
         let mut progress = decode(BY_0_1.as_bytes()).unwrap();
         assert_eq!(progress.unwritten, Unwritten::default());
         progress.unwritten.finals = Some(FinalsFrom {

@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_deleted_unread_is_told_and_the_rest_is_read() {
+    fn records_that_were_deleted_unread_are_reported_and_the_others_are_read() {
         let kept = vec![8..20, 0..0];
         let place = crate::mismatch::Place {
             topic: "r".to_owned(),

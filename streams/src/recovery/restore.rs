@@ -7,8 +7,8 @@
 //!                            └─▶ counts in the sliding span ◀─ [tops] to its end
 //! ```
 //!
-//! A totals record may be older than its key's finals: see [`crate::operators::schedule`]. Finals that are later than the
-//! record, in the order of results, are added to it. So it does no harm to read more finals than are needed.
+//! A totals record may be older than its key's finals: see [`crate::operators::schedule`]. Finals that are later than
+//! the record, in the order of results, are added to it. So it does no harm to read more finals than are needed.
 
 use std::{
     cmp::Reverse,
@@ -130,9 +130,9 @@ impl<K, I> Default for RestoredTables<K, I> {
 
 /// Restores the state as of `stored`, the progress of the log, once every older run is fenced.
 ///
-/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. Counts that should have
-/// left the span by then, and counts that the topic shows for a key without finals, leave at `final_until_ms`; that
-/// corrects the topic.
+/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. Counts that should
+/// have left the span by then, and counts that the topic shows for a key without finals, leave at `final_until_ms`;
+/// that corrects the topic.
 ///
 /// # Errors
 ///
@@ -202,8 +202,8 @@ fn read<F: StoredFormat>(
     })
 }
 
-/// Returns the offset from which each partition of the finals is read, of the offsets that are `kept`. Partitions of which
-/// nothing is needed are left out.
+/// Returns the offset from which each partition of the finals is read, of the offsets that are `kept`. Partitions of
+/// which nothing is needed are left out.
 fn finals_from(
     log: &dyn Log,
     topic: &str,

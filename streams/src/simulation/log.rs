@@ -1,16 +1,16 @@
 //! The log of a simulation: in memory, without threads, and with the failures that a real log may have.
 //!
 //! ```text
-//!  submit ─▶ under way ─┬─ lands ─▶ in the topics ─▶ acknowledged
+//!  submit ─▶ in flight ─┬─ lands ─▶ in the topics ─▶ acknowledged
 //!      ▲                ├─ fails, and lands or not: its owner reads later what was committed
 //!      └─────retry──────┘
 //!                       └─ its owner is fenced or killed, and it lands or not
 //! ```
 //!
-//! A transaction *lands* when it is committed. It is *under way* until its owner receives the acknowledgement.
+//! A transaction *lands* when it is committed. It is *in flight* until its owner receives the acknowledgement.
 //!
 //! The log guarantees only what [`emostream_log`] does: a poll returns any number of records, records of the source
-//! become visible late, offsets have gaps, and a transaction under way may land at any call.
+//! become visible late, offsets have gaps, and a transaction in flight may land at any call.
 
 #![allow(clippy::disallowed_methods, reason = "any instant will do")]
 
@@ -181,7 +181,7 @@ impl SimLog {
         self.0.lock().unwrap()
     }
 
-    /// Locks the state for a call that waits for a broker. The transaction under way lands before with the probability
+    /// Locks the state for a call that waits for a broker. The transaction in flight lands before with the probability
     /// `lands`.
     fn called(&self, lands: f64) -> MutexGuard<'_, State> {
         let mut state = self.state();
@@ -304,12 +304,12 @@ impl SimLog {
         }
     }
 
-    /// Makes the transaction under way land.
+    /// Makes the transaction in flight land.
     pub fn land(&self) {
         self.state().land();
     }
 
-    /// Acknowledges the transaction under way if it has landed. Returns whether it has.
+    /// Acknowledges the transaction in flight if it has landed. Returns whether it has.
     pub fn acknowledge(&self) -> bool {
         let (done, ends) = {
             let mut state = self.state();
@@ -334,7 +334,7 @@ impl SimLog {
         true
     }
 
-    /// Makes the transaction under way fail for its owner, who may never know whether it landed.
+    /// Makes the transaction in flight fail for its owner, who may never know whether it landed.
     pub fn fail_transaction(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -346,7 +346,7 @@ impl SimLog {
         }
     }
 
-    /// Makes the transaction under way fail for its owner, who does not know whether it landed, and retries it by
+    /// Makes the transaction in flight fail for its owner, who does not know whether it landed, and retries it by
     /// [`SimLog::retry`].
     pub fn fail_retriable(&self, lands: bool) {
         let mut state = self.state();
@@ -386,7 +386,7 @@ impl SimLog {
         self.state().slow_until_ms = until_ms;
     }
 
-    /// Returns the records under way of the run with this stop signal.
+    /// Returns the records in flight of the run with this stop signal.
     pub fn unacknowledged(&self, stop: &Stop) -> Vec<NewRecord> {
         let state = self.state();
         let in_flight = state.in_flight.as_ref().filter(|it| it.ack.stop.is(stop));
@@ -441,7 +441,7 @@ impl State {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
     }
 
-    /// Opens a transactor. The transaction under way may land just before.
+    /// Opens a transactor. The transaction in flight may land just before.
     fn fence(&mut self) {
         if self.rng.random_bool(0.5) {
             self.land();
@@ -548,7 +548,7 @@ impl Log for SimLog {
         Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
     }
 
-    /// Returns the end offsets of a partition. The transaction under way has its first record in the progress topic. A
+    /// Returns the end offsets of a partition. The transaction in flight has its first record in the progress topic. A
     /// request may fail.
     fn end_offsets(
         &self,

@@ -330,7 +330,8 @@ impl Results {
     }
 
     /// Returns F of a transaction that contains as many complete windows of `size` as fit, at least the earliest: all
-    /// windows before `frontier_ms`, or those before the first one with which it would be larger than [`MAX_TRANSACTION_BYTES`].
+    /// windows before `frontier_ms`, or those before the first one with which it would be larger than
+    /// [`MAX_TRANSACTION_BYTES`].
     fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
         for (time_ms, sum) in self.windows.range(..frontier_ms) {

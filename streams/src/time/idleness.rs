@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_transaction_holds_and_another_one_holds_anew() {
+    fn an_open_transaction_holds_and_another_one_holds_again() {
         let mut partition = Partition::new(0, false);
         partition.until(60, |it| it.answer(100, 130));
         assert_eq!(partition.idleness.held(), Some(HoldReason::OpenTransaction));
