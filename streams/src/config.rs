@@ -67,12 +67,12 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// The size of the windows.
     pub window: WindowSize,
-    /// How far the watermark of a partition is behind its newest record, milliseconds.
+    /// Difference between the newest record of a partition and its watermark, milliseconds.
     pub lateness_ms: u64,
-    /// How long a partition without new records holds the watermark back before it counts as idle.
+    /// Time for which a partition without new records holds the watermark back before it counts as idle.
     pub idle_timeout: Duration,
-    /// How long an idle partition may hold the watermark back while the log does not confirm that it was read to its
-    /// end.
+    /// Maximum time for which an idle partition may hold the watermark back while the log does not confirm that it was
+    /// read to its end.
     pub hold_timeout: Duration,
     /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,

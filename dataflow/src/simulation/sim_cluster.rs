@@ -146,7 +146,7 @@ impl SimCluster {
                 522..542 => self.poll_standby(),
                 542..722 => {
                     let ms = self.rng.random_range(1..400);
-                    self.pass(ms);
+                    self.advance_clock(ms);
                 }
                 722..842 => self.show_some(),
                 842..882 => {
@@ -194,7 +194,7 @@ impl SimCluster {
         let mut rounds = 0..MAX_ROUNDS;
         while self.runs.is_empty() {
             assert!(rounds.next().is_some(), "no standby takes over");
-            self.clock.pass(500);
+            self.clock.advance(500);
             self.poll_standby();
         }
         for round in 0.. {
@@ -202,7 +202,7 @@ impl SimCluster {
                 break;
             }
             assert!(round < MAX_ROUNDS, "the group stands still");
-            self.clock.pass(50);
+            self.clock.advance(50);
             self.tick(false);
             self.show_all(0);
             for worker in 0..self.runs[0].workers() {
@@ -312,7 +312,7 @@ impl SimCluster {
         self.runs.clear();
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..100_000);
         while self.clock.unix_ms() < until_ms {
-            self.pass(TICK_MS);
+            self.advance_clock(TICK_MS);
         }
     }
 
@@ -320,7 +320,7 @@ impl SimCluster {
     fn freeze(&mut self) {
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..2 * HOLD_TIMEOUT_MS);
         while self.clock.unix_ms() < until_ms {
-            self.pass(TICK_MS);
+            self.advance_clock(TICK_MS);
         }
     }
 
@@ -403,8 +403,8 @@ impl SimCluster {
     }
 
     /// Advances the clock. In this time the producers write reactions.
-    fn pass(&mut self, ms: u64) {
-        self.clock.pass(ms);
+    fn advance_clock(&mut self, ms: u64) {
+        self.clock.advance(ms);
         self.tick(true);
         self.end_stalls();
         // A partition that is not stalled is not idle.

@@ -89,7 +89,7 @@ impl Case {
         };
         let mut section = None;
         for (number, line) in (1..).zip(text.lines()) {
-            let taken = case.take(&mut section, line);
+            let taken = case.parse_line(&mut section, line);
             taken.map_err(|why| format!("{}:{number}: {why}", path.display()))?;
         }
         case.check()
@@ -97,7 +97,11 @@ impl Case {
         Ok(case)
     }
 
-    fn take<'t>(&mut self, section: &mut Option<&'t str>, line: &'t str) -> Result<(), String> {
+    fn parse_line<'t>(
+        &mut self,
+        section: &mut Option<&'t str>,
+        line: &'t str,
+    ) -> Result<(), String> {
         let line = uncommented(line);
         let mut words = line.split_whitespace();
         let Some(first) = words.next() else {

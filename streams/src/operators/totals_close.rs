@@ -116,7 +116,7 @@ impl<I: Item> PendingClose<I> {
         self.close_windows(writer, budget, outputs)
     }
 
-    /// Applies the changes key by key: writes the records of small keys, and keeps the changes of large ones for their
+    /// Applies the changes key by key: writes the records of small keys, and stores the changes of large ones for their
     /// windows. Returns whether all are applied.
     fn apply_changes<K: Key>(
         &mut self,

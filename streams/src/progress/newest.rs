@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{StreamsError, topics::Topics};
 
-/// How many of the last offsets of the progress topic are read to find its newest record: the record, and the
-/// transaction markers around it.
+/// Number of the last offsets of the progress topic that are read to find its newest record: those of the record, and
+/// of the transaction markers around it.
 const LAST_PROGRESS: u64 = 10;
 
 /// Checks that the topics to which transactions write exist.

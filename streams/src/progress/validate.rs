@@ -25,8 +25,8 @@ use emostream_protocol::Unwritten;
 use super::record::{LastRecord, PartitionProgress, Progress};
 use crate::mismatch::{Place, ProgressMismatch};
 
-/// How long offsets beyond the end are rechecked: a broker that has just become the leader of a partition may for a
-/// moment report an end offset below one that was read before.
+/// Time for which offsets beyond the end are checked again: a broker that has just become the leader of a partition may
+/// first report an end offset below one that was read before.
 const LEADER_CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Interval of these checks, and of the polls for the last record.

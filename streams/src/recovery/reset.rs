@@ -39,12 +39,12 @@ use crate::{
 /// Timeout of requests for end offsets.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How much earlier than its window a final's record may be dated: it is written after the window, but the clocks of
-/// two hosts may differ by this much.
-const WRITTEN_EARLY_MS: u64 = 60_000;
+/// Maximum difference between the clocks of two hosts. The record of a final is written after its window, but its time
+/// may be earlier by this difference.
+const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 /// Maximum number of finals that a plan lists.
-const LISTED: usize = 20;
+const MAX_LISTED_FINALS: usize = 20;
 
 /// The timeout of the transaction that writes the progress.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -268,7 +268,7 @@ pub fn reset(
         }
     }
     let mut record = progress_record(topics, &progress);
-    // With an id of its own, so that a run whose commit fails does not take this record for that commit.
+    // The record has an id of its own, so that a run whose commit fails does not mistake this record for that commit.
     record.headers.push(CommitId::first().header());
     let records = vec![record];
     transactor.commit(records).map_err(StreamsError::Start)?;
@@ -326,10 +326,10 @@ fn finals_after(
             let listed = (closed.end_ms, closed.key, closed.events);
             let at = after.first.partition_point(|known| *known < listed);
             after.first.insert(at, listed);
-            after.first.truncate(LISTED);
+            after.first.truncate(MAX_LISTED_FINALS);
         }
     };
-    let since_ms = until_ms.saturating_sub(WRITTEN_EARLY_MS);
+    let since_ms = until_ms.saturating_sub(MAX_CLOCK_SKEW_MS);
     match read_since(log, &topics.finals, since_ms, &mut keep) {
         Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(after),
         Err(error) => Err(StreamsError::Start(error)),
@@ -435,7 +435,7 @@ fn without_offsets(stored: Progress) -> Progress {
     }
 }
 
-/// Returns progress that keeps its settings and offsets, so that only the limits for `ahead` records change.
+/// Returns progress with the same settings and offsets, so that only the limits for `ahead` records change.
 fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
     let unread = |p: &PartitionProgress| {
         let held = kept.get(p.partition as usize);

@@ -35,7 +35,7 @@ use crate::{
 /// Timeout of the request for the end offset of the progress topic.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many of the last offsets of each partition of the finals are read to find the newest final. A transaction may
+/// Number of the last offsets of each partition of the finals that are read to find the newest final. A transaction may
 /// write finals of one window after those of a later one, but fewer than this.
 const LAST_FINALS: u64 = 1000;
 
@@ -55,7 +55,7 @@ pub struct TakenOver {
 }
 
 /// Checks that a run with this configuration can continue from the log. Returns the offset of the newest progress
-/// record, or of an older one if another is written meanwhile. Fences no run.
+/// record, or of an older one if another is written in the meantime. Fences no run.
 pub fn check(config: &Config, log: &dyn Log) -> Result<Option<u64>, StreamsError> {
     let newest = newest_record(&config.topics, log).map_err(StreamsError::Start)?;
     require_topics(config, log)?;

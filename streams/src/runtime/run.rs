@@ -43,7 +43,7 @@ use crate::{
         restore::{Restored, restore},
         take_over, topic_settings,
     },
-    sink::commit::{CommitThread, Committing},
+    sink::commit::{CommitThread, CommitterParams},
     source::{
         end_offsets::{RequestThreads, StartRequests},
         partition::reasons,
@@ -131,7 +131,7 @@ enum Cause {
     Fenced(StreamsError),
 }
 
-/// The state of a process that is kept from one turn to the next.
+/// The state of a process that lasts from one turn to the next.
 #[derive(Debug, Default)]
 struct Situation {
     /// The reason why the process stands by, if it does.
@@ -221,7 +221,7 @@ impl<A: Application> Dataflow<A> {
         }
         stop.end();
         match ended {
-            // A worker thread is still running, so the process cannot begin another turn, whatever the first error was.
+            // A worker thread is still running, so the process cannot begin another turn after any first error.
             Err(StreamsError::Stuck { worker }) => Err(StreamsError::Stuck { worker }),
             _ => stop.why_failed().map_or(Ok(()), Err),
         }
@@ -256,7 +256,7 @@ impl<A: Application> Dataflow<A> {
             stored_until_ms = taken.stored_until_ms;
             let unchanged = taken.unchanged();
             // From now on the commit thread commits the progress at each heartbeat, however long the restore takes.
-            let committing = CommitThread::start(Committing {
+            let committing = CommitThread::start(CommitterParams {
                 transactor: taken.transactor,
                 log: log.clone(),
                 topics: topics.clone(),
@@ -452,15 +452,15 @@ impl<A: Application> Run<A> {
             .name("watchdog".to_owned())
             .spawn(move || watching.watch())
             .map_err(|error| StreamsError::Worker(format!("the watchdog's thread: {error}")))?;
-        // Without spinning before a worker parks: at usual rates a worker is parked most of the time, and spinning
+        // A worker does not spin before it parks: at usual rates a worker is parked most of the time, and spinning
         // would use a whole core.
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let this = run.clone();
         let work = move |worker: &mut Worker| this.work(worker);
         let guards =
             execute_from(allocators, Box::new(()), config, work).map_err(StreamsError::Worker)?;
-        run.look_after();
-        if let Some(worker) = run.left_behind(guards.guards()) {
+        run.monitor();
+        if let Some(worker) = run.running_worker(guards.guards()) {
             // The thread of that worker ends with the process. Dropping the guards would wait for it.
             std::mem::forget(guards);
             return Err(StreamsError::Stuck { worker });
@@ -471,9 +471,9 @@ impl<A: Application> Run<A> {
         Ok(())
     }
 
-    /// Waits until all workers have ended, then returns `None`. Returns the first running worker if the run has failed
-    /// and the worker does not end.
-    fn left_behind(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
+    /// Waits until all workers have ended, then returns `None`. If the run has failed and a worker does not end,
+    /// returns the first running worker.
+    fn running_worker(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
         let until = Instant::now() + WORKER_TIMEOUT;
         loop {
             let running = workers.iter().position(|worker| !worker.is_finished())?;
@@ -539,13 +539,13 @@ impl<A: Application> Run<A> {
     }
 
     /// Measures the lag of the source, and checks for new partitions, until the run stops.
-    fn look_after(&self) {
+    fn monitor(&self) {
         let mut next = Instant::now();
         while !self.shared.stop.is_requested() {
             if Instant::now() >= next {
                 next = Instant::now() + CHECK_INTERVAL;
                 self.measure_lag();
-                self.look_for_partitions();
+                self.check_partitions();
             }
             thread::sleep(PARK);
         }
@@ -577,7 +577,7 @@ impl<A: Application> Run<A> {
     }
 
     /// Stops the run if the source topic has new partitions: a run reads only the partitions with which it began.
-    fn look_for_partitions(&self) {
+    fn check_partitions(&self) {
         let leads = self.is_read_here(0);
         if !leads || self.shared.stop.is_requested() {
             return;

@@ -78,13 +78,13 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    const LOOK: Duration = Duration::from_millis(100);
+    const INTERVAL: Duration = Duration::from_millis(100);
 
-    /// Makes up to `looks` checks. Returns the worker that was found, and the number of checks.
-    fn look(watchdog: &mut Watchdog, now: &mut Instant, looks: u32) -> Option<(usize, u32)> {
-        (1..=looks).find_map(|look| {
-            *now += LOOK;
-            watchdog.stalled_worker(*now).map(|worker| (worker, look))
+    /// Makes up to `checks` checks. Returns the worker that was found, and the number of checks.
+    fn check(watchdog: &mut Watchdog, now: &mut Instant, checks: u32) -> Option<(usize, u32)> {
+        (1..=checks).find_map(|check| {
+            *now += INTERVAL;
+            watchdog.stalled_worker(*now).map(|worker| (worker, check))
         })
     }
 
@@ -96,7 +96,7 @@ mod tests {
         steps.record_step(1);
         for _ in 0..200 {
             steps.record_step(1);
-            if let Some(found) = look(&mut watchdog, &mut now, 1) {
+            if let Some(found) = check(&mut watchdog, &mut now, 1) {
                 assert_eq!(found.0, 0);
                 return;
             }
@@ -108,7 +108,7 @@ mod tests {
     fn a_frozen_process_or_one_that_is_being_built_is_not_stuck() {
         let (steps, mut now) = (WorkerHeartbeats::new(1), Instant::now());
         let mut watchdog = Watchdog::new(steps.clone(), now);
-        assert_eq!(look(&mut watchdog, &mut now, 200), None);
+        assert_eq!(check(&mut watchdog, &mut now, 200), None);
         steps.record_step(0);
         for _ in 0..7 {
             now += Duration::from_secs(3600);

@@ -1,4 +1,4 @@
-//! A worker of a run: it builds the dataflow graph, and takes steps.
+//! The worker of a run, which builds the dataflow graph and takes steps.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -39,7 +39,7 @@ use crate::{
     },
 };
 
-/// The values that the workers of a process share.
+/// The context of a run: the values that the workers of a process share.
 pub struct RunContext<A: Application> {
     /// The application.
     pub app: A,

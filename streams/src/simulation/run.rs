@@ -33,14 +33,14 @@ use crate::{
     time::{holds::Holds, timers::Clock},
 };
 
-/// A clock that advances only by [`SimClock::pass`].
+/// A clock that advances only by [`SimClock::advance`].
 pub struct SimClock {
     begun: Instant,
     passed_ms: AtomicU64,
 }
 
 impl Default for SimClock {
-    /// A clock that shows [`T0`].
+    /// Creates a clock that shows [`T0`].
     fn default() -> SimClock {
         SimClock {
             begun: Instant::now(),
@@ -51,7 +51,7 @@ impl Default for SimClock {
 
 impl SimClock {
     /// Advances the clock.
-    pub fn pass(&self, ms: u64) {
+    pub fn advance(&self, ms: u64) {
         self.passed_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
@@ -148,7 +148,7 @@ impl SimRun {
             Mutex::new(taken.into_iter().map(Some).collect());
         let work = move |worker: &mut Worker| {
             let turns = taken.lock().unwrap()[worker.index()].take().unwrap();
-            take_turns(worker, &shared, &turns, &answer);
+            run_turns(worker, &shared, &turns, &answer);
         };
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let threads = execute_from(allocators(workers)?, Box::new(()), config, work);
@@ -201,7 +201,7 @@ impl Drop for SimRun {
     }
 }
 
-fn take_turns<A: Application>(
+fn run_turns<A: Application>(
     worker: &mut Worker,
     shared: &Arc<RunContext<A>>,
     turns: &Receiver<Turn>,

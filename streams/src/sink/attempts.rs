@@ -15,8 +15,8 @@ use emostream_log::LogError;
 
 use crate::StreamsError;
 
-/// How long a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of a new
-/// topic, or until a broker that has just started has any.
+/// Time for which a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of
+/// a new topic, or until a broker that has just started has any.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Number of timeouts of one transaction, while the log answers, after which the run ends.
@@ -37,7 +37,7 @@ pub struct Attempts {
     missing_since: Option<Instant>,
 }
 
-/// Where an attempt failed.
+/// A failed attempt: the call that failed, with its error.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// No transactor could be opened, or the progress could not be read: the log does not answer.
@@ -59,7 +59,7 @@ pub struct Transaction<'a> {
     pub timeout: Duration,
 }
 
-/// What the commit thread does after a failure.
+/// The action of the commit thread after a failure.
 #[derive(Debug)]
 pub enum Next {
     /// It writes the transaction again after this pause.
@@ -72,7 +72,7 @@ pub enum Next {
 }
 
 impl Attempts {
-    /// Returns what the commit thread does after the next failure.
+    /// Returns the action of the commit thread after the next failure.
     pub fn on(&mut self, failed: Failed, transaction: Transaction<'_>, now: Instant) -> Next {
         let error = match failed {
             Failed::Opening(error) => {
@@ -160,7 +160,7 @@ mod tests {
         LogError::Aborted { detail }
     }
 
-    /// Returns what follows from each failure, one second after the other.
+    /// Returns the action after each failure, one second after the other.
     fn outcomes(failures: impl IntoIterator<Item = Failed>) -> Vec<Next> {
         let (mut attempts, begun) = (Attempts::default(), Instant::now());
         let each = (0..).zip(failures);

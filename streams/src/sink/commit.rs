@@ -19,9 +19,10 @@
 //! From its start until the worker loop runs, the thread commits the progress at each heartbeat by itself, since a
 //! restore of the tables of many keys takes longer than a standby waits.
 //!
-//! A transaction that fails is kept, and written again with a new transactor by the policy of [`super::attempts`]. The
-//! failed transaction may have been committed nevertheless. The thread reads that from the progress topic, where each
-//! record has the id of its commit in a header. If the newest record is of another run, that run has taken over.
+//! A transaction that fails stays in memory, and is written again with a new transactor by the policy of
+//! [`super::attempts`]. The failed transaction may have been committed nevertheless. The thread reads that from the
+//! progress topic, where each record has the id of its commit in a header. If the newest record is of another run, that
+//! run has taken over.
 
 #![allow(clippy::disallowed_methods, reason = "the commit thread")]
 
@@ -111,7 +112,7 @@ pub struct WindowEnds {
 pub type StartCommitter = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit>> + Send>;
 
 /// The values with which the commit thread starts.
-pub struct Committing {
+pub struct CommitterParams {
     /// The newest transactor of the application, which alone can commit.
     pub transactor: Box<dyn Transactor>,
     /// The log, where another transactor is opened after a failure.
@@ -173,7 +174,7 @@ struct End {
 impl CommitThread {
     /// Starts the thread, and waits until it has committed the progress, so that a run that is fenced in the meantime
     /// does not begin. Returns `None` if a stop is requested before.
-    pub fn start(committing: Committing) -> std::io::Result<Option<CommitThread>> {
+    pub fn start(committing: CommitterParams) -> std::io::Result<Option<CommitThread>> {
         // Capacity for `Begin`, the pieces and the end of a transaction, and the pieces of the next one.
         let (queue, work) = sync_channel::<Work>(1 + 2 * MAX_PIECES + 1);
         let (ack, acks) = sync_channel(1);
@@ -233,7 +234,7 @@ enum Ended {
 
 /// The state of the thread.
 struct Writing {
-    committing: Committing,
+    committing: CommitterParams,
     /// The progress that was committed last.
     last: Option<NewRecord>,
     /// Whether the sink was dropped, so that the thread must not retry.
@@ -270,7 +271,7 @@ impl Writing {
                 Ok(Work::Begin(wakeup)) => wake = Some(wakeup),
                 Ok(Work::Piece(piece)) => {
                     let final_until_ms = piece.end.as_ref().map(|end| end.final_until_ms);
-                    self.take(piece)?;
+                    self.accept(piece)?;
                     let Some(final_until_ms) = final_until_ms else {
                         continue;
                     };
@@ -300,7 +301,7 @@ impl Writing {
     /// Commits the progress with which the run began again.
     fn commit_heartbeat(&mut self) -> Result<(), Ended> {
         let progress = self.committing.progress.clone();
-        self.take(Piece {
+        self.accept(Piece {
             results: Vec::new(),
             // F is only needed for end offsets, which are not requested before there is a sink.
             end: Some(End {
@@ -310,7 +311,7 @@ impl Writing {
         })
     }
 
-    fn take(&mut self, mut piece: Piece) -> Result<(), Ended> {
+    fn accept(&mut self, mut piece: Piece) -> Result<(), Ended> {
         let begun = Instant::now();
         let ends = piece.end.is_some();
         let records = piece.end.as_mut().map(|end| &mut end.records);
@@ -571,9 +572,9 @@ mod tests {
     /// A call of a transactor: topics and commit numbers of the records, and whether they are committed.
     type Call = (Vec<(String, Option<u64>)>, bool);
 
-    struct Shown(Sender<Call>);
+    struct RecordingTransactor(Sender<Call>);
 
-    impl Shown {
+    impl RecordingTransactor {
         fn show(&self, records: &[NewRecord], ends: bool) {
             let number = |record: &NewRecord| {
                 let id = record.headers.iter().find(|it| it.name == COMMIT_HEADER)?;
@@ -586,7 +587,7 @@ mod tests {
         }
     }
 
-    impl Transactor for Shown {
+    impl Transactor for RecordingTransactor {
         fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
             self.show(&records, false);
             Ok(())
@@ -609,8 +610,8 @@ mod tests {
     fn start(heartbeat: Duration) -> (CommitThread, Receiver<Call>) {
         let (calls, shown) = channel();
         let metrics = metrics();
-        let committing = Committing {
-            transactor: Box::new(Shown(calls)),
+        let committing = CommitterParams {
+            transactor: Box::new(RecordingTransactor(calls)),
             log: Arc::new(EmbeddedLog::in_memory().unwrap()),
             topics: topics(),
             timeout: DEADLINE,

@@ -27,7 +27,7 @@ impl KnownEnds {
         KnownEnds(stored.into_iter().collect())
     }
 
-    /// Adds end offsets: no final of `since` or later lies before `offsets`.
+    /// Adds end offsets: all finals of `since` or later are at `offsets` or after them.
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {
@@ -38,7 +38,7 @@ impl KnownEnds {
         }
         self.0.push_back(ends);
         if self.0.len() > MAX_ENDS {
-            // The first entry is always kept: it alone bounds the oldest finals.
+            // The first entry is never dropped, since only it bounds the oldest finals.
             let mut index = 0_usize;
             self.0.retain(|_| {
                 index += 1;

@@ -16,8 +16,8 @@
 //! - A transaction is committed only when the input frontier has passed every result that was written into it.
 //! - The results of a key are written in the order in which they arrive, which is that of their windows: one worker has
 //!   all results of a key.
-//! - The sink holds a capability at the time of what is not durable, so the frontier of its output is the durable
-//!   frontier.
+//! - The sink has a capability at the time of the oldest results that are not durable, so the frontier of its output is
+//!   the durable frontier.
 //!
 //! If there is nothing to write, the durable frontier advances without a commit, and the sink commits the progress
 //! alone at every heartbeat, even if event time does not advance. A standby sees from it that the worker loop runs, and
@@ -140,7 +140,7 @@ pub fn commit<'scope>(
     let mut results = results.connect(&mut builder);
     let (written, written_stream) = builder.new_output();
     let mut written = OutputBuilder::<_, CapacityContainerBuilder<_>>::from(written);
-    // The sinks of the other workers receive nothing. They drop their capability, which would hold the frontier.
+    // The sinks of the other workers receive nothing. They drop their capability, which would hold the frontier back.
     let is_first = scope.index() == 0;
     builder.build(move |capabilities| {
         let committer = is_first.then(|| committer(wake)).flatten();
@@ -440,7 +440,7 @@ impl Sink {
         let final_until_ms = *self.durable.time();
         if self.may_commit() && self.rejections.is_full(final_until_ms) {
             // The transaction closes no window.
-            let settled = self.rejections.take_settled(final_until_ms);
+            let settled = self.rejections.drain_settled(final_until_ms);
             self.submit(final_until_ms, Closing::default(), settled);
         }
         if self.may_commit() {
@@ -542,7 +542,7 @@ impl Sink {
             let read_offset = read_offset.max(progress.read_offset);
             let taken = self
                 .rejections
-                .take_before(*partition, read_offset, frontier_ms);
+                .drain_before(*partition, read_offset, frontier_ms);
             rejected.extend(taken);
         }
         let closing = self.results.close(frontier_ms);
@@ -621,7 +621,7 @@ mod tests {
     use crate::{
         Stop,
         sink::{
-            commit::{CommitThread, Committing},
+            commit::{CommitThread, CommitterParams},
             rejections::MAX_UNWRITTEN_BYTES,
         },
         testing::{TestEncoder, TestResult, metrics, topics},
@@ -639,7 +639,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(60);
 
     /// A transactor that sends the records of each commit to the test, and returns when the test acknowledges them.
-    struct Shown {
+    struct RecordingTransactor {
         /// Whether the heartbeat of the start of the run was committed.
         started: bool,
         written: Vec<NewRecord>,
@@ -647,9 +647,9 @@ mod tests {
         acks: Receiver<()>,
     }
 
-    impl Shown {
-        fn new(commits: Sender<Vec<NewRecord>>, acks: Receiver<()>) -> Shown {
-            Shown {
+    impl RecordingTransactor {
+        fn new(commits: Sender<Vec<NewRecord>>, acks: Receiver<()>) -> RecordingTransactor {
+            RecordingTransactor {
                 started: false,
                 written: Vec::new(),
                 commits,
@@ -658,7 +658,7 @@ mod tests {
         }
     }
 
-    impl Transactor for Shown {
+    impl Transactor for RecordingTransactor {
         fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
             self.written.extend(records);
             Ok(())
@@ -687,7 +687,7 @@ mod tests {
     fn sink(
         worker: &mut Worker,
         heartbeat: Duration,
-        transactor: Shown,
+        transactor: RecordingTransactor,
     ) -> (InputHandleVec<u64, Input>, probe::Handle<u64>, Timers) {
         sink_from(worker, heartbeat, transactor, |_| {})
     }
@@ -696,7 +696,7 @@ mod tests {
     fn sink_from(
         worker: &mut Worker,
         heartbeat: Duration,
-        transactor: Shown,
+        transactor: RecordingTransactor,
         adjust: impl FnOnce(&mut SinkContext),
     ) -> (InputHandleVec<u64, Input>, probe::Handle<u64>, Timers) {
         let timers = Timers::new(Arc::new(MachineClock::default()));
@@ -717,7 +717,7 @@ mod tests {
         adjust(&mut start);
         let committer: StartCommitter = Box::new(|wake| {
             let transactor = Box::new(transactor);
-            let committing = Committing {
+            let committing = CommitterParams {
                 transactor,
                 log: Arc::new(EmbeddedLog::in_memory().ok()?),
                 topics: topics(),
@@ -787,7 +787,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
-            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, durable, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             input.send(a_final());
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -806,7 +807,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, _, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             let topics_until = |worker: &mut Worker, expected_ms| {
                 let records = step_until(worker, &timers, || shown.try_recv().ok());
                 assert_eq!(final_until_ms(&records), expected_ms);
@@ -816,7 +818,7 @@ mod tests {
             let names = topics();
             input.send(a_final());
             input.advance_to(20);
-            // From a worker whose frontier is ahead of the others: it is sent while earlier windows close.
+            // A worker whose frontier is ahead of the others sends it while earlier windows close.
             input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
                 offset: 7,
@@ -841,7 +843,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, durable, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             input.send(a_final());
             input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
@@ -875,7 +878,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, _, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             let rejected = |offset, settled_at_ms, bytes| {
                 Input::Notice(Notice::Rejected(Rejected {
                     partition: 0,
@@ -912,7 +916,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
-            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, _, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             let third = MAX_TRANSACTION_BYTES * 2 / 5;
             for (start_ms, bytes) in [
                 (0, third),
@@ -944,7 +949,8 @@ mod tests {
                 Box::new(TestResult::OfTable(MAX_TRANSACTION_BYTES * 2 / 3)),
             );
         }
-        // It holds the first result, and one of an earlier window that arrived after it: F must be past both windows.
+        // The transaction contains the first result, and one of an earlier window that arrived after it. So F must be
+        // past both windows.
         assert_eq!(results.until(30, size()), 20);
         let written = results.close(20).windows;
         assert_eq!(written.into_keys().collect::<Vec<_>>(), [9, 19]);
@@ -1034,7 +1040,8 @@ mod tests {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let heartbeat = Duration::from_millis(200);
-            let (mut input, durable, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
+            let (mut input, durable, timers) =
+                sink(worker, heartbeat, RecordingTransactor::new(commits, acks));
             input.advance_to(20);
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             for _ in 0..3 {
@@ -1052,7 +1059,8 @@ mod tests {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let heartbeat = Duration::from_millis(50);
-            let (mut input, _, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
+            let (mut input, _, timers) =
+                sink(worker, heartbeat, RecordingTransactor::new(commits, acks));
             input.send(a_final());
             input.flush();
             let until = Instant::now() + 4 * heartbeat;
@@ -1076,7 +1084,7 @@ mod tests {
                 start.progress.final_until_ms = 20;
             };
             let heartbeat = Duration::from_millis(20);
-            let transactor = Shown::new(commits, acks);
+            let transactor = RecordingTransactor::new(commits, acks);
             let (mut input, _, timers) = sink_from(worker, heartbeat, transactor, start);
             let next = |worker: &mut Worker| {
                 let records = step_until(worker, &timers, || shown.try_recv().ok());

@@ -84,7 +84,7 @@ const IDLE_CHECK: Duration = Duration::from_millis(500);
 /// Time for which a record must be ahead of this host's clock before that is reported: clocks always differ a little.
 const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
-/// Wakes the source of a worker from any thread, at most once until it runs.
+/// A waker of the source of a worker, for any thread. It activates the source at most once until the source runs.
 #[derive(Clone, Default)]
 pub struct SourceWaker(Arc<(AtomicBool, OnceLock<SyncActivator>)>);
 
@@ -235,7 +235,7 @@ struct Outputs<'a, F: Format> {
     updates: Output<'a, PartitionUpdate>,
 }
 
-/// When the source should run again.
+/// The time at which the source must run again.
 enum Next {
     Now,
     At(Instant),
@@ -535,7 +535,8 @@ impl<F: Format> Source<F> {
         let mut to_ms = self.start.group.frontier_ms(now_ms);
         let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
         for own in &mut self.own {
-            // Also while the frontier does not advance, since a partition that was released may have caught up.
+            // End offsets are requested even while the frontier does not advance, since a partition that was released
+            // may have caught up.
             let wants = own
                 .idleness
                 .wants_request(now, to_ms.max(from_ms), wanted_ms);

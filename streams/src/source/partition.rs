@@ -29,7 +29,7 @@ const MAX_REJECTED_BYTES: usize = 990_000;
 pub struct Rules<F> {
     /// The size of the windows.
     pub size: WindowSize,
-    /// How far the watermark of a partition is behind its newest record, milliseconds.
+    /// Difference between the newest record of a partition and its watermark, milliseconds.
     pub lateness_ms: u64,
     /// The format of the records.
     pub format: F,
@@ -102,7 +102,7 @@ pub struct PartitionReading {
     prior_epochs: Vec<PriorEpoch>,
     ahead: Option<AheadLimit>,
     last: Option<LastRecord>,
-    /// How much older the last record was than the newest one before it, milliseconds.
+    /// Difference between the newest record before the last one and the last one, milliseconds; 0 if that is newer.
     behind_ms: u64,
 }
 

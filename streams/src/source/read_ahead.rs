@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use emostream_protocol::WindowSize;
 
-/// How many windows a partition may be read ahead beyond the timeouts: enough for the next window while a transaction
-/// is in flight.
+/// Number of windows by which a partition may be read ahead beyond the timeouts: enough for the next window while a
+/// transaction is in flight.
 const WINDOWS: u64 = 4;
 
 /// Maximum bytes of records that a worker reads ahead of the durable frontier. Counts need less memory than the
@@ -30,7 +30,7 @@ pub struct ReadAhead {
     total: u64,
 }
 
-/// The times on which the decision about one partition depends.
+/// The read position of a partition in event time, and that of the group.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadPosition {
     /// The watermark of the partition.

@@ -77,7 +77,7 @@ pub struct Holds {
     topic: String,
     metrics: Metrics,
     known: Mutex<BTreeMap<u32, Impediment>>,
-    /// Why the last attempt to commit failed, until one succeeds.
+    /// The reason why the last attempt to commit failed, until one succeeds.
     commit: Mutex<Option<String>>,
     version: AtomicU64,
 }

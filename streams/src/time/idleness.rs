@@ -119,12 +119,12 @@ struct Hold {
     confirmed: bool,
 }
 
-/// What an answer shows about a partition that is not read to its end.
+/// The state of a partition that is not read to its end, as an answer shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     NoAnswer,
     /// The leader answers, and has records below the last stable offset that did not arrive yet. After a freeze, or
-    /// when a broker is available again, they arrive within a moment. So the finding differs from no answer, and the
+    /// when a broker is available again, they arrive soon. So the finding differs from no answer, and the
     /// hold timeout starts again.
     Unread,
     OpenTransaction,
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(partition.passage(), Passage::Watermark);
         assert!(partition.at(10).requests(2000));
         assert_eq!(partition.passage(), Passage::Until(0));
-        // A later time is learned before the answer comes.
+        // The worker learns of a later time before the answer arrives.
         assert!(!partition.requests(4000));
         partition.answer(100, 100);
         assert_eq!(partition.passage(), Passage::Until(2000));
