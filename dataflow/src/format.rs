@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_emoji_costs_only_its_own_reactions_a_rejection_a_window() {
+    fn only_reactions_with_an_unknown_emoji_are_rejected_in_one_part_per_window() {
         let mut fixture = Fixture::new(0, 0);
         let sent = [
             (UNKNOWN, 1000),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_rejected_is_not_rejected_again() {
+    fn rejections_of_an_earlier_run_are_not_repeated() {
         let mut fixture = Fixture::new(1, T0);
         fixture.accept(T0, b"junk");
         fixture.accept(T0, b"junk");
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_ahead_of_this_hosts_clock_is_left_and_changes_nothing() {
+    fn a_record_ahead_of_this_hosts_clock_is_not_read_and_changes_nothing() {
         let mut fixture = Fixture::new(0, 0);
         fixture.accept(NOW_MS, &batch(&[3_600_000]));
         let ahead = AheadRecord {
@@ -407,8 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_offset_of_a_reset_what_is_newer_than_its_limit_is_rejected_once_and_moves_no_time()
-    {
+    fn below_the_offset_of_a_reset_newer_events_than_its_limit_are_rejected_once() {
         let limit = AheadLimit {
             below_offset: 3,
             limit_ms: T0 + 5_000,

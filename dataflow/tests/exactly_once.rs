@@ -233,8 +233,8 @@ fn all_final_ms(span_ms: u64) -> u64 {
 /// Returns heartbeats that close every window of [`events`].
 fn closing(fixture: &Fixture, span_ms: u64) -> Vec<NewRecord> {
     let at_ms = T0 + span_ms + 10_000;
-    let beat = |p| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
-    (0..fixture.partitions).map(beat).collect()
+    let heartbeat = |p| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
+    (0..fixture.partitions).map(heartbeat).collect()
 }
 
 fn check(fixture: &Fixture, oracle: &Oracle) {
@@ -315,13 +315,13 @@ fn stops_and_restarts_with_other_workers_change_no_final() {
         let mut appended = false;
         for _ in 0..rng.random_range(0..6) {
             let commits = fixture.commits();
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             if !appended && rng.random_bool(0.5) {
                 fixture.append(std::mem::take(&mut after));
                 appended = true;
             }
             fixture.run_until(fixture.config(rng.random_range(1..5)), || {
-                fixture.commits() > commits || Instant::now() > patience
+                fixture.commits() > commits || Instant::now() > deadline
             });
         }
         fixture.append(after);
@@ -395,7 +395,7 @@ fn a_restart_judges_lateness_by_the_watermark_that_was() {
 }
 
 #[test]
-fn a_record_as_large_as_the_log_takes_is_rejected_and_the_rest_counts() {
+fn a_record_of_the_maximum_size_is_rejected_and_the_others_are_counted() {
     let fixture = Fixture::new(1);
     let topic_bytes = fixture.topics.reactions().len();
     fixture.append(vec![

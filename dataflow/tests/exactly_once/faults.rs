@@ -26,7 +26,7 @@ fn not_accepted(record: &NewRecord) -> LogError {
 }
 
 #[test]
-fn what_an_older_run_commits_until_it_is_fenced_is_not_counted_again() {
+fn events_that_an_older_run_commits_until_it_is_fenced_are_not_counted_again() {
     let fixture = Fixture::new(1);
     let (records, oracle) = events(&fixture, &mut rng(3), 20_000);
     let (before, after) = records.split_at(records.len() / 2);
@@ -101,7 +101,7 @@ fn a_commit_that_failed_is_repeated_and_one_whose_answer_was_lost_is_not_made_tw
 }
 
 #[test]
-fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_fence_it() {
+fn a_run_whose_commit_failed_does_not_fence_the_run_that_replaced_it() {
     let fixture = Fixture::new(1);
     let (records, oracle) = events(&fixture, &mut rng(6), 20_000);
     fixture.append(records);
@@ -136,9 +136,14 @@ fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_
 #[test]
 fn a_rejected_record_that_its_topic_does_not_accept_is_written_as_its_headers_alone() {
     let fixture = Fixture::new(1);
-    let beat = |at_ms| fixture.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
+    let heartbeat = |at_ms| fixture.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
     let junk = |bytes| fixture.reaction_record(0, T0 + 10, vec![b'x'; bytes]);
-    fixture.append(vec![beat(T0), junk(100), junk(5), beat(T0 + 10_000)]);
+    fixture.append(vec![
+        heartbeat(T0),
+        junk(100),
+        junk(5),
+        heartbeat(T0 + 10_000),
+    ]);
     let rejected = fixture.topics.rejected();
     let refusing = fixture.faulty(|log| {
         log.on_commit(move |transactor, records| {

@@ -29,16 +29,16 @@ fn one(fixture: &Fixture, partition: u32, time_ms: u64) -> NewRecord {
 fn restart_often(fixture: &Fixture, rng: &mut impl rand::Rng, times: u32) {
     for _ in 0..times {
         let commits = fixture.commits() + rng.random_range(1..3);
-        let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+        let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
         let workers = rng.random_range(1..4);
         fixture.run_until(fixture.config(workers), || {
-            fixture.commits() >= commits || Instant::now() > patience
+            fixture.commits() >= commits || Instant::now() > deadline
         });
     }
 }
 
 #[test]
-fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
+fn each_junk_record_is_written_once_although_no_window_closes() {
     for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
         let fixture = Fixture::new(2);
@@ -63,7 +63,7 @@ fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
 }
 
 #[test]
-fn each_of_a_flood_of_late_ones_is_rejected_once() {
+fn each_reaction_of_a_late_flood_is_rejected_once() {
     for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
         let fixture = Fixture::new(2);

@@ -176,11 +176,11 @@ fn resets_with_other_windows_double_and_lose_nothing() {
                 false => rest.drain(..rng.random_range(0..=rest.len() / 2)).collect(),
             });
             let commits = fixture.commits() + rng.random_range(1..4);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             let end_ms = config.window.floor(T0 + closing_ms + 10_000 - lateness_ms);
             fixture.run_until(config, || match round == last {
                 true => fixture.final_until_ms() >= end_ms,
-                false => fixture.commits() >= commits || Instant::now() > patience,
+                false => fixture.commits() >= commits || Instant::now() > deadline,
             });
             let finals = fixture.finals();
             let stays = |record| finals.contains(record);
@@ -228,7 +228,7 @@ fn a_reset_without_other_settings_changes_nothing() {
 }
 
 #[test]
-fn a_reset_to_the_latest_skips_what_is_there_and_says_how_much() {
+fn a_reset_to_the_latest_offsets_skips_records_and_reports_their_number() {
     let fixture = Fixture::new(1);
     let batch =
         |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
@@ -287,7 +287,7 @@ fn misfit(partition: serde_json::Value) -> Fixture {
 }
 
 /// Checks that after a reset every record is read as a new one: that of the final window is late, the others count.
-fn goes_on_from_the_beginning(fixture: &Fixture) {
+fn continues_from_the_beginning(fixture: &Fixture) {
     let done = fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((done.replaced, done.records), (1, 3));
     fixture.append(closing(fixture, 6000));
@@ -308,11 +308,11 @@ fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_begin
         "{said}"
     );
     assert!(said.contains("emostream reset"), "{said}");
-    goes_on_from_the_beginning(&fixture);
+    continues_from_the_beginning(&fixture);
 }
 
 #[test]
-fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_says_how_many() {
+fn reactions_deleted_before_they_were_counted_are_refused_and_a_reset_reports_their_number() {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
     // The retention is long enough for open windows. The records are much older.
     let fixture = Fixture::keeping(log.clone(), 1, keep_for(Duration::from_secs(600)), KEEP);
@@ -350,7 +350,7 @@ fn a_recreated_topic_of_the_same_length_is_recognised_by_its_records() {
     let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("recreated"), "{error}");
-    goes_on_from_the_beginning(&fixture);
+    continues_from_the_beginning(&fixture);
     // The log has the record that was read last.
     let fixture = misfit(seen(T0 + 6000));
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);

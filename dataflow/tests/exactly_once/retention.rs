@@ -33,8 +33,8 @@ impl Fixture {
             self.reaction_record(0, at_ms, Batch::encode(at_ms, reactions))
         });
         let beat_ms = at_ms + 2000 + LATENESS_MS;
-        let beat = self.reaction_record(0, beat_ms, Batch::heartbeat(beat_ms));
-        self.append(batches.chain([beat]).collect());
+        let heartbeat = self.reaction_record(0, beat_ms, Batch::heartbeat(beat_ms));
+        self.append(batches.chain([heartbeat]).collect());
     }
 
     /// Runs until the window that begins at `at_ms` is final.
@@ -126,7 +126,7 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
 }
 
 #[test]
-fn totals_begin_at_0_after_the_retention_wherever_a_run_begins() {
+fn totals_begin_at_0_after_the_retention_for_any_restart() {
     for restart in [None, Some(0), Some(20), Some(30), Some(42)] {
         let fixture = Fixture::new(1);
         // 20 s are not longer than the retention; 22 s are.

@@ -48,9 +48,9 @@ fn setting_the_final_time_back_doubles_and_loses_nothing() {
         for _ in 0..rng.random_range(1..4) {
             fixture.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
             let commits = fixture.commits() + rng.random_range(1..4);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             fixture.run_until(fixture.config(rng.random_range(1..4)), || {
-                fixture.commits() >= commits || Instant::now() > patience
+                fixture.commits() >= commits || Instant::now() > deadline
             });
             let until_ms = fixture.final_until_ms();
             if until_ms > 0 && rng.random_bool(0.8) {
@@ -133,7 +133,7 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
 }
 
 #[test]
-fn lost_progress_is_refused_and_a_reset_goes_on_behind_the_finals() {
+fn lost_progress_is_refused_and_a_reset_continues_after_the_finals() {
     let fixture = Fixture::new(1);
     let (records, oracle) = events(&fixture, &mut rng(11), 30_000);
     let (before, after) = records.split_at(records.len() / 2);

@@ -324,7 +324,7 @@ fn a_standby_waits_for_minutes_where_the_last_record_has_no_heartbeat() {
 }
 
 #[test]
-fn a_standby_that_sees_a_commit_just_before_it_would_fence_goes_on_waiting() {
+fn a_standby_that_detects_a_commit_just_before_the_fence_continues_to_wait() {
     let fixture = Fixture::new(1);
     let begun = Running::start(&fixture, fixture.taking_over(1));
     begun.until_active();

@@ -159,7 +159,7 @@ fn pace(rng: &mut impl Rng) -> TotalsPace {
 }
 
 #[test]
-fn totals_of_large_rooms_are_complete_wherever_a_run_begins() {
+fn totals_of_large_rooms_are_complete_for_any_restart() {
     for seed in seeds() {
         let mut rng = rng(3000 + seed);
         let fixture = Fixture::new(rng.random_range(1..5));
@@ -169,10 +169,10 @@ fn totals_of_large_rooms_are_complete_wherever_a_run_begins() {
         for _ in 0..rng.random_range(2..7) {
             fixture.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
             let commits = fixture.commits() + rng.random_range(1..10);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             let config = fixture.config_of(rng.random_range(1..5), pace(&mut rng));
             fixture.run_until(config, || {
-                fixture.commits() > commits || Instant::now() > patience
+                fixture.commits() > commits || Instant::now() > deadline
             });
             fixture.check_totals();
             are_behind += u64::from(fixture.unwritten().since.is_some());
@@ -213,7 +213,7 @@ fn which_totals_are_written_does_not_depend_on_the_workers() {
 }
 
 #[test]
-fn a_run_goes_on_from_progress_of_the_version_before() {
+fn a_run_continues_from_progress_of_version_0_1() {
     let mut rng = rng(4000);
     let fixture = Fixture::new(2);
     let (records, oracle) = events(&fixture, &mut rng, 40_000);
@@ -259,10 +259,10 @@ fn after_backward_resets_totals_hold_the_finals_of_all_times_once() {
         for _ in 0..rng.random_range(1..5) {
             fixture.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
             let commits = fixture.commits() + rng.random_range(1..8);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             let config = fixture.config_of(rng.random_range(1..4), pace(&mut rng));
             fixture.run_until(config, || {
-                fixture.commits() >= commits || Instant::now() > patience
+                fixture.commits() >= commits || Instant::now() > deadline
             });
             fixture.check_totals();
             let until_ms = fixture.final_until_ms();
@@ -461,10 +461,10 @@ fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
         })
     };
     let reactions: Vec<_> = (0..ROOMS).flat_map(in_room).collect();
-    let beat = |at_ms| fixture.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
+    let heartbeat = |at_ms| fixture.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
     let until_ms = T0 + PERIOD_MS + kept_ms / 2 + 4000;
     let batch = fixture.reaction_record(0, T0, Batch::encode(T0, &reactions));
-    fixture.append(vec![batch, beat(until_ms + 750)]);
+    fixture.append(vec![batch, heartbeat(until_ms + 750)]);
     let config = Config {
         hold_timeout: Duration::from_secs(5),
         ..fixture.config_of(

@@ -97,18 +97,26 @@ fn the_next_run_writes_the_changes_of_tops_while_no_run_was_active() {
         fixture.append(records);
         // Every window is final, and the last ones are still in the span.
         let at_ms = T0 + span_ms + 4000;
-        let beat = |p, at_ms| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
-        fixture.append((0..fixture.partitions).map(|p| beat(p, at_ms)).collect());
+        let heartbeat = |p, at_ms| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
+        fixture.append(
+            (0..fixture.partitions)
+                .map(|p| heartbeat(p, at_ms))
+                .collect(),
+        );
         fixture.run_until(fixture.config(rng.random_range(1..4)), || {
             fixture.final_until_ms() >= T0 + span_ms
         });
         for later_ms in [2000, 9000, 60_000] {
             let at_ms = at_ms + later_ms;
-            fixture.append((0..fixture.partitions).map(|p| beat(p, at_ms)).collect());
+            fixture.append(
+                (0..fixture.partitions)
+                    .map(|p| heartbeat(p, at_ms))
+                    .collect(),
+            );
             // No other results are written, so a run may make no commit.
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..100));
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..100));
             fixture.run_until(fixture.config(rng.random_range(1..4)), || {
-                Instant::now() > patience
+                Instant::now() > deadline
             });
         }
         let gone = |shown: &BTreeMap<String, Vec<Shown>>| {

@@ -328,7 +328,7 @@ mod tests {
     proptest! {
         /// The oracle checks each millisecond.
         #[test]
-        fn a_record_is_due_at_the_first_boundary_behind_its_first_change(
+        fn a_record_is_due_at_the_first_boundary_after_its_first_change(
             number in 0_usize..50, since_ms in 0_u64..500, period_ms in 1_u64..90,
         ) {
             let pace = TotalsPace { period_ms, ..TotalsPace::default() };
@@ -340,7 +340,7 @@ mod tests {
         /// The oracle keeps a list, and checks every window. The records that are written do not depend on how far time
         /// advances at once, since the schedule handles the windows in between one by one.
         #[test]
-        fn each_close_writes_what_is_due_longest_up_to_a_size(
+        fn each_close_writes_the_records_that_are_due_longest_up_to_a_size(
             changes in vec((0_usize..12, 0_u64..40, 1_usize..6), 0..80),
             period_ms in 1_u64..20_000, most in 0_usize..1_000, kept_ms in proptest::option::of(0_u64..60_000),
         ) {

@@ -269,7 +269,7 @@ mod tests {
 
     /// Another key may get the number.
     #[test]
-    fn nothing_is_left_of_a_key_whose_number_was_freed() {
+    fn no_state_of_a_key_is_left_after_its_number_was_freed() {
         let numbers = KeyNumbers::<String>::default();
         let shared = Rc::<RefCell<Shared<u16>>>::default();
         let mut writer = TotalsWriter::new(params(), numbers.clone(), shared.clone(), 0, 1);

@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_reset_keeps_what_the_first_knew() {
+    fn a_second_reset_keeps_the_prior_epochs_of_the_first_one() {
         let kept = vec![0..20, 0..0];
         let (first, _) = forget(stored(settings(), 5, 12), &kept, &[], ResetFrom::Kept);
         let (second, _) = forget(first.clone(), &kept, &[], ResetFrom::Kept);

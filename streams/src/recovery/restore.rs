@@ -732,7 +732,7 @@ mod tests {
     }
 
     #[test]
-    fn finals_are_read_from_where_the_totals_or_the_span_need_them() {
+    fn finals_are_read_from_the_offset_that_the_totals_or_the_span_need() {
         let log = log();
         // The time is so early that no record is found by its time.
         let at = |partition| NewRecord {
@@ -823,7 +823,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_backward_reset_no_record_waits_for_the_time_that_was_given_up() {
+    fn after_a_backward_reset_no_record_waits_for_the_discarded_time() {
         let log = log();
         let resets = Resets {
             number: 1,
@@ -837,7 +837,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_backward_reset_a_final_of_the_time_that_was_given_up_keeps_no_key_longer() {
+    fn after_a_backward_reset_a_final_of_the_discarded_time_does_not_delay_a_removal() {
         let log = log();
         let resets = Resets {
             number: 1,
@@ -852,7 +852,7 @@ mod tests {
     }
 
     #[test]
-    fn finals_of_the_time_that_was_given_up_by_a_reset_are_in_no_span() {
+    fn finals_of_the_time_that_a_reset_has_discarded_are_in_no_span() {
         let span = SlidingSpan {
             size: WindowSize::from_ms(2000).unwrap(),
             span_ms: 6000,

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_takes_no_step_for_its_patience_is_stuck() {
+    fn a_worker_without_a_step_within_the_timeout_is_stuck() {
         let (steps, mut now) = (WorkerHeartbeats::new(2), Instant::now());
         let mut watchdog = Watchdog::new(steps.clone(), now);
         steps.record_step(0);

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_repeated_without_end_and_with_growing_pauses() {
+    fn temporary_failures_are_retried_without_a_limit_and_with_growing_pauses() {
         let next = outcomes((0..20).map(|_| Failed::Writing(aborted())));
         let pauses: Vec<u64> = next
             .iter()
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn three_timeouts_while_the_log_answers_end_it_and_name_size_and_flag() {
+    fn three_timeouts_while_the_log_answers_end_the_run_and_name_size_and_flag() {
         let next = outcomes((0..3).map(|_| Failed::Writing(timed_out())));
         assert!(matches!(next[1], Next::Retry(_)));
         let Next::End(error) = &next[2] else {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_while_the_log_is_away_do_not_end_it() {
+    fn timeouts_while_the_log_does_not_answer_do_not_end_the_run() {
         assert_all_are_repeated((0..30).map(|number| match number % 2 {
             0 => Failed::Writing(timed_out()),
             _ => Failed::Opening(timed_out()),
@@ -254,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pause_never_ends_the_patience(failures in 1_usize..200) {
+        fn a_pause_never_exceeds_the_maximum(failures in 1_usize..200) {
             let next = outcomes((0..failures).map(|_| Failed::Opening(aborted())));
             let bounded = |next: &Next| matches!(next, Next::Retry(pause) if *pause <= MAX_PAUSE);
             prop_assert!(next.iter().all(bounded));

@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn until_the_worker_loop_runs_the_progress_is_committed_again_and_again() {
+    fn until_the_worker_loop_runs_the_progress_is_committed_at_each_heartbeat() {
         let (thread, shown) = start(HEARTBEAT);
         let mut thread = thread.attached(Box::new(|| {}));
         for number in 1..4 {

@@ -79,7 +79,7 @@ mod tests {
         /// The log is a list of the windows of its finals. Each commit writes some finals, and sometimes the end offset
         /// is requested before the next commit.
         #[test]
-        fn all_finals_from_a_time_on_lie_behind_the_ends(
+        fn all_finals_from_a_time_on_are_at_the_end_offsets_or_after_them(
             commits in vec((1_u64..4, 0_usize..4, any::<bool>()), 1..300), needed in 0_u64..600,
         ) {
             let (mut log, mut until) = (Vec::new(), 0);

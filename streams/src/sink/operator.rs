@@ -839,7 +839,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_rejections_does_not_end_what_is_written_of_an_open_window() {
+    fn a_flood_of_rejections_does_not_commit_results_of_an_open_window() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
@@ -912,7 +912,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_backlog_a_transaction_holds_windows_until_it_is_large_enough() {
+    fn in_a_backlog_a_transaction_contains_windows_up_to_a_size() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
@@ -941,7 +941,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_holds_every_window_that_was_written_into_it_however_large() {
+    fn a_transaction_contains_every_window_that_was_written_into_it_for_any_size() {
         let mut results = Results::default();
         for start_ms in [10, 0, 20] {
             results.add(
@@ -1020,7 +1020,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_before_the_first_close_keep_what_was_restored() {
+    fn commits_before_the_first_close_keep_the_restored_value() {
         let since = Some(order(60));
         let mut restoring = restoring(Unwritten {
             since,
@@ -1035,7 +1035,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_committed_again_and_again_though_time_stands_still() {
+    fn progress_is_committed_at_each_heartbeat_although_time_does_not_advance() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();

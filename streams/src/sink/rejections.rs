@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_holds_what_is_settled_before_its_n() {
+    fn a_commit_contains_the_settled_rejections_below_its_n() {
         let mut rejections = Rejections::new(MAX_UNWRITTEN_BYTES);
         for (offset, settled) in [(1, 0), (4, 30), (6, 20), (8, 0)] {
             rejections.push(rejected(2, offset, settled, 0));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_record_that_its_topic_does_not_accept_the_headers_are_left() {
+    fn a_record_that_its_topic_does_not_accept_is_shortened_to_its_headers() {
         let record = |topic: &str, bytes| NewRecord {
             topic: topic.to_owned(),
             partition: None,
@@ -296,7 +296,7 @@ mod tests {
 
     /// Otherwise the partition would wait for its own watermark, which does not advance while it is paused.
     #[test]
-    fn a_partition_does_not_wait_for_what_its_own_time_must_settle() {
+    fn a_partition_does_not_wait_for_rejections_that_its_own_watermark_settles() {
         let mut unwritten = Unwritten::new(MAX_UNWRITTEN_BYTES);
         unwritten.sent(&[
             rejected(0, 0, 20, MAX_UNWRITTEN_BYTES),

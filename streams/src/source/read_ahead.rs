@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_bytes_stop_all_but_the_partition_that_time_waits_for() {
+    fn too_many_bytes_pause_all_partitions_but_the_one_that_the_frontier_waits_for() {
         let mut ahead = read_ahead();
         ahead.add(100_000, MAX_BYTES);
         ahead.add(118_000, 1);
