@@ -190,12 +190,12 @@ fn rejected(fixture: &Fixture) -> Vec<String> {
             std::str::from_utf8(&header.value).unwrap()
         };
         assert_eq!(header("topic"), fixture.topics.reactions());
-        let place = (header("partition"), header("offset"));
-        let key: (u32, u64) = (place.0.parse().unwrap(), place.1.parse().unwrap());
+        let position = (header("partition"), header("offset"));
+        let key: (u32, u64) = (position.0.parse().unwrap(), position.1.parse().unwrap());
         let line = format!(
             "p{} #{} {} {} {}",
-            place.0,
-            place.1,
+            position.0,
+            position.1,
             header("reason"),
             seconds(record.time_ms),
             value(record)

@@ -23,7 +23,7 @@ use emostream_log::{Log, LogError, StallTimer, WakeSignal};
 use emostream_protocol::Unwritten;
 
 use super::record::{LastRecord, PartitionProgress, Progress};
-use crate::mismatch::{Place, ProgressMismatch};
+use crate::mismatch::{ProgressMismatch, TopicPartition};
 
 /// Time for which offsets beyond the end are checked again: a broker that has just become the leader of a partition may
 /// first report an end offset below one that was read before.
@@ -72,22 +72,22 @@ pub fn missing_finals(
         let kept = log.offsets(topic)?;
         let all = finals.offsets.iter();
         let mismatches = all.filter_map(|(partition, from)| {
-            let place = Place {
+            let topic_partition = TopicPartition {
                 topic: topic.to_owned(),
                 partition: *partition,
             };
             match kept.get(*partition as usize) {
                 None => Some(ProgressMismatch::PartitionRemoved {
-                    place,
+                    topic_partition,
                     partitions: kept.len() as u32,
                 }),
                 Some(held) if *from > held.end => Some(ProgressMismatch::OffsetOutOfRange {
-                    place,
+                    topic_partition,
                     read: *from,
                     end: held.end,
                 }),
                 Some(held) if *from < held.start => Some(ProgressMismatch::FinalsExpired {
-                    place,
+                    topic_partition,
                     from: *from,
                     start: held.start,
                 }),
@@ -118,25 +118,25 @@ fn mismatch(
     stored: &PartitionProgress,
     kept: &[Range<u64>],
 ) -> Option<ProgressMismatch> {
-    let place = Place {
+    let topic_partition = TopicPartition {
         topic: topic.to_owned(),
         partition: stored.partition,
     };
     let Some(held) = kept.get(stored.partition as usize) else {
         return Some(ProgressMismatch::PartitionRemoved {
-            place,
+            topic_partition,
             partitions: kept.len() as u32,
         });
     };
     if is_beyond(stored, kept) {
         return Some(ProgressMismatch::OffsetOutOfRange {
-            place,
+            topic_partition,
             read: read_up_to(stored),
             end: held.end,
         });
     }
     (stored.resume_offset < held.start).then_some(ProgressMismatch::Expired {
-        place,
+        topic_partition,
         resume: stored.resume_offset,
         start: held.start,
     })
@@ -172,7 +172,7 @@ fn others(
             }
             if found.map_or(reader.at_end(*partition), |found| found != *seen) {
                 others.push(ProgressMismatch::RecordChanged {
-                    place: Place {
+                    topic_partition: TopicPartition {
                         topic: topic.to_owned(),
                         partition: *partition,
                     },

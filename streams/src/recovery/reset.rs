@@ -577,12 +577,12 @@ mod tests {
     #[test]
     fn records_that_were_deleted_unread_are_reported_and_the_others_are_read() {
         let kept = vec![8..20, 0..0];
-        let place = crate::mismatch::Place {
+        let topic_partition = crate::mismatch::TopicPartition {
             topic: "r".to_owned(),
             partition: 0,
         };
         let gone = [ProgressMismatch::Expired {
-            place,
+            topic_partition,
             resume: 5,
             start: 8,
         }];

@@ -124,7 +124,7 @@ struct Dataflow<A> {
 
 /// The reason why a process stands by.
 #[derive(Debug, Clone)]
-enum Cause {
+enum StandbyCause {
     /// The process was started as a standby.
     StartedAsStandby,
     /// Another run has fenced the one of this process, which ended with this error.
@@ -133,9 +133,9 @@ enum Cause {
 
 /// The state of a process that lasts from one turn to the next.
 #[derive(Debug, Default)]
-struct Situation {
+struct ProcessState {
     /// The reason why the process stands by, if it does.
-    standby: Option<Cause>,
+    standby: Option<StandbyCause>,
     /// The offset of the newest progress record with which a turn has begun. A reset at a later offset ends the
     /// process.
     newest: Option<u64>,
@@ -152,22 +152,22 @@ impl<A: Application> Dataflow<A> {
             .cluster
             .as_ref()
             .is_none_or(|it| it.index == 0);
-        let mut situation = Situation::default();
+        let mut state = ProcessState::default();
         // In a cluster only process 0 decides whether the processes stand by.
         if self.config().standby && leads {
             // A standby with wrong flags fails at its start, not when it has to take over.
-            situation.newest = take_over::check(self.config(), &*self.log)?;
-            situation.standby = Some(Cause::StartedAsStandby);
+            state.newest = take_over::check(self.config(), &*self.log)?;
+            state.standby = Some(StandbyCause::StartedAsStandby);
         }
         loop {
             let turn = stop.child();
-            match self.turn(&turn, &mut situation) {
+            match self.turn(&turn, &mut state) {
                 Err(error) if error.is_fence() => {
                     tracing::warn!(
                         "another run has taken over, or the progress was reset: this process stands by"
                     );
                     self.metrics.stand_by();
-                    situation.standby = Some(Cause::Fenced(error));
+                    state.standby = Some(StandbyCause::Fenced(error));
                 }
                 Err(StreamsError::Dissolved { peer }) => {
                     tracing::warn!(
@@ -178,20 +178,18 @@ impl<A: Application> Dataflow<A> {
                 // If the process ended, its supervisor might restart it without --standby, and that run would fence the
                 // active one. So it waits for its cluster.
                 Err(error @ (StreamsError::PeerLost { .. } | StreamsError::Incomplete { .. }))
-                    if situation.standby.is_some() =>
+                    if state.standby.is_some() =>
                 {
                     tracing::warn!("the standby waits for its cluster: {error}")
                 }
                 // A new cluster on this host, started before this process was fenced, already listens on the port.
                 Err(StreamsError::Listen { .. })
-                    if let Some(Cause::Fenced(error)) = &situation.standby =>
+                    if let Some(StandbyCause::Fenced(error)) = &state.standby =>
                 {
                     return Err(error.clone());
                 }
                 // This process may not have fenced any run yet, and a restart without --standby would fence one.
-                Err(StreamsError::Start(error))
-                    if situation.standby.is_some() && passes(&error) =>
-                {
+                Err(StreamsError::Start(error)) if state.standby.is_some() && passes(&error) => {
                     tracing::warn!("the standby cannot take over and continues to wait: {error}");
                 }
                 ended => return ended,
@@ -200,7 +198,7 @@ impl<A: Application> Dataflow<A> {
     }
 
     /// Runs one turn: stands by if there is a reason to, takes over, and processes records until the end of the run.
-    fn turn(&self, stop: &Stop, situation: &mut Situation) -> Result<(), StreamsError> {
+    fn turn(&self, stop: &Stop, state: &mut ProcessState) -> Result<(), StreamsError> {
         let join = |cluster: Cluster| {
             let settings = self
                 .config()
@@ -209,7 +207,7 @@ impl<A: Application> Dataflow<A> {
         };
         let group = self.config().cluster.clone().map(join).transpose()?;
         let group = group.map(Arc::new);
-        let ended = self.run_once(stop, group.as_ref(), situation);
+        let ended = self.run_once(stop, group.as_ref(), state);
         self.metrics.active.set(0);
         if let Err(error) = &ended {
             stop.fail(error.clone());
@@ -232,7 +230,7 @@ impl<A: Application> Dataflow<A> {
         &self,
         stop: &Stop,
         group: Option<&Arc<Group>>,
-        situation: &mut Situation,
+        state: &mut ProcessState,
     ) -> Result<(), StreamsError> {
         let (config, log, ready) = (self.config(), &self.log, &self.ready);
         let topics = &config.topics;
@@ -249,7 +247,7 @@ impl<A: Application> Dataflow<A> {
         let (mut leader, mut found, mut stored_until_ms) = (None, None, 0);
         let mut restored = Vec::new();
         if group.is_none_or(|group| group.leads()) {
-            let Some(taken) = self.take_over(stop, situation, group)? else {
+            let Some(taken) = self.take_over(stop, state, group)? else {
                 return Ok(());
             };
             let progress = taken.progress.clone();
@@ -348,7 +346,7 @@ impl<A: Application> Dataflow<A> {
             ready: ready.clone(),
             reading: AtomicUsize::new(0),
         });
-        situation.standby = None;
+        state.standby = None;
         Run::workers(&run, allocators)
     }
 
@@ -357,13 +355,13 @@ impl<A: Application> Dataflow<A> {
     fn take_over(
         &self,
         stop: &Stop,
-        situation: &mut Situation,
+        state: &mut ProcessState,
         group: Option<&Arc<Group>>,
     ) -> Result<Option<take_over::TakenOver>, StreamsError> {
         loop {
             let mut silent_at = None;
-            if situation.standby.is_some() {
-                silent_at = self.stand_by(stop, situation, group)?;
+            if state.standby.is_some() {
+                silent_at = self.stand_by(stop, state, group)?;
                 if silent_at.is_none() {
                     return Ok(None);
                 }
@@ -371,7 +369,7 @@ impl<A: Application> Dataflow<A> {
             (self.ready)(Err("reading where the last run got to".to_owned()));
             // `None`: another run has committed just before, so the standby waits again.
             if let Some(taken) = take_over::take_over(self.config(), &*self.log, silent_at)? {
-                situation.newest = taken.offset;
+                state.newest = taken.offset;
                 return Ok(Some(taken));
             }
         }
@@ -382,10 +380,10 @@ impl<A: Application> Dataflow<A> {
     fn stand_by(
         &self,
         stop: &Stop,
-        situation: &Situation,
+        state: &ProcessState,
         group: Option<&Arc<Group>>,
     ) -> Result<Option<u64>, StreamsError> {
-        let fenced = matches!(situation.standby, Some(Cause::Fenced(_)));
+        let fenced = matches!(state.standby, Some(StandbyCause::Fenced(_)));
         let own = self.config().identity();
         // The active run that was reported last.
         let mut shown: Option<Option<RunIdentity>> = None;
@@ -408,7 +406,7 @@ impl<A: Application> Dataflow<A> {
             (self.ready)(Ok(Activity::Standby(active)));
         };
         let (config, log) = (self.config().clone(), self.log.clone());
-        let silent_at = Standby::new(config, log, situation.newest).wait(stop, &mut report)?;
+        let silent_at = Standby::new(config, log, state.newest).wait(stop, &mut report)?;
         if silent_at.is_some() {
             let silence = format!("no run has committed for {:?}", self.config().takeover);
             match shown.flatten() {
