@@ -302,12 +302,12 @@ fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_begin
     ));
     let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
-    let said = error.to_string();
+    let message = error.to_string();
     assert!(
-        said.contains("up to offset 9") && said.contains("ends at 3"),
-        "{said}"
+        message.contains("up to offset 9") && message.contains("ends at 3"),
+        "{message}"
     );
-    assert!(said.contains("emostream reset"), "{said}");
+    assert!(message.contains("emostream reset"), "{message}");
     continues_from_the_beginning(&fixture);
 }
 
@@ -328,9 +328,12 @@ fn reactions_deleted_before_they_were_counted_are_refused_and_a_reset_reports_th
     log.sweep().unwrap();
     let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
-    let said = error.to_string();
-    assert!(said.contains("from offset 1, but begins at 3"), "{said}");
-    assert!(said.contains("emostream reset"), "{said}");
+    let message = error.to_string();
+    assert!(
+        message.contains("from offset 1, but begins at 3"),
+        "{message}"
+    );
+    assert!(message.contains("emostream reset"), "{message}");
     let done = fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((done.lost, done.records, done.replaced), (2, 0, 0));
     fixture.append(vec![batch(9000)]);
