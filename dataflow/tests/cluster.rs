@@ -504,7 +504,7 @@ fn a_handshake_after_the_beginning_does_not_end_a_cluster() {
         fixture.final_until_ms() >= T0 + 10_000
     });
     let other = serde_json::json!([["--window", "9s"]]);
-    // Fails if this test is slow: the join timeout of the connection has passed then.
+    // Fails if this test is slow, since the handshake of the connection has timed out then.
     let _ = late.write_all(&hello("Data", &other));
     read_to_its_end(&mut late);
     fill(&fixture, T0 + 20_000, 10_000);

@@ -603,7 +603,7 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                 (now - used).as_secs_f64() * 1e3,
                 begun.0.elapsed()
             );
-            // The measurement begins here, without the time for reading.
+            // The time in which the test reads the records does not count.
             used = cpu();
         }
         stop.request();

@@ -228,7 +228,7 @@ impl<I: Item> PendingClose<I> {
     ) {
         match writer.is_of_this_run(time_ms) {
             true => self.large.entry(time_ms).or_default().push((number, items)),
-            // The change is in the record, or in the change that was restored with it.
+            // The restored counts are in the record, or in the change that was restored with it.
             false => writer.schedule.resize(number, items),
         }
     }
