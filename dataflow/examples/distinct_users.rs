@@ -1,6 +1,7 @@
-//! Counts the different users of each room and window, exactly once: another application of the engine, beside EmoStream
-//! on the same reactions. Its finals are in the topic `emostream.users`. It is for rooms of some thousand users: a window
-//! keeps each user of it in memory. Plain JSON reactions whose emoji is unknown are rejected, as by EmoStream.
+//! Counts the distinct users of each room and window, exactly once. It is another application of the engine, which
+//! reads the same reactions as EmoStream. Its finals are in the topic `emostream.users`. It is for rooms of some thousand
+//! users, since a window keeps each user in memory. Plain JSON reactions with an unknown emoji are rejected, as by
+//! EmoStream.
 //!
 //! `cargo run -p emostream-dataflow --example distinct_users -- BROKERS`
 
@@ -32,7 +33,7 @@ use serde_json::{Value, json};
 
 const WINDOW_MS: u64 = 2000;
 
-/// The reactions, as the users who sent them.
+/// The format of reactions, of which only the users are counted.
 #[derive(Clone)]
 pub struct Users;
 

@@ -89,7 +89,7 @@ mod tests {
     use emostream_model::{ReactionRef, WindowSize};
     use emostream_streams::{
         aggregate::pre_aggregator::PreAggregator,
-        progress::record::{AheadLimit, Former, PartitionProgress},
+        progress::record::{AheadLimit, PartitionProgress, PriorEpoch},
         sink::rejections::Rejected,
         source::partition::{NO_WINDOW, PartitionReading, Read, ReadingTime, Rules},
         time::holds::AheadRecord,
@@ -103,7 +103,7 @@ mod tests {
     /// The time of this host's clock.
     const NOW_MS: u64 = T0 + 3_600_000;
 
-    struct Bench {
+    struct Fixture {
         rules: Rules<ReactionFormat>,
         reading: PartitionReading,
         aggregate: PreAggregator<Room, Emoji>,
@@ -112,17 +112,17 @@ mod tests {
         final_until_ms: u64,
     }
 
-    impl Bench {
-        fn new(read_offset: u64, final_until_ms: u64) -> Bench {
-            Bench::with(read_offset, final_until_ms, None, &[])
+    impl Fixture {
+        fn new(read_offset: u64, final_until_ms: u64) -> Fixture {
+            Fixture::with(read_offset, final_until_ms, None, &[])
         }
 
         fn with(
             read_offset: u64,
             final_until_ms: u64,
             ahead: Option<AheadLimit>,
-            formers: &[Former],
-        ) -> Bench {
+            prior_epochs: &[PriorEpoch],
+        ) -> Fixture {
             let rules = Rules {
                 size: WindowSize::from_ms(2000).unwrap(),
                 lateness_ms: 750,
@@ -133,8 +133,8 @@ mod tests {
                 ahead,
                 ..PartitionProgress::begin(3, 0)
             };
-            Bench {
-                reading: PartitionReading::resume(&progress, final_until_ms, formers, &rules),
+            Fixture {
+                reading: PartitionReading::resume(&progress, final_until_ms, prior_epochs, &rules),
                 rules,
                 aggregate: PreAggregator::default(),
                 rejected: Vec::new(),
@@ -143,7 +143,7 @@ mod tests {
             }
         }
 
-        fn take(&mut self, time_ms: u64, value: &[u8]) -> Read {
+        fn accept(&mut self, time_ms: u64, value: &[u8]) -> Read {
             self.read(time_ms, value).unwrap()
         }
 
@@ -208,8 +208,8 @@ mod tests {
 
     #[test]
     fn a_batch_that_spans_two_windows_counts_in_both() {
-        let mut bench = Bench::new(0, 0);
-        let read = bench.take(T0 + 2100, &batch(&[1900, 1999, 2000]));
+        let mut fixture = Fixture::new(0, 0);
+        let read = fixture.accept(T0 + 2100, &batch(&[1900, 1999, 2000]));
         assert_eq!(
             read,
             Read {
@@ -218,17 +218,17 @@ mod tests {
             }
         );
         assert_eq!(
-            bench.counts(),
+            fixture.counts(),
             [(0, "a 🔥".into(), 2), (2000, "a 🔥".into(), 1)]
         );
-        assert_eq!(bench.reading.clock().watermark_ms(), T0 + 2000 - 750);
+        assert_eq!(fixture.reading.clock().watermark_ms(), T0 + 2000 - 750);
     }
 
     #[test]
     fn a_late_reaction_is_rejected_not_counted() {
-        let mut bench = Bench::new(0, 0);
-        bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
-        let read = bench.take(T0 + 5100, &batch(&[1000, 4500]));
+        let mut fixture = Fixture::new(0, 0);
+        fixture.accept(T0 + 5000, &Batch::heartbeat(T0 + 5000));
+        let read = fixture.accept(T0 + 5100, &batch(&[1000, 4500]));
         assert_eq!(
             read,
             Read {
@@ -236,8 +236,8 @@ mod tests {
                 late: 1
             }
         );
-        assert_eq!(bench.counts(), [(4000, "a 🔥".into(), 1)]);
-        let [rejected] = &bench.rejected[..] else {
+        assert_eq!(fixture.counts(), [(4000, "a 🔥".into(), 1)]);
+        let [rejected] = &fixture.rejected[..] else {
             panic!("one rejection")
         };
         assert_eq!((rejected.reason.as_str(), rejected.offset), ("late", 1));
@@ -255,41 +255,41 @@ mod tests {
             // Both windows were final when the batch was read.
             (0, T0 + 4000, vec![(4000, vec![1000, 2500, 1500])]),
         ] {
-            let mut bench = Bench::new(read_offset, final_until_ms);
-            bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
-            bench.take(T0 + 5100, &batch(&times));
+            let mut fixture = Fixture::new(read_offset, final_until_ms);
+            fixture.accept(T0 + 5000, &Batch::heartbeat(T0 + 5000));
+            fixture.accept(T0 + 5100, &batch(&times));
             let of = |r: &Rejected| {
                 let times = reactions_of(r).into_iter().map(|r| r.at_ms - T0);
                 (r.settled_at_ms - T0, times.collect::<Vec<_>>())
             };
-            let rejected: Vec<_> = bench.rejected.iter().map(of).collect();
+            let rejected: Vec<_> = fixture.rejected.iter().map(of).collect();
             assert_eq!(rejected, expected);
         }
     }
 
     #[test]
     fn a_record_that_cannot_be_read_is_rejected_and_the_rest_counts() {
-        let mut bench = Bench::new(0, 0);
-        bench.take(T0, br#"{"user_id":"u","emoji_type":"fire","room":"b"}"#);
-        bench.take(T0 + 1, b" broken");
-        bench.take(T0 + 2, b"{\"user_id\":");
-        bench.take(T0 + 3, &batch(&[3]));
+        let mut fixture = Fixture::new(0, 0);
+        fixture.accept(T0, br#"{"user_id":"u","emoji_type":"fire","room":"b"}"#);
+        fixture.accept(T0 + 1, b" broken");
+        fixture.accept(T0 + 2, b"{\"user_id\":");
+        fixture.accept(T0 + 3, &batch(&[3]));
         assert_eq!(
-            bench.counts(),
+            fixture.counts(),
             [(0, "a 🔥".into(), 1), (0, "b 🔥".into(), 1)]
         );
-        let reasons: Vec<_> = bench
+        let reasons: Vec<_> = fixture
             .rejected
             .iter()
             .map(|r| (r.offset, r.reason.as_str()))
             .collect();
         assert_eq!(reasons, [(1, "malformed"), (2, "malformed")]);
-        assert_eq!(bench.rejected[0].value, b" broken");
+        assert_eq!(fixture.rejected[0].value, b" broken");
     }
 
     /// Returns the reason, the end of the window, and the emojis of each rejection. All records must be batches.
-    fn parts(bench: &Bench) -> Vec<(&str, u64, Vec<&str>)> {
-        let rejected = bench.rejected.iter();
+    fn parts(fixture: &Fixture) -> Vec<(&str, u64, Vec<&str>)> {
+        let rejected = fixture.rejected.iter();
         let parts = rejected.map(|r| {
             let emojis = reactions_of(r).iter().map(|it| it.emoji).collect();
             (&*r.reason, r.settled_at_ms.saturating_sub(T0), emojis)
@@ -298,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_emoji_costs_only_its_own_reactions_a_rejection_a_window() {
-        let mut bench = Bench::new(0, 0);
+    fn only_reactions_with_an_unknown_emoji_are_rejected_in_one_part_per_window() {
+        let mut fixture = Fixture::new(0, 0);
         let sent = [
             (UNKNOWN, 1000),
             ("🔥", 1000),
@@ -307,32 +307,32 @@ mod tests {
             ("年", 1500),
             ("🔥", 2600),
         ];
-        let read = bench.take(T0 + 2600, &batch_of(&sent));
+        let read = fixture.accept(T0 + 2600, &batch_of(&sent));
         assert_eq!((read.counted, read.late), (2, 0));
         assert_eq!(
-            bench.counts(),
+            fixture.counts(),
             [(0, "a 🔥".into(), 1), (2000, "a 🔥".into(), 1)]
         );
         let expected = [
             ("unknown_emoji", 2000, vec![UNKNOWN, "年"]),
             ("unknown_emoji", 4000, vec![UNKNOWN]),
         ];
-        assert_eq!(parts(&bench), expected);
-        assert_eq!(bench.reading.clock().newest_ms(), T0 + 2600);
+        assert_eq!(parts(&fixture), expected);
+        assert_eq!(fixture.reading.clock().newest_ms(), T0 + 2600);
     }
 
     #[test]
     fn an_unknown_emoji_of_a_closed_window_is_late_with_the_known_ones() {
-        let mut bench = Bench::new(0, 0);
-        bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
+        let mut fixture = Fixture::new(0, 0);
+        fixture.accept(T0 + 5000, &Batch::heartbeat(T0 + 5000));
         let sent = [(UNKNOWN, 1000), ("🔥", 1000), (UNKNOWN, 4500)];
-        let read = bench.take(T0 + 5100, &batch_of(&sent));
+        let read = fixture.accept(T0 + 5100, &batch_of(&sent));
         assert_eq!((read.counted, read.late), (0, 2));
         let expected = [
             ("late", 2000, vec![UNKNOWN, "🔥"]),
             ("unknown_emoji", 6000, vec![UNKNOWN]),
         ];
-        assert_eq!(parts(&bench), expected);
+        assert_eq!(parts(&fixture), expected);
     }
 
     #[test]
@@ -340,17 +340,17 @@ mod tests {
         let sent = batch_of(&[(UNKNOWN, 1000), (UNKNOWN, 2500)]);
         let plain = format!(r#"{{"user_id":"u","emoji_type":"{UNKNOWN}"}}"#);
         for record in [&sent[..], plain.as_bytes()] {
-            let mut bench = Bench::new(0, 0);
-            bench.take(T0 + 2500, record);
-            bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
-            let marks = bench.reading.advance(T0 - 2000, T0 + 2000, 2, false);
+            let mut fixture = Fixture::new(0, 0);
+            fixture.accept(T0 + 2500, record);
+            fixture.accept(T0 + 5000, &Batch::heartbeat(T0 + 5000));
+            let marks = fixture.reading.advance(T0 - 2000, T0 + 2000, 2, false);
             let resume = marks.last().unwrap().1.resume_offset;
             assert_eq!(resume, 0, "its last window is open");
-            let marks = bench.reading.advance(T0 + 2000, T0 + 4000, 2, false);
+            let marks = fixture.reading.advance(T0 + 2000, T0 + 4000, 2, false);
             assert_eq!(marks.last().unwrap().1.resume_offset, 2);
             // The next run reads the record again: events whose window was final are settled.
-            let mut again = Bench::new(2, T0 + 2000);
-            again.take(T0 + 2500, record);
+            let mut again = Fixture::new(2, T0 + 2000);
+            again.accept(T0 + 2500, record);
             let settled_at_ms: Vec<u64> = again.rejected.iter().map(|r| r.settled_at_ms).collect();
             assert_eq!(settled_at_ms, [T0 + 4000]);
         }
@@ -358,11 +358,11 @@ mod tests {
 
     #[test]
     fn a_plain_record_is_rejected_by_its_emoji_or_as_malformed() {
-        let mut bench = Bench::new(0, 0);
-        bench.take(T0, br#"{"user_id":"u","emoji_type":"no emoji"}"#);
-        bench.take(T0 + 1, br#"{"user_id":"","emoji_type":"no emoji"}"#);
-        bench.take(T0 + 2, br#"{"user_id":"u"}"#);
-        let rejected = bench.rejected.iter();
+        let mut fixture = Fixture::new(0, 0);
+        fixture.accept(T0, br#"{"user_id":"u","emoji_type":"no emoji"}"#);
+        fixture.accept(T0 + 1, br#"{"user_id":"","emoji_type":"no emoji"}"#);
+        fixture.accept(T0 + 2, br#"{"user_id":"u"}"#);
+        let rejected = fixture.rejected.iter();
         let rejected: Vec<_> = rejected.map(|r| (&*r.reason, r.settled_at_ms)).collect();
         let expected = [
             ("unknown_emoji", T0 + 2000),
@@ -374,91 +374,90 @@ mod tests {
 
     #[test]
     fn a_batch_from_the_future_does_not_move_time() {
-        let mut bench = Bench::new(0, 0);
-        bench.take(T0 + 1000, &batch(&[100_000]));
-        assert_eq!(bench.reading.clock().watermark_ms(), T0 + 250);
-        assert_eq!(bench.rejected[0].reason, "ahead");
+        let mut fixture = Fixture::new(0, 0);
+        fixture.accept(T0 + 1000, &batch(&[100_000]));
+        assert_eq!(fixture.reading.clock().watermark_ms(), T0 + 250);
+        assert_eq!(fixture.rejected[0].reason, "ahead");
     }
 
     #[test]
-    fn what_an_earlier_run_rejected_is_not_rejected_again() {
-        let mut bench = Bench::new(1, T0);
-        bench.take(T0, b"junk");
-        bench.take(T0, b"junk");
-        assert_eq!(bench.rejected.len(), 1);
-        assert_eq!(bench.rejected[0].offset, 1);
+    fn rejections_of_an_earlier_run_are_not_repeated() {
+        let mut fixture = Fixture::new(1, T0);
+        fixture.accept(T0, b"junk");
+        fixture.accept(T0, b"junk");
+        assert_eq!(fixture.rejected.len(), 1);
+        assert_eq!(fixture.rejected[0].offset, 1);
     }
 
     #[test]
-    fn a_record_ahead_of_this_hosts_clock_is_left_and_changes_nothing() {
-        let mut bench = Bench::new(0, 0);
-        bench.take(NOW_MS, &batch(&[3_600_000]));
+    fn a_record_ahead_of_this_hosts_clock_is_not_read_and_changes_nothing() {
+        let mut fixture = Fixture::new(0, 0);
+        fixture.accept(NOW_MS, &batch(&[3_600_000]));
         let ahead = AheadRecord {
             offset: 1,
             time_ms: NOW_MS + 5_001,
         };
         let plain = br#"{"user_id":"u","emoji_type":"fire"}"#;
         for _ in 0..2 {
-            assert_eq!(bench.read(NOW_MS + 5_001, plain), Err(ahead));
-            assert_eq!(bench.reading.clock().newest_ms(), NOW_MS);
+            assert_eq!(fixture.read(NOW_MS + 5_001, plain), Err(ahead));
+            assert_eq!(fixture.reading.clock().newest_ms(), NOW_MS);
         }
-        assert_eq!(bench.take(NOW_MS + 5_000, plain).counted, 1);
-        assert!(bench.rejected.is_empty());
+        assert_eq!(fixture.accept(NOW_MS + 5_000, plain).counted, 1);
+        assert!(fixture.rejected.is_empty());
     }
 
     #[test]
-    fn below_the_offset_of_a_reset_what_is_newer_than_its_limit_is_rejected_once_and_moves_no_time()
-    {
+    fn below_the_offset_of_a_reset_newer_events_than_its_limit_are_rejected_once() {
         let limit = AheadLimit {
             below_offset: 3,
             limit_ms: T0 + 5_000,
         };
-        let mut bench = Bench::with(0, 0, Some(limit), &[]);
-        bench.take(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
-        bench.take(NOW_MS + 60_000, br#"{"user_id":"u","emoji_type":"fire"}"#);
-        assert_eq!(bench.reading.clock().newest_ms(), T0 + 4_000);
-        let rejections = |bench: &Bench| -> Vec<(u64, String, u64)> {
-            let of = bench.rejected.iter();
+        let mut fixture = Fixture::with(0, 0, Some(limit), &[]);
+        fixture.accept(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
+        fixture.accept(NOW_MS + 60_000, br#"{"user_id":"u","emoji_type":"fire"}"#);
+        assert_eq!(fixture.reading.clock().newest_ms(), T0 + 4_000);
+        let rejections = |fixture: &Fixture| -> Vec<(u64, String, u64)> {
+            let of = fixture.rejected.iter();
             of.map(|r| (r.offset, r.reason.clone(), r.settled_at_ms))
                 .collect()
         };
         let expected = [(0, "ahead".to_owned(), 0), (1, "ahead".to_owned(), 0)];
-        assert_eq!(rejections(&bench), expected);
+        assert_eq!(rejections(&fixture), expected);
         let part = [5_001, 9_000].map(|at_ms| reaction("🔥", T0 + at_ms));
-        assert_eq!(reactions_of(&bench.rejected[0]), part);
+        assert_eq!(reactions_of(&fixture.rejected[0]), part);
         // From that offset on, the limit does not apply.
-        bench.offset = 3;
-        bench.take(T0 + 9_000, &batch(&[9_000]));
-        assert_eq!(bench.reading.clock().newest_ms(), T0 + 9_000);
+        fixture.offset = 3;
+        fixture.accept(T0 + 9_000, &batch(&[9_000]));
+        assert_eq!(fixture.reading.clock().newest_ms(), T0 + 9_000);
         assert_eq!(
-            bench.counts(),
+            fixture.counts(),
             [(4_000, "a 🔥".into(), 1), (8_000, "a 🔥".into(), 1)]
         );
         // A run that reads the record again below its N rejects nothing again.
-        let mut again = Bench::with(2, 0, Some(limit), &[]);
-        again.take(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
+        let mut again = Fixture::with(2, 0, Some(limit), &[]);
+        again.accept(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
         assert!(again.rejected.is_empty());
     }
 
     #[test]
-    fn what_a_former_run_settled_is_not_rejected_as_ahead() {
+    fn events_of_a_prior_epoch_are_not_rejected_as_ahead() {
         let limit = AheadLimit {
             below_offset: 3,
             limit_ms: T0 + 5_000,
         };
-        let former = Former {
+        let epoch = PriorEpoch {
             window_ms: 2000,
             lateness_ms: 750,
             final_until_ms: T0 + 8_000,
             read_offsets: vec![(3, 1)],
             ahead: Vec::new(),
         };
-        let mut bench = Bench::with(0, 0, Some(limit), &[former]);
+        let mut fixture = Fixture::with(0, 0, Some(limit), &[epoch]);
         // The first two events of the first record were final before the reset.
-        bench.take(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
-        bench.take(T0 + 9_000, &batch(&[4_000, 7_000]));
-        let offsets: Vec<u64> = bench.rejected.iter().map(|r| r.offset).collect();
+        fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
+        fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000]));
+        let offsets: Vec<u64> = fixture.rejected.iter().map(|r| r.offset).collect();
         assert_eq!(offsets, [0, 1]);
-        assert_eq!(bench.counts(), [(4_000, "a 🔥".into(), 1)]);
+        assert_eq!(fixture.counts(), [(4_000, "a 🔥".into(), 1)]);
     }
 }

@@ -41,7 +41,7 @@ pub use emostream_streams::{
     progress::{
         newest::stored,
         record::{
-            AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity,
+            AheadLimit, LastRecord, PartitionProgress, PriorEpoch, Progress, Resets, RunIdentity,
         },
         settings::{LATENESS_MS, WINDOW_MS},
     },
@@ -63,10 +63,10 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// The size of the tumbling windows.
     pub window: WindowSize,
-    /// How far the watermark of a partition is behind its newest record, milliseconds. It must exceed the flush
+    /// Difference between the newest record of a partition and its watermark, milliseconds. It must exceed the flush
     /// interval of the ingest plus the clock skew.
     pub lateness_ms: u64,
-    /// How long a partition without new records holds the watermark back before it counts as idle.
+    /// Time for which a partition without new records holds the watermark back before it counts as idle.
     pub idle_timeout: Duration,
     /// Minimum time between two live tallies of a room.
     pub live: Duration,
@@ -80,8 +80,8 @@ pub struct Config {
     pub emojis: EmojiNames,
     /// The clock that sets the times of events. If the ingest and the log are in this process, they use the same one.
     pub clock: EventClock,
-    /// How long an idle partition may hold the watermark back while the log does not confirm that it was read to its
-    /// end.
+    /// Maximum time for which an idle partition may hold the watermark back while the log does not confirm that it was
+    /// read to its end.
     pub hold_timeout: Duration,
     /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
@@ -92,7 +92,7 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Time without a commit after which a standby takes over; several times [`HEARTBEAT`].
     pub takeover: Duration,
-    /// How often totals records are written.
+    /// The settings that determine how often totals records are written.
     pub totals_pace: TotalsPace,
     /// Time without a final, in event time, after which a room is removed and its totals begin at 0 with its next
     /// final.

@@ -1,7 +1,7 @@
 //! The results of closed windows, and the encoding of their records.
 //!
-//! Results are sent to the sink as they are, and encoded as JSON by the commit thread. The JSON of 10,000 rooms with
-//! 50 emojis has 45 MB: to encode it would block a worker for as long as to compute the results.
+//! Results are sent to the sink as they are, and encoded as JSON by the commit thread. To encode the results of many
+//! rooms would block a worker for as long as to compute them.
 
 use bytes::Bytes;
 use emostream_log::NewRecord;
@@ -117,7 +117,8 @@ impl StoredFormat for StoredResults {
         Room::from_record(text).ok()
     }
 
-    /// A final has all fields of a totals record. Decoded as one, it keeps the emojis that this build does not know.
+    /// Decodes a final or a totals record. A final has all fields of a totals record; decoded as one, it also has the
+    /// emojis that this build does not know.
     fn counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
         let record: TotalsRecord = serde_json::from_slice(value).ok()?;
         let TotalCounts { named, unnamed } = record.counts;

@@ -1,8 +1,8 @@
-//! Several processes as one dataflow, here as threads over one log in memory, with real connections
-//! between them: they find each other in any order, refuse what does not belong, and end together.
+//! Tests of a dataflow of several processes. They run as threads over one log in memory, with real connections between
+//! them. The processes connect in any order, refuse other connections, and end together.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-mod stage;
+mod fixture;
 
 use std::{
     collections::BTreeSet,
@@ -20,12 +20,12 @@ use std::{
 use emostream_dataflow::{Activity, Cluster, Config, Ready, Stop, StreamsError};
 use emostream_log::testing::{DEADLINE, until};
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord, WindowSize};
+use fixture::{Fixture, T0};
 use prometheus::Registry;
-use stage::{Stage, T0};
 
 const PARTITIONS: u32 = 4;
 
-/// Addresses that were free a moment ago.
+/// Returns addresses on which no process listens.
 fn hosts(processes: usize) -> Vec<String> {
     let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
     let listeners: Vec<TcpListener> = (0..processes).map(bind).collect();
@@ -41,7 +41,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
             join_timeout: DEADLINE,
             token: "secret".to_owned(),
         }),
-        ..stage::config(&Topics::default(), workers)
+        ..fixture::config(&Topics::default(), workers)
     }
 }
 
@@ -52,13 +52,13 @@ struct Process {
 }
 
 impl Process {
-    fn start(config: Config, stage: &Stage) -> Process {
-        Process::start_telling(config, stage, Arc::new(|_| {}))
+    fn start(config: Config, fixture: &Fixture) -> Process {
+        Process::start_reporting(config, fixture, Arc::new(|_| {}))
     }
 
-    fn start_telling(config: Config, stage: &Stage, ready: Ready) -> Process {
+    fn start_reporting(config: Config, fixture: &Fixture, ready: Ready) -> Process {
         let registry = Registry::new();
-        let (stop, running) = stage.launch(config, registry.clone(), ready);
+        let (stop, running) = fixture.launch(config, registry.clone(), ready);
         Process {
             stop,
             registry,
@@ -66,7 +66,7 @@ impl Process {
         }
     }
 
-    /// What its metrics say is final, in seconds; `None` while they say nothing.
+    /// Returns F in seconds, as the metrics of the process show it; `None` before they show it.
     fn final_until(&self) -> Option<f64> {
         let families = self.registry.gather();
         let name = "emostream_dataflow_final_until_timestamp_seconds";
@@ -80,14 +80,13 @@ impl Process {
     }
 }
 
-/// One reaction every 100 ms from `from_ms` on in every partition, and at last a heartbeat that closes
-/// every window.
-fn fill(stage: &Stage, from_ms: u64, span_ms: u64) {
+/// Appends to every partition one reaction per 100 ms from `from_ms` on, and a heartbeat that closes every window.
+fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     let mut records = Vec::new();
     let mut append = |partition, at_ms, value| {
-        records.push(stage.reaction_record(partition, at_ms, value));
+        records.push(fixture.reaction_record(partition, at_ms, value));
     };
-    for partition in 0..stage.partitions {
+    for partition in 0..fixture.partitions {
         for at_ms in (from_ms..from_ms + span_ms).step_by(100) {
             let reaction = Reaction {
                 user: UserId::new("u").unwrap(),
@@ -100,12 +99,12 @@ fn fill(stage: &Stage, from_ms: u64, span_ms: u64) {
         let end_ms = from_ms + span_ms + 10_000;
         append(partition, end_ms, Batch::heartbeat(end_ms));
     }
-    stage.append(records);
+    fixture.append(records);
 }
 
-/// Each window of each room once, and every reaction in one of them.
-fn check(stage: &Stage, span_ms: u64) {
-    let finals = stage.values(&stage.topics.windows());
+/// Checks that each window of each room is final once, and that the finals contain every reaction.
+fn check(fixture: &Fixture, span_ms: u64) {
+    let finals = fixture.values(&fixture.topics.windows());
     let finals: Vec<WindowRecord> = finals
         .iter()
         .map(|value| serde_json::from_slice(value).unwrap())
@@ -123,60 +122,60 @@ fn check(stage: &Stage, span_ms: u64) {
 }
 
 #[test]
-fn any_cluster_counts_alike_whoever_comes_first() {
+fn any_cluster_has_the_same_results_in_any_order_of_starts() {
     for (processes, workers) in [(2, 1), (3, 2)] {
-        let stage = Stage::new(PARTITIONS);
-        fill(&stage, T0, 30_000);
+        let fixture = Fixture::new(PARTITIONS);
+        fill(&fixture, T0, 30_000);
         let hosts = hosts(processes);
-        // The last ones first: they dial somebody who is not there yet.
+        // The last ones start first, so they connect to processes that do not listen yet.
         let mut running = Vec::new();
         for index in (0..processes).rev() {
-            running.push(Process::start(config(&hosts, index, workers), &stage));
+            running.push(Process::start(config(&hosts, index, workers), &fixture));
         }
         until("everything is final", || {
-            stage.final_until_ms() >= T0 + 30_000
+            fixture.final_until_ms() >= T0 + 30_000
         });
-        // Not by the one that commits alone.
+        // Every process must know the final time, not only the one that commits.
         for process in &running {
-            until("it is told", || {
+            until("every process knows the final time", || {
                 process.final_until() >= Some((T0 + 30_000) as f64 / 1000.0)
             });
         }
-        // Any one may be asked to stop.
+        // A stop may be requested at any process.
         running[processes / 2].stop.request();
         for process in running {
             process.end().unwrap();
         }
-        check(&stage, 30_000);
+        check(&fixture, 30_000);
     }
 }
 
 #[test]
-fn a_group_goes_on_where_another_stopped() {
-    let stage = Stage::new(PARTITIONS);
+fn a_cluster_continues_where_another_one_stopped() {
+    let fixture = Fixture::new(PARTITIONS);
     let mut counted_ms = 0;
     for (processes, workers) in [(2, 2), (3, 1), (2, 3)] {
-        fill(&stage, T0 + 2 * counted_ms, 10_000);
+        fill(&fixture, T0 + 2 * counted_ms, 10_000);
         counted_ms += 10_000;
         let end_ms = T0 + 2 * counted_ms - 10_000;
         let hosts = hosts(processes);
-        let start = |index| Process::start(config(&hosts, index, workers), &stage);
+        let start = |index| Process::start(config(&hosts, index, workers), &fixture);
         let running: Vec<Process> = (0..processes).map(start).collect();
-        until("everything is final", || stage.final_until_ms() >= end_ms);
+        until("everything is final", || fixture.final_until_ms() >= end_ms);
         running[0].stop.request();
         for process in running {
             process.end().unwrap();
         }
-        check(&stage, counted_ms);
+        check(&fixture, counted_ms);
     }
 }
 
 #[test]
-fn strangers_end_nothing() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn other_connections_do_not_end_a_cluster() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
     let connect = || {
         let mut stranger = None;
         until("process 0 listens", || {
@@ -192,75 +191,75 @@ fn strangers_end_nothing() {
     giant.write_all(b"EMOS\x01\xff\xff\xff\xff").unwrap();
     for mut refused in [scanner, giant] {
         refused.set_read_timeout(Some(DEADLINE)).unwrap();
-        // Reset or closed: nothing is answered.
+        // The connection is reset or closed without a reply.
         assert_eq!(refused.read(&mut [0; 16]).unwrap_or(0), 0);
     }
     let mut other = config(&hosts, 1, 1);
     other.cluster.as_mut().unwrap().token = "guessed".to_owned();
-    let error = Process::start(other, &stage).end().unwrap_err();
+    let error = Process::start(other, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
         error.to_string().contains("--cluster-token-file"),
         "{error}"
     );
 
-    let second = Process::start(config(&hosts, 1, 1), &stage);
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     drop(half_open);
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
-    check(&stage, 10_000);
+    check(&fixture, 10_000);
 }
 
 #[test]
-fn processes_that_would_count_otherwise_refuse_each_other() {
-    let stage = Stage::new(PARTITIONS);
+fn processes_with_different_settings_refuse_each_other() {
+    let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
     let other = Config {
         window: WindowSize::from_ms(1000).unwrap(),
         ..config(&hosts, 1, 1)
     };
-    let second = Process::start(other, &stage);
-    for (process, said) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
+    let second = Process::start(other, &fixture);
+    for (process, difference) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
         let error = process.end().unwrap_err();
         assert_eq!(error.exit_code(), 64);
         let sentence = error.to_string();
         assert!(
-            sentence.contains("--window") && sentence.contains(said),
+            sentence.contains("--window") && sentence.contains(difference),
             "{sentence}"
         );
     }
 }
 
 #[test]
-fn who_waits_in_vain_says_for_whom() {
-    let stage = Stage::new(PARTITIONS);
+fn a_join_that_times_out_names_the_missing_process() {
+    let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(3);
     let mut alone = config(&hosts, 0, 1);
     alone.cluster.as_mut().unwrap().join_timeout = Duration::from_secs(3);
-    let second = Process::start(config(&hosts, 1, 1), &stage);
-    let error = Process::start(alone, &stage).end().unwrap_err();
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
+    let error = Process::start(alone, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 69);
     assert!(error.to_string().contains("process 2"), "{error}");
     assert!(!error.to_string().contains("process 1"), "{error}");
-    // Asked while the cluster forms, it ends well.
+    // A stop that is requested while the cluster forms is not a failure.
     second.stop.request();
     second.end().unwrap();
 }
 
 #[test]
-fn what_process_0_finds_in_the_log_all_refuse() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn all_processes_end_if_process_0_refuses_the_progress() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let start = |index| Process::start(config(&hosts, index, 1), &stage);
+    let start = |index| Process::start(config(&hosts, index, 1), &fixture);
     let running = [start(0), start(1)];
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     running[1].stop.request();
     for process in running {
@@ -271,7 +270,7 @@ fn what_process_0_finds_in_the_log_all_refuse() {
             lateness_ms: 1000,
             ..config(&hosts, index, 1)
         };
-        Process::start(other, &stage)
+        Process::start(other, &fixture)
     };
     for process in [start(0), start(1)] {
         let error = process.end().unwrap_err();
@@ -280,7 +279,7 @@ fn what_process_0_finds_in_the_log_all_refuse() {
     }
 }
 
-/// A process 0 made by hand: welcomes a data and a control connection of process 1.
+/// Acts as process 0: accepts a data connection and a control connection of process 1.
 fn welcome(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let (mut data, mut control) = (None, None);
     while data.is_none() || control.is_none() {
@@ -312,18 +311,18 @@ fn frame(stream: &mut TcpStream) -> serde_json::Value {
 }
 
 #[test]
-fn who_missed_a_beginning_joins_anew_with_every_connection() {
-    let stage = Stage::new(PARTITIONS);
+fn a_process_that_missed_the_beginning_joins_again_with_every_connection() {
+    let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(2);
     let listener = TcpListener::bind(&hosts[0]).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let late = Process::start(config(&hosts, 1, 1), &stage);
+    let late = Process::start(config(&hosts, 1, 1), &fixture);
     let (mut data, mut control) = welcome(&listener);
     while frame(&mut control) != "Ready" {}
-    // Timely's first words are on their way when the beginner dies; its word to begin is lost.
+    // Process 0 ends after timely has sent its first bytes. Its message to begin is lost.
     data.write_all(&[7; 100]).unwrap();
     drop((data, control));
-    // Both connections are dialled again.
+    // Process 1 opens both connections again.
     let again = welcome(&listener);
     late.stop.request();
     drop(again);
@@ -332,8 +331,8 @@ fn who_missed_a_beginning_joins_anew_with_every_connection() {
 
 #[test]
 fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(3);
     let (report, reports) = channel();
     let start = |index| {
@@ -343,10 +342,10 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
             takeover: Duration::from_secs(4),
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &stage, ready)
+        Process::start_reporting(config, &fixture, ready)
     };
     let older = [start(0), start(1), start(2)];
-    // All of them, in any order.
+    // Waits for the reports of all three, which arrive in any order.
     let until_all = |is_so: fn(&Activity) -> bool| {
         let mut left = BTreeSet::from([0, 1, 2]);
         while !left.is_empty() {
@@ -358,44 +357,44 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     };
     until_all(|activity| *activity == Activity::Active);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
-    // A newer run, of one process alone, takes over: the older one's next commit is refused.
+    // A newer run of a single process takes over, so the next commit of the older run is refused.
     let newer = Config {
         cluster: None,
         ..config(&hosts, 0, 1)
     };
-    let newer = Process::start(newer, &stage);
-    fill(&stage, T0 + 20_000, 10_000);
+    let newer = Process::start(newer, &fixture);
+    fill(&fixture, T0 + 20_000, 10_000);
     until_all(|activity| matches!(activity, Activity::Standby(_)));
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 30_000
+        fixture.final_until_ms() >= T0 + 30_000
     });
     newer.stop.request();
     newer.end().unwrap();
-    fill(&stage, T0 + 40_000, 10_000);
+    fill(&fixture, T0 + 40_000, 10_000);
     until_all(|activity| *activity == Activity::Active);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 50_000
+        fixture.final_until_ms() >= T0 + 50_000
     });
     older[2].stop.request();
     for process in older {
         process.end().unwrap();
     }
-    check(&stage, 30_000);
+    check(&fixture, 30_000);
 }
 
 #[test]
-fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_no_run() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let alone = Config {
         cluster: None,
         ..config(&hosts(1), 0, 1)
     };
-    let active = Process::start(alone, &stage);
+    let active = Process::start(alone, &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     let hosts = hosts(2);
     let (report, reports) = channel();
@@ -406,7 +405,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
             standby: true,
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &stage, ready)
+        Process::start_reporting(config, &fixture, ready)
     };
     let until_standby = |of: usize| loop {
         let (index, state) = reports.recv_timeout(DEADLINE).unwrap();
@@ -415,8 +414,8 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
         }
     };
     let first = start(0);
-    // A process made by hand, which is gone as soon as the group is complete.
-    let agreement = agreement(&config(&hosts, 1, 1), &stage);
+    // The test acts as process 1, which ends as soon as the cluster is complete.
+    let agreement = agreement(&config(&hosts, 1, 1), &fixture);
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
         stream.write_all(b"EMOS\x01").unwrap();
@@ -431,26 +430,26 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
     let second = start(1);
     until_standby(1);
     assert!(!first.running.is_finished() && !active.running.is_finished());
-    fill(&stage, T0 + 20_000, 10_000);
+    fill(&fixture, T0 + 20_000, 10_000);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 30_000
+        fixture.final_until_ms() >= T0 + 30_000
     });
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
     active.stop.request();
     active.end().unwrap();
-    check(&stage, 20_000);
+    check(&fixture, 20_000);
 }
 
-/// What a process with this configuration asks the others to agree to.
-fn agreement(config: &Config, stage: &Stage) -> serde_json::Value {
+/// Returns the settings that a process with this configuration sends in its handshake.
+fn agreement(config: &Config, fixture: &Fixture) -> serde_json::Value {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = config.clone();
     let cluster = config.cluster.as_mut().unwrap();
     cluster.hosts[0] = listener.local_addr().unwrap().to_string();
     cluster.index = 1;
-    let process = Process::start(config, stage);
+    let process = Process::start(config, fixture);
     let (mut stream, _) = listener.accept().unwrap();
     stream.read_exact(&mut [0; 5]).unwrap();
     let hello = frame(&mut stream);
@@ -470,7 +469,7 @@ fn connect(host: &str) -> TcpStream {
     stream
 }
 
-/// Process 1 says who it is to process 0, behind the greeting.
+/// Returns the handshake that process 1 sends to process 0 after the greeting.
 fn hello(purpose: &str, agreement: &serde_json::Value) -> Vec<u8> {
     framed(&serde_json::json!({
         "process": 1,
@@ -481,37 +480,37 @@ fn hello(purpose: &str, agreement: &serde_json::Value) -> Vec<u8> {
     }))
 }
 
-fn framed(word: &serde_json::Value) -> Vec<u8> {
-    let body = word.to_string().into_bytes();
+fn framed(message: &serde_json::Value) -> Vec<u8> {
+    let body = message.to_string().into_bytes();
     [&(body.len() as u32).to_be_bytes(), &body[..]].concat()
 }
 
 fn read_to_its_end(stream: &mut TcpStream) {
-    // Reset or closed.
+    // The connection may be reset or closed.
     while stream.read(&mut [0; 256]).unwrap_or(0) > 0 {}
 }
 
 #[test]
-fn a_hello_after_the_beginning_ends_nothing() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn a_handshake_after_the_beginning_does_not_end_a_cluster() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let start = |index| Process::start(config(&hosts, index, 1), &stage);
+    let start = |index| Process::start(config(&hosts, index, 1), &fixture);
     let first = start(0);
     let mut late = connect(&hosts[0]);
     late.write_all(b"EMOS\x01").unwrap();
     let second = start(1);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     let other = serde_json::json!([["--window", "9s"]]);
-    // It was given up already if this test is slow.
+    // Fails if this test is slow, since the handshake of the connection has timed out then.
     let _ = late.write_all(&hello("Data", &other));
     read_to_its_end(&mut late);
-    fill(&stage, T0 + 20_000, 10_000);
+    fill(&fixture, T0 + 20_000, 10_000);
     until("it counts on", || {
         assert!(!first.running.is_finished() && !second.running.is_finished());
-        stage.final_until_ms() >= T0 + 30_000
+        fixture.final_until_ms() >= T0 + 30_000
     });
     second.stop.request();
     first.end().unwrap();
@@ -519,12 +518,12 @@ fn a_hello_after_the_beginning_ends_nothing() {
 }
 
 #[test]
-fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn a_process_that_stops_while_the_cluster_forms_stops_alone() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(3);
-    let agreement = agreement(&config(&hosts, 1, 1), &stage);
-    let start = |index| Process::start(config(&hosts, index, 1), &stage);
+    let agreement = agreement(&config(&hosts, 1, 1), &fixture);
+    let start = |index| Process::start(config(&hosts, index, 1), &fixture);
     let first = start(0);
     let mut control = connect(&hosts[0]);
     control.write_all(b"EMOS\x01").unwrap();
@@ -535,7 +534,7 @@ fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
     let running = [first, start(1), start(2)];
     until("everything is final", || {
         assert!(!running[0].running.is_finished(), "process 0 left too");
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     running[2].stop.request();
     for process in running {
@@ -544,16 +543,16 @@ fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
 }
 
 #[test]
-fn strangers_without_number_keep_nobody_out() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn many_half_open_connections_do_not_block_a_process() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
     let mut half_open: Vec<TcpStream> = (0..64).map(|_| connect(&hosts[0])).collect();
     let formed = Arc::new(AtomicBool::new(false));
     let (host, over) = (hosts[0].clone(), formed.clone());
-    // Whoever is turned away is there again.
-    let crowd = thread::spawn(move || {
+    // Connections that are closed are opened again.
+    let reconnecting = thread::spawn(move || {
         half_open
             .iter()
             .for_each(|stream| stream.set_nonblocking(true).unwrap());
@@ -571,29 +570,29 @@ fn strangers_without_number_keep_nobody_out() {
             thread::sleep(Duration::from_millis(10));
         }
     });
-    let second = Process::start(config(&hosts, 1, 1), &stage);
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     formed.store(true, Ordering::Release);
-    crowd.join().unwrap();
+    reconnecting.join().unwrap();
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
 }
 
 #[test]
-fn who_is_not_known_by_name_yet_waits_to_be() {
-    let stage = Stage::new(PARTITIONS);
+fn a_process_waits_until_its_host_name_resolves() {
+    let fixture = Fixture::new(PARTITIONS);
     let mut hosts = hosts(2);
     hosts[0] = "no-such-host.invalid:2101".to_owned();
-    let waiting = Process::start(config(&hosts, 0, 1), &stage);
+    let waiting = Process::start(config(&hosts, 0, 1), &fixture);
     waiting.stop.request();
     waiting.end().unwrap();
 
     let mut impatient = config(&hosts, 0, 1);
     impatient.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
-    let error = Process::start(impatient, &stage).end().unwrap_err();
+    let error = Process::start(impatient, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
         error.to_string().contains("no-such-host.invalid"),
@@ -602,13 +601,13 @@ fn who_is_not_known_by_name_yet_waits_to_be() {
 }
 
 #[test]
-fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_only() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn a_connection_of_an_ended_process_blocks_its_successor_for_seconds_only() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
-    let agreement = agreement(&config(&hosts, 1, 1), &stage);
-    let first = Process::start(config(&hosts, 0, 1), &stage);
-    // Its machine has lost power: nothing closes its connections.
+    let agreement = agreement(&config(&hosts, 1, 1), &fixture);
+    let first = Process::start(config(&hosts, 0, 1), &fixture);
+    // Simulates a machine that has lost power: it does not close its connections.
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
         stream.write_all(b"EMOS\x01").unwrap();
@@ -616,9 +615,9 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
         assert_eq!(frame(&mut stream), "Welcome");
         stream
     });
-    let second = Process::start(config(&hosts, 1, 1), &stage);
+    let second = Process::start(config(&hosts, 1, 1), &fixture);
     until("everything is final", || {
-        stage.final_until_ms() >= T0 + 10_000
+        fixture.final_until_ms() >= T0 + 10_000
     });
     drop(connections);
     second.stop.request();
@@ -627,17 +626,17 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
 }
 
 #[test]
-fn a_worker_that_stands_still_ends_its_process_and_its_group() {
-    let stage = Stage::new(PARTITIONS);
-    fill(&stage, T0, 10_000);
+fn a_stuck_worker_ends_its_process_and_its_cluster() {
+    let fixture = Fixture::new(PARTITIONS);
+    fill(&fixture, T0, 10_000);
     let hosts = hosts(2);
     let ready: Ready = Arc::new(|state: Result<Activity, String>| {
         while state.is_ok() {
             thread::park();
         }
     });
-    let stands = Process::start_telling(config(&hosts, 1, 1), &stage, ready);
-    let other = Process::start(config(&hosts, 0, 1), &stage);
+    let stands = Process::start_reporting(config(&hosts, 1, 1), &fixture, ready);
+    let other = Process::start(config(&hosts, 0, 1), &fixture);
     let error = stands.end().unwrap_err();
     assert_eq!(error.exit_code(), 75);
     assert!(error.to_string().contains("worker 0"), "{error}");

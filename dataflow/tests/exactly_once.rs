@@ -1,11 +1,12 @@
-//! The whole dataflow over a log in memory: whatever the number of workers, and however often it is
-//! stopped and started, each reaction is counted once or rejected once.
+//! Tests of the whole dataflow over a log in memory: for any number of workers, and any number of restarts, each
+//! reaction is counted once or rejected once.
 //!
-//! A run is made from a seed, which a failure prints; `SEED=… cargo test` replays one.
+//! The events of a test follow from a seed. A failure prints it, and `SEED=… cargo test` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "exactly_once/faults.rs"]
 mod faults;
+mod fixture;
 #[path = "exactly_once/floods.rs"]
 mod floods;
 #[path = "exactly_once/reset.rs"]
@@ -14,7 +15,6 @@ mod reset;
 mod retention;
 #[path = "exactly_once/set_back.rs"]
 mod set_back;
-mod stage;
 #[path = "exactly_once/standby.rs"]
 mod standby;
 #[path = "exactly_once/totals.rs"]
@@ -37,31 +37,31 @@ use emostream_log::{
 use emostream_model::{
     Batch, Emoji, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
 };
+use fixture::{Fixture, T0};
 use rand::{Rng, RngExt};
-use stage::{Stage, T0};
 
 const LATENESS_MS: u64 = 750;
-/// Three windows, so that much slides out.
+/// Three windows, so that many windows leave the span.
 const SPAN_MS: u64 = 6000;
-/// Fewer than there are emojis, so that some do not show.
+/// Fewer than there are emojis, so that some are not in the top.
 const TOP: usize = 2;
 /// The text of an emoji that this build does not know.
 const UNKNOWN_EMOJI: &str = "新";
 
-impl Stage {
+impl Fixture {
     fn config(&self, workers: usize) -> Config {
         Config {
             lateness_ms: LATENESS_MS,
             swarm_size: 3,
             trending_span: Duration::from_millis(SPAN_MS),
             trending_top: TOP,
-            ..stage::config(&self.topics, workers)
+            ..fixture::config(&self.topics, workers)
         }
     }
 
-    /// Returns the same stage with faults added to its log.
-    fn faulty(&self, faults: impl FnOnce(FaultyLog) -> FaultyLog) -> Stage {
-        Stage {
+    /// Returns the same fixture with faults added to its log.
+    fn faulty(&self, faults: impl FnOnce(FaultyLog) -> FaultyLog) -> Fixture {
+        Fixture {
             log: Arc::new(faults(FaultyLog::new(self.log.clone()))),
             ..self.clone()
         }
@@ -88,7 +88,7 @@ impl Stage {
         });
     }
 
-    /// How many times progress was committed: its topic is compacted, its offsets go on.
+    /// Returns the number of commits: the end offset of the progress topic, which also grows while it is compacted.
     fn commits(&self) -> u64 {
         let progress = self.topics.progress();
         self.log.offsets(&progress).unwrap()[0].end
@@ -125,7 +125,7 @@ impl Stage {
 /// Counts by (window start, room, emoji).
 type Counts = BTreeMap<(u64, String, String), u64>;
 
-/// What must come out, computed event by event from each partition's log alone.
+/// The expected output, computed event by event from the log of each partition alone.
 #[derive(Default)]
 struct Oracle {
     counts: Counts,
@@ -138,7 +138,13 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn see(&mut self, partition: u32, offset: u64, newest_ms: u64, reactions: &[ReactionRef<'_>]) {
+    fn append(
+        &mut self,
+        partition: u32,
+        offset: u64,
+        newest_ms: u64,
+        reactions: &[ReactionRef<'_>],
+    ) {
         let seen = self.newest.entry(partition).or_default();
         let watermark = seen.saturating_sub(LATENESS_MS);
         for reaction in reactions {
@@ -158,12 +164,12 @@ impl Oracle {
     }
 }
 
-/// Events of about `span_ms`, in every form, with stragglers, junk and an unknown emoji, and what must come of them.
-fn events(stage: &Stage, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, Oracle) {
+/// Returns events of about `span_ms` in every form, with late ones, junk and an unknown emoji, and the expected output.
+fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, Oracle) {
     let emojis = ["🔥", "👏", "😂", UNKNOWN_EMOJI];
     let mut oracle = Oracle::default();
     let mut records = Vec::new();
-    for partition in 0..stage.partitions {
+    for partition in 0..fixture.partitions {
         let (mut now_ms, mut offset) = (T0 + rng.random_range(0..400), 0);
         while now_ms < T0 + span_ms {
             now_ms += rng.random_range(0..400);
@@ -197,45 +203,45 @@ fn events(stage: &Stage, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, O
                 0 => (now_ms, b"no reaction".to_vec()),
                 1 | 2 => {
                     let plain = reaction(rng, base_ms);
-                    oracle.see(partition, offset, base_ms, std::slice::from_ref(&plain));
+                    oracle.append(partition, offset, base_ms, std::slice::from_ref(&plain));
                     let json = serde_json::json!({
                         "user_id": "u", "emoji_type": plain.emoji, "room": plain.room,
                     });
                     (base_ms, json.to_string().into_bytes())
                 }
                 _ => {
-                    oracle.see(partition, offset, newest_ms, &reactions);
+                    oracle.append(partition, offset, newest_ms, &reactions);
                     (now_ms.max(newest_ms), Batch::encode(base_ms, reactions))
                 }
             };
             if value == b"no reaction" {
-                oracle.see(partition, offset, now_ms, &[]);
+                oracle.append(partition, offset, now_ms, &[]);
             }
-            records.push(stage.reaction_record(partition, time_ms, value));
+            records.push(fixture.reaction_record(partition, time_ms, value));
             offset += 1;
         }
     }
     (records, oracle)
 }
 
-/// When everything of [`events`] is final: the last of them lie in the window that begins at the
-/// span's end. Frontiers may stop at any window on their way, so no earlier one will do.
+/// Returns the F at which all of [`events`] are final. The last events are in the window that begins at the end of the
+/// span. The frontier may stop at any window before, so an earlier F does not suffice.
 fn all_final_ms(span_ms: u64) -> u64 {
     T0 + span_ms + 2000
 }
 
-/// Heartbeats that close every window of [`events`].
-fn closing(stage: &Stage, span_ms: u64) -> Vec<NewRecord> {
+/// Returns heartbeats that close every window of [`events`].
+fn closing(fixture: &Fixture, span_ms: u64) -> Vec<NewRecord> {
     let at_ms = T0 + span_ms + 10_000;
-    let beat = |p| stage.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
-    (0..stage.partitions).map(beat).collect()
+    let heartbeat = |p| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
+    (0..fixture.partitions).map(heartbeat).collect()
 }
 
-fn check(stage: &Stage, oracle: &Oracle) {
+fn check(fixture: &Fixture, oracle: &Oracle) {
     let mut counts = Counts::new();
     let mut seen = BTreeSet::new();
     let mut totals: BTreeMap<String, u64> = BTreeMap::new();
-    for record in stage.finals() {
+    for record in fixture.finals() {
         let (room, start) = (record.room.to_string(), record.window.start);
         assert_eq!((start % 2000, record.window.end), (0, start + 2000));
         assert!(
@@ -257,7 +263,7 @@ fn check(stage: &Stage, oracle: &Oracle) {
     }
     assert_eq!(counts, oracle.counts);
     let places = |of: &str| -> Vec<(u32, u64)> {
-        let rejected = stage.rejected().into_iter();
+        let rejected = fixture.rejected().into_iter();
         let of = rejected.filter(|(_, _, reason)| reason == of);
         of.map(|(partition, offset, _)| (partition, offset))
             .collect()
@@ -273,11 +279,11 @@ fn check(stage: &Stage, oracle: &Oracle) {
         ("late", &oracle.late_reactions),
         ("unknown_emoji", &oracle.unknown_reactions),
     ] {
-        let rejected = stage.reactions_in(&stage.topics.rejected(), Some(reason));
+        let rejected = fixture.reactions_in(&fixture.topics.rejected(), Some(reason));
         assert_eq!(rejected, *expected, "{reason}");
     }
     let mut known = BTreeMap::new();
-    for value in stage.values(&stage.topics.totals()) {
+    for value in fixture.values(&fixture.topics.totals()) {
         let record: TotalsRecord = serde_json::from_slice(&value).unwrap();
         assert_eq!(
             record.total,
@@ -286,7 +292,7 @@ fn check(stage: &Stage, oracle: &Oracle) {
         known.insert(record.room.to_string(), record.total);
     }
     assert_eq!(known, totals);
-    trending::check(stage, oracle);
+    trending::check(fixture, oracle);
 }
 
 fn seeds() -> impl Iterator<Item = u64> {
@@ -297,46 +303,46 @@ fn seeds() -> impl Iterator<Item = u64> {
 fn stops_and_restarts_with_other_workers_change_no_final() {
     for seed in seeds() {
         let mut rng = rng(seed);
-        let stage = Stage::new(rng.random_range(1..5));
+        let fixture = Fixture::new(rng.random_range(1..5));
         let span_ms = 40_000;
-        let (records, oracle) = events(&stage, &mut rng, span_ms);
-        // Some before the first start, the rest while it runs.
+        let (records, oracle) = events(&fixture, &mut rng, span_ms);
+        // Some records are appended before the first start, the others during a run.
         let (before, after) = records.split_at(rng.random_range(0..records.len()));
-        stage.append(before.to_vec());
+        fixture.append(before.to_vec());
         let mut after = after.to_vec();
-        after.extend(closing(&stage, span_ms));
+        after.extend(closing(&fixture, span_ms));
         let end_ms = all_final_ms(span_ms);
         let mut appended = false;
         for _ in 0..rng.random_range(0..6) {
-            let commits = stage.commits();
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let commits = fixture.commits();
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             if !appended && rng.random_bool(0.5) {
-                stage.append(std::mem::take(&mut after));
+                fixture.append(std::mem::take(&mut after));
                 appended = true;
             }
-            stage.run_until(stage.config(rng.random_range(1..5)), || {
-                stage.commits() > commits || Instant::now() > patience
+            fixture.run_until(fixture.config(rng.random_range(1..5)), || {
+                fixture.commits() > commits || Instant::now() > deadline
             });
         }
-        stage.append(after);
-        stage.run_until(stage.config(rng.random_range(1..4)), || {
-            stage.final_until_ms() >= end_ms
+        fixture.append(after);
+        fixture.run_until(fixture.config(rng.random_range(1..4)), || {
+            fixture.final_until_ms() >= end_ms
         });
-        check(&stage, &oracle);
+        check(&fixture, &oracle);
     }
 }
 
 #[test]
 fn any_number_of_workers_writes_the_same_bytes() {
     let finals = |workers| {
-        let stage = Stage::new(3);
-        let (records, _) = events(&stage, &mut rng(7), 30_000);
-        stage.append(records);
-        stage.append(closing(&stage, 30_000));
-        stage.run_until(stage.config(workers), || {
-            stage.final_until_ms() >= all_final_ms(30_000)
+        let fixture = Fixture::new(3);
+        let (records, _) = events(&fixture, &mut rng(7), 30_000);
+        fixture.append(records);
+        fixture.append(closing(&fixture, 30_000));
+        fixture.run_until(fixture.config(workers), || {
+            fixture.final_until_ms() >= all_final_ms(30_000)
         });
-        let mut values = stage.values(&stage.topics.windows());
+        let mut values = fixture.values(&fixture.topics.windows());
         values.sort();
         values
     };
@@ -357,67 +363,74 @@ fn reaction(at_ms: u64) -> Reaction {
 
 #[test]
 fn a_restart_judges_lateness_by_the_watermark_that_was() {
-    let stage = Stage::new(2);
+    let fixture = Fixture::new(2);
     let at = |partition, time_ms: u64| {
         let value = Batch::encode(T0 + time_ms, [&reaction(T0 + time_ms)]);
-        stage.reaction_record(partition, T0 + time_ms, value)
+        fixture.reaction_record(partition, T0 + time_ms, value)
     };
-    // A heartbeat makes the straggler late. The restart begins behind it, at the reaction before the
-    // straggler, for the other partition holds every window from 4 s on open.
-    stage.append(vec![
-        stage.reaction_record(0, T0 + 10_750, Batch::heartbeat(T0 + 10_750)),
+    // A heartbeat makes the straggler late. The restart reads from the reaction before the straggler, after the
+    // heartbeat, since the other partition holds every window from 4 s on open.
+    fixture.append(vec![
+        fixture.reaction_record(0, T0 + 10_750, Batch::heartbeat(T0 + 10_750)),
         at(0, 10_100),
         at(0, 9_000),
         at(1, 2_500),
-        stage.reaction_record(1, T0 + 4_750, Batch::heartbeat(T0 + 4_750)),
+        fixture.reaction_record(1, T0 + 4_750, Batch::heartbeat(T0 + 4_750)),
     ]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 1);
-    let progress = stage.progress().unwrap();
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
+    let progress = fixture.progress().unwrap();
     assert_eq!(progress.final_until_ms, T0 + 4_000);
     assert_eq!(progress.partitions[0].resume_offset, 1);
-    stage.append(closing(&stage, 12_000));
-    stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 12_000);
-    let starts: Vec<u64> = stage.finals().iter().map(|f| f.window.start - T0).collect();
+    fixture.append(closing(&fixture, 12_000));
+    fixture.run_until(fixture.config(1), || {
+        fixture.final_until_ms() >= T0 + 12_000
+    });
+    let starts: Vec<u64> = fixture
+        .finals()
+        .iter()
+        .map(|f| f.window.start - T0)
+        .collect();
     assert_eq!(starts, [2_000, 10_000]);
-    assert_eq!(stage.rejected(), [(0, 2, "late".to_owned())]);
+    assert_eq!(fixture.rejected(), [(0, 2, "late".to_owned())]);
 }
 
 #[test]
-fn a_record_as_large_as_the_log_takes_is_rejected_and_the_rest_counts() {
-    let stage = Stage::new(1);
-    let topic_bytes = stage.topics.reactions().len();
-    stage.append(vec![
-        stage.reaction_record(0, T0, vec![b'x'; (1 << 20) - topic_bytes]),
-        stage.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),
+fn a_record_of_the_maximum_size_is_rejected_and_the_others_are_counted() {
+    let fixture = Fixture::new(1);
+    let topic_bytes = fixture.topics.reactions().len();
+    fixture.append(vec![
+        fixture.reaction_record(0, T0, vec![b'x'; (1 << 20) - topic_bytes]),
+        fixture.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),
     ]);
-    stage.append(closing(&stage, 2_000));
-    stage.run_until(stage.config(1), || stage.finals().len() == 1);
-    assert_eq!(stage.rejected(), [(0, 0, "malformed".to_owned())]);
+    fixture.append(closing(&fixture, 2_000));
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
+    assert_eq!(fixture.rejected(), [(0, 0, "malformed".to_owned())]);
 }
 
-/// A dataflow of another build counted an emoji that this one does not know, and the room's totals were lost.
+/// Regression: another build counted an emoji that this one does not know, and the totals of the room were lost.
 #[test]
 fn totals_keep_emojis_that_this_build_does_not_know() {
-    let stage = Stage::new(1);
+    let fixture = Fixture::new(1);
     let totals = r#"{"room":"default","start":0,"end":2000,"total":8,"counts":[{"emoji":"新","count":5},{"emoji":"🔥","count":2},{"emoji":"\"","count":1}]}"#;
-    stage.append(vec![NewRecord {
-        topic: stage.topics.totals(),
+    fixture.append(vec![NewRecord {
+        topic: fixture.topics.totals(),
         partition: None,
         key: Some("default".into()),
-        ..stage.reaction_record(0, T0, totals.into())
+        ..fixture.reaction_record(0, T0, totals.into())
     }]);
     let batch =
-        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
-    stage.append([0, 1, 2, 2000, 4000].map(batch).into());
-    stage.append(closing(&stage, 4000));
-    let newest = || String::from_utf8(stage.values(&stage.topics.totals()).pop().unwrap()).unwrap();
+        |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    fixture.append([0, 1, 2, 2000, 4000].map(batch).into());
+    fixture.append(closing(&fixture, 4000));
+    let newest =
+        || String::from_utf8(fixture.values(&fixture.topics.totals()).pop().unwrap()).unwrap();
     let expected = |start_ms: u64, total: u64, counts: &str| {
         let (start, end) = (T0 + start_ms, T0 + start_ms + 2000);
         format!(
             r#"{{"room":"default","start":{start},"end":{end},"total":{total},"counts":[{counts}]}}"#
         )
     };
-    stage.run_until(stage.config(3), || stage.final_until_ms() >= T0 + 6000);
+    fixture.run_until(fixture.config(3), || fixture.final_until_ms() >= T0 + 6000);
     let counts = |fire| {
         format!(
             r#"{{"emoji":"🔥","count":{fire}}},{{"emoji":"新","count":5}},{{"emoji":"\"","count":1}}"#
@@ -425,18 +438,20 @@ fn totals_keep_emojis_that_this_build_does_not_know() {
     };
     assert_eq!(newest(), expected(4000, 13, &counts(7)));
     // Another start restores them from the record that this build wrote.
-    stage.append(vec![batch(16_000)]);
-    stage.append(closing(&stage, 18_000));
-    stage.run_until(stage.config(2), || stage.final_until_ms() >= T0 + 18_000);
+    fixture.append(vec![batch(16_000)]);
+    fixture.append(closing(&fixture, 18_000));
+    fixture.run_until(fixture.config(2), || {
+        fixture.final_until_ms() >= T0 + 18_000
+    });
     assert_eq!(newest(), expected(16_000, 14, &counts(8)));
 }
 
 #[test]
-fn a_partition_that_gets_nothing_stops_nobody_after_the_idle_timeout() {
-    let stage = Stage::new(2);
-    stage.append(vec![
-        stage.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),
-        stage.reaction_record(
+fn a_partition_without_records_holds_no_window_open_after_the_idle_timeout() {
+    let fixture = Fixture::new(2);
+    fixture.append(vec![
+        fixture.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),
+        fixture.reaction_record(
             0,
             T0 + 5000,
             Batch::encode(T0 + 5000, [&reaction(T0 + 5000)]),
@@ -444,42 +459,42 @@ fn a_partition_that_gets_nothing_stops_nobody_after_the_idle_timeout() {
     ]);
     let config = Config {
         idle_timeout: Duration::from_millis(300),
-        ..stage.config(2)
+        ..fixture.config(2)
     };
     // When every partition is idle, even the last window closes.
-    stage.run_until(config, || stage.finals().len() == 2);
-    assert_eq!(stage.final_until_ms(), T0 + 6000);
-    // What comes for a closed window afterwards is rejected, once.
+    fixture.run_until(config, || fixture.finals().len() == 2);
+    assert_eq!(fixture.final_until_ms(), T0 + 6000);
+    // Events of a closed window that arrive later are rejected once.
     let late = |p| {
-        stage.reaction_record(
+        fixture.reaction_record(
             p,
             T0 + 5100,
             Batch::encode(T0 + 5100, [&reaction(T0 + 5100)]),
         )
     };
-    stage.append(vec![late(0), late(1)]);
-    stage.append(closing(&stage, 6000));
-    stage.run_until(stage.config(1), || stage.rejected().len() == 2);
-    stage.run_until(stage.config(3), || true);
+    fixture.append(vec![late(0), late(1)]);
+    fixture.append(closing(&fixture, 6000));
+    fixture.run_until(fixture.config(1), || fixture.rejected().len() == 2);
+    fixture.run_until(fixture.config(3), || true);
     assert_eq!(
-        stage.rejected(),
+        fixture.rejected(),
         [(0, 2, "late".to_owned()), (1, 0, "late".to_owned())]
     );
-    assert_eq!(stage.finals().len(), 2);
+    assert_eq!(fixture.finals().len(), 2);
 }
 
 #[test]
 fn progress_of_other_settings_is_refused_with_the_difference_named() {
-    let stage = Stage::new(1);
-    let (records, _) = events(&stage, &mut rng(1), 5_000);
-    stage.append(records);
-    stage.append(closing(&stage, 5_000));
-    stage.run_until(stage.config(1), || stage.final_until_ms() > T0);
+    let fixture = Fixture::new(1);
+    let (records, _) = events(&fixture, &mut rng(1), 5_000);
+    fixture.append(records);
+    fixture.append(closing(&fixture, 5_000));
+    fixture.run_until(fixture.config(1), || fixture.final_until_ms() > T0);
     let config = Config {
         lateness_ms: 1000,
-        ..stage.config(1)
+        ..fixture.config(1)
     };
-    let error = stage.start(config).1.join().unwrap().unwrap_err();
+    let error = fixture.start(config).1.join().unwrap().unwrap_err();
     assert_eq!(error.exit_code(), 78);
     assert!(
         error
@@ -491,15 +506,15 @@ fn progress_of_other_settings_is_refused_with_the_difference_named() {
 
 #[test]
 fn a_newer_run_fences_the_older_one_which_stands_by() {
-    let stage = Stage::new(1);
+    let fixture = Fixture::new(1);
     let (report, reports) = channel();
     let ready: Ready = Arc::new(move |state| drop(report.send(state)));
-    let (stop, older) = stage.launch(stage.config(1), prometheus::Registry::new(), ready);
-    let (records, oracle) = events(&stage, &mut rng(2), 20_000);
+    let (stop, older) = fixture.launch(fixture.config(1), prometheus::Registry::new(), ready);
+    let (records, oracle) = events(&fixture, &mut rng(2), 20_000);
     let half = records.len() / 2;
-    stage.append(records[..half].to_vec());
+    fixture.append(records[..half].to_vec());
     let newer = {
-        stage.until_final(1);
+        fixture.until_final(1);
         let (begin, begun) = channel();
         let ready: Ready = Arc::new(move |state| {
             if state.is_ok() {
@@ -507,19 +522,19 @@ fn a_newer_run_fences_the_older_one_which_stands_by() {
                 let _ = begin.send(());
             }
         });
-        let newer = stage.launch(stage.config(2), prometheus::Registry::new(), ready);
-        // It has fenced the older one, which learns that when it commits what comes now.
+        let newer = fixture.launch(fixture.config(2), prometheus::Registry::new(), ready);
+        // The newer run has fenced the older one, which detects that at its next commit.
         begun.recv_timeout(DEADLINE).unwrap();
         newer
     };
-    stage.append(records[half..].to_vec());
-    stage.append(closing(&stage, 20_000));
+    fixture.append(records[half..].to_vec());
+    fixture.append(closing(&fixture, 20_000));
     let standby = |state: &Result<Activity, String>| matches!(state, Ok(Activity::Standby(_)));
     while !standby(&reports.recv_timeout(DEADLINE).unwrap()) {}
     stop.request();
     older.join().unwrap().unwrap();
-    stage.until_final(all_final_ms(20_000));
+    fixture.until_final(all_final_ms(20_000));
     newer.0.request();
     newer.1.join().unwrap().unwrap();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }

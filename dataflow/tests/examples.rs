@@ -1,4 +1,4 @@
-//! Runs the example beside EmoStream's own topics.
+//! Runs the example on the topics of EmoStream.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use std::{sync::Arc, thread};

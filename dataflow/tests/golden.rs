@@ -1,28 +1,28 @@
-//! What goes in and what must come out, written by hand in `golden/*.txt`: see `golden/README.md`.
+//! Golden tests: the files `golden/*.txt` contain inputs and expected outputs, which `golden/README.md` describes.
 //!
-//! Every case runs on one worker, on three, and once more with a stop and a restart after every few
-//! records. `BLESS=1` writes what came out into the file, and fails, so that somebody looks at it.
+//! Every case runs on one worker, on three workers, and once more with a restart after every few records. `BLESS=1`
+//! writes the output into the file, and fails, so that a developer reviews the file.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "golden/case.rs"]
 mod case;
+mod fixture;
 #[path = "golden/outcome.rs"]
 mod outcome;
-mod stage;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread};
 
 use case::{Case, Input, Step};
 use emostream_dataflow::Config;
 use emostream_log::testing::until;
+use fixture::{Fixture, T0};
 use outcome::Outcome;
 use prometheus::Registry;
-use stage::{Stage, T0};
 
-/// Records between two restarts.
+/// Number of records between two restarts.
 const FEW: usize = 2;
 
-/// Workers of the runs between restarts, in turn.
+/// Numbers of workers of the runs between restarts, in turn.
 const WORKERS_IN_TURN: [usize; 3] = [1, 3, 2];
 
 macro_rules! cases {
@@ -69,17 +69,17 @@ fn directory() -> PathBuf {
 fn check(name: &str) {
     let case =
         Case::read(&directory().join(format!("{name}.txt"))).unwrap_or_else(|e| panic!("{e}"));
-    let came_out = [
+    let outcomes = [
         ("-w 1", at_once(&case, 1)),
         ("-w 3", at_once(&case, 3)),
         ("stops and restarts", with_restarts(&case)),
     ];
     let bless = std::env::var_os("BLESS").is_some_and(|value| value == "1");
     let expected = match bless {
-        true => &came_out[0].1,
+        true => &outcomes[0].1,
         false => &case.expected,
     };
-    for (how, outcome) in &came_out {
+    for (how, outcome) in &outcomes {
         if let Some(difference) = outcome.difference(expected) {
             panic!(
                 "{name}.txt: not what came out with {how} (- expected, + came out):\n\
@@ -95,43 +95,49 @@ fn check(name: &str) {
     }
 }
 
-/// Everything in one run.
+/// Runs all steps in one run.
 fn at_once(case: &Case, workers: usize) -> Outcome {
-    let stage = Stage::new(case.partitions());
-    let run = Run::start(&stage, case.config(&stage.topics, workers));
+    let fixture = Fixture::new(case.partitions());
+    let run = Run::start(&fixture, case.config(&fixture.topics, workers));
     for step in &case.steps {
         match step {
-            Step::Append(inputs) => append(&stage, inputs),
-            Step::WaitFinal(until_ms) => run.wait_final(&stage, *until_ms),
+            Step::Append(inputs) => append(&fixture, inputs),
+            Step::WaitFinal(until_ms) => run.wait_final(&fixture, *until_ms),
             Step::WaitLive(count) => {
                 run.wait(&format!("wait live {count}"), || {
-                    outcome::live_reactions(&stage) == *count
+                    outcome::live_reactions(&fixture) == *count
                 });
             }
         }
     }
     run.stop();
-    let outcome = Outcome::of(&stage, case);
+    let outcome = Outcome::of(&fixture, case);
     match case.waits_for_live() {
         true => outcome,
         false => outcome.without_live(),
     }
 }
 
-/// Some records, a stop as soon as they are read, a restart with other workers, and so on.
+/// Runs the steps with restarts: each run is stopped as soon as it has read some records, and the next one has another
+/// number of workers.
 fn with_restarts(case: &Case) -> Outcome {
-    let stage = Stage::new(case.partitions());
+    let fixture = Fixture::new(case.partitions());
     let mut workers = WORKERS_IN_TURN.into_iter().cycle();
-    let mut start = || Run::start(&stage, case.config(&stage.topics, workers.next().unwrap()));
-    let mut newest_ms = vec![0; stage.partitions as usize];
+    let mut start = || {
+        Run::start(
+            &fixture,
+            case.config(&fixture.topics, workers.next().unwrap()),
+        )
+    };
+    let mut newest_ms = vec![0; fixture.partitions as usize];
     for step in &case.steps {
         match step {
             Step::Append(inputs) => {
                 for few in inputs.chunks(FEW) {
-                    append(&stage, few);
+                    append(&fixture, few);
                     for input in few {
                         let newest_ms = &mut newest_ms[input.partition as usize];
-                        *newest_ms = input.seen_ms.max(*newest_ms);
+                        *newest_ms = input.observed_ms.max(*newest_ms);
                     }
                     let run = start();
                     run.wait("read what was written", || {
@@ -145,23 +151,24 @@ fn with_restarts(case: &Case) -> Outcome {
             }
             Step::WaitFinal(until_ms) => {
                 let run = start();
-                run.wait_final(&stage, *until_ms);
+                run.wait_final(&fixture, *until_ms);
                 run.stop();
             }
-            // Whether a run that is about to end shows a tally is left open.
+            // A run that is stopped may write a live tally or not.
             Step::WaitLive(_) => {}
         }
     }
-    Outcome::of(&stage, case).without_live()
+    Outcome::of(&fixture, case).without_live()
 }
 
-fn append(stage: &Stage, inputs: &[Input]) {
-    let record =
-        |input: &Input| stage.reaction_record(input.partition, input.time_ms, input.value.clone());
-    stage.append(inputs.iter().map(record).collect());
+fn append(fixture: &Fixture, inputs: &[Input]) {
+    let record = |input: &Input| {
+        fixture.reaction_record(input.partition, input.time_ms, input.value.clone())
+    };
+    fixture.append(inputs.iter().map(record).collect());
 }
 
-/// A dataflow that runs.
+/// A running dataflow.
 struct Run {
     stop: emostream_dataflow::Stop,
     running: thread::JoinHandle<Result<(), emostream_dataflow::StreamsError>>,
@@ -169,9 +176,9 @@ struct Run {
 }
 
 impl Run {
-    fn start(stage: &Stage, config: Config) -> Run {
+    fn start(fixture: &Fixture, config: Config) -> Run {
         let registry = Registry::new();
-        let (stop, running) = stage.launch(config, registry.clone(), Arc::new(|_| {}));
+        let (stop, running) = fixture.launch(config, registry.clone(), Arc::new(|_| {}));
         Run {
             stop,
             running,
@@ -179,10 +186,10 @@ impl Run {
         }
     }
 
-    fn wait_final(&self, stage: &Stage, until_ms: u64) {
+    fn wait_final(&self, fixture: &Fixture, until_ms: u64) {
         let seconds = outcome::seconds(until_ms);
         self.wait(&format!("wait final {seconds}"), || {
-            stage.final_until_ms() >= until_ms
+            fixture.final_until_ms() >= until_ms
         });
     }
 
@@ -198,7 +205,7 @@ impl Run {
         self.running.join().unwrap().unwrap();
     }
 
-    /// How far the dataflow says that it has read a partition.
+    /// Returns the watermark of a partition as the metrics show it.
     fn watermark_ms(&self, partition: u32) -> u64 {
         let families = self.registry.gather();
         let name = "emostream_dataflow_watermark_timestamp_seconds";

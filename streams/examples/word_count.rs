@@ -1,5 +1,5 @@
 //! Counts words in windows of two seconds, exactly once: each line of `words.lines` is split into words, and each final
-//! in `words.counts` says how often a word was written in a window.
+//! in `words.counts` contains the number of times that a word was written in a window.
 //!
 //! `cargo run -p emostream-streams --example word_count -- BROKERS`
 

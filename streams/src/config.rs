@@ -18,8 +18,9 @@ use crate::{
     topics::Topics,
 };
 
-/// The number of the format in which workers exchange data: to be increased with any exchanged type. Processes with different ones would misread each other, even if
-/// the bytes have the same layout: before this format, partial counts had the start of their window instead of its end.
+/// The number of the format in which workers exchange data. It must be increased with any change of an exchanged type:
+/// processes with different formats would misread each other, even if the bytes have the same layout. Before this format,
+/// partial counts had the start of their window instead of its end.
 const EXCHANGE_FORMAT: u32 = 2;
 
 /// The time at which the first run of this process began, Unix milliseconds.
@@ -67,12 +68,12 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// The size of the windows.
     pub window: WindowSize,
-    /// How far the watermark of a partition is behind its newest record, milliseconds.
+    /// Difference between the newest record of a partition and its watermark, milliseconds.
     pub lateness_ms: u64,
-    /// How long a partition without new records holds the watermark back before it counts as idle.
+    /// Time for which a partition without new records holds the watermark back before it counts as idle.
     pub idle_timeout: Duration,
-    /// How long an idle partition may hold the watermark back while the log does not confirm that it was read to its
-    /// end.
+    /// Maximum time for which an idle partition may hold the watermark back while the log does not confirm that it was
+    /// read to its end.
     pub hold_timeout: Duration,
     /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,

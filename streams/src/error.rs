@@ -32,7 +32,7 @@ pub enum StreamsError {
         topic: String,
         /// The limit that the topic has, as text.
         ahead: String,
-        /// What the operator can do to lower the limit.
+        /// The way in which an operator can lower the limit.
         remedy: String,
     },
     /// The brokers cannot reject records with timestamps in the future.
@@ -50,7 +50,7 @@ pub enum StreamsError {
     KeptTooShortly {
         /// The source topic.
         topic: String,
-        /// How long a window may be open.
+        /// Maximum time for which a window may be open.
         needed: Duration,
         /// The retention of the topic.
         kept: Duration,
@@ -195,7 +195,7 @@ pub enum StreamsError {
     PeerLost {
         /// The name of the process.
         peer: String,
-        /// How the loss was detected.
+        /// The event by which the loss was detected.
         why: String,
     },
     /// Process 0 of the cluster was fenced: the processes join again, and process 0 stands by.

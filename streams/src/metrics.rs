@@ -43,8 +43,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics; their names begin with `prefix` and an underscore. `reasons` are those for which records are
-    /// rejected.
+    /// Registers the metrics; their names begin with `prefix` and an underscore. `reasons` are those for which records
+    /// are rejected.
     ///
     /// # Errors
     ///

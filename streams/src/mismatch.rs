@@ -6,43 +6,43 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgressMismatch {
     /// Records were deleted before they were counted.
-    Gone {
+    Expired {
         /// The partition.
-        place: Place,
+        topic_partition: TopicPartition,
         /// The restart offset (R).
         resume: u64,
         /// The first offset that the log holds.
         start: u64,
     },
     /// The progress has offsets beyond the end of the partition.
-    Beyond {
+    OffsetOutOfRange {
         /// The partition.
-        place: Place,
+        topic_partition: TopicPartition,
         /// The committed offset (N), or the restart offset (R) if it is greater.
         read: u64,
         /// The end offset of the partition.
         end: u64,
     },
     /// The topic does not have a partition any more.
-    Vanished {
+    PartitionRemoved {
         /// The partition.
-        place: Place,
+        topic_partition: TopicPartition,
         /// The number of partitions that the topic has.
         partitions: u32,
     },
     /// Finals were deleted that no record of a table contains.
-    FinalsGone {
+    FinalsExpired {
         /// The partition.
-        place: Place,
+        topic_partition: TopicPartition,
         /// The lowest offset that these finals may have.
         from: u64,
         /// The first offset that the log holds.
         start: u64,
     },
     /// The log has another record at the offset of a record that was read.
-    Other {
+    RecordChanged {
         /// The partition.
-        place: Place,
+        topic_partition: TopicPartition,
         /// The offset.
         offset: u64,
     },
@@ -50,7 +50,7 @@ pub enum ProgressMismatch {
 
 /// A partition of a topic. It is displayed as `topic/partition`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct TopicPartition {
     /// The name of the topic.
     pub topic: String,
     /// The number of the partition.
@@ -60,16 +60,26 @@ pub struct Place {
 impl ProgressMismatch {
     /// Returns the number of the partition that differs.
     pub fn partition(&self) -> u32 {
-        let (ProgressMismatch::Gone { place, .. }
-        | ProgressMismatch::Beyond { place, .. }
-        | ProgressMismatch::Vanished { place, .. }
-        | ProgressMismatch::FinalsGone { place, .. }
-        | ProgressMismatch::Other { place, .. }) = self;
-        place.partition
+        let (ProgressMismatch::Expired {
+            topic_partition, ..
+        }
+        | ProgressMismatch::OffsetOutOfRange {
+            topic_partition, ..
+        }
+        | ProgressMismatch::PartitionRemoved {
+            topic_partition, ..
+        }
+        | ProgressMismatch::FinalsExpired {
+            topic_partition, ..
+        }
+        | ProgressMismatch::RecordChanged {
+            topic_partition, ..
+        }) = self;
+        topic_partition.partition
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)
     }
@@ -78,29 +88,43 @@ impl fmt::Display for Place {
 impl fmt::Display for ProgressMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProgressMismatch::Gone {
-                place,
+            ProgressMismatch::Expired {
+                topic_partition,
                 resume,
                 start,
             } => write!(
                 f,
-                "{place} must be read from offset {resume}, but begins at {start}: records were deleted before they were counted"
+                "{topic_partition} must be read from offset {resume}, but begins at {start}: records were deleted before they were counted"
             ),
-            ProgressMismatch::Beyond { place, read, end } => write!(
+            ProgressMismatch::OffsetOutOfRange {
+                topic_partition,
+                read,
+                end,
+            } => write!(
                 f,
-                "{place} was read up to offset {read}, but ends at {end}: it was truncated or recreated"
+                "{topic_partition} was read up to offset {read}, but ends at {end}: it was truncated or recreated"
             ),
-            ProgressMismatch::Vanished { place, partitions } => write!(
+            ProgressMismatch::PartitionRemoved {
+                topic_partition,
+                partitions,
+            } => write!(
                 f,
-                "{place} was read, but the topic has {partitions} partitions now: it was recreated"
+                "{topic_partition} was read, but the topic has {partitions} partitions now: it was recreated"
             ),
-            ProgressMismatch::FinalsGone { place, from, start } => write!(
+            ProgressMismatch::FinalsExpired {
+                topic_partition,
+                from,
+                start,
+            } => write!(
                 f,
-                "{place} must be read from offset {from} to complete the totals of some keys, but begins at {start}: finals were deleted before the totals held them"
+                "{topic_partition} must be read from offset {from} to complete the totals of some keys, but begins at {start}: finals were deleted before the totals held them"
             ),
-            ProgressMismatch::Other { place, offset } => write!(
+            ProgressMismatch::RecordChanged {
+                topic_partition,
+                offset,
+            } => write!(
                 f,
-                "{place} holds another record at offset {offset} than the one that was read: the topic was recreated"
+                "{topic_partition} holds another record at offset {offset} than the one that was read: the topic was recreated"
             ),
         }
     }

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_ends_with_its_parent_and_the_parent_goes_on_without_the_child() {
+    fn a_child_stops_with_its_parent_and_the_parent_continues_without_the_child() {
         let parent = Stop::default();
         let (first, second) = (parent.child(), parent.child());
         first.fail(StreamsError::Stuck { worker: 0 });

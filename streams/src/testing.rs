@@ -20,7 +20,7 @@ use crate::{
     topics::Topics,
 };
 
-/// Metrics of a registry of their own.
+/// Returns metrics with a registry of their own.
 pub fn metrics() -> Metrics {
     Metrics::register(&Registry::new(), "app", &["late"]).unwrap()
 }
@@ -32,7 +32,7 @@ pub fn topics() -> Topics {
     }
 }
 
-/// A configuration whose times are so long that no test waits for them.
+/// Returns a configuration whose times are so long that no test waits for them.
 pub fn config() -> Config {
     Config {
         settings: Settings::default().with("lateness_ms", "--lateness (ms)", 750),
@@ -45,7 +45,7 @@ pub fn config() -> Config {
     }
 }
 
-/// A log with all topics of one partition.
+/// Returns a log with all topics, each with one partition.
 pub fn log() -> Arc<EmbeddedLog> {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
     let names = topics();
@@ -55,7 +55,7 @@ pub fn log() -> Arc<EmbeddedLog> {
     log
 }
 
-/// Commits the progress, and fences every run by that.
+/// Commits the progress, which fences every run.
 pub fn commit(log: &dyn Log, progress: &Progress) {
     let mut transactor = fence(&topics(), log, DEADLINE).unwrap();
     let record = progress_record(&topics(), progress);

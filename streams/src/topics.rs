@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use emostream_log::{Cleanup, TopicSpec};
 
-/// How long records are kept in topics that [`Topics::specs`] returns.
+/// The retention of the topics that [`Topics::specs`] returns.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How far event time may be ahead of this host's clock, milliseconds. The source topic has the same limit for records
-/// and the broker's clock.
+/// Maximum time by which event time may be ahead of this host's clock, milliseconds. The source topic has the same
+/// limit for records and the broker's clock.
 pub const MAX_AHEAD_MS: u64 = 5_000;
 
 /// The names of the topics of an application.
@@ -69,8 +69,8 @@ impl Topics {
         }
     }
 
-    /// Returns the topics as they are created with this number of partitions and of replicas. Records are kept for a week,
-    /// those of tables for as long as they are the newest of their key.
+    /// Returns the topics as they are created with this number of partitions and of replicas. Records are kept for a
+    /// week, those of tables for as long as they are the newest of their key.
     pub fn specs(&self, partitions: u32, replication: u32) -> Vec<TopicSpec> {
         let topic = |name: &String, cleanup| TopicSpec {
             name: name.clone(),

@@ -85,7 +85,7 @@ impl Listed {
     }
 }
 
-/// What is trending across rooms.
+/// The top emojis and rooms across all rooms.
 #[derive(Serialize)]
 struct Leading<'a> {
     span_ms: u64,
@@ -93,8 +93,8 @@ struct Leading<'a> {
     rooms: &'a [RoomCount],
 }
 
-/// The active rooms that `principal` may access, those with the greatest totals first. What is trending across rooms is
-/// only for a principal that may access all of them.
+/// The active rooms that `principal` may access, those with the greatest totals first. The tops across all rooms are
+/// only for a principal that may access all rooms.
 pub(crate) fn rooms(hub: &Hub, principal: &Principal) -> Response {
     let active = hub.active().into_iter();
     let mut rooms: Vec<Listed> = active

@@ -1,23 +1,24 @@
-//! A deterministic simulation: the real dataflow, over a log, in a time and with failures that are made
-//! of a seed.
+//! A deterministic simulation: it runs the real dataflow over a simulated log, with times and failures that follow from
+//! a seed.
 //!
 //! ```text
-//!  seed ─▶ world ─┬─ producers ─▶ log ◀─▶ run: recovery, workers one step at a time, sink
-//!                 ├─ what happens next: time, delays, crashes, takeovers by starts and by standbys; slow, failed and refused commits
-//!                 └─ truth ◀─ what was appended, what landed
+//!  seed ─▶ simulated cluster ─┬─ producers ─▶ log ◀─▶ run: recovery, workers one step at a time, sink
+//!                             ├─ events: time, delays, crashes, takeovers by starts and by standbys;
+//!                             │          slow, failed and refused commits
+//!                             └─ oracle ◀─ records that were appended, transactions that landed
 //! ```
 //!
-//! Nothing but the seed decides what happens: one thread has its turn at a time, no clock is read. A
-//! group of processes is simulated as workers of one, which count alike; a crash ends them all, as it
-//! does in a group.
+//! The seed alone determines a run: only one thread runs at a time, and no clock is read. The processes of a cluster
+//! are simulated as the workers of one process, which process records in the same way. A crash ends all of them, as in
+//! a cluster.
 //!
-//! `cargo test` runs some hundred seeds, `make soak SEEDS=…` as many as wanted; a failure prints its
-//! seed, and `SEED=…` replays it.
+//! `cargo test` runs some hundred seeds, `make soak SEEDS=…` any number of them. A failure prints its seed, and
+//! `SEED=…` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+mod oracle;
 mod producers;
-mod truth;
-mod world;
+mod sim_cluster;
 
 use std::{
     env,
@@ -25,35 +26,35 @@ use std::{
     thread,
 };
 
-use emostream_log::testing::rng as dice;
-use emostream_streams::simulation::{Rng as Dice, T0};
+use emostream_log::testing::rng;
+use emostream_streams::simulation::{Rng, T0};
 
-use world::World;
+use sim_cluster::SimCluster;
 
 use crate::TotalsPace;
 
 const WINDOW_MS: u64 = 2000;
 const LATENESS_MS: u64 = 750;
 const SWARM: u64 = 3;
-/// Three windows, so that much slides out.
+/// Three windows, so that many windows leave the span.
 const SPAN_MS: u64 = 6000;
-/// Fewer than there are emojis and rooms, so that some do not show.
+/// Fewer than there are emojis and rooms, so that some are not in the top.
 const TOP: usize = 2;
 
-/// Rooms are large from their second emoji on, and due every four windows.
+/// Rooms are large from their second emoji on, and their totals are due every four windows.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
     period_ms: 8000,
     close_bytes: usize::MAX,
 };
 
-/// How many seeds a test runs, unless `SEEDS` says.
+/// Number of seeds that a test runs, unless the variable `SEEDS` is set.
 const SEEDS: u64 = 300;
 
-/// What happens in the run of a seed before it is healed.
+/// Number of events in the run of a seed before all faults end.
 const EVENTS: u32 = 2500;
 
-/// Says how to see a failure again.
+/// Prints the command that replays a failure, if the test panics.
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -69,9 +70,9 @@ impl Drop for Replay {
 
 fn simulate(seed: u64) -> Vec<Vec<emostream_log::NewRecord>> {
     let _replay = Replay(seed);
-    let mut world = World::new(seed);
-    world.live(EVENTS);
-    world.end()
+    let mut cluster = SimCluster::new(seed);
+    cluster.run_events(EVENTS);
+    cluster.end()
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -84,7 +85,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_each_reaction_is_counted_once_or_rejected_once() {
+fn each_reaction_is_counted_once_or_rejected_once() {
     if let Some(seed) = number("SEED") {
         simulate(seed);
         return;

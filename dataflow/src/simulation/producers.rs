@@ -1,70 +1,70 @@
-//! Those who write the reactions: ingests, and whoever else may write to the topic.
+//! The producers of reactions: ingests, and other programs that may write to the topic.
 
 use bytes::Bytes;
 use emostream_log::NewRecord;
 use emostream_model::{Batch, ReactionRef};
 use rand::RngExt;
 
-use super::{Dice, LATENESS_MS, truth::Made};
+use super::{LATENESS_MS, Rng, oracle::Produced};
 
-/// The text of an emoji that this build does not know: an ingest of another build may write it.
+/// The text of an emoji that this build does not know. An ingest of another build may write it.
 pub const UNKNOWN_EMOJI: &str = "新";
 
-/// A reaction's offset from its batch's base at most.
+/// Maximum difference between the time of a reaction and the base time of its batch.
 const FLUSH_MS: u64 = 500;
 
-/// What a crowd is like.
-pub struct Crowd {
-    /// How often there is more than a heartbeat to write.
+/// The behaviour of the producers of a seed.
+pub struct Producers {
+    /// Probability that a record is not a heartbeat.
     pub busy: f64,
-    /// How often that comes too late.
+    /// Probability that such a record may be late.
     pub strays: f64,
 }
 
-impl Crowd {
-    /// Some crowd.
-    pub fn any(dice: &mut Dice) -> Crowd {
-        Crowd {
-            busy: [0.1, 0.4, 0.9][dice.random_range(0..3)],
-            strays: [0.02, 0.1, 0.4][dice.random_range(0..3)],
+impl Producers {
+    /// Returns random producers.
+    pub fn any(rng: &mut Rng) -> Producers {
+        Producers {
+            busy: [0.1, 0.4, 0.9][rng.random_range(0..3)],
+            strays: [0.02, 0.1, 0.4][rng.random_range(0..3)],
         }
     }
 }
 
-/// What the crowd writes to a partition of `topic` at `now_ms`.
+/// Returns the record that the producers write to a partition of `topic` at `now_ms`.
 pub fn record(
-    dice: &mut Dice,
-    crowd: &Crowd,
+    rng: &mut Rng,
+    producers: &Producers,
     topic: &str,
     partition: u32,
     now_ms: u64,
-) -> (NewRecord, Made) {
-    if !dice.random_bool(crowd.busy) {
+) -> (NewRecord, Produced) {
+    if !rng.random_bool(producers.busy) {
         return heartbeat(topic, partition, now_ms);
     }
-    // Clocks differ, brokers are slow: within the lateness, or beyond.
-    let behind_ms = match dice.random_bool(crowd.strays) {
-        true => dice.random_range(LATENESS_MS..8 * LATENESS_MS),
-        false => dice.random_range(0..LATENESS_MS - FLUSH_MS),
+    // Clocks differ, and brokers are slow: by less than the lateness, or by more.
+    let behind_ms = match rng.random_bool(producers.strays) {
+        true => rng.random_range(LATENESS_MS..8 * LATENESS_MS),
+        false => rng.random_range(0..LATENESS_MS - FLUSH_MS),
     };
     let base_ms = now_ms - behind_ms - FLUSH_MS;
-    let (time_ms, value, made) = match dice.random_range(0..20) {
-        0 => (now_ms, b"no reaction".to_vec(), Made::Junk("malformed")),
+    let (time_ms, value, produced) = match rng.random_range(0..20) {
+        0 => (now_ms, b"no reaction".to_vec(), Produced::Junk("malformed")),
         1 => {
-            let torn = Batch::encode(base_ms, reactions(dice, 1..4, base_ms));
-            let torn = torn[..dice.random_range(0..torn.len())].to_vec();
-            (now_ms, torn, Made::Junk("malformed"))
+            let torn = Batch::encode(base_ms, reactions(rng, 1..4, base_ms));
+            let torn = torn[..rng.random_range(0..torn.len())].to_vec();
+            (now_ms, torn, Produced::Junk("malformed"))
         }
         2 => {
-            let ahead = reactions(dice, 1..2, now_ms + 6000);
+            let ahead = reactions(rng, 1..2, now_ms + 6000);
             (
                 now_ms,
                 Batch::encode(now_ms + 6000, ahead),
-                Made::Junk("ahead"),
+                Produced::Junk("ahead"),
             )
         }
         3 | 4 => {
-            let plain = reactions(dice, 1..2, base_ms);
+            let plain = reactions(rng, 1..2, base_ms);
             let json = serde_json::json!({
                 "user_id": "u", "emoji_type": plain[0].emoji, "room": plain[0].room,
             });
@@ -73,20 +73,20 @@ pub fn record(
             (
                 newest_ms,
                 value,
-                Made::Reactions {
+                Produced::Reactions {
                     reactions: plain,
                     newest_ms,
                 },
             )
         }
         _ => {
-            let reactions = reactions(dice, 0..6, base_ms);
+            let reactions = reactions(rng, 0..6, base_ms);
             let newest_ms = reactions.iter().map(|it| it.at_ms).fold(base_ms, u64::max);
             let value = Batch::encode(base_ms, reactions.iter().copied());
             (
                 now_ms,
                 value,
-                Made::Reactions {
+                Produced::Reactions {
                     reactions,
                     newest_ms,
                 },
@@ -101,11 +101,11 @@ pub fn record(
         value: Bytes::from(value),
         headers: Vec::new(),
     };
-    (record, made)
+    (record, produced)
 }
 
-/// An empty batch, which only tells the time.
-pub fn heartbeat(topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Made) {
+/// Returns an empty batch, which only advances event time.
+pub fn heartbeat(topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Produced) {
     let record = NewRecord {
         topic: topic.to_owned(),
         partition: Some(partition),
@@ -114,24 +114,24 @@ pub fn heartbeat(topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Made) 
         value: Batch::heartbeat(now_ms).into(),
         headers: Vec::new(),
     };
-    let made = Made::Reactions {
+    let produced = Produced::Reactions {
         reactions: Vec::new(),
         newest_ms: now_ms,
     };
-    (record, made)
+    (record, produced)
 }
 
 fn reactions(
-    dice: &mut Dice,
+    rng: &mut Rng,
     count: std::ops::Range<usize>,
     base_ms: u64,
 ) -> Vec<ReactionRef<'static>> {
-    let count = dice.random_range(count);
+    let count = rng.random_range(count);
     let mut reaction = || ReactionRef {
         user: "u",
-        emoji: ["🔥", "👏", "😂", UNKNOWN_EMOJI][dice.random_range(0..4)],
-        room: ["a", "b", "c"][dice.random_range(0..3)],
-        at_ms: base_ms + dice.random_range(0..FLUSH_MS),
+        emoji: ["🔥", "👏", "😂", UNKNOWN_EMOJI][rng.random_range(0..4)],
+        room: ["a", "b", "c"][rng.random_range(0..3)],
+        at_ms: base_ms + rng.random_range(0..FLUSH_MS),
     };
     (0..count).map(|_| reaction()).collect()
 }

@@ -1,4 +1,4 @@
-//! Things that happen at the worst moment, by a log that lets a test in between.
+//! Faults at the worst moment, which a faulty log injects.
 
 use std::sync::{
     Arc, Mutex,
@@ -10,7 +10,7 @@ use emostream_dataflow::{Activity, Ready};
 use emostream_log::{LogError, NewRecord};
 use emostream_model::Batch;
 
-use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng};
+use crate::{DEADLINE, Fixture, T0, all_final_ms, check, closing, events, rng};
 
 fn aborted() -> LogError {
     let detail = "by the test".to_owned();
@@ -26,15 +26,15 @@ fn not_accepted(record: &NewRecord) -> LogError {
 }
 
 #[test]
-fn what_an_older_run_commits_until_it_is_fenced_is_not_counted_again() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(3), 20_000);
+fn events_that_an_older_run_commits_until_it_is_fenced_are_not_counted_again() {
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(3), 20_000);
     let (before, after) = records.split_at(records.len() / 2);
-    stage.append(before.to_vec());
+    fixture.append(before.to_vec());
     let mut after = after.to_vec();
-    after.extend(closing(&stage, 20_000));
-    let older = stage.clone();
-    let newer = stage.faulty(|log| {
+    after.extend(closing(&fixture, 20_000));
+    let older = fixture.clone();
+    let newer = fixture.faulty(|log| {
         log.before_transactor(move |_| {
             let enough = || older.final_until_ms() > 0;
             older.run_until(older.config(1), enough);
@@ -42,34 +42,34 @@ fn what_an_older_run_commits_until_it_is_fenced_is_not_counted_again() {
         })
     });
     newer.run_until(newer.config(1), || {
-        stage.final_until_ms() >= all_final_ms(20_000)
+        fixture.final_until_ms() >= all_final_ms(20_000)
     });
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn the_lag_of_all_partitions_is_one_request() {
-    let stage = Stage::new(4);
+    let fixture = Fixture::new(4);
     let requests = Arc::new(AtomicUsize::new(0));
     let (measuring, measures) = channel();
-    let (go_on, may_go_on) = channel::<()>();
-    let may_go_on = Mutex::new(may_go_on);
-    let (count, topic) = (requests.clone(), stage.topics.reactions());
-    let slow = stage.faulty(|log| {
+    let (continue_measuring, may_continue) = channel::<()>();
+    let may_continue = Mutex::new(may_continue);
+    let (count, topic) = (requests.clone(), fixture.topics.reactions());
+    let slow = fixture.faulty(|log| {
         log.before_offsets(move |of| {
-            // The first request finds the offsets to begin at; the second measures the lag.
+            // The first request is for the offsets from which to read. The second one measures the lag.
             if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 1 {
                 measuring.send(()).unwrap();
-                let _ = may_go_on.lock().unwrap().recv();
+                let _ = may_continue.lock().unwrap().recv();
             }
         })
     });
     let registry = prometheus::Registry::new();
     let (stop, running) = slow.launch(slow.config(1), registry.clone(), Arc::new(|_| {}));
     measures.recv_timeout(DEADLINE).unwrap();
-    // Before the answer, so that no second measurement follows.
+    // The stop is requested before the answer, so that no second measurement follows.
     stop.request();
-    drop(go_on);
+    drop(continue_measuring);
     running.join().unwrap().unwrap();
     assert_eq!(requests.load(Ordering::SeqCst), 2);
     let families = registry.gather();
@@ -80,12 +80,12 @@ fn the_lag_of_all_partitions_is_one_request() {
 
 #[test]
 fn a_commit_that_failed_is_repeated_and_one_whose_answer_was_lost_is_not_made_twice() {
-    let stage = Stage::new(2);
-    let (records, oracle) = events(&stage, &mut rng(5), 20_000);
-    stage.append(records);
-    stage.append(closing(&stage, 20_000));
+    let fixture = Fixture::new(2);
+    let (records, oracle) = events(&fixture, &mut rng(5), 20_000);
+    fixture.append(records);
+    fixture.append(closing(&fixture, 20_000));
     let attempts = AtomicUsize::new(0);
-    let failing = stage.faulty(|log| {
+    let failing = fixture.faulty(|log| {
         log.on_commit(
             move |transactor, records| match attempts.fetch_add(1, Ordering::SeqCst) {
                 0 | 1 | 4 => Err(aborted()),
@@ -95,20 +95,20 @@ fn a_commit_that_failed_is_repeated_and_one_whose_answer_was_lost_is_not_made_tw
         )
     });
     failing.run_until(failing.config(2), || {
-        stage.final_until_ms() >= all_final_ms(20_000)
+        fixture.final_until_ms() >= all_final_ms(20_000)
     });
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
-fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_fence_it() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(6), 20_000);
-    stage.append(records);
-    stage.append(closing(&stage, 20_000));
-    let (other, fences) = (stage.clone(), Arc::new(AtomicUsize::new(0)));
+fn a_run_whose_commit_failed_does_not_fence_the_run_that_replaced_it() {
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(6), 20_000);
+    fixture.append(records);
+    fixture.append(closing(&fixture, 20_000));
+    let (other, fences) = (fixture.clone(), Arc::new(AtomicUsize::new(0)));
     let counted = fences.clone();
-    let replaced = stage.faulty(|log| {
+    let replaced = fixture.faulty(|log| {
         let log = log.before_transactor(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
         });
@@ -127,20 +127,25 @@ fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_
     assert_eq!(fences.load(Ordering::SeqCst), 1, "only its own start");
     stop.request();
     running.join().unwrap().unwrap();
-    stage.run_until(stage.config(1), || {
-        stage.final_until_ms() >= all_final_ms(20_000)
+    fixture.run_until(fixture.config(1), || {
+        fixture.final_until_ms() >= all_final_ms(20_000)
     });
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn a_rejected_record_that_its_topic_does_not_accept_is_written_as_its_headers_alone() {
-    let stage = Stage::new(1);
-    let beat = |at_ms| stage.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
-    let junk = |bytes| stage.reaction_record(0, T0 + 10, vec![b'x'; bytes]);
-    stage.append(vec![beat(T0), junk(100), junk(5), beat(T0 + 10_000)]);
-    let rejected = stage.topics.rejected();
-    let refusing = stage.faulty(|log| {
+    let fixture = Fixture::new(1);
+    let heartbeat = |at_ms| fixture.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
+    let junk = |bytes| fixture.reaction_record(0, T0 + 10, vec![b'x'; bytes]);
+    fixture.append(vec![
+        heartbeat(T0),
+        junk(100),
+        junk(5),
+        heartbeat(T0 + 10_000),
+    ]);
+    let rejected = fixture.topics.rejected();
+    let refusing = fixture.faulty(|log| {
         log.on_commit(move |transactor, records| {
             let too_large = records
                 .iter()
@@ -151,22 +156,22 @@ fn a_rejected_record_that_its_topic_does_not_accept_is_written_as_its_headers_al
             }
         })
     });
-    refusing.run_until(refusing.config(1), || stage.rejected().len() == 2);
-    let reasons = stage.rejected();
+    refusing.run_until(refusing.config(1), || fixture.rejected().len() == 2);
+    let reasons = fixture.rejected();
     let malformed = "malformed".to_owned();
     assert_eq!(reasons, [(0, 1, malformed.clone()), (0, 2, malformed)]);
-    let values = stage.values(&stage.topics.rejected());
+    let values = fixture.values(&fixture.topics.rejected());
     assert_eq!(values, [vec![], b"xxxxx".to_vec()]);
 }
 
 #[test]
 fn a_final_that_its_topic_never_accepts_ends_the_run_with_78_and_names_the_topic() {
-    let stage = Stage::new(1);
-    let (records, _) = events(&stage, &mut rng(7), 5_000);
-    stage.append(records);
-    stage.append(closing(&stage, 5_000));
-    let windows = stage.topics.windows();
-    let refusing = stage.faulty(|log| {
+    let fixture = Fixture::new(1);
+    let (records, _) = events(&fixture, &mut rng(7), 5_000);
+    fixture.append(records);
+    fixture.append(closing(&fixture, 5_000));
+    let windows = fixture.topics.windows();
+    let refusing = fixture.faulty(|log| {
         log.on_commit(move |transactor, records| {
             match records.iter().find(|it| it.topic == windows) {
                 Some(record) => Err(not_accepted(record)),
@@ -178,8 +183,8 @@ fn a_final_that_its_topic_never_accepts_ends_the_run_with_78_and_names_the_topic
     let error = running.join().unwrap().unwrap_err();
     assert_eq!(error.exit_code(), 78, "{error}");
     assert!(
-        error.to_string().contains(&stage.topics.windows()),
+        error.to_string().contains(&fixture.topics.windows()),
         "{error}"
     );
-    assert_eq!(stage.final_until_ms(), 0);
+    assert_eq!(fixture.final_until_ms(), 0);
 }

@@ -1,4 +1,4 @@
-//! Floods of rejections: written in bounded transactions, each once.
+//! Floods of rejections: each rejection is written once, in transactions of bounded size.
 
 use std::time::{Duration, Instant};
 
@@ -6,103 +6,104 @@ use emostream_log::NewRecord;
 use emostream_model::Batch;
 use rand::RngExt;
 
-use crate::{Stage, T0, UNKNOWN_EMOJI, closing, reaction, rng, seeds};
+use crate::{Fixture, T0, UNKNOWN_EMOJI, closing, reaction, rng, seeds};
 
 const GIANT_BYTES: usize = 100_000;
 const GIANTS: u64 = 60;
-/// Megabytes each: a few do.
+/// Number of seeds. Each writes megabytes, so there are only a few.
 const SEEDS: usize = 4;
 
-/// A reaction with far too much beside it.
-fn giant(stage: &Stage, partition: u32, time_ms: u64, emoji: &str) -> NewRecord {
+/// Returns the record of a reaction with a large field that is ignored.
+fn giant(fixture: &Fixture, partition: u32, time_ms: u64, emoji: &str) -> NewRecord {
     let padding = "x".repeat(GIANT_BYTES);
     let json = format!(r#"{{"user_id":"u","emoji_type":"{emoji}","padding":"{padding}"}}"#);
-    stage.reaction_record(partition, time_ms, json.into_bytes())
+    fixture.reaction_record(partition, time_ms, json.into_bytes())
 }
 
-fn one(stage: &Stage, partition: u32, time_ms: u64) -> NewRecord {
+fn one(fixture: &Fixture, partition: u32, time_ms: u64) -> NewRecord {
     let value = Batch::encode(time_ms, [&reaction(time_ms)]);
-    stage.reaction_record(partition, time_ms, value)
+    fixture.reaction_record(partition, time_ms, value)
 }
 
-/// What a restart costs a flood: nothing.
-fn restart_often(stage: &Stage, rng: &mut impl rand::Rng, times: u32) {
+/// Restarts the dataflow several times. No restart may change the rejections.
+fn restart_often(fixture: &Fixture, rng: &mut impl rand::Rng, times: u32) {
     for _ in 0..times {
-        let commits = stage.commits() + rng.random_range(1..3);
-        let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+        let commits = fixture.commits() + rng.random_range(1..3);
+        let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
         let workers = rng.random_range(1..4);
-        stage.run_until(stage.config(workers), || {
-            stage.commits() >= commits || Instant::now() > patience
+        fixture.run_until(fixture.config(workers), || {
+            fixture.commits() >= commits || Instant::now() > deadline
         });
     }
 }
 
 #[test]
-fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
+fn each_junk_record_is_written_once_although_no_window_closes() {
     for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
-        let stage = Stage::new(2);
-        stage.append(vec![one(&stage, 0, T0), one(&stage, 1, T0)]);
-        let junk = |n| stage.reaction_record(0, T0 + n, vec![b'x'; GIANT_BYTES]);
-        stage.append((0..GIANTS).map(junk).collect());
-        restart_often(&stage, &mut rng, 3);
-        // What is left does not fill a transaction: it waits for its window.
-        stage.run_until(stage.config(1), || {
-            stage.rejected().len() as u64 + 10 > GIANTS
+        let fixture = Fixture::new(2);
+        fixture.append(vec![one(&fixture, 0, T0), one(&fixture, 1, T0)]);
+        let junk = |n| fixture.reaction_record(0, T0 + n, vec![b'x'; GIANT_BYTES]);
+        fixture.append((0..GIANTS).map(junk).collect());
+        restart_often(&fixture, &mut rng, 3);
+        // The rest does not fill a transaction, so it is written with the next close.
+        fixture.run_until(fixture.config(1), || {
+            fixture.rejected().len() as u64 + 10 > GIANTS
         });
-        assert!(stage.final_until_ms() <= T0);
-        assert_eq!(stage.finals().len(), 0);
-        stage.append(closing(&stage, 2000));
-        stage.run_until(stage.config(2), || stage.final_until_ms() >= T0 + 2000);
+        assert!(fixture.final_until_ms() <= T0);
+        assert_eq!(fixture.finals().len(), 0);
+        fixture.append(closing(&fixture, 2000));
+        fixture.run_until(fixture.config(2), || fixture.final_until_ms() >= T0 + 2000);
         let expected: Vec<_> = (1..=GIANTS)
             .map(|o| (0, o, "malformed".to_owned()))
             .collect();
-        assert_eq!(stage.rejected(), expected);
-        assert_eq!(stage.finals().iter().map(|f| f.total).sum::<u64>(), 2);
+        assert_eq!(fixture.rejected(), expected);
+        assert_eq!(fixture.finals().iter().map(|f| f.total).sum::<u64>(), 2);
     }
 }
 
 #[test]
-fn each_of_a_flood_of_late_ones_is_rejected_once() {
+fn each_reaction_of_a_late_flood_is_rejected_once() {
     for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
-        let stage = Stage::new(2);
-        // Partition 0 is ahead, so that they are late there; partition 1 holds their window open.
+        let fixture = Fixture::new(2);
+        // Partition 0 is ahead, so the reactions are late there, while partition 1 holds their windows open.
         let ahead = T0 + 20_000;
-        stage.append(vec![one(&stage, 1, T0), one(&stage, 0, ahead)]);
-        let late = |n: u64| giant(&stage, 0, T0 + 4000 + n % 3 * 2000, "fire");
-        stage.append((0..GIANTS).map(late).collect());
-        restart_often(&stage, &mut rng, 2);
-        stage.append(vec![one(&stage, 1, T0 + 7000)]);
-        restart_often(&stage, &mut rng, 2);
-        stage.append(vec![one(&stage, 1, ahead)]);
-        stage.append(closing(&stage, 20_000));
-        restart_often(&stage, &mut rng, 2);
-        stage.run_until(stage.config(1), || {
-            stage.final_until_ms() >= T0 + 28_000 && stage.rejected().len() as u64 >= GIANTS
+        fixture.append(vec![one(&fixture, 1, T0), one(&fixture, 0, ahead)]);
+        let late = |n: u64| giant(&fixture, 0, T0 + 4000 + n % 3 * 2000, "fire");
+        fixture.append((0..GIANTS).map(late).collect());
+        restart_often(&fixture, &mut rng, 2);
+        fixture.append(vec![one(&fixture, 1, T0 + 7000)]);
+        restart_often(&fixture, &mut rng, 2);
+        fixture.append(vec![one(&fixture, 1, ahead)]);
+        fixture.append(closing(&fixture, 20_000));
+        restart_often(&fixture, &mut rng, 2);
+        fixture.run_until(fixture.config(1), || {
+            fixture.final_until_ms() >= T0 + 28_000 && fixture.rejected().len() as u64 >= GIANTS
         });
         let expected: Vec<_> = (1..=GIANTS).map(|o| (0, o, "late".to_owned())).collect();
-        assert_eq!(stage.rejected(), expected);
-        assert_eq!(stage.finals().iter().map(|f| f.total).sum::<u64>(), 4);
+        assert_eq!(fixture.rejected(), expected);
+        assert_eq!(fixture.finals().iter().map(|f| f.total).sum::<u64>(), 4);
     }
 }
 
-/// Their windows are open, and close by what comes behind them in the same partition: it must not wait for them.
+/// The windows of the rejections close only by later records of the same partition, so the partition must not be paused
+/// until they are written.
 #[test]
 fn a_flood_with_an_unknown_emoji_does_not_stop_its_own_partition() {
     for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
-        let stage = Stage::new(2);
-        let unknown = |n: u64| giant(&stage, 0, T0 + n * 100, UNKNOWN_EMOJI);
-        stage.append((0..GIANTS).map(unknown).collect());
-        restart_often(&stage, &mut rng, 2);
-        stage.append(vec![one(&stage, 0, T0 + 6000), one(&stage, 1, T0)]);
-        restart_often(&stage, &mut rng, 2);
-        stage.append(closing(&stage, 6000));
-        stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 8000);
+        let fixture = Fixture::new(2);
+        let unknown = |n: u64| giant(&fixture, 0, T0 + n * 100, UNKNOWN_EMOJI);
+        fixture.append((0..GIANTS).map(unknown).collect());
+        restart_often(&fixture, &mut rng, 2);
+        fixture.append(vec![one(&fixture, 0, T0 + 6000), one(&fixture, 1, T0)]);
+        restart_often(&fixture, &mut rng, 2);
+        fixture.append(closing(&fixture, 6000));
+        fixture.run_until(fixture.config(1), || fixture.final_until_ms() >= T0 + 8000);
         let unknown = |offset| (0, offset, "unknown_emoji".to_owned());
         let expected: Vec<_> = (0..GIANTS).map(unknown).collect();
-        assert_eq!(stage.rejected(), expected);
-        assert_eq!(stage.finals().iter().map(|f| f.total).sum::<u64>(), 2);
+        assert_eq!(fixture.rejected(), expected);
+        assert_eq!(fixture.finals().iter().map(|f| f.total).sum::<u64>(), 2);
     }
 }

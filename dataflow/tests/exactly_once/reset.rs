@@ -1,4 +1,4 @@
-//! Progress that does not fit, and the reset that goes on from it.
+//! Progress that does not match the log, and resets that continue from it.
 
 use std::{
     collections::BTreeMap,
@@ -19,17 +19,17 @@ use emostream_log::{
 use emostream_model::{Batch, WindowSize};
 use rand::RngExt;
 
-use crate::{Stage, StreamsError, T0, check, closing, events, reaction, rng, seeds};
+use crate::{Fixture, StreamsError, T0, check, closing, events, reaction, rng, seeds};
 
-/// Reactions by room and emoji.
+/// Number of reactions by room and emoji.
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
 
-impl Stage {
+impl Fixture {
     pub(crate) fn reset(&self, from: ResetFrom) -> Option<Reset> {
         self.reset_to(from, None).map(|(_, done)| done)
     }
 
-    /// A reset with this final time.
+    /// Executes a reset with this final time.
     pub(crate) fn reset_to(
         &self,
         from: ResetFrom,
@@ -43,7 +43,7 @@ impl Stage {
         })
     }
 
-    /// Has records that are ahead of the clock rejected, and changes nothing else.
+    /// Executes a reset that only rejects records that are ahead of the clock.
     pub(crate) fn reject_ahead(&self) {
         let request = ResetRequest {
             from: ResetFrom::Kept,
@@ -98,7 +98,7 @@ impl Stage {
         sums
     }
 
-    /// The reactions of `topic`'s records that can be read, those with this reason if one is given.
+    /// Returns the reactions in the records of `topic` that can be decoded: those with this reason, if there is one.
     pub(crate) fn reactions_in(&self, topic: &str, reason: Option<&str>) -> Sums {
         let mut sums = Sums::new();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -136,29 +136,29 @@ pub(crate) fn added(mut left: Sums, right: Sums) -> Sums {
     left
 }
 
-/// Runs a little with each of some settings, with a reset in between, then to the end. Each reaction is
-/// in one final or rejected once, finals do not overlap, and what was final stays as it was.
+/// Runs the dataflow for a short time with each of some settings, with resets in between, and then to the end. Each
+/// reaction is in one final or rejected once, finals do not overlap, and finals do not change.
 #[test]
 fn resets_with_other_windows_double_and_lose_nothing() {
     for seed in seeds() {
         let mut rng = rng(1000 + seed);
-        let stage = Stage::new(rng.random_range(1..4));
+        let fixture = Fixture::new(rng.random_range(1..4));
         let span_ms = 40_000;
-        let (mut rest, _) = events(&stage, &mut rng, span_ms);
+        let (mut rest, _) = events(&fixture, &mut rng, span_ms);
         // Late enough that a window of 7 s closes after one that an earlier run had begun.
         let closing_ms = span_ms + 10_000;
-        rest.extend(closing(&stage, closing_ms));
+        rest.extend(closing(&fixture, closing_ms));
         let mut before = Vec::new();
         let last = rng.random_range(2..9);
         let mut settings = (2000, 750);
         for round in 0..=last {
-            // Half of the restarts go on with the settings as they are.
+            // Half of the restarts keep the settings.
             if rng.random_bool(0.5) {
                 for _ in 0..rng.random_range(1..3) {
-                    let (until, progress) = (stage.final_until_ms(), stage.progress());
-                    let done = stage.reset(ResetFrom::Kept);
+                    let (until, progress) = (fixture.final_until_ms(), fixture.progress());
+                    let done = fixture.reset(ResetFrom::Kept);
                     assert_eq!(done.is_some(), progress.is_some());
-                    assert_eq!(stage.final_until_ms(), until);
+                    assert_eq!(fixture.final_until_ms(), until);
                 }
                 settings = (
                     [500, 1000, 2000, 3000, 7000][rng.random_range(0..5)],
@@ -169,26 +169,26 @@ fn resets_with_other_windows_double_and_lose_nothing() {
             let config = Config {
                 window: WindowSize::from_ms(window_ms).unwrap(),
                 lateness_ms,
-                ..stage.config(rng.random_range(1..4))
+                ..fixture.config(rng.random_range(1..4))
             };
-            stage.append(match round == last {
+            fixture.append(match round == last {
                 true => std::mem::take(&mut rest),
                 false => rest.drain(..rng.random_range(0..=rest.len() / 2)).collect(),
             });
-            let commits = stage.commits() + rng.random_range(1..4);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let commits = fixture.commits() + rng.random_range(1..4);
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             let end_ms = config.window.floor(T0 + closing_ms + 10_000 - lateness_ms);
-            stage.run_until(config, || match round == last {
-                true => stage.final_until_ms() >= end_ms,
-                false => stage.commits() >= commits || Instant::now() > patience,
+            fixture.run_until(config, || match round == last {
+                true => fixture.final_until_ms() >= end_ms,
+                false => fixture.commits() >= commits || Instant::now() > deadline,
             });
-            let finals = stage.finals();
+            let finals = fixture.finals();
             let stays = |record| finals.contains(record);
             assert!(before.iter().all(stays), "what was final stays");
             before = finals;
         }
         let mut spans: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
-        for record in stage.finals() {
+        for record in fixture.finals() {
             let span = (record.window.start, record.window.end);
             spans.entry(record.room.to_string()).or_default().push(span);
         }
@@ -197,9 +197,12 @@ fn resets_with_other_windows_double_and_lose_nothing() {
             let apart = spans.windows(2).all(|pair| pair[0].1 <= pair[1].0);
             assert!(apart, "{room} has overlapping finals: {spans:?}");
         }
-        let all = stage.reactions_in(&stage.topics.reactions(), None);
-        assert_eq!(added(stage.counted(), stage.rejected_reactions()), all);
-        let malformed = stage.rejected().into_iter().filter(|r| r.2 == "malformed");
+        let all = fixture.reactions_in(&fixture.topics.reactions(), None);
+        assert_eq!(added(fixture.counted(), fixture.rejected_reactions()), all);
+        let malformed = fixture
+            .rejected()
+            .into_iter()
+            .filter(|r| r.2 == "malformed");
         let mut malformed: Vec<_> = malformed.map(|(p, o, _)| (p, o)).collect();
         let once = malformed.len();
         malformed.dedup();
@@ -211,155 +214,162 @@ fn resets_with_other_windows_double_and_lose_nothing() {
 fn a_reset_without_other_settings_changes_nothing() {
     for seed in seeds() {
         let mut rng = rng(seed);
-        let stage = Stage::new(rng.random_range(1..4));
-        let (records, oracle) = events(&stage, &mut rng, 30_000);
-        stage.append(records);
-        stage.run_until(stage.config(2), || stage.commits() > 0);
-        stage.reset(ResetFrom::Kept).unwrap();
-        stage.append(closing(&stage, 30_000));
-        stage.run_until(stage.config(1), || {
-            stage.final_until_ms() >= crate::all_final_ms(30_000)
+        let fixture = Fixture::new(rng.random_range(1..4));
+        let (records, oracle) = events(&fixture, &mut rng, 30_000);
+        fixture.append(records);
+        fixture.run_until(fixture.config(2), || fixture.commits() > 0);
+        fixture.reset(ResetFrom::Kept).unwrap();
+        fixture.append(closing(&fixture, 30_000));
+        fixture.run_until(fixture.config(1), || {
+            fixture.final_until_ms() >= crate::all_final_ms(30_000)
         });
-        check(&stage, &oracle);
+        check(&fixture, &oracle);
     }
 }
 
 #[test]
-fn a_reset_to_the_latest_skips_what_is_there_and_says_how_much() {
-    let stage = Stage::new(1);
+fn a_reset_to_the_latest_offsets_skips_records_and_reports_their_number() {
+    let fixture = Fixture::new(1);
     let batch =
-        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
-    stage.append(vec![batch(0), batch(3000), batch(6000)]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 2);
-    stage.append(vec![batch(9000), batch(9100)]);
-    let done = stage.reset(ResetFrom::Latest).unwrap();
-    // The window of 6 s was open: its record is skipped too.
+        |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    fixture.append(vec![batch(0), batch(3000), batch(6000)]);
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
+    fixture.append(vec![batch(9000), batch(9100)]);
+    let done = fixture.reset(ResetFrom::Latest).unwrap();
+    // The window at 6 s was open, so its record is skipped, too.
     assert_eq!((done.records, done.lost, done.partitions), (3, 0, 1));
-    stage.append(vec![batch(12_000)]);
-    stage.append(closing(&stage, 12_000));
-    stage.run_until(stage.config(1), || stage.finals().len() == 3);
-    let starts: Vec<u64> = stage.finals().iter().map(|f| f.window.start - T0).collect();
+    fixture.append(vec![batch(12_000)]);
+    fixture.append(closing(&fixture, 12_000));
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 3);
+    let starts: Vec<u64> = fixture
+        .finals()
+        .iter()
+        .map(|f| f.window.start - T0)
+        .collect();
     assert_eq!(starts, [0, 2000, 12_000]);
-    assert!(stage.rejected().is_empty());
+    assert!(fixture.rejected().is_empty());
 }
 
 #[test]
 fn without_progress_there_is_nothing_to_reset() {
-    let stage = Stage::new(1);
-    assert_eq!(stage.reset(ResetFrom::Kept), None);
-    assert_eq!(stage.commits(), 0);
+    let fixture = Fixture::new(1);
+    assert_eq!(fixture.reset(ResetFrom::Kept), None);
+    assert_eq!(fixture.commits(), 0);
 }
 
 #[test]
 fn a_reset_fences_a_run_first() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(5), 20_000);
-    stage.append(records);
-    let (_, running) = stage.start(stage.config(1));
-    stage.until_final(1);
-    stage.reset(ResetFrom::Kept).unwrap();
-    stage.append(closing(&stage, 20_000));
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(5), 20_000);
+    fixture.append(records);
+    let (_, running) = fixture.start(fixture.config(1));
+    fixture.until_final(1);
+    fixture.reset(ResetFrom::Kept).unwrap();
+    fixture.append(closing(&fixture, 20_000));
     assert_eq!(running.join().unwrap().unwrap_err().exit_code(), 75);
-    stage.run_until(stage.config(1), || {
-        stage.final_until_ms() >= crate::all_final_ms(20_000)
+    fixture.run_until(fixture.config(1), || {
+        fixture.final_until_ms() >= crate::all_final_ms(20_000)
     });
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
-/// Progress whose one partition says so, in a log of three records.
-fn misfit(partition: serde_json::Value) -> Stage {
-    let stage = Stage::new(1);
+/// Returns a fixture whose progress has this partition, with a log of three records.
+fn misfit(partition: serde_json::Value) -> Fixture {
+    let fixture = Fixture::new(1);
     let batch =
-        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
-    stage.append(vec![batch(0), batch(3000), batch(6000)]);
-    stage.store(&serde_json::json!({
-        "format": 1, "settings": stage.config(1).engine().settings, "final_until_ms": T0 + 2000,
+        |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    fixture.append(vec![batch(0), batch(3000), batch(6000)]);
+    fixture.store(&serde_json::json!({
+        "format": 1, "settings": fixture.config(1).engine().settings, "final_until_ms": T0 + 2000,
         "partitions": [partition],
     }));
-    stage
+    fixture
 }
 
-/// After a reset every record is read as new: the one of the final window is late, the others count.
-fn goes_on_from_the_beginning(stage: &Stage) {
-    let done = stage.reset(ResetFrom::Kept).unwrap();
+/// Checks that after a reset every record is read as a new one: that of the final window is late, the others count.
+fn continues_from_the_beginning(fixture: &Fixture) {
+    let done = fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((done.replaced, done.records), (1, 3));
-    stage.append(closing(stage, 6000));
-    stage.run_until(stage.config(1), || stage.finals().len() == 2);
-    assert_eq!(stage.rejected(), [(0, 0, "late".to_owned())]);
+    fixture.append(closing(fixture, 6000));
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
+    assert_eq!(fixture.rejected(), [(0, 0, "late".to_owned())]);
 }
 
 #[test]
 fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_beginning() {
-    let stage = misfit(serde_json::json!(
+    let fixture = misfit(serde_json::json!(
         {"partition": 0, "resume_offset": 2, "resume_watermark_ms": T0, "read_offset": 9}
     ));
-    let error = stage.refusal();
+    let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
-    let said = error.to_string();
+    let message = error.to_string();
     assert!(
-        said.contains("up to offset 9") && said.contains("ends at 3"),
-        "{said}"
+        message.contains("up to offset 9") && message.contains("ends at 3"),
+        "{message}"
     );
-    assert!(said.contains("emostream reset"), "{said}");
-    goes_on_from_the_beginning(&stage);
+    assert!(message.contains("emostream reset"), "{message}");
+    continues_from_the_beginning(&fixture);
 }
 
 #[test]
-fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_says_how_many() {
+fn reactions_deleted_before_they_were_counted_are_refused_and_a_reset_reports_their_number() {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
-    // Long enough for open windows; what is written is much older.
-    let stage = Stage::keeping(log.clone(), 1, keep_for(Duration::from_secs(600)), KEEP);
+    // The retention is long enough for open windows. The records are much older.
+    let fixture = Fixture::keeping(log.clone(), 1, keep_for(Duration::from_secs(600)), KEEP);
     let batch =
-        |at| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
-    stage.append(vec![batch(0), batch(3000), batch(6000)]);
-    stage.store(&serde_json::json!({
-        "format": 1, "settings": stage.config(1).engine().settings, "final_until_ms": T0,
+        |at| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    fixture.append(vec![batch(0), batch(3000), batch(6000)]);
+    fixture.store(&serde_json::json!({
+        "format": 1, "settings": fixture.config(1).engine().settings, "final_until_ms": T0,
         "partitions": [
             {"partition": 0, "resume_offset": 1, "resume_watermark_ms": T0, "read_offset": 2}
         ],
     }));
     log.sweep().unwrap();
-    let error = stage.refusal();
+    let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
-    let said = error.to_string();
-    assert!(said.contains("from offset 1, but begins at 3"), "{said}");
-    assert!(said.contains("emostream reset"), "{said}");
-    let done = stage.reset(ResetFrom::Kept).unwrap();
+    let message = error.to_string();
+    assert!(
+        message.contains("from offset 1, but begins at 3"),
+        "{message}"
+    );
+    assert!(message.contains("emostream reset"), "{message}");
+    let done = fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((done.lost, done.records, done.replaced), (2, 0, 0));
-    stage.append(vec![batch(9000)]);
-    stage.append(closing(&stage, 9000));
-    stage.run_until(stage.config(1), || stage.finals().len() == 1);
+    fixture.append(vec![batch(9000)]);
+    fixture.append(closing(&fixture, 9000));
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
 }
 
 #[test]
-fn a_recreated_topic_that_has_grown_as_long_is_told_by_its_records() {
+fn a_recreated_topic_of_the_same_length_is_recognised_by_its_records() {
     let seen = |time_ms| {
         serde_json::json!({
             "partition": 0, "resume_offset": 1, "resume_watermark_ms": T0, "read_offset": 3,
             "last": {"offset": 2, "time_ms": time_ms},
         })
     };
-    let stage = misfit(seen(T0 + 5999));
-    let error = stage.refusal();
+    let fixture = misfit(seen(T0 + 5999));
+    let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("recreated"), "{error}");
-    goes_on_from_the_beginning(&stage);
-    // The same record fits.
-    let stage = misfit(seen(T0 + 6000));
-    stage.run_until(stage.config(1), || stage.finals().len() == 1);
+    continues_from_the_beginning(&fixture);
+    // The log has the record that was read last.
+    let fixture = misfit(seen(T0 + 6000));
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
 }
 
 #[test]
 fn a_partition_that_vanished_is_refused_and_a_reset_forgets_it() {
-    let stage = misfit(serde_json::json!(
+    let fixture = misfit(serde_json::json!(
         {"partition": 4, "resume_offset": 0, "resume_watermark_ms": T0, "read_offset": 0}
     ));
-    let error = stage.refusal();
+    let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("reactions/4"), "{error}");
-    stage.reset(ResetFrom::Kept).unwrap();
-    let progress: Progress = stage.progress().unwrap();
+    fixture.reset(ResetFrom::Kept).unwrap();
+    let progress: Progress = fixture.progress().unwrap();
     let partitions: Vec<u32> = progress.partitions.iter().map(|p| p.partition).collect();
     assert_eq!(partitions, [0]);
-    stage.run_until(stage.config(1), || true);
+    fixture.run_until(fixture.config(1), || true);
 }

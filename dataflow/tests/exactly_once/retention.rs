@@ -6,12 +6,12 @@ use super::*;
 
 const RETENTION: Duration = Duration::from_secs(20);
 
-/// More rooms than one close removes.
+/// Number of rooms: more than one close removes.
 const ROOMS: usize = 2_500;
 
 const MAX_REMOVED: usize = 1_000;
 
-impl Stage {
+impl Fixture {
     fn retaining(&self, workers: usize) -> Config {
         Config {
             totals_retention: RETENTION,
@@ -33,18 +33,18 @@ impl Stage {
             self.reaction_record(0, at_ms, Batch::encode(at_ms, reactions))
         });
         let beat_ms = at_ms + 2000 + LATENESS_MS;
-        let beat = self.reaction_record(0, beat_ms, Batch::heartbeat(beat_ms));
-        self.append(batches.chain([beat]).collect());
+        let heartbeat = self.reaction_record(0, beat_ms, Batch::heartbeat(beat_ms));
+        self.append(batches.chain([heartbeat]).collect());
     }
 
-    /// Counts until the window that begins at `at_ms` is final.
+    /// Runs until the window that begins at `at_ms` is final.
     fn count(&self, workers: usize, at_ms: u64) {
         self.run_until(self.retaining(workers), || {
             self.final_until_ms() >= at_ms + 2000
         });
     }
 
-    /// The rooms that were removed from a topic, by the window at whose close they were removed.
+    /// Returns the rooms that were removed from a topic, by the window at whose close they were removed.
     fn removed(&self, topic: &str) -> BTreeMap<u64, BTreeSet<String>> {
         let mut removed: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -60,7 +60,7 @@ impl Stage {
         removed
     }
 
-    /// The windows of a room with which its totals begin, and its newest totals.
+    /// Returns the windows of a room with which its totals begin, and its newest totals.
     fn begins(&self, room: &str) -> (Vec<u64>, Option<u64>) {
         let (mut begins, mut total) = (Vec::new(), None);
         read_to_end(&*self.log, &self.topics.windows(), &mut |record| {
@@ -90,14 +90,14 @@ fn room(nth: usize) -> String {
 #[test]
 fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
     for (workers, restarts) in [(1, false), (3, false), (2, true)] {
-        let stage = Stage::new(1);
-        let mut running = (!restarts).then(|| stage.start(stage.retaining(workers)));
+        let fixture = Fixture::new(1);
+        let mut running = (!restarts).then(|| fixture.start(fixture.retaining(workers)));
         let react = |second: u64, rooms: Vec<String>| {
             let at_ms = T0 + 1000 * second;
-            stage.react(at_ms, rooms.into_iter());
+            fixture.react(at_ms, rooms.into_iter());
             match restarts {
-                true => stage.count(workers, at_ms),
-                false => stage.until_final(at_ms + 2000),
+                true => fixture.count(workers, at_ms),
+                false => fixture.until_final(at_ms + 2000),
             }
         };
         react(0, (0..ROOMS).map(room).collect());
@@ -105,19 +105,19 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
         (2..=60)
             .step_by(2)
             .for_each(|second| react(second, vec![room(0)]));
-        let removed = stage.removed(&stage.topics.trending());
+        let removed = fixture.removed(&fixture.topics.trending());
         let most = removed.values().map(BTreeSet::len).max();
         assert!(most <= Some(MAX_REMOVED), "{most:?} rooms with one close");
         assert!(removed.keys().all(|start_ms| *start_ms > T0 + 20_000));
         let all: BTreeSet<String> = removed.into_values().flatten().collect();
         assert!(all == (1..ROOMS).map(room).collect(), "{} rooms", all.len());
-        let of_totals = stage.removed(&stage.topics.totals()).into_values();
+        let of_totals = fixture.removed(&fixture.topics.totals()).into_values();
         assert_eq!(of_totals.flatten().count(), ROOMS - 1);
 
-        // A removed room, and the one that stayed.
+        // A room that was removed, and the one that was not.
         react(62, vec![room(0), room(1)]);
-        assert_eq!(stage.begins(&room(0)), (vec![0], Some(32)));
-        assert_eq!(stage.begins(&room(1)), (vec![0, 62], Some(1)));
+        assert_eq!(fixture.begins(&room(0)), (vec![0], Some(32)));
+        assert_eq!(fixture.begins(&room(1)), (vec![0, 62], Some(1)));
         if let Some((stop, running)) = running.take() {
             stop.request();
             running.join().unwrap().unwrap();
@@ -126,34 +126,34 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
 }
 
 #[test]
-fn totals_begin_at_0_after_the_retention_wherever_a_run_begins() {
+fn totals_begin_at_0_after_the_retention_for_any_restart() {
     for restart in [None, Some(0), Some(20), Some(30), Some(42)] {
-        let stage = Stage::new(1);
-        // 20 s are not longer than the retention, 22 s are.
+        let fixture = Fixture::new(1);
+        // 20 s are not longer than the retention; 22 s are.
         for second in [0, 20, 30, 42, 44] {
             let at_ms = T0 + 1000 * second;
-            // At 30 s another room, so that event time continues.
+            // At 30 s another room gets a reaction, so that event time continues.
             let other = if second == 30 { room(8) } else { room(7) };
-            stage.react(at_ms, std::iter::once(other));
+            fixture.react(at_ms, std::iter::once(other));
             if restart == Some(second) {
-                stage.count(2, at_ms);
+                fixture.count(2, at_ms);
             }
         }
-        stage.count(1, T0 + 44_000);
+        fixture.count(1, T0 + 44_000);
         assert_eq!(
-            stage.begins(&room(7)),
+            fixture.begins(&room(7)),
             (vec![0, 42], Some(2)),
             "{restart:?}"
         );
     }
 }
 
-/// After a long silence all that is left of a room happens at once: it leaves what is trending, and is removed.
+/// After a long time without reactions a room leaves the trending emojis and is removed at the same close.
 #[test]
 fn the_removal_of_a_room_is_its_last_record() {
     for workers in [1, 3] {
-        let stage = Stage::new(1);
-        let (stop, running) = stage.start(stage.retaining(workers));
+        let fixture = Fixture::new(1);
+        let (stop, running) = fixture.start(fixture.retaining(workers));
         for (second, name) in [
             (0, "quiet"),
             (1000, "other"),
@@ -161,14 +161,14 @@ fn the_removal_of_a_room_is_its_last_record() {
             (1020, "other"),
         ] {
             let at_ms = T0 + 1000 * second;
-            stage.react(at_ms, std::iter::once(name.to_owned()));
-            stage.until_final(at_ms + 2000);
+            fixture.react(at_ms, std::iter::once(name.to_owned()));
+            fixture.until_final(at_ms + 2000);
         }
         stop.request();
         running.join().unwrap().unwrap();
-        for topic in [stage.topics.totals(), stage.topics.trending()] {
+        for topic in [fixture.topics.totals(), fixture.topics.trending()] {
             let mut is_removed = Vec::new();
-            read_to_end(&*stage.log, &topic, &mut |record| {
+            read_to_end(&*fixture.log, &topic, &mut |record| {
                 if record.key == Some(b"quiet") {
                     is_removed.push(record.value.is_empty());
                 }

@@ -1,4 +1,4 @@
-//! Progress that was lost, is of version 0.1, or lies ahead of the clock, and the resets that go on from it.
+//! Progress that was lost, that version 0.1 wrote, or that is ahead of the clock; and resets that continue from it.
 
 use std::{
     sync::{Arc, mpsc::channel},
@@ -10,19 +10,19 @@ use emostream_model::{Batch, RESETS_HEADER};
 use rand::RngExt;
 
 use crate::{
-    DEADLINE, Stage, T0, all_final_ms, check, closing, events, reaction,
+    DEADLINE, Fixture, T0, all_final_ms, check, closing, events, reaction,
     reset::{Sums, added},
     rng, seeds,
 };
 
-impl Stage {
-    /// The exit code and the sentence of a start that is refused.
+impl Fixture {
+    /// Returns the exit code and the message of a start that is refused.
     fn refused(&self) -> (u8, String) {
         let error = self.refusal();
         (error.exit_code(), error.to_string())
     }
 
-    /// The newest value of the progress topic, as JSON.
+    /// Returns the newest value of the progress topic, as JSON.
     fn stored(&self) -> serde_json::Value {
         let newest = self.values(&self.topics.progress()).pop().unwrap();
         serde_json::from_slice(&newest).unwrap()
@@ -35,27 +35,27 @@ impl Stage {
     }
 }
 
-/// Whatever the final time is set back to, and however often: each reaction is in one final or rejected once,
-/// and finals stay.
+/// Sets the final time back to random times, several times. Each reaction is in one final or rejected once, and finals
+/// do not change.
 #[test]
 fn setting_the_final_time_back_doubles_and_loses_nothing() {
     for seed in seeds() {
         let mut rng = rng(2000 + seed);
-        let stage = Stage::new(rng.random_range(1..4));
+        let fixture = Fixture::new(rng.random_range(1..4));
         let span_ms = 40_000;
-        let (mut rest, _) = events(&stage, &mut rng, span_ms);
+        let (mut rest, _) = events(&fixture, &mut rng, span_ms);
         let mut before = Vec::new();
         for _ in 0..rng.random_range(1..4) {
-            stage.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
-            let commits = stage.commits() + rng.random_range(1..4);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
-            stage.run_until(stage.config(rng.random_range(1..4)), || {
-                stage.commits() >= commits || Instant::now() > patience
+            fixture.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
+            let commits = fixture.commits() + rng.random_range(1..4);
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            fixture.run_until(fixture.config(rng.random_range(1..4)), || {
+                fixture.commits() >= commits || Instant::now() > deadline
             });
-            let until_ms = stage.final_until_ms();
+            let until_ms = fixture.final_until_ms();
             if until_ms > 0 && rng.random_bool(0.8) {
                 let back_ms = until_ms - rng.random_range(1..20_000);
-                let (plan, done) = stage.reset_to(ResetFrom::Kept, Some(back_ms)).unwrap();
+                let (plan, done) = fixture.reset_to(ResetFrom::Kept, Some(back_ms)).unwrap();
                 let window_end_ms = back_ms.div_ceil(2000) * 2000;
                 assert_eq!(done.final_until_ms, window_end_ms);
                 match window_end_ms < until_ms {
@@ -63,129 +63,133 @@ fn setting_the_final_time_back_doubles_and_loses_nothing() {
                     false => assert_eq!(plan.final_time, FinalTime::Kept),
                 }
             }
-            let finals = stage.finals();
+            let finals = fixture.finals();
             assert!(
                 before.iter().all(|record| finals.contains(record)),
                 "finals stay"
             );
             before = finals;
         }
-        stage.append(rest);
-        stage.append(closing(&stage, span_ms));
-        stage.run_until(stage.config(2), || {
-            stage.final_until_ms() >= all_final_ms(span_ms)
+        fixture.append(rest);
+        fixture.append(closing(&fixture, span_ms));
+        fixture.run_until(fixture.config(2), || {
+            fixture.final_until_ms() >= all_final_ms(span_ms)
         });
-        let all = stage.reactions_in(&stage.topics.reactions(), None);
-        assert_eq!(added(stage.counted(), stage.rejected_reactions()), all);
+        let all = fixture.reactions_in(&fixture.topics.reactions(), None);
+        assert_eq!(added(fixture.counted(), fixture.rejected_reactions()), all);
     }
 }
 
 #[test]
 fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
-    let stage = Stage::new(1);
+    let fixture = Fixture::new(1);
     let hour_ms = 3_600_000;
     let batch = |record_ms: u64, at_ms: u64| {
-        stage.reaction_record(0, record_ms, Batch::encode(at_ms, [&reaction(at_ms)]))
+        fixture.reaction_record(0, record_ms, Batch::encode(at_ms, [&reaction(at_ms)]))
     };
     let ahead = |at: u64| batch(T0 + hour_ms + at, T0 + hour_ms + at);
-    stage.append(vec![ahead(0), ahead(3000), ahead(6000)]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 2);
-    // What was not final yet is of the wrong time too.
-    stage.append(vec![ahead(6100)]);
-    let (plan, done) = stage.reset_to(ResetFrom::Kept, Some(T0)).unwrap();
+    fixture.append(vec![ahead(0), ahead(3000), ahead(6000)]);
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
+    // Events of windows that were not final yet have wrong times, too.
+    fixture.append(vec![ahead(6100)]);
+    let (plan, done) = fixture.reset_to(ResetFrom::Kept, Some(T0)).unwrap();
     assert_eq!(
         (plan.final_time, done.final_until_ms),
         (FinalTime::Backward, T0)
     );
     assert_eq!((plan.finals_after.finals, plan.finals_after.events), (2, 2));
-    assert_eq!(stage.stored()["format"], 2);
-    stage.append(vec![
+    assert_eq!(fixture.stored()["format"], 2);
+    fixture.append(vec![
         batch(T0 + 1000, T0 + 1000),
         batch(T0 + 9000, T0 + 9000),
     ]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 3);
-    let starts: Vec<u64> = stage.finals().iter().map(|f| f.window.start).collect();
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 3);
+    let starts: Vec<u64> = fixture.finals().iter().map(|f| f.window.start).collect();
     assert_eq!(starts, [T0 + hour_ms, T0 + hour_ms + 2000, T0]);
-    // The records of the open window of 6 s: two reactions, each once.
-    let ahead: Vec<(u32, u64)> = stage
+    // The records of the open window at 6 s: two reactions, each rejected once.
+    let ahead: Vec<(u32, u64)> = fixture
         .rejected()
         .into_iter()
         .map(|(p, o, _)| (p, o))
         .collect();
     assert_eq!(ahead, [(0, 2), (0, 3)]);
     let mut resets = Vec::new();
-    for topic in [stage.topics.windows(), stage.topics.totals()] {
-        emostream_log::read_to_end(&*stage.log, &topic, &mut |record| {
+    for topic in [fixture.topics.windows(), fixture.topics.totals()] {
+        emostream_log::read_to_end(&*fixture.log, &topic, &mut |record| {
             let headers = record.headers.read();
             let header = headers.iter().find(|header| header.name == RESETS_HEADER);
             resets.push(header.map(|header| header.value.clone()));
         })
         .unwrap();
     }
-    // Totals are compacted; the newest window wins by the number of resets.
+    // The topic of totals is compacted. The reset number decides which of two records is newer.
     assert_eq!(resets.iter().flatten().count(), 2, "{resets:?}");
-    // A later run goes on from it, and counts to the same totals.
-    stage.append(vec![batch(T0 + 12_000, T0 + 12_000)]);
-    stage.run_until(stage.config(2), || stage.finals().len() == 4);
-    let totals = stage.values(&stage.topics.totals()).pop().unwrap();
+    // A later run continues from the progress, and adds to the same totals.
+    fixture.append(vec![batch(T0 + 12_000, T0 + 12_000)]);
+    fixture.run_until(fixture.config(2), || fixture.finals().len() == 4);
+    let totals = fixture.values(&fixture.topics.totals()).pop().unwrap();
     let totals: emostream_model::TotalsRecord = serde_json::from_slice(&totals).unwrap();
     assert_eq!(totals.total, 4);
 }
 
 #[test]
-fn lost_progress_is_refused_and_a_reset_goes_on_behind_the_finals() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(11), 30_000);
+fn lost_progress_is_refused_and_a_reset_continues_after_the_finals() {
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(11), 30_000);
     let (before, after) = records.split_at(records.len() / 2);
-    stage.append(before.to_vec());
-    stage.run_until(stage.config(1), || stage.final_until_ms() > 0);
-    let until_ms = stage.final_until_ms();
-    stage.forget();
-    let (code, sentence) = stage.refused();
+    fixture.append(before.to_vec());
+    fixture.run_until(fixture.config(1), || fixture.final_until_ms() > 0);
+    let until_ms = fixture.final_until_ms();
+    fixture.forget();
+    let (code, sentence) = fixture.refused();
     assert_eq!(code, 78, "{sentence}");
     assert!(sentence.contains("reset --final-until now"), "{sentence}");
-    let (plan, done) = stage.reset_to(ResetFrom::Kept, Some(until_ms)).unwrap();
+    let (plan, done) = fixture.reset_to(ResetFrom::Kept, Some(until_ms)).unwrap();
     assert_eq!(plan.final_time, FinalTime::Begun);
     assert!(done.settled > 0);
-    stage.append(after.to_vec());
-    stage.append(closing(&stage, 30_000));
-    stage.run_until(stage.config(2), || {
-        stage.final_until_ms() >= all_final_ms(30_000)
+    fixture.append(after.to_vec());
+    fixture.append(closing(&fixture, 30_000));
+    fixture.run_until(fixture.config(2), || {
+        fixture.final_until_ms() >= all_final_ms(30_000)
     });
     let sum = |counts: &Sums| counts.values().sum::<u64>();
-    assert_eq!(sum(&stage.counted()), oracle.counts.values().sum::<u64>());
+    assert_eq!(sum(&fixture.counted()), oracle.counts.values().sum::<u64>());
 }
 
 #[test]
 fn progress_that_was_rolled_back_is_refused() {
-    let stage = Stage::new(1);
+    let fixture = Fixture::new(1);
     let batch =
-        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
-    stage.append(vec![batch(0), batch(3000)]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 1);
-    let older = stage.stored();
-    stage.append(vec![batch(6000)]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 2);
-    stage.store(&older);
-    let (code, sentence) = stage.refused();
+        |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    fixture.append(vec![batch(0), batch(3000)]);
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
+    let older = fixture.stored();
+    fixture.append(vec![batch(6000)]);
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
+    fixture.store(&older);
+    let (code, sentence) = fixture.refused();
     assert_eq!(code, 78, "{sentence}");
     assert!(sentence.contains("rolled back"), "{sentence}");
-    assert_eq!(stage.finals().len(), 2);
-    // What the lost commit counted is neither counted again nor late.
-    stage.reset_to(ResetFrom::Kept, Some(T0 + 4000)).unwrap();
-    stage.append(vec![batch(9000)]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 3);
-    let starts: Vec<u64> = stage.finals().iter().map(|f| f.window.start - T0).collect();
-    assert_eq!((starts, stage.rejected().len()), (vec![0, 2000, 6000], 0));
+    assert_eq!(fixture.finals().len(), 2);
+    // Events that the lost commit counted are neither counted again nor late.
+    fixture.reset_to(ResetFrom::Kept, Some(T0 + 4000)).unwrap();
+    fixture.append(vec![batch(9000)]);
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 3);
+    let starts: Vec<u64> = fixture
+        .finals()
+        .iter()
+        .map(|f| f.window.start - T0)
+        .collect();
+    assert_eq!((starts, fixture.rejected().len()), (vec![0, 2000, 6000], 0));
 }
 
 #[test]
 fn a_run_of_version_0_1_is_continued() {
-    let stage = Stage::new(3);
-    let (records, oracle) = events(&stage, &mut rng(12), 30_000);
-    stage.append(records);
-    stage.run_until(stage.config(1), || stage.commits() > 0);
-    let mut progress = stage.stored();
+    let fixture = Fixture::new(3);
+    let (records, oracle) = events(&fixture, &mut rng(12), 30_000);
+    fixture.append(records);
+    fixture.run_until(fixture.config(1), || fixture.commits() > 0);
+    let mut progress = fixture.stored();
     assert_eq!(progress["format"], 1, "version 0.1 can read it");
     // Version 0.1 wrote these fields and no others.
     let known = [
@@ -212,51 +216,51 @@ fn a_run_of_version_0_1_is_continued() {
             .unwrap()
             .retain(|name, _| known.contains(&name.as_str()));
     }
-    stage.store(&progress);
-    stage.append(closing(&stage, 30_000));
-    stage.run_until(stage.config(2), || {
-        stage.final_until_ms() >= all_final_ms(30_000)
+    fixture.store(&progress);
+    fixture.append(closing(&fixture, 30_000));
+    fixture.run_until(fixture.config(2), || {
+        fixture.final_until_ms() >= all_final_ms(30_000)
     });
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn a_final_time_ahead_of_the_clock_is_refused_and_may_be_set_back() {
-    let stage = Stage::new(1);
+    let fixture = Fixture::new(1);
     let now_ms = emostream_log::EventClock::host().unix_ms();
     let batch =
-        |at_ms: u64| stage.reaction_record(0, at_ms, Batch::encode(at_ms, [&reaction(at_ms)]));
-    stage.append(vec![batch(T0)]);
-    stage.store(&serde_json::json!({
+        |at_ms: u64| fixture.reaction_record(0, at_ms, Batch::encode(at_ms, [&reaction(at_ms)]));
+    fixture.append(vec![batch(T0)]);
+    fixture.store(&serde_json::json!({
         "format": 1, "final_until_ms": now_ms / 2000 * 2000 + 3_600_000,
-        "settings": {"reactions": stage.topics.reactions(), "window_ms": 2000, "lateness_ms": 750, "swarm_size": 3},
+        "settings": {"reactions": fixture.topics.reactions(), "window_ms": 2000, "lateness_ms": 750, "swarm_size": 3},
         "partitions": [{"partition": 0, "resume_offset": 1, "resume_watermark_ms": now_ms + 3_600_000, "read_offset": 1}],
     }));
-    let (code, sentence) = stage.refused();
+    let (code, sentence) = fixture.refused();
     assert_eq!(code, 78, "{sentence}");
     assert!(sentence.contains("reset --final-until now"), "{sentence}");
-    stage
+    fixture
         .reset_to(ResetFrom::Kept, Some(now_ms - 30_000))
         .unwrap();
-    stage.append(vec![batch(now_ms - 20_000), batch(now_ms - 10_000)]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 1);
-    assert!(stage.rejected().is_empty());
+    fixture.append(vec![batch(now_ms - 20_000), batch(now_ms - 10_000)]);
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
+    assert!(fixture.rejected().is_empty());
 }
 
-/// The clock of the host may be behind: nothing is lost, time waits, and readiness names the record.
+/// The clock of the host may be behind. Then no event is lost, the frontier waits, and `/readyz` names the record.
 #[test]
 fn a_record_ahead_of_the_clock_holds_time_until_a_reset_rejects_it() {
-    let stage = Stage::new(2);
+    let fixture = Fixture::new(2);
     let now_ms = emostream_log::EventClock::host().unix_ms();
     let batch = |partition: u32, at_ms: u64| {
-        stage.reaction_record(partition, at_ms, Batch::encode(at_ms, [&reaction(at_ms)]))
+        fixture.reaction_record(partition, at_ms, Batch::encode(at_ms, [&reaction(at_ms)]))
     };
-    stage.append(vec![batch(0, now_ms - 60_000), batch(1, now_ms - 60_000)]);
-    stage.append(vec![batch(1, now_ms + 3_000_000)]);
-    stage.append(vec![batch(0, now_ms - 50_000), batch(1, now_ms - 50_000)]);
+    fixture.append(vec![batch(0, now_ms - 60_000), batch(1, now_ms - 60_000)]);
+    fixture.append(vec![batch(1, now_ms + 3_000_000)]);
+    fixture.append(vec![batch(0, now_ms - 50_000), batch(1, now_ms - 50_000)]);
     let (report, reports) = channel();
     let ready: Ready = Arc::new(move |state| drop(report.send(state)));
-    let (stop, running) = stage.launch(stage.config(2), prometheus::Registry::new(), ready);
+    let (stop, running) = fixture.launch(fixture.config(2), prometheus::Registry::new(), ready);
     let deadline = Instant::now() + DEADLINE;
     let reason = loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -272,33 +276,33 @@ fn a_record_ahead_of_the_clock_holds_time_until_a_reset_rejects_it() {
     assert!(reason.contains("reset --reject-ahead"), "{reason}");
     stop.request();
     running.join().unwrap().unwrap();
-    assert!(stage.rejected().is_empty());
-    stage.reject_ahead();
-    stage.run_until(stage.config(1), || stage.rejected().len() == 1);
-    assert_eq!(stage.rejected(), [(1, 1, "ahead".to_owned())]);
-    stage.append(vec![batch(0, now_ms - 40_000), batch(1, now_ms - 40_000)]);
-    stage.run_until(stage.config(1), || stage.finals().len() == 2);
-    let totals: Vec<u64> = stage.finals().iter().map(|f| f.total).collect();
+    assert!(fixture.rejected().is_empty());
+    fixture.reject_ahead();
+    fixture.run_until(fixture.config(1), || fixture.rejected().len() == 1);
+    assert_eq!(fixture.rejected(), [(1, 1, "ahead".to_owned())]);
+    fixture.append(vec![batch(0, now_ms - 40_000), batch(1, now_ms - 40_000)]);
+    fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
+    let totals: Vec<u64> = fixture.finals().iter().map(|f| f.total).collect();
     assert_eq!(totals, [2, 2]);
 }
 
-/// A restart need not wait for the idle timeout again.
+/// A restart does not wait for the idle timeout again.
 #[test]
 fn a_partition_that_was_idle_does_not_delay_a_restart() {
-    let stage = Stage::new(2);
+    let fixture = Fixture::new(2);
     let batch =
-        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
-    stage.append(vec![batch(0), batch(3000)]);
+        |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    fixture.append(vec![batch(0), batch(3000)]);
     let config = Config {
         idle_timeout: Duration::from_millis(800),
-        ..stage.config(1)
+        ..fixture.config(1)
     };
-    stage.run_until(config.clone(), || stage.finals().len() == 1);
-    assert_eq!(stage.stored()["partitions"][1]["idle"], true);
-    stage.append(vec![batch(6000)]);
+    fixture.run_until(config.clone(), || fixture.finals().len() == 1);
+    assert_eq!(fixture.stored()["partitions"][1]["idle"], true);
+    fixture.append(vec![batch(6000)]);
     let patient = Config {
         idle_timeout: 2 * DEADLINE,
         ..config
     };
-    stage.run_until(patient, || stage.finals().len() == 2);
+    fixture.run_until(patient, || fixture.finals().len() == 2);
 }

@@ -1,4 +1,4 @@
-//! Runs that stand by: when they take over, and what they go on from.
+//! Standbys: when they take over, and from which progress they continue.
 
 use std::{
     sync::{
@@ -16,12 +16,12 @@ use emostream_dataflow::{
 use emostream_log::NewRecord;
 use prometheus::Registry;
 
-use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng, until};
+use crate::{DEADLINE, Fixture, T0, all_final_ms, check, closing, events, rng, until};
 
-/// Three heartbeats, as the shortest that the program accepts: a busy machine delays one.
+/// Three heartbeats, which is the shortest time that the program accepts. A busy machine may delay one.
 const TAKEOVER: Duration = Duration::from_secs(6);
 
-/// A run, and what it reports.
+/// A run with its reports.
 struct Running {
     stop: Stop,
     thread: JoinHandle<Result<(), StreamsError>>,
@@ -30,11 +30,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(stage: &Stage, config: Config) -> Running {
+    fn start(fixture: &Fixture, config: Config) -> Running {
         let (report, reports) = channel();
         let ready: Ready = Arc::new(move |state| drop(report.send(state)));
         let registry = Registry::new();
-        let (stop, thread) = stage.launch(config, registry.clone(), ready);
+        let (stop, thread) = fixture.launch(config, registry.clone(), ready);
         Running {
             stop,
             thread,
@@ -43,13 +43,13 @@ impl Running {
         }
     }
 
-    /// Waits until it reports that it counts.
+    /// Waits until the run reports that it is active.
     fn until_active(&self) {
         while self.reports.recv_timeout(DEADLINE).unwrap() != Ok(Activity::Active) {}
         assert_eq!(self.active(), 1);
     }
 
-    /// Waits until it stands by; what it says of the active run.
+    /// Waits until the run reports that it stands by. Returns its description of the active run.
     fn until_standby(&self) -> String {
         loop {
             if let Ok(Activity::Standby(active)) = self.reports.recv_timeout(DEADLINE).unwrap() {
@@ -59,7 +59,7 @@ impl Running {
         }
     }
 
-    /// What its metric says.
+    /// Returns the value of the metric `active`.
     fn active(&self) -> i64 {
         let families = self.registry.gather();
         let family = families
@@ -68,7 +68,7 @@ impl Running {
         family.unwrap().get_metric()[0].get_gauge().get_value() as i64
     }
 
-    /// How many series it shows of what only an active run knows.
+    /// Returns the number of series of the metrics that only an active run has.
     fn series(&self) -> usize {
         let of_active = [
             "lag_records",
@@ -88,13 +88,13 @@ impl Running {
         self.thread.join().unwrap().unwrap();
     }
 
-    /// The exit code of a run that ends by itself.
+    /// Returns the exit code of a run that ends by itself.
     fn ended(self) -> u8 {
         self.thread.join().unwrap().unwrap_err().exit_code()
     }
 }
 
-impl Stage {
+impl Fixture {
     fn standby(&self, workers: usize) -> Config {
         Config {
             standby: true,
@@ -109,7 +109,7 @@ impl Stage {
         }
     }
 
-    /// Waits until there is progress: a run may count before its first commit is made.
+    /// Waits until there is progress: a run may report that it is active before its first commit.
     fn until_stored(&self) {
         if self.commits() == 0 {
             self.until_commit();
@@ -124,7 +124,7 @@ impl Stage {
         until("there is a commit", || self.commits() != before);
     }
 
-    /// Commits what a run elsewhere commits, as the only one that can.
+    /// Commits changed progress as another run, which fences the runs of the test.
     fn commit_as(&self, change: impl Fn(&mut serde_json::Value)) {
         let mut transactor = self.log.transactor("emostream.dataflow", DEADLINE).unwrap();
         let newest = self.values(&self.topics.progress()).pop().unwrap();
@@ -144,41 +144,41 @@ impl Stage {
 
 #[test]
 fn a_standby_counts_on_where_the_active_run_stopped_committing_and_not_before() {
-    let stage = Stage::new(2);
-    let (records, oracle) = events(&stage, &mut rng(11), 20_000);
+    let fixture = Fixture::new(2);
+    let (records, oracle) = events(&fixture, &mut rng(11), 20_000);
     let half = records.len() / 2;
-    stage.append(records[..half].to_vec());
-    let active = Running::start(&stage, stage.taking_over(2));
+    fixture.append(records[..half].to_vec());
+    let active = Running::start(&fixture, fixture.taking_over(2));
     active.until_active();
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
-    // Nothing happens for longer than the takeover time: heartbeats alone keep the standby away.
+    // No events arrive for longer than the takeover time: the heartbeats alone prevent a takeover.
     thread::sleep(TAKEOVER + 2 * HEARTBEAT);
     assert_eq!((active.active(), standby.active()), (1, 0));
-    stage.until_commit();
+    fixture.until_commit();
     let committed = Instant::now();
     active.stop();
-    stage.append(records[half..].to_vec());
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    fixture.append(records[half..].to_vec());
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     let after = committed.elapsed();
     assert!(after >= TAKEOVER, "{after:?}");
     standby.until_active();
     standby.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(12), 20_000);
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(12), 20_000);
     let half = records.len() / 2;
-    stage.append(records[..half].to_vec());
-    let older = Running::start(&stage, stage.taking_over(1));
+    fixture.append(records[..half].to_vec());
+    let older = Running::start(&fixture, fixture.taking_over(1));
     older.until_active();
-    let newer = Running::start(&stage, stage.taking_over(2));
+    let newer = Running::start(&fixture, fixture.taking_over(2));
     older.until_standby();
-    // Without a commit of reactions: the heartbeat found it out.
+    // No reactions were committed: the older run has detected the fence by its heartbeat.
     assert_eq!(older.series(), 0);
     newer.until_active();
     thread::sleep(TAKEOVER);
@@ -190,17 +190,17 @@ fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
     newer.stop();
     older.until_active();
     assert!(older.series() > 0);
-    stage.append(records[half..].to_vec());
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    fixture.append(records[half..].to_vec());
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     older.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn a_fenced_run_names_the_one_that_took_over() {
-    let stage = Stage::new(1);
-    let run = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let run = Running::start(&fixture, fixture.taking_over(1));
     run.until_active();
     let other = RunIdentity {
         host: "elsewhere".to_owned(),
@@ -208,7 +208,7 @@ fn a_fenced_run_names_the_one_that_took_over() {
         pid: 4711,
         started_ms: 0,
     };
-    stage.commit_as(|progress| progress["run"] = serde_json::to_value(&other).unwrap());
+    fixture.commit_as(|progress| progress["run"] = serde_json::to_value(&other).unwrap());
     let names = ["elsewhere", "process 3", "pid 4711"];
     loop {
         let active = run.until_standby();
@@ -216,107 +216,107 @@ fn a_fenced_run_names_the_one_that_took_over() {
             break;
         }
     }
-    // The other one says nothing more.
+    // The other run commits nothing more, so this one takes over.
     run.until_active();
     run.stop();
 }
 
 #[test]
 fn the_first_of_two_standbys_begins_where_nothing_was_ever_committed() {
-    let stage = Stage::new(1);
+    let fixture = Fixture::new(1);
     let (first, second) = (
-        Running::start(&stage, stage.standby(1)),
-        Running::start(&stage, stage.standby(1)),
+        Running::start(&fixture, fixture.standby(1)),
+        Running::start(&fixture, fixture.standby(1)),
     );
-    let (records, oracle) = events(&stage, &mut rng(13), 20_000);
-    stage.append(records);
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    let (records, oracle) = events(&fixture, &mut rng(13), 20_000);
+    fixture.append(records);
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     until("one is active", || first.active() + second.active() == 1);
     first.stop();
     second.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn a_standby_ends_with_75_after_a_reset_and_one_that_is_started_then_takes_over() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(14), 20_000);
-    stage.append(records);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(14), 20_000);
+    fixture.append(records);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
-    stage.until_stored();
-    stage.reset(ResetFrom::Kept).unwrap();
+    fixture.until_stored();
+    fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((active.ended(), standby.ended()), (75, 75));
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_active();
-    stage.append(closing(&stage, 20_000));
-    stage.until_final(all_final_ms(20_000));
+    fixture.append(closing(&fixture, 20_000));
+    fixture.until_final(all_final_ms(20_000));
     standby.stop();
-    check(&stage, &oracle);
+    check(&fixture, &oracle);
 }
 
-/// Within a window of the next size: a run that begins from the heartbeat rounds it up as the first one did.
+/// F lies within a window of the next size. A run that begins from the heartbeat rounds it up as the first run did.
 #[test]
 fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
-    let stage = Stage::new(1);
-    let begun = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let begun = Running::start(&fixture, fixture.taking_over(1));
     begun.until_active();
-    stage.until_stored();
+    fixture.until_stored();
     begun.stop();
-    stage.commit_as(|progress| {
+    fixture.commit_as(|progress| {
         progress.as_object_mut().unwrap().remove("settings");
         progress["final_until_ms"] = (T0 + 13).into();
     });
-    let before = stage.commits();
-    let run = Running::start(&stage, stage.taking_over(1));
+    let before = fixture.commits();
+    let run = Running::start(&fixture, fixture.taking_over(1));
     run.until_active();
-    stage.until_commit_after(before);
-    let settings = stage.progress().unwrap().settings.unwrap();
+    fixture.until_commit_after(before);
+    let settings = fixture.progress().unwrap().settings.unwrap();
     assert_eq!(settings.number(WINDOW_MS), Some(2000));
-    assert_eq!(stage.final_until_ms(), T0 + 13);
+    assert_eq!(fixture.final_until_ms(), T0 + 13);
     run.stop();
 }
 
 #[test]
 fn a_run_ends_with_75_also_after_a_reset_that_keeps_its_settings() {
-    let stage = Stage::new(1);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
-    stage.until_stored();
-    stage.reject_ahead();
+    fixture.until_stored();
+    fixture.reject_ahead();
     assert_eq!(active.ended(), 75);
 }
 
 #[test]
 fn a_standby_of_other_settings_refuses_at_once_and_when_they_change() {
-    let stage = Stage::new(1);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
-    stage.until_stored();
+    fixture.until_stored();
     let other = Config {
         lateness_ms: 1000,
-        ..stage.standby(1)
+        ..fixture.standby(1)
     };
-    assert_eq!(Running::start(&stage, other).ended(), 78);
+    assert_eq!(Running::start(&fixture, other).ended(), 78);
     assert_eq!(active.active(), 1);
-    let standby = Running::start(&stage, stage.standby(1));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
     active.stop();
-    stage.commit_as(|progress| progress["settings"]["lateness_ms"] = 1000.into());
+    fixture.commit_as(|progress| progress["settings"]["lateness_ms"] = 1000.into());
     assert_eq!(standby.ended(), 78);
 }
 
 #[test]
 fn a_standby_waits_for_minutes_where_the_last_record_has_no_heartbeat() {
-    let stage = Stage::new(1);
-    let active = Running::start(&stage, stage.taking_over(1));
+    let fixture = Fixture::new(1);
+    let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
     active.stop();
-    stage.commit_as(|progress| drop(progress.as_object_mut().unwrap().remove("heartbeat_ms")));
-    let standby = Running::start(&stage, stage.standby(1));
+    fixture.commit_as(|progress| drop(progress.as_object_mut().unwrap().remove("heartbeat_ms")));
+    let standby = Running::start(&fixture, fixture.standby(1));
     standby.until_standby();
     thread::sleep(2 * TAKEOVER);
     assert_eq!(standby.active(), 0);
@@ -324,16 +324,16 @@ fn a_standby_waits_for_minutes_where_the_last_record_has_no_heartbeat() {
 }
 
 #[test]
-fn a_standby_that_sees_a_commit_just_before_it_would_fence_goes_on_waiting() {
-    let stage = Stage::new(1);
-    let begun = Running::start(&stage, stage.taking_over(1));
+fn a_standby_that_detects_a_commit_just_before_the_fence_continues_to_wait() {
+    let fixture = Fixture::new(1);
+    let begun = Running::start(&fixture, fixture.taking_over(1));
     begun.until_active();
     begun.stop();
-    let (before, after) = (stage.commits(), stage.clone());
+    let (before, after) = (fixture.commits(), fixture.clone());
     let commits = Arc::new(AtomicBool::new(false));
     let committed = commits.clone();
-    // The finals are read before it fences, and the reactions' ends last of all.
-    let slow = stage.faulty(|log| {
+    // The newest finals are read before the fence, and the end offsets of the reactions last.
+    let slow = fixture.faulty(|log| {
         log.before_offsets(move |topic| {
             let is_checking = topic == after.topics.reactions() && after.commits() == before;
             if is_checking && committed.load(Ordering::SeqCst) {

@@ -1,5 +1,5 @@
-//! Totals of large rooms, which are written once in a period: whatever the number of workers, and wherever a run
-//! begins, no final is missing in them and none counts twice.
+//! Totals of large rooms, which are written once in a period. For any number of workers, and from any progress, the
+//! totals contain each final once.
 
 use std::{
     collections::BTreeMap,
@@ -20,19 +20,19 @@ use emostream_model::{
 };
 use rand::{Rng, RngExt};
 
-use crate::{Stage, T0, all_final_ms, check, closing, events, reaction, rng, seeds};
+use crate::{Fixture, T0, all_final_ms, check, closing, events, reaction, rng, seeds};
 
 /// Two windows.
 const PERIOD_MS: u64 = 4000;
 
-/// Every room is large from its second emoji on.
+/// Makes every room large from its second emoji on.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
     period_ms: PERIOD_MS,
     close_bytes: usize::MAX,
 };
 
-/// Nothing is due in the time of a test.
+/// A period that is longer than a test, so that no record of a large room is due.
 const SLOW: TotalsPace = TotalsPace {
     period_ms: 3_600_000,
     ..PACE
@@ -41,7 +41,7 @@ const SLOW: TotalsPace = TotalsPace {
 /// Counts by room and emoji.
 type Sums = BTreeMap<(String, String), u64>;
 
-impl Stage {
+impl Fixture {
     fn config_of(&self, workers: usize, pace: TotalsPace) -> Config {
         Config {
             totals_pace: pace,
@@ -49,7 +49,7 @@ impl Stage {
         }
     }
 
-    /// The order, partition and offset of each record of a topic, and the record.
+    /// Returns the order, partition and offset of each record of a topic, and the record.
     fn results<T: serde::de::DeserializeOwned>(
         &self,
         topic: &str,
@@ -77,7 +77,7 @@ impl Stage {
         })
     }
 
-    /// The newest totals record of each room.
+    /// Returns the newest totals record of each room.
     fn newest_totals(&self) -> BTreeMap<String, (ResultOrder, TotalsRecord)> {
         let mut newest: BTreeMap<String, (ResultOrder, TotalsRecord)> = BTreeMap::new();
         let topic = self.topics.totals();
@@ -90,7 +90,7 @@ impl Stage {
         newest
     }
 
-    /// What the progress says of totals, read as a publisher does.
+    /// Returns the finals that are in no totals record yet, as a publisher reads them from the progress.
     fn unwritten(&self) -> Unwritten {
         let newest = self.values(&self.topics.progress()).pop();
         newest.map_or_else(Unwritten::default, |value| {
@@ -98,8 +98,8 @@ impl Stage {
         })
     }
 
-    /// Checks each totals record, and that with the finals from the offsets in progress on, which are later, they hold
-    /// all finals.
+    /// Checks each totals record. Together with the later finals from the offsets in the progress on, the records must
+    /// contain all finals.
     fn check_totals(&self) {
         let (finals, newest) = (self.all_finals(), self.newest_totals());
         let unwritten = self.unwritten();
@@ -145,7 +145,7 @@ fn totals_sums(record: &TotalsRecord) -> Sums {
     counts.map(|(emoji, count)| (key(emoji), count)).collect()
 }
 
-/// By then, all that was counted by [`all_final_ms`] was due, and written.
+/// Returns the F at which the totals of all windows up to [`all_final_ms`] are due and written.
 fn all_written_ms(span_ms: u64) -> u64 {
     T0 + span_ms + PERIOD_MS + 2000
 }
@@ -159,34 +159,34 @@ fn pace(rng: &mut impl Rng) -> TotalsPace {
 }
 
 #[test]
-fn totals_of_large_rooms_are_complete_wherever_a_run_begins() {
+fn totals_of_large_rooms_are_complete_for_any_restart() {
     for seed in seeds() {
         let mut rng = rng(3000 + seed);
-        let stage = Stage::new(rng.random_range(1..5));
+        let fixture = Fixture::new(rng.random_range(1..5));
         let span_ms = 40_000;
-        let (mut rest, oracle) = events(&stage, &mut rng, span_ms);
+        let (mut rest, oracle) = events(&fixture, &mut rng, span_ms);
         let mut are_behind = 0;
         for _ in 0..rng.random_range(2..7) {
-            stage.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
-            let commits = stage.commits() + rng.random_range(1..10);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
-            let config = stage.config_of(rng.random_range(1..5), pace(&mut rng));
-            stage.run_until(config, || {
-                stage.commits() > commits || Instant::now() > patience
+            fixture.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
+            let commits = fixture.commits() + rng.random_range(1..10);
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let config = fixture.config_of(rng.random_range(1..5), pace(&mut rng));
+            fixture.run_until(config, || {
+                fixture.commits() > commits || Instant::now() > deadline
             });
-            stage.check_totals();
-            are_behind += u64::from(stage.unwritten().since.is_some());
+            fixture.check_totals();
+            are_behind += u64::from(fixture.unwritten().since.is_some());
         }
-        stage.append(rest);
-        // What is due at once follows one by one.
-        stage.append(closing(&stage, span_ms + 8000));
+        fixture.append(rest);
+        // Records that are due at the same time are written one by one.
+        fixture.append(closing(&fixture, span_ms + 8000));
         let until_ms = all_written_ms(span_ms) + 4000;
-        stage.run_until(stage.config_of(2, pace(&mut rng)), || {
-            stage.final_until_ms() >= until_ms
+        fixture.run_until(fixture.config_of(2, pace(&mut rng)), || {
+            fixture.final_until_ms() >= until_ms
         });
-        stage.check_totals();
-        // Every room was written behind its last final.
-        check(&stage, &oracle);
+        fixture.check_totals();
+        // The totals of every room were written after its last final.
+        check(&fixture, &oracle);
         println!("{are_behind} run(s) ended while totals were not written");
     }
 }
@@ -194,15 +194,15 @@ fn totals_of_large_rooms_are_complete_wherever_a_run_begins() {
 #[test]
 fn which_totals_are_written_does_not_depend_on_the_workers() {
     let written = |workers| {
-        let stage = Stage::new(3);
-        let (records, _) = events(&stage, &mut rng(7), 30_000);
-        stage.append(records);
-        stage.append(closing(&stage, 30_000));
-        stage.run_until(stage.config_of(workers, PACE), || {
-            stage.final_until_ms() >= all_final_ms(30_000)
+        let fixture = Fixture::new(3);
+        let (records, _) = events(&fixture, &mut rng(7), 30_000);
+        fixture.append(records);
+        fixture.append(closing(&fixture, 30_000));
+        fixture.run_until(fixture.config_of(workers, PACE), || {
+            fixture.final_until_ms() >= all_final_ms(30_000)
         });
-        stage.check_totals();
-        let mut totals = stage.values(&stage.topics.totals());
+        fixture.check_totals();
+        let mut totals = fixture.values(&fixture.topics.totals());
         totals.sort();
         totals
     };
@@ -213,106 +213,108 @@ fn which_totals_are_written_does_not_depend_on_the_workers() {
 }
 
 #[test]
-fn a_run_goes_on_from_progress_of_the_version_before() {
+fn a_run_continues_from_progress_of_version_0_1() {
     let mut rng = rng(4000);
-    let stage = Stage::new(2);
-    let (records, oracle) = events(&stage, &mut rng, 40_000);
-    // Half of each partition, or no window would close.
+    let fixture = Fixture::new(2);
+    let (records, oracle) = events(&fixture, &mut rng, 40_000);
+    // Half of each partition, since otherwise no window would close.
     let of_partition = records.chunk_by(|a, b| a.partition == b.partition);
     let halves = of_partition.map(|all| all.split_at(all.len() / 2));
     let (before, after): (Vec<_>, Vec<_>) = halves.unzip();
-    stage.append(before.concat());
-    // It wrote the totals of each change.
+    fixture.append(before.concat());
+    // The first dataflow writes totals at each change.
     let written_always = TotalsPace {
         small_items: usize::MAX,
         ..PACE
     };
-    stage.run_until(stage.config_of(2, written_always), || {
-        !stage.finals().is_empty()
+    fixture.run_until(fixture.config_of(2, written_always), || {
+        !fixture.finals().is_empty()
     });
-    let newest = stage.values(&stage.topics.progress()).pop().unwrap();
+    let newest = fixture.values(&fixture.topics.progress()).pop().unwrap();
     let mut progress: serde_json::Value = serde_json::from_slice(&newest).unwrap();
     assert_eq!(progress["format"], 1);
     progress.as_object_mut().unwrap().remove("finals");
-    stage.store(&progress);
-    stage.append(after.concat());
-    stage.append(closing(&stage, 48_000));
-    let finals = stage.finals().len();
-    stage.run_until(stage.config_of(1, PACE), || stage.finals().len() > finals);
-    stage.check_totals();
-    stage.run_until(stage.config_of(3, PACE), || {
-        stage.final_until_ms() >= all_written_ms(40_000)
+    fixture.store(&progress);
+    fixture.append(after.concat());
+    fixture.append(closing(&fixture, 48_000));
+    let finals = fixture.finals().len();
+    fixture.run_until(fixture.config_of(1, PACE), || {
+        fixture.finals().len() > finals
     });
-    stage.check_totals();
-    check(&stage, &oracle);
+    fixture.check_totals();
+    fixture.run_until(fixture.config_of(3, PACE), || {
+        fixture.final_until_ms() >= all_written_ms(40_000)
+    });
+    fixture.check_totals();
+    check(&fixture, &oracle);
 }
 
 #[test]
 fn after_backward_resets_totals_hold_the_finals_of_all_times_once() {
     for seed in seeds() {
         let mut rng = rng(5000 + seed);
-        let stage = Stage::new(rng.random_range(1..4));
+        let fixture = Fixture::new(rng.random_range(1..4));
         let span_ms = 40_000;
-        let (mut rest, _) = events(&stage, &mut rng, span_ms);
+        let (mut rest, _) = events(&fixture, &mut rng, span_ms);
         for _ in 0..rng.random_range(1..5) {
-            stage.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
-            let commits = stage.commits() + rng.random_range(1..8);
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
-            let config = stage.config_of(rng.random_range(1..4), pace(&mut rng));
-            stage.run_until(config, || {
-                stage.commits() >= commits || Instant::now() > patience
+            fixture.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
+            let commits = fixture.commits() + rng.random_range(1..8);
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let config = fixture.config_of(rng.random_range(1..4), pace(&mut rng));
+            fixture.run_until(config, || {
+                fixture.commits() >= commits || Instant::now() > deadline
             });
-            stage.check_totals();
-            let until_ms = stage.final_until_ms();
+            fixture.check_totals();
+            let until_ms = fixture.final_until_ms();
             if until_ms > 0 && rng.random_bool(0.8) {
                 let back_ms = until_ms - rng.random_range(1..20_000);
-                stage.reset_to(ResetFrom::Kept, Some(back_ms)).unwrap();
-                stage.check_totals();
+                fixture.reset_to(ResetFrom::Kept, Some(back_ms)).unwrap();
+                fixture.check_totals();
             }
         }
-        stage.append(rest);
-        stage.append(closing(&stage, span_ms + 8000));
+        fixture.append(rest);
+        fixture.append(closing(&fixture, span_ms + 8000));
         let until_ms = all_written_ms(span_ms) + 4000;
-        stage.run_until(stage.config_of(2, PACE), || {
-            stage.final_until_ms() >= until_ms
+        fixture.run_until(fixture.config_of(2, PACE), || {
+            fixture.final_until_ms() >= until_ms
         });
-        stage.check_totals();
+        fixture.check_totals();
         let mut newest = Sums::new();
-        for (_, record) in stage.newest_totals().values() {
+        for (_, record) in fixture.newest_totals().values() {
             newest.extend(totals_sums(record));
         }
-        let finals = stage.all_finals();
+        let finals = fixture.all_finals();
         assert_eq!(newest, sums(finals.iter().map(|it| &it.3)));
     }
 }
 
-/// A stage whose large room has finals that its totals do not hold.
-fn behind() -> Stage {
-    let stage = Stage::new(1);
+/// Returns a fixture with a large room that has finals which its totals do not contain.
+fn behind() -> Fixture {
+    let fixture = Fixture::new(1);
     let batch = |at_ms: u64| {
         let emojis = ["🔥", "👏"].map(|it| emostream_model::Emoji::from_text(it).unwrap());
         let reactions = emojis.map(|emoji| emostream_model::Reaction {
             emoji,
             ..reaction(at_ms)
         });
-        stage.reaction_record(0, at_ms, Batch::encode(at_ms, &reactions))
+        fixture.reaction_record(0, at_ms, Batch::encode(at_ms, &reactions))
     };
-    stage.append([0, 2000, 4000].map(|at_ms| batch(T0 + at_ms)).into());
+    fixture.append([0, 2000, 4000].map(|at_ms| batch(T0 + at_ms)).into());
     let beat_ms = T0 + 4750;
-    stage.append(vec![stage.reaction_record(
+    fixture.append(vec![fixture.reaction_record(
         0,
         beat_ms,
         Batch::heartbeat(beat_ms),
     )]);
-    stage.run_until(stage.config_of(1, SLOW), || stage.finals().len() == 2);
-    assert!(stage.unwritten().since.is_some());
-    assert!(stage.newest_totals().is_empty());
-    stage.check_totals();
-    stage
+    fixture.run_until(fixture.config_of(1, SLOW), || fixture.finals().len() == 2);
+    assert!(fixture.unwritten().since.is_some());
+    assert!(fixture.newest_totals().is_empty());
+    fixture.check_totals();
+    fixture
 }
 
-/// A result as a dataflow of another build wrote it.
-fn result(stage: &Stage, topic: String, room: &str, start_ms: u64, counts: &str) -> NewRecord {
+/// Returns a result as another build would write it.
+fn result(fixture: &Fixture, topic: String, room: &str, start_ms: u64, counts: &str) -> NewRecord {
     let end_ms = start_ms + 2000;
     let json = format!(
         r#"{{"room":"{room}","start":{start_ms},"end":{end_ms},"total":7,"counts":[{counts}]}}"#
@@ -321,20 +323,20 @@ fn result(stage: &Stage, topic: String, room: &str, start_ms: u64, counts: &str)
         topic,
         partition: None,
         key: Some(room.to_owned().into()),
-        ..stage.reaction_record(0, start_ms, json.into())
+        ..fixture.reaction_record(0, start_ms, json.into())
     }
 }
 
 const UNKNOWN_TALLY: &str = r#"{"emoji":"新","count":7,"swarms":0,"loose":7}"#;
 
-/// A dataflow of another build counted them, and its record of the room was not due yet.
+/// Another build counted these emojis, and its record of the room was not due yet.
 #[test]
 fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_finals() {
-    let stage = Stage::new(1);
-    let (windows, totals) = (stage.topics.windows(), stage.topics.totals());
+    let fixture = Fixture::new(1);
+    let (windows, totals) = (fixture.topics.windows(), fixture.topics.totals());
     let both = r#"{"emoji":"新","count":5},{"emoji":"🔥","count":2}"#;
-    stage.append(vec![result(
-        &stage,
+    fixture.append(vec![result(
+        &fixture,
         totals.clone(),
         "default",
         T0 - 2000,
@@ -343,33 +345,33 @@ fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_
     // The second run restores that the room is large.
     for at_ms in [0, 12_000] {
         let batch = Batch::encode(T0 + at_ms, [&reaction(T0 + at_ms)]);
-        stage.append(vec![stage.reaction_record(0, T0 + at_ms, batch)]);
-        stage.append(closing(&stage, at_ms + 2000));
-        stage.run_until(stage.config_of(2, SLOW), || {
-            stage.final_until_ms() >= T0 + at_ms + 2000
+        fixture.append(vec![fixture.reaction_record(0, T0 + at_ms, batch)]);
+        fixture.append(closing(&fixture, at_ms + 2000));
+        fixture.run_until(fixture.config_of(2, SLOW), || {
+            fixture.final_until_ms() >= T0 + at_ms + 2000
         });
-        assert_eq!(stage.values(&totals).len(), 1);
-        assert!(stage.unwritten().since.is_some());
+        assert_eq!(fixture.values(&totals).len(), 1);
+        assert!(fixture.unwritten().since.is_some());
     }
-    stage.append(vec![result(&stage, windows, "other", T0, UNKNOWN_TALLY)]);
-    stage.append(closing(&stage, 40_000));
-    stage.run_until(stage.config_of(2, PACE), || {
-        stage.final_until_ms() >= all_written_ms(24_000)
+    fixture.append(vec![result(&fixture, windows, "other", T0, UNKNOWN_TALLY)]);
+    fixture.append(closing(&fixture, 40_000));
+    fixture.run_until(fixture.config_of(2, PACE), || {
+        fixture.final_until_ms() >= all_written_ms(24_000)
     });
-    let newest = stage.newest_totals();
+    let newest = fixture.newest_totals();
     let newest = newest.values().map(|(_, record)| totals_sums(record));
     let counts: Vec<u64> = newest.flat_map(Sums::into_values).collect();
-    // Of the one room those of both emojis, of the other one that of the unknown emoji.
+    // Two counts of one room, and that of the unknown emoji of the other room.
     assert_eq!(counts, [5, 4, 7]);
 }
 
-/// No sum changes at the start, which would have the worker report the room by the way.
+/// No sum changes at the start, since a change would make the worker report the room as unwritten anyway.
 #[test]
 fn a_room_whose_emojis_are_all_unknown_is_named_as_unwritten_until_it_is_due() {
-    let stage = Stage::new(1);
-    stage.append(closing(&stage, 2000));
-    stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 2000);
-    let newest = stage.values(&stage.topics.progress()).pop().unwrap();
+    let fixture = Fixture::new(1);
+    fixture.append(closing(&fixture, 2000));
+    fixture.run_until(fixture.config(1), || fixture.final_until_ms() >= T0 + 2000);
+    let newest = fixture.values(&fixture.topics.progress()).pop().unwrap();
     let mut progress: serde_json::Value = serde_json::from_slice(&newest).unwrap();
     let since = ResultOrder {
         resets: 0,
@@ -377,52 +379,52 @@ fn a_room_whose_emojis_are_all_unknown_is_named_as_unwritten_until_it_is_due() {
     };
     progress["format"] = 2.into();
     progress["unwritten_since"] = serde_json::to_value(since).unwrap();
-    stage.store(&progress);
-    let windows = stage.topics.windows();
-    stage.append(vec![result(&stage, windows, "other", T0, UNKNOWN_TALLY)]);
-    stage.append(closing(&stage, 20_000));
+    fixture.store(&progress);
+    let windows = fixture.topics.windows();
+    fixture.append(vec![result(&fixture, windows, "other", T0, UNKNOWN_TALLY)]);
+    fixture.append(closing(&fixture, 20_000));
     let mut passed = None;
     // The progress is also valid as of the commit before, so the second one shows it.
-    stage.run_until(stage.config_of(1, SLOW), || {
-        let has_passed = stage.final_until_ms() >= T0 + 20_000;
-        let commits = stage.commits();
+    fixture.run_until(fixture.config_of(1, SLOW), || {
+        let has_passed = fixture.final_until_ms() >= T0 + 20_000;
+        let commits = fixture.commits();
         has_passed && commits > *passed.get_or_insert(commits)
     });
-    assert_eq!(stage.unwritten().since, Some(since));
+    assert_eq!(fixture.unwritten().since, Some(since));
 }
 
 #[test]
 fn finals_that_totals_need_and_the_log_does_not_hold_are_refused_until_a_reset() {
-    let stage = behind();
-    let newest = stage.values(&stage.topics.progress()).pop().unwrap();
+    let fixture = behind();
+    let newest = fixture.values(&fixture.topics.progress()).pop().unwrap();
     let mut progress: serde_json::Value = serde_json::from_slice(&newest).unwrap();
     assert_eq!(progress["format"], 2);
     progress["finals"]["offsets"] = serde_json::json!([[0, 1000], [1, 0]]);
-    stage.store(&progress);
-    let error = stage.refusal();
+    fixture.store(&progress);
+    let error = fixture.refusal();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("emostream.windows/0"), "{error}");
-    stage.reset_to(ResetFrom::Kept, None).unwrap();
-    stage.append(closing(&stage, 4000));
-    stage.run_until(stage.config(1), || {
-        stage.final_until_ms() >= all_final_ms(4000)
+    fixture.reset_to(ResetFrom::Kept, None).unwrap();
+    fixture.append(closing(&fixture, 4000));
+    fixture.run_until(fixture.config(1), || {
+        fixture.final_until_ms() >= all_final_ms(4000)
     });
-    stage.check_totals();
+    fixture.check_totals();
 }
 
 #[test]
 fn after_progress_was_lost_totals_are_completed_from_all_finals() {
-    let stage = behind();
-    stage.forget();
-    stage.reset_to(ResetFrom::Kept, Some(T0 + 4000)).unwrap();
-    stage.check_totals();
-    stage.append(closing(&stage, 4000));
-    stage.run_until(stage.config_of(1, PACE), || {
-        stage.final_until_ms() >= all_written_ms(4000)
+    let fixture = behind();
+    fixture.forget();
+    fixture.reset_to(ResetFrom::Kept, Some(T0 + 4000)).unwrap();
+    fixture.check_totals();
+    fixture.append(closing(&fixture, 4000));
+    fixture.run_until(fixture.config_of(1, PACE), || {
+        fixture.final_until_ms() >= all_written_ms(4000)
     });
-    stage.check_totals();
-    let (_, newest) = stage.newest_totals().pop_first().unwrap();
-    let all: u64 = sums(stage.finals().iter()).values().sum();
+    fixture.check_totals();
+    let (_, newest) = fixture.newest_totals().pop_first().unwrap();
+    let all: u64 = sums(fixture.finals().iter()).values().sum();
     assert_eq!(newest.1.total, all);
 }
 
@@ -430,8 +432,8 @@ fn after_progress_was_lost_totals_are_completed_from_all_finals() {
 fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
     let log = EmbeddedLog::in_memory().unwrap();
     let finals = keep_for(Duration::from_secs(300));
-    let stage = Stage::keeping(Arc::new(log), 1, KEEP, finals);
-    let error = stage.refusal();
+    let fixture = Fixture::keeping(Arc::new(log), 1, KEEP, finals);
+    let error = fixture.refusal();
     assert_eq!(error.exit_code(), 64);
     let sentence = error.to_string();
     assert!(
@@ -441,14 +443,14 @@ fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
     );
 }
 
-/// With one record a close it takes longer than the log keeps the finals until all are written.
+/// With one record per close, writing all records takes longer than the retention of the finals.
 #[test]
 fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     const ROOMS: usize = 20;
     let kept_ms = 24_000;
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
     let finals = keep_for(Duration::from_millis(kept_ms));
-    let stage = Stage::keeping(log, 1, KEEP, finals);
+    let fixture = Fixture::keeping(log, 1, KEEP, finals);
     let emojis = ["🔥", "👏"].map(|it| emostream_model::Emoji::from_text(it).unwrap());
     let in_room = |number| {
         let room = emostream_model::Room::new(&format!("room-{number}")).unwrap();
@@ -459,13 +461,13 @@ fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
         })
     };
     let reactions: Vec<_> = (0..ROOMS).flat_map(in_room).collect();
-    let beat = |at_ms| stage.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
+    let heartbeat = |at_ms| fixture.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
     let until_ms = T0 + PERIOD_MS + kept_ms / 2 + 4000;
-    let batch = stage.reaction_record(0, T0, Batch::encode(T0, &reactions));
-    stage.append(vec![batch, beat(until_ms + 750)]);
+    let batch = fixture.reaction_record(0, T0, Batch::encode(T0, &reactions));
+    fixture.append(vec![batch, heartbeat(until_ms + 750)]);
     let config = Config {
         hold_timeout: Duration::from_secs(5),
-        ..stage.config_of(
+        ..fixture.config_of(
             1,
             TotalsPace {
                 close_bytes: 0,
@@ -473,11 +475,11 @@ fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
             },
         )
     };
-    stage.run_until(config, || stage.final_until_ms() >= until_ms);
-    assert_eq!(stage.newest_totals().len(), ROOMS);
+    fixture.run_until(config, || fixture.final_until_ms() >= until_ms);
+    assert_eq!(fixture.newest_totals().len(), ROOMS);
 }
 
-/// The time that this process has computed, all threads together, to a hundredth of a second.
+/// Returns the CPU time of this process, of all its threads, in steps of a hundredth of a second.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let (_, behind_name) = stat.rsplit_once(')').unwrap();
@@ -486,8 +488,8 @@ fn cpu() -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-/// What a window costs of one reaction in each of so many rooms, which have seen every emoji. It prints, and is run by
-/// hand: `cargo test --release --test exactly_once -- --ignored --nocapture large_rooms`.
+/// Measures the CPU time of a window with one reaction in each of many rooms that have had every emoji. Prints the
+/// result, and is run by hand: `cargo test --release --test exactly_once -- --ignored --nocapture large_rooms`.
 #[test]
 #[ignore = "it measures"]
 fn a_window_of_large_rooms_costs_what_it_changes() {
@@ -503,8 +505,11 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
         ("each change", always),
         ("by default", TotalsPace::default()),
     ] {
-        let stage = Stage::new(4);
-        let mut transactor = stage.log.transactor("t", Duration::from_secs(60)).unwrap();
+        let fixture = Fixture::new(4);
+        let mut transactor = fixture
+            .log
+            .transactor("t", Duration::from_secs(60))
+            .unwrap();
         for rooms in (0..ROOMS).collect::<Vec<_>>().chunks(100) {
             let record = |number: &usize| {
                 let counts = emojis.iter().map(|emoji| emostream_model::Count {
@@ -521,7 +526,7 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                     },
                 };
                 NewRecord {
-                    topic: stage.topics.totals(),
+                    topic: fixture.topics.totals(),
                     partition: None,
                     time_ms: None,
                     key: Some(room(*number).as_str().to_owned().into()),
@@ -535,10 +540,10 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
         }
         let config = Config {
             trending_span: Duration::from_secs(60),
-            ..stage.config_of(1, pace)
+            ..fixture.config_of(1, pace)
         };
         let begun = (Instant::now(), cpu());
-        let (stop, running) = stage.start(config);
+        let (stop, running) = fixture.start(config);
         let (mut used, mut ends) = (begun.1, Vec::new());
         for nth in 0..4_u64 {
             let at_ms = T0 + nth * 2000;
@@ -552,27 +557,27 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
             let mut records: Vec<_> = (0..4_u32)
                 .zip(reactions.chunks(reactions.len().div_ceil(4)))
                 .map(|(partition, some)| {
-                    stage.reaction_record(partition, at_ms, Batch::encode(at_ms, some))
+                    fixture.reaction_record(partition, at_ms, Batch::encode(at_ms, some))
                 })
                 .collect();
             let beat_ms = at_ms + 2750;
             records.extend(
-                (0..4).map(|p| stage.reaction_record(p, beat_ms, Batch::heartbeat(beat_ms))),
+                (0..4).map(|p| fixture.reaction_record(p, beat_ms, Batch::heartbeat(beat_ms))),
             );
-            stage.append(records);
-            while stage.final_until_ms() < at_ms + 2000 {
+            fixture.append(records);
+            while fixture.final_until_ms() < at_ms + 2000 {
                 assert!(!running.is_finished());
                 std::thread::sleep(Duration::from_millis(5));
             }
             std::thread::sleep(Duration::from_millis(200));
             let (now, mut bytes) = (cpu(), [0; 3]);
             let topics = [
-                stage.topics.windows(),
-                stage.topics.totals(),
-                stage.topics.trending(),
+                fixture.topics.windows(),
+                fixture.topics.totals(),
+                fixture.topics.trending(),
             ];
             for (topic, bytes) in topics.iter().zip(&mut bytes) {
-                let kept = stage.log.offsets(topic).unwrap();
+                let kept = fixture.log.offsets(topic).unwrap();
                 for (partition, end) in (0..).zip(kept.into_iter().map(|kept| kept.end)) {
                     let known = ends.iter().rev();
                     let from = known
@@ -582,7 +587,7 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                     let mut add = |record: emostream_log::Record<'_>| *bytes += record.value.len();
                     if let Some(from) = from.filter(|from| *from < end) {
                         emostream_log::read_from(
-                            &*stage.log,
+                            &*fixture.log,
                             topic,
                             &[(partition, from)],
                             &mut add,
@@ -598,7 +603,7 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                 (now - used).as_secs_f64() * 1e3,
                 begun.0.elapsed()
             );
-            // Without what reading costs here.
+            // The time in which the test reads the records does not count.
             used = cpu();
         }
         stop.request();

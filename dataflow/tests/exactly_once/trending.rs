@@ -1,5 +1,5 @@
-//! What is trending, against sums made window by window from the counts alone: however often the
-//! dataflow is stopped and started, the topic holds the records of an uninterrupted run.
+//! Trending records, compared with sums that are computed from the counts of each window. For any number of restarts,
+//! the topic contains the records of an uninterrupted run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,16 +11,16 @@ use emostream_log::NewRecord;
 use emostream_model::{Batch, Trending};
 use rand::RngExt;
 
-use crate::{Counts, Oracle, SPAN_MS, Stage, T0, TOP, closing, events, rng, seeds};
+use crate::{Counts, Fixture, Oracle, SPAN_MS, T0, TOP, closing, events, rng, seeds};
 
-/// Names and their counts, the greatest first.
+/// Names and their counts, the greatest count first.
 type Top = Vec<(String, u64)>;
 
-/// A window's start, the top emojis, and across rooms the top rooms.
+/// The start of a window, the top emojis, and in the record of all rooms the top rooms.
 type Shown = (u64, Top, Top);
 
-impl Stage {
-    /// The records of each key with this span, in their order.
+impl Fixture {
+    /// Returns the records of each key with this span, in their order.
     fn trending(&self, span: u64) -> BTreeMap<String, Vec<Shown>> {
         let mut shown: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
         for value in self.values(&self.topics.trending()) {
@@ -50,7 +50,7 @@ fn top(sums: &BTreeMap<String, u64>) -> Top {
     top
 }
 
-/// What each window that is final changes, window by window.
+/// Returns the expected records: one for each final window that changes a top.
 fn expected(counts: &Counts, until_ms: u64, span_ms: u64) -> BTreeMap<String, Vec<Shown>> {
     let keys: BTreeSet<String> = counts.keys().map(|(_, room, _)| room.clone()).collect();
     let mut records: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
@@ -80,35 +80,43 @@ fn expected(counts: &Counts, until_ms: u64, span_ms: u64) -> BTreeMap<String, Ve
     records
 }
 
-/// That the topic holds what the counts say.
-pub(crate) fn check(stage: &Stage, oracle: &Oracle) {
-    let expected = expected(&oracle.counts, stage.final_until_ms(), SPAN_MS);
-    assert_eq!(stage.trending(SPAN_MS), expected);
+/// Checks that the topic contains the records that follow from the counts.
+pub(crate) fn check(fixture: &Fixture, oracle: &Oracle) {
+    let expected = expected(&oracle.counts, fixture.final_until_ms(), SPAN_MS);
+    assert_eq!(fixture.trending(SPAN_MS), expected);
 }
 
-/// A lone room falls silent, and what it had leaves the span while nothing runs.
+/// The counts of a room without new reactions leave the span while no run is active.
 #[test]
-fn what_leaves_the_span_while_nothing_runs_is_told_by_the_next_run() {
+fn the_next_run_writes_the_changes_of_tops_while_no_run_was_active() {
     for seed in seeds() {
         let mut rng = rng(2000 + seed);
-        let stage = Stage::new(rng.random_range(1..4));
+        let fixture = Fixture::new(rng.random_range(1..4));
         let span_ms = rng.random_range(3000..9000);
-        let (records, oracle) = events(&stage, &mut rng, span_ms);
-        stage.append(records);
-        // Every window is final, and the span of the last ones is not over.
+        let (records, oracle) = events(&fixture, &mut rng, span_ms);
+        fixture.append(records);
+        // Every window is final, and the last ones are still in the span.
         let at_ms = T0 + span_ms + 4000;
-        let beat = |p, at_ms| stage.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
-        stage.append((0..stage.partitions).map(|p| beat(p, at_ms)).collect());
-        stage.run_until(stage.config(rng.random_range(1..4)), || {
-            stage.final_until_ms() >= T0 + span_ms
+        let heartbeat = |p, at_ms| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
+        fixture.append(
+            (0..fixture.partitions)
+                .map(|p| heartbeat(p, at_ms))
+                .collect(),
+        );
+        fixture.run_until(fixture.config(rng.random_range(1..4)), || {
+            fixture.final_until_ms() >= T0 + span_ms
         });
         for later_ms in [2000, 9000, 60_000] {
             let at_ms = at_ms + later_ms;
-            stage.append((0..stage.partitions).map(|p| beat(p, at_ms)).collect());
-            // Nothing else is written, so it may take no commit at all to get there.
-            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..100));
-            stage.run_until(stage.config(rng.random_range(1..4)), || {
-                Instant::now() > patience
+            fixture.append(
+                (0..fixture.partitions)
+                    .map(|p| heartbeat(p, at_ms))
+                    .collect(),
+            );
+            // No other results are written, so a run may make no commit.
+            let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..100));
+            fixture.run_until(fixture.config(rng.random_range(1..4)), || {
+                Instant::now() > deadline
             });
         }
         let gone = |shown: &BTreeMap<String, Vec<Shown>>| {
@@ -116,42 +124,42 @@ fn what_leaves_the_span_while_nothing_runs_is_told_by_the_next_run() {
                 .values()
                 .all(|records| records.last().unwrap().1.is_empty())
         };
-        stage.run_until(stage.config(2), || gone(&stage.trending(SPAN_MS)));
-        check(&stage, &oracle);
+        fixture.run_until(fixture.config(2), || gone(&fixture.trending(SPAN_MS)));
+        check(&fixture, &oracle);
     }
 }
 
 #[test]
 fn a_run_with_another_span_corrects_what_is_shown_at_once() {
-    let stage = Stage::new(1);
-    let (records, oracle) = events(&stage, &mut rng(11), 20_000);
+    let fixture = Fixture::new(1);
+    let (records, oracle) = events(&fixture, &mut rng(11), 20_000);
     let (before, after) = records.split_at(records.len() * 3 / 4);
-    stage.append(before.to_vec());
-    stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 8000);
-    // And a room that no final backs: they were deleted, say.
+    fixture.append(before.to_vec());
+    fixture.run_until(fixture.config(1), || fixture.final_until_ms() >= T0 + 8000);
+    // A room without finals, as if they had been deleted.
     let ghost =
         r#"{"room":"ghost","start":0,"end":2000,"span_ms":6000,"top":[{"emoji":"🔥","count":5}]}"#;
-    stage.append(vec![NewRecord {
-        topic: stage.topics.trending(),
+    fixture.append(vec![NewRecord {
+        topic: fixture.topics.trending(),
         key: Some("ghost".into()),
         time_ms: None,
-        ..stage.reaction_record(0, T0, ghost.into())
+        ..fixture.reaction_record(0, T0, ghost.into())
     }]);
-    let from_ms = stage.final_until_ms();
-    stage.append(after.to_vec());
-    stage.append(closing(&stage, 20_000));
+    let from_ms = fixture.final_until_ms();
+    fixture.append(after.to_vec());
+    fixture.append(closing(&fixture, 20_000));
     let shorter = Config {
         trending_span: Duration::from_millis(2000),
-        ..stage.config(2)
+        ..fixture.config(2)
     };
-    stage.run_until(shorter, || stage.final_until_ms() >= T0 + 28_000);
+    fixture.run_until(shorter, || fixture.final_until_ms() >= T0 + 28_000);
 
-    let mut shown = stage.trending(2000);
+    let mut shown = fixture.trending(2000);
     shown
         .values_mut()
         .for_each(|of| of.retain(|(at, ..)| *at >= from_ms));
     assert_eq!(shown.remove("ghost"), Some(vec![(from_ms, vec![], vec![])]));
-    let mut expected = expected(&oracle.counts, stage.final_until_ms(), 2000);
+    let mut expected = expected(&oracle.counts, fixture.final_until_ms(), 2000);
     for records in expected.values_mut() {
         let later = records.partition_point(|(at, ..)| *at <= from_ms);
         let (_, top, rooms) = records[..later].last().cloned().unwrap_or_default();

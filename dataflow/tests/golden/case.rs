@@ -1,4 +1,4 @@
-//! Reads a case; its format is told in `README.md`.
+//! Parses a case. `README.md` describes the format.
 
 use std::{
     fs,
@@ -14,41 +14,41 @@ use crate::{
     outcome::{Outcome, SECTIONS},
 };
 
-/// How far a batch may be ahead of its record by the contract.
+/// How far the base of a batch may be ahead of its record, by the contract.
 const MAX_AHEAD_MS: u64 = 5_000;
 
-/// One file.
+/// A golden test: the contents of one file.
 pub(crate) struct Case {
     path: PathBuf,
     settings: Settings,
-    /// What happens, in order.
+    /// The steps, in order.
     pub(crate) steps: Vec<Step>,
-    /// What must come out.
+    /// The expected output.
     pub(crate) expected: Outcome,
 }
 
-/// Something that happens.
+/// A step of a case.
 pub(crate) enum Step {
-    /// These records are written.
+    /// Appends these records.
     Append(Vec<Input>),
-    /// Nothing more is written before everything until then is final, Unix milliseconds.
+    /// Waits until all windows up to this time are final, Unix milliseconds.
     WaitFinal(u64),
-    /// Nothing more is written before the live tallies show so many reactions.
+    /// Waits until the live tallies contain this number of reactions.
     WaitLive(u64),
 }
 
-/// A record.
+/// An input record.
 #[derive(Debug)]
 pub(crate) struct Input {
     pub(crate) partition: u32,
     pub(crate) time_ms: u64,
     pub(crate) value: Vec<u8>,
-    /// The greatest time that the partition has seen by it, if it is the greatest.
-    pub(crate) seen_ms: u64,
+    /// The newest time in the record that advances the watermark of its partition.
+    pub(crate) observed_ms: u64,
 }
 
-/// What a dataflow runs with: the contract's defaults, but that no partition becomes idle, for that
-/// would be a matter of speed.
+/// The settings of a case. The defaults are those of the contract, except that no partition becomes idle: when that
+/// happens depends on the speed of the test.
 struct Settings {
     partitions: u32,
     window: Duration,
@@ -78,7 +78,7 @@ impl Default for Settings {
 }
 
 impl Case {
-    /// Reads the file. The error names it, and the line.
+    /// Parses the file. The error names the file and the line.
     pub(crate) fn read(path: &Path) -> Result<Case, String> {
         let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let mut case = Case {
@@ -89,7 +89,7 @@ impl Case {
         };
         let mut section = None;
         for (number, line) in (1..).zip(text.lines()) {
-            let taken = case.take(&mut section, line);
+            let taken = case.parse_line(&mut section, line);
             taken.map_err(|why| format!("{}:{number}: {why}", path.display()))?;
         }
         case.check()
@@ -97,7 +97,11 @@ impl Case {
         Ok(case)
     }
 
-    fn take<'t>(&mut self, section: &mut Option<&'t str>, line: &'t str) -> Result<(), String> {
+    fn parse_line<'t>(
+        &mut self,
+        section: &mut Option<&'t str>,
+        line: &'t str,
+    ) -> Result<(), String> {
         let line = uncommented(line);
         let mut words = line.split_whitespace();
         let Some(first) = words.next() else {
@@ -140,7 +144,7 @@ impl Case {
         let time_ms = T0 + milliseconds(first)?;
         let (place, rest) = word(rest);
         let (form, rest) = word(rest);
-        let (value, seen_ms) = record(form, rest, time_ms)?;
+        let (value, observed_ms) = record(form, rest, time_ms)?;
         let partitions = match place {
             "p*" => 0..self.settings.partitions,
             _ => {
@@ -155,7 +159,7 @@ impl Case {
             partition,
             time_ms,
             value: value.clone(),
-            seen_ms,
+            observed_ms,
         });
         match self.steps.last_mut() {
             Some(Step::Append(together)) => together.extend(inputs),
@@ -164,7 +168,7 @@ impl Case {
         Ok(())
     }
 
-    /// What holds of a whole file.
+    /// Checks the rules that concern the whole file.
     fn check(&self) -> Result<(), String> {
         if !matches!(self.steps.last(), Some(Step::WaitFinal(_))) {
             return Err("the input ends with 'wait final SECONDS'".to_owned());
@@ -187,7 +191,7 @@ impl Case {
         }
     }
 
-    /// Whether its live tallies are no matter of chance.
+    /// Whether the live tallies of the case are deterministic.
     pub(crate) fn waits_for_live(&self) -> bool {
         self.steps.iter().any(|s| matches!(s, Step::WaitLive(_)))
     }
@@ -215,11 +219,11 @@ impl Case {
             trending_span: settings.span,
             trending_top: settings.top,
             emojis: settings.emojis.clone(),
-            ..crate::stage::config(topics, workers)
+            ..crate::fixture::config(topics, workers)
         }
     }
 
-    /// Writes `outcome` in place of the sections that it differs from.
+    /// Replaces the sections of the file that differ from `outcome`.
     pub(crate) fn rewrite(&self, outcome: &Outcome) {
         let text = fs::read_to_string(&self.path).unwrap();
         let heading = |line: &str| SECTIONS.into_iter().find(|name| uncommented(line) == *name);
@@ -275,7 +279,7 @@ impl Input {
     }
 }
 
-/// Without what stands behind a `#` that is a word of its own.
+/// Returns the line without its comment. A comment begins with a `#` that is a word of its own.
 fn uncommented(line: &str) -> &str {
     let is_comment = |at: usize| {
         let (before, after) = (&line[..at], &line[at + 1..]);
@@ -287,7 +291,7 @@ fn uncommented(line: &str) -> &str {
     line[..comment.map_or(line.len(), |(at, _)| at)].trim_end()
 }
 
-/// The first word, and what comes behind the blanks behind it.
+/// Returns the first word, and the text after the blanks that follow it.
 fn word(text: &str) -> (&str, &str) {
     let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     (word, rest.trim_start())
@@ -308,7 +312,7 @@ fn wait(what: &str) -> Result<Step, String> {
     }
 }
 
-/// Seconds with at most three decimals.
+/// Parses seconds with at most three decimals.
 fn milliseconds(seconds: &str) -> Result<u64, String> {
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -334,7 +338,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is no duration, like 750ms or 2s"))
 }
 
-/// A record's value, and the time that its partition has seen by it.
+/// Returns the value of a record, and the newest time in it that advances the watermark.
 fn record(form: &str, rest: &str, time_ms: u64) -> Result<(Vec<u8>, u64), String> {
     match form {
         "heartbeat" if rest.is_empty() => Ok((Batch::heartbeat(time_ms), time_ms)),
@@ -344,11 +348,11 @@ fn record(form: &str, rest: &str, time_ms: u64) -> Result<(Vec<u8>, u64), String
             let (Some(oldest_ms), Some(newest_ms)) = (times().min(), times().max()) else {
                 return Err("a batch without reactions is a heartbeat".to_owned());
             };
-            let seen_ms = match newest_ms > time_ms + MAX_AHEAD_MS {
+            let observed_ms = match newest_ms > time_ms + MAX_AHEAD_MS {
                 true => time_ms,
                 false => newest_ms,
             };
-            Ok((Batch::encode(oldest_ms, reactions), seen_ms))
+            Ok((Batch::encode(oldest_ms, reactions), observed_ms))
         }
         "plain" => match serde_json::from_str::<serde_json::Value>(rest) {
             Ok(_) => Ok((rest.as_bytes().to_vec(), time_ms)),
@@ -361,7 +365,7 @@ fn record(form: &str, rest: &str, time_ms: u64) -> Result<(Vec<u8>, u64), String
     }
 }
 
-/// `ROOM EMOJI EMOJI×COUNT EMOJI@SECONDS …`, with `?` before the text of an unknown emoji.
+/// Parses `ROOM EMOJI EMOJI×COUNT EMOJI@SECONDS …`. The text of an unknown emoji follows a `?`.
 fn reactions(text: &str, time_ms: u64) -> Result<Vec<ReactionRef<'_>>, String> {
     let mut reactions = Vec::new();
     let mut room = None;
@@ -403,7 +407,7 @@ fn reactions(text: &str, time_ms: u64) -> Result<Vec<ReactionRef<'_>>, String> {
     }
 }
 
-/// Text, with bytes that are none as `\xNN`.
+/// Parses text in which `\xNN` is a byte.
 fn unescaped(text: &str) -> Result<Vec<u8>, String> {
     let mut parts = text.split("\\x");
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! What came out, as the lines of a case's sections.
+//! The output of a run, as the lines of the sections of a case.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +7,28 @@ use emostream_model::{
     Batch, Count, Emoji, ReactionRef, Room, Tally, TotalsRecord, Trending, Window, WindowRecord,
 };
 
-use crate::{Case, Stage, T0};
+use crate::{Case, Fixture, T0};
 
 /// The sections of results, in their order.
 pub(crate) const SECTIONS: [&str; 5] = ["live", "windows", "totals", "trending", "rejected"];
 
-/// Lines by section, each word once blank behind the other.
+/// The lines of each section. One blank is between two words.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     sections: BTreeMap<&'static str, Vec<String>>,
-    /// Live tallies of a run that is stopped are a matter of chance.
-    live_is_open: bool,
+    /// Whether the live tallies are left out: those of a run that is stopped are not deterministic.
+    skips_live: bool,
 }
 
 impl Outcome {
-    /// What the topics hold.
-    pub(crate) fn of(stage: &Stage, case: &Case) -> Outcome {
+    /// Returns the contents of the topics.
+    pub(crate) fn of(fixture: &Fixture, case: &Case) -> Outcome {
         let lines = [
-            ("live", live(stage)),
-            ("windows", windows(stage)),
-            ("totals", totals(stage)),
-            ("trending", trending(stage, case.span_ms())),
-            ("rejected", rejected(stage)),
+            ("live", live(fixture)),
+            ("windows", windows(fixture)),
+            ("totals", totals(fixture)),
+            ("trending", trending(fixture, case.span_ms())),
+            ("rejected", rejected(fixture)),
         ];
         let mut outcome = Outcome::default();
         for (name, lines) in lines {
@@ -37,9 +37,9 @@ impl Outcome {
         outcome
     }
 
-    /// Without what is a matter of chance.
+    /// Returns the outcome without live tallies, which are not deterministic.
     pub(crate) fn without_live(mut self) -> Outcome {
-        self.live_is_open = true;
+        self.skips_live = true;
         self.sections.remove("live");
         self
     }
@@ -55,7 +55,7 @@ impl Outcome {
         self.sections.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// A section as it stands in a file; nothing if it is empty.
+    /// Returns the lines of a section as they are written to a file; none if the section is empty.
     pub(crate) fn written(&self, name: &str) -> Vec<String> {
         let lines = self.section(name);
         let rows: Vec<Vec<&str>> = lines
@@ -76,46 +76,46 @@ impl Outcome {
         heading.into_iter().chain(rows.iter().map(row)).collect()
     }
 
-    /// The lines of both, where they differ.
+    /// Returns the lines in which the two differ; `None` if they are equal.
     pub(crate) fn difference(&self, expected: &Outcome) -> Option<String> {
-        let mut told = String::new();
+        let mut text = String::new();
         for name in SECTIONS {
-            if name == "live" && self.live_is_open {
-                // No run may show what the file must not tell.
+            if name == "live" && self.skips_live {
+                // The live tallies of this run are not deterministic, so they are not compared.
                 continue;
             }
-            let (came, expected) = (self.section(name), expected.section(name));
-            if came == expected {
+            let (actual, expected) = (self.section(name), expected.section(name));
+            if actual == expected {
                 continue;
             }
             let same = |(a, b): &(&String, &String)| a == b;
-            let before = came.iter().zip(expected).take_while(same).count();
-            let (came_rest, expected_rest) = (&came[before..], &expected[before..]);
-            let backward = came_rest.iter().rev().zip(expected_rest.iter().rev());
+            let before = actual.iter().zip(expected).take_while(same).count();
+            let (actual_rest, expected_rest) = (&actual[before..], &expected[before..]);
+            let backward = actual_rest.iter().rev().zip(expected_rest.iter().rev());
             let after = backward.take_while(same).count();
-            told += &format!("{name}\n");
-            let mut tell = |mark: char, lines: &[String]| {
+            text += &format!("{name}\n");
+            let mut append = |mark: char, lines: &[String]| {
                 lines
                     .iter()
-                    .for_each(|line| told += &format!("{mark} {line}\n"));
+                    .for_each(|line| text += &format!("{mark} {line}\n"));
             };
-            tell(' ', &came[..before]);
-            tell('-', &expected_rest[..expected_rest.len() - after]);
-            tell('+', &came_rest[..came_rest.len() - after]);
-            tell(' ', &came_rest[came_rest.len() - after..]);
+            append(' ', &actual[..before]);
+            append('-', &expected_rest[..expected_rest.len() - after]);
+            append('+', &actual_rest[..actual_rest.len() - after]);
+            append(' ', &actual_rest[actual_rest.len() - after..]);
         }
-        (!told.is_empty()).then_some(told)
+        (!text.is_empty()).then_some(text)
     }
 }
 
-/// How many reactions the newest live tallies show, of every window there was.
-pub(crate) fn live_reactions(stage: &Stage) -> u64 {
-    newest_live(stage).values().map(|tally| tally.total).sum()
+/// Returns the number of reactions in the newest live tallies of all windows.
+pub(crate) fn live_reactions(fixture: &Fixture) -> u64 {
+    newest_live(fixture).values().map(|tally| tally.total).sum()
 }
 
-fn newest_live(stage: &Stage) -> BTreeMap<(u64, Room), WindowRecord> {
+fn newest_live(fixture: &Fixture) -> BTreeMap<(u64, Room), WindowRecord> {
     let mut newest = BTreeMap::new();
-    read(stage, &stage.topics.live(), &mut |record| {
+    read(fixture, &fixture.topics.live(), &mut |record| {
         let tally: WindowRecord = parsed(record);
         assert_eq!(record.key, Some(tally.room.as_str().as_bytes()));
         assert!(tally.emitted_at.is_some(), "a live tally tells its time");
@@ -124,13 +124,13 @@ fn newest_live(stage: &Stage) -> BTreeMap<(u64, Room), WindowRecord> {
     newest
 }
 
-fn live(stage: &Stage) -> Vec<String> {
-    newest_live(stage).values().map(tally_line).collect()
+fn live(fixture: &Fixture) -> Vec<String> {
+    newest_live(fixture).values().map(tally_line).collect()
 }
 
-fn windows(stage: &Stage) -> Vec<String> {
+fn windows(fixture: &Fixture) -> Vec<String> {
     let mut lines = Vec::new();
-    read(stage, &stage.topics.windows(), &mut |record| {
+    read(fixture, &fixture.topics.windows(), &mut |record| {
         let closed: WindowRecord = parsed(record);
         assert_eq!(record.key, Some(closed.room.as_str().as_bytes()));
         assert_eq!(closed.emitted_at, None, "a final is the same at any time");
@@ -140,10 +140,10 @@ fn windows(stage: &Stage) -> Vec<String> {
     sorted(lines)
 }
 
-/// The newest of each room: its topic is compacted.
-fn totals(stage: &Stage) -> Vec<String> {
+/// Returns the newest totals of each room: their topic is compacted.
+fn totals(fixture: &Fixture) -> Vec<String> {
     let mut newest = BTreeMap::new();
-    read(stage, &stage.topics.totals(), &mut |record| {
+    read(fixture, &fixture.topics.totals(), &mut |record| {
         let totals: TotalsRecord = parsed(record);
         assert_eq!(record.key, Some(totals.room.as_str().as_bytes()));
         let line = format!(
@@ -158,9 +158,9 @@ fn totals(stage: &Stage) -> Vec<String> {
     newest.into_values().collect()
 }
 
-fn trending(stage: &Stage, expected_span_ms: u64) -> Vec<String> {
+fn trending(fixture: &Fixture, expected_span_ms: u64) -> Vec<String> {
     let mut lines = Vec::new();
-    read(stage, &stage.topics.trending(), &mut |record| {
+    read(fixture, &fixture.topics.trending(), &mut |record| {
         let trending: Trending = parsed(record);
         let key = trending.key();
         assert_eq!(record.key, Some(key.as_bytes()));
@@ -181,21 +181,21 @@ fn trending(stage: &Stage, expected_span_ms: u64) -> Vec<String> {
     sorted(lines)
 }
 
-fn rejected(stage: &Stage) -> Vec<String> {
+fn rejected(fixture: &Fixture) -> Vec<String> {
     let mut lines = Vec::new();
-    read(stage, &stage.topics.rejected(), &mut |record| {
+    read(fixture, &fixture.topics.rejected(), &mut |record| {
         let headers = record.headers.read();
         let header = |name| {
             let header = headers.iter().find(|h| h.name == name).unwrap();
             std::str::from_utf8(&header.value).unwrap()
         };
-        assert_eq!(header("topic"), stage.topics.reactions());
-        let place = (header("partition"), header("offset"));
-        let key: (u32, u64) = (place.0.parse().unwrap(), place.1.parse().unwrap());
+        assert_eq!(header("topic"), fixture.topics.reactions());
+        let position = (header("partition"), header("offset"));
+        let key: (u32, u64) = (position.0.parse().unwrap(), position.1.parse().unwrap());
         let line = format!(
             "p{} #{} {} {} {}",
-            place.0,
-            place.1,
+            position.0,
+            position.1,
             header("reason"),
             seconds(record.time_ms),
             value(record)
@@ -205,7 +205,7 @@ fn rejected(stage: &Stage) -> Vec<String> {
     sorted(lines)
 }
 
-/// What was rejected, as it would stand in the input.
+/// Returns the value of a rejected record in the form of an input.
 fn value(record: Record<'_>) -> String {
     let batch = Batch::decode(record.value);
     match batch.and_then(|batch| batch.reactions()) {
@@ -280,14 +280,14 @@ fn window(window: Window) -> String {
     format!("{}-{}", short(window.start), short(window.end))
 }
 
-/// Since the round's start.
+/// Formats a time as seconds since [`T0`].
 pub(crate) fn seconds(at_ms: u64) -> String {
     let since_ms = at_ms.checked_sub(T0).unwrap();
     format!("{}.{:03}", since_ms / 1000, since_ms % 1000)
 }
 
-fn read(stage: &Stage, topic: &str, each: &mut dyn FnMut(Record<'_>)) {
-    read_to_end(&*stage.log, topic, each).unwrap();
+fn read(fixture: &Fixture, topic: &str, each: &mut dyn FnMut(Record<'_>)) {
+    read_to_end(&*fixture.log, topic, each).unwrap();
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(record: Record<'_>) -> T {
@@ -295,7 +295,7 @@ fn parsed<T: serde::de::DeserializeOwned>(record: Record<'_>) -> T {
 }
 
 fn sorted<K: Ord>(mut lines: Vec<(K, String)>) -> Vec<String> {
-    // What comes twice stays twice, in its order.
+    // The sort is stable, so equal keys stay in their order, and duplicates stay visible.
     lines.sort_by(|(a, _), (b, _)| a.cmp(b));
     lines.into_iter().map(|(_, line)| line).collect()
 }

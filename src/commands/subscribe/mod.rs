@@ -42,7 +42,7 @@ pub(crate) struct Flags {
     /// Print the messages as they come, one JSON object a line
     #[arg(long)]
     json: bool,
-    /// Begin behind this final, to be told what came since
+    /// Start after this final, and receive the results that followed it
     #[arg(long, value_name = "ID")]
     since: Option<emostream_model::ResultId>,
 }

@@ -1,4 +1,4 @@
-//! What is to be seen of a room, made of its messages. Pure: the time is passed in.
+//! The state of the view of a room, computed from its messages. The rules are pure functions: times are passed in.
 //!
 //! ```text
 //!  live, final ──▶ counts: what is final, and the windows that are open on top
@@ -72,7 +72,7 @@ pub(super) enum Standing {
     Lost { why: String, next: Instant },
 }
 
-/// See the module.
+/// The state of the view of a room: its counts, the emojis that rise, and the state of the connection.
 #[derive(Debug)]
 pub(super) struct Scene {
     pub(super) room: Room,
@@ -139,7 +139,7 @@ impl Scene {
                 self.catching_up = false;
                 self.swarm_size = (*swarm_size).max(1);
                 if !resumed {
-                    // What was counted meanwhile comes with the next final.
+                    // The next final contains the reactions that were counted in the meantime.
                     self.open.clear();
                 }
             }
@@ -460,12 +460,12 @@ pub(super) mod tests {
             scene.take(&frame, now);
         }
         assert_eq!((scene.flights.len(), scene.rate(now)), (0, 0.0));
-        // What is counted from now on rises.
+        // Emojis that are counted from now on rise.
         scene.take(&live_at(62_250, 60_000, 4001), now);
         assert_eq!(scene.flights.len(), 1);
         scene.take(&a_final(60_000, 4002, 54_002), now);
         assert_eq!(scene.flights.len(), 2);
-        // What was counted during an outage is sent when the connection is back.
+        // The reactions that were counted during an outage are sent after the reconnect, and do not rise.
         scene.take(&hello(122_000, "0-80000", true), now);
         scene.take(&a_final(80_000, 9000, 63_002), now);
         assert_eq!((scene.flights.len(), scene.rate(now)), (2, 0.0));

@@ -17,14 +17,14 @@ use crate::exit::Failure;
 /// How often the picture is drawn: emojis move by a line, and a terminal over ssh keeps up.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// What is to be done.
+/// The next action of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     Draw,
     End,
 }
 
-/// See the module.
+/// The terminal in raw mode, which is restored on drop, with its events and the ticks at which it is drawn.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
     events: EventStream,

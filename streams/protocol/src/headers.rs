@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_begin_with_a_header_whatever_its_value() {
+    fn totals_begin_with_a_header_of_any_value() {
         let begins = |name| ResultHeaders::parse([(name, &b"x"[..])]).totals_begin;
         assert_eq!([TOTALS_BEGIN_HEADER, "other"].map(begins), [true, false]);
     }

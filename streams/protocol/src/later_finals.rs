@@ -1,4 +1,4 @@
-//! Counts of the finals of a key that are later than its record in a table, whatever the order in which partitions are
+//! Counts of the finals of a key that are later than its record in a table, for any order in which partitions are
 //! read.
 //!
 //! ```text

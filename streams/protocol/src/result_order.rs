@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_use_is_not_written() {
+    fn empty_fields_are_not_written() {
         let complete = Unwritten::default();
         assert_eq!(serde_json::to_string(&complete).unwrap(), "{}");
         let since = ResultOrder {

@@ -69,7 +69,7 @@ pub struct Window {
 
 impl Window {
     /// Returns the last millisecond of the window. The window's results have this timestamp, so a frontier at or after
-    /// `end` has passed them, whatever the size of the window is.
+    /// `end` has passed them, for any size of the window.
     pub fn last_ms(self) -> u64 {
         self.end - 1
     }

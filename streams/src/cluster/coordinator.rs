@@ -115,7 +115,7 @@ pub enum CoordinatorEvent {
     Begin(SharedBeginning),
 }
 
-/// What can be read from a data connection.
+/// The bytes that can be read from a data connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataState {
     /// Nothing.

@@ -1,7 +1,7 @@
 //! How a process connects to the others: it listens on its own address, and dials those with a smaller index.
 //!
-//! A client that connects has [`HANDSHAKE_TIMEOUT`] for its handshake. At most [`MAX_HANDSHAKES`] handshakes are open at once;
-//! for one more, the oldest is aborted. A failed handshake is logged and has no other effect.
+//! A client that connects has [`HANDSHAKE_TIMEOUT`] for its handshake. At most [`MAX_HANDSHAKES`] handshakes are open
+//! at once; for one more, the oldest is aborted. A failed handshake is logged and has no other effect.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::progress::record::{Former, PartitionProgress, Progress, Resets};
+use crate::progress::record::{PartitionProgress, PriorEpoch, Progress, Resets};
 
 /// Maximum bytes of a frame before the handshake is complete. The length is checked before anything is allocated, since
 /// any client can send one. A handshake lists some settings.
@@ -35,7 +35,8 @@ pub struct SharedBeginning {
     /// Every partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
     /// The epochs with other settings, some of whose records may be read again.
-    pub formers: Vec<Former>,
+    #[serde(rename = "formers")]
+    pub prior_epochs: Vec<PriorEpoch>,
     /// The backward resets so far.
     pub resets: Resets,
 }
@@ -46,7 +47,7 @@ impl SharedBeginning {
         SharedBeginning {
             final_until_ms: progress.final_until_ms,
             partitions: progress.partitions.clone(),
-            formers: progress.formers.clone(),
+            prior_epochs: progress.prior_epochs.clone(),
             resets: progress.resets,
         }
     }
@@ -57,7 +58,7 @@ impl From<SharedBeginning> for Progress {
         Progress {
             final_until_ms: shared.final_until_ms,
             partitions: shared.partitions,
-            formers: shared.formers,
+            prior_epochs: shared.prior_epochs,
             resets: shared.resets,
             ..Progress::default()
         }

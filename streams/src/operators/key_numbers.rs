@@ -21,7 +21,7 @@ use crate::aggregate::key::Key;
 pub struct KeyNumber(pub u32);
 
 impl KeyNumber {
-    /// The number, as an index.
+    /// Returns the number as an index.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -37,7 +37,7 @@ struct Numbers<K> {
     numbers: HashMap<K, KeyNumber>,
     /// The time at which each retired number was retired.
     retired: HashMap<KeyNumber, u64>,
-    /// Retired numbers whose accumulations are 0, and the time from which on they are, in the order of these times.
+    /// Retired numbers whose accumulations are 0, and the time since which they are, in the order of these times.
     empty: VecDeque<(u64, KeyNumber)>,
     free: Vec<KeyNumber>,
 }
@@ -55,7 +55,7 @@ impl<K> Default for KeyNumbers<K> {
 }
 
 impl<K: Key> KeyNumbers<K> {
-    /// The number of `key`; a key without one gets one.
+    /// Returns the number of `key`. A key without a number gets one.
     pub fn number(&self, key: &K) -> KeyNumber {
         let numbers = &mut *self.0.borrow_mut();
         if let Some(number) = numbers.numbers.get::<K>(key) {
@@ -75,7 +75,7 @@ impl<K: Key> KeyNumbers<K> {
         number
     }
 
-    /// The key of a number; of a retired one the key that it had.
+    /// Returns the key of a number; for a retired number, the key that it had.
     pub fn key(&self, number: KeyNumber) -> K {
         self.0.borrow().keys[number.index()].clone()
     }
@@ -90,7 +90,7 @@ impl<K: Key> KeyNumbers<K> {
         numbers.retired.insert(number, time_ms);
     }
 
-    /// Takes the number from its key and frees it: nothing that it stands for is in the dataflow any more.
+    /// Removes the number from its key and frees it. No operator may have state of the number any more.
     pub fn free(&self, number: KeyNumber) {
         let numbers = &mut *self.0.borrow_mut();
         let key = &numbers.keys[number.index()];
@@ -98,7 +98,7 @@ impl<K: Key> KeyNumbers<K> {
         numbers.free.push(number);
     }
 
-    /// When the number was retired: changes of its accumulations from then on belong to no key.
+    /// Returns the time at which the number was retired: later changes of its accumulations belong to no key.
     pub fn retired_at(&self, number: KeyNumber) -> Option<u64> {
         self.0.borrow().retired.get(&number).copied()
     }

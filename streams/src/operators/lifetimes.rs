@@ -1,4 +1,4 @@
-//! When the totals of a key begin, and when a key is removed.
+//! The lifetimes of keys: when the totals of a key begin at 0, and when a key is removed.
 //!
 //! ```text
 //!  finals of a key    ──c───c──────────────────── retention ───────────────|──── c
@@ -11,8 +11,9 @@
 //! meantime. So removals, of which each close makes a limited number, change no result. Times are the starts of
 //! windows.
 //!
-//! Without IO. The cost of a check does not depend on the number of keys: a key is queued at the time at which it
-//! expires if it has no further final. When that time comes, a key that has had further finals is queued again.
+//! The rules are pure functions. The cost of a check does not depend on the number of keys: a key is queued at the time
+//! at which it expires if it has no further final. When that time comes, a key that has had further finals is queued
+//! again.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool
 pub struct Lifetimes {
     /// Time without a final after which totals begin at 0, and the key is removed.
     retention_ms: u64,
-    /// By [`KeyNumber::index`]; `None` for numbers that are not in use.
+    /// The lifetimes by [`KeyNumber::index`]; `None` for numbers that are not in use.
     keys: Vec<Option<Lifetime>>,
     /// The keys by the time at which they may expire.
     queue: BTreeMap<u64, Vec<KeyNumber>>,
@@ -43,8 +44,8 @@ struct Lifetime {
 }
 
 impl Lifetimes {
-    /// Without keys. The retention must not be shorter than a sliding span, which may still hold counts of a key that is
-    /// removed otherwise.
+    /// Creates the value without keys. The retention must not be shorter than a sliding span, since the span could
+    /// otherwise contain counts of a key that is removed.
     pub fn new(retention_ms: u64) -> Lifetimes {
         Lifetimes {
             retention_ms,
@@ -53,7 +54,7 @@ impl Lifetimes {
         }
     }
 
-    /// The start of the window of a key's last final, if the key is known.
+    /// Returns the start of the window of a key's last final, if the key is known.
     fn last_ms(&self, key: KeyNumber) -> Option<u64> {
         let lifetime = self.keys.get(key.index())?.as_ref();
         lifetime.map(|lifetime| lifetime.last_ms)
@@ -75,7 +76,7 @@ impl Lifetimes {
             Some(known) => {
                 known.last_ms = start_ms;
                 if expires_ms < known.queued_ms {
-                    // After a backward reset: the key may be queued at a time that lies years ahead.
+                    // After a backward reset the key may be queued at a time that is years ahead.
                     known.queued_ms = expires_ms;
                     self.queue.entry(expires_ms).or_default().push(key);
                 }

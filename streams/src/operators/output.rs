@@ -8,7 +8,7 @@ use timely::{
     },
 };
 
-/// How data are collected before they are sent.
+/// The builder of the containers in which data are sent.
 type Collected<D> = CapacityContainerBuilder<Vec<D>>;
 
 /// An output while its operator runs.

@@ -38,7 +38,7 @@ pub trait ValueFormat<T>: Debug + Send + Sync + 'static {
 pub enum TableChange<K, T> {
     /// A row has changed.
     Row(T),
-    /// The removal of a key, since its totals have expired; and the start of the window at whose close it is removed, Unix
+    /// The removal of a key whose totals have expired, with the start of the window at whose close it is removed, Unix
     /// milliseconds.
     Removed(K, u64),
 }
@@ -70,7 +70,8 @@ pub struct Records<F> {
 }
 
 impl<F> Records<F> {
-    /// Encodes the records of a topic, in a run after `resets` backward resets. `format` encodes the values.
+    /// Creates the encoder of the records of a topic, in a run after `resets` backward resets. `format` encodes the
+    /// values.
     pub fn new(topic: impl Into<String>, resets: u64, format: F) -> Records<F> {
         Records {
             topic: topic.into(),

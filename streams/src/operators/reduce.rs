@@ -1,17 +1,18 @@
-//! Emits what each change of a key's accumulations means, at the time of the change.
+//! Reduces the accumulations of each key in a total order of times: it emits the results of each change, at the time of
+//! the change.
 //!
 //! ```text
-//!  changes ─▶ arranged accumulations ─▶ for each key and time that changed: (before, after) ─▶ what is emitted
+//!  changes ─▶ arranged accumulations ─▶ for each key and time that changed: (before, after) ─▶ results
 //! ```
 //!
 //! Differential's general `reduce` also arranges its output, since the times of a change may be partially ordered. Here
 //! they are totally ordered, so the accumulations before and after a change determine what is emitted (differential's
-//! `count_total` and `threshold_total` work alike). Of 500,000 accumulations that change at once, arranging the output
-//! cost more than the accumulations themselves.
+//! `count_total` and `threshold_total` use the same rule). If very many accumulations change at once, arranging the
+//! output would cost more than the accumulations themselves.
 //!
-//! Differential sends changes of several times with one capability, that of the earliest. The sink commits by time: so
-//! what is emitted has the time of its change. Otherwise a result could be committed before the window that it belongs
-//! to, and again after a restart.
+//! Differential sends changes of several times with one capability, that of the earliest time. The sink commits by
+//! time, so each result has the time of its change. Otherwise a result could be committed before its window, and again
+//! after a restart.
 
 use std::{collections::BTreeMap, mem, rc::Rc};
 
@@ -49,7 +50,7 @@ pub type BatchCursor<K, V> = CursorList<<Batch<K, V> as Navigable>::Cursor>;
 pub type Difference<'a, V> = (u64, &'a V, i64);
 
 /// Calls `emit` with each key, the accumulations before and after a change of them, and the time of the change. Sends
-/// what `emit` returns at that time. A step handles about `max_step_counts` counts.
+/// the results of `emit` at that time. A step handles about `max_step_counts` counts.
 pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
     arranged: Arranged<'scope, TraceAgent<ValSpine<K, V, u64, i64>>>,
     name: &str,
@@ -64,7 +65,7 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
         name,
         move |_, info| {
             let activator = scope.activator_for(info.address);
-            // The changes lie in [lower, upper), what was before them in the trace up to lower.
+            // The times of the changes are in [lower, upper). The trace up to lower has the accumulations before.
             let mut upper = Antichain::from_elem(0);
             let mut pending: Option<Pending<K, V>> = None;
             move |(input, _), output| {
@@ -121,7 +122,7 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
     )
 }
 
-/// Changes that arrived together, and what was before them.
+/// Changes that arrived together, and the accumulations before them.
 struct Pending<K: Data, V: Data> {
     earliest: Capability<u64>,
     before: Vec<Batch<K, V>>,
@@ -149,7 +150,7 @@ impl<K: Data, V: Data> Pending<K, V> {
             }
             accumulate(&mut known, held, key, u64::MAX, &mut current);
             collect_differences(&mut changed, added, &mut differences);
-            // Stable: those of one time stay in the order of their values.
+            // The sort is stable, so changes of one time stay in the order of their values.
             differences.sort_by_key(|(time_ms, ..)| *time_ms);
             for at_once in differences.chunk_by(|a, b| a.0 == b.0) {
                 merge(&current, at_once, &mut next);
@@ -222,7 +223,7 @@ pub fn collect_differences<'a, K: Data, V: Data>(
     }
 }
 
-/// Replaces `next` by `current` and what is added to it. Both are ordered by value.
+/// Replaces `next` by the sum of `current` and the differences. Both are ordered by value.
 pub fn merge<'a, V: Ord>(
     current: &Accumulations<'a, V>,
     added: &[Difference<'a, V>],
@@ -259,7 +260,7 @@ mod tests {
     /// Key, time, and the accumulations before and after.
     type Emitted = (u8, u64, Vec<(u8, i64)>, Vec<(u8, i64)>);
 
-    /// What is emitted when the changes of each group arrive together, and time advances to the next group's.
+    /// Returns the results if the changes of each group arrive together, and time advances to that of the next group.
     fn emitted(groups: Vec<(u64, Vec<Change>)>) -> Vec<(u64, Emitted)> {
         timely::execute_directly(move |worker| {
             let seen: Rc<RefCell<Vec<(u64, Emitted)>>> = Rc::default();
@@ -312,7 +313,7 @@ mod tests {
     }
 
     proptest! {
-        /// The oracle adds up what came before each time, and what came with it.
+        /// The oracle adds up the changes before each time, and those at that time.
         #[test]
         fn every_change_is_emitted_once_at_its_time(
             groups in vec((0_u64..4, vec(((0_u8..3, 0_u8..4), 0_u64..6, -2_i64..3), 0..12)), 0..6),

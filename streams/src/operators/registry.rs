@@ -47,8 +47,8 @@ use super::{
 };
 use crate::aggregate::key::{Item, Key};
 
-/// Maximum number of keys that all workers remove with one close. Removing a key costs a record in each table, and after
-/// a long pause all keys may have expired.
+/// Maximum number of keys that all workers remove with one close. Removing a key costs a record in each table, and
+/// after a long pause all keys may have expired.
 const MAX_REMOVED: usize = 1_000;
 
 /// The trace of the accumulations, by key and item.
@@ -60,7 +60,7 @@ pub struct Shared<I: Item> {
     pub trace: Option<TotalsTrace<I>>,
     /// Restored state besides the accumulations: unnamed counts, and finals that are not in the key's record.
     pub restored: Vec<(KeyNumber, Vec<UnnamedCount>, Option<Change>)>,
-    /// The new and the former number of each key whose totals began at 0 again.
+    /// The new and the previous number of each key whose totals began at 0 again.
     pub replaced: Vec<(KeyNumber, KeyNumber)>,
     /// Numbers that were freed. All state that is stored under them must be dropped before they are used again.
     pub freed: Vec<KeyNumber>,
@@ -89,14 +89,14 @@ impl<I: Item> Shared<I> {
 pub struct Registered<'scope, K: Key, I: Item> {
     /// All finals; those with which totals begin are marked.
     pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
-    /// How the accumulations of the numbers change.
+    /// The changes of the accumulations of the numbers.
     pub changes: StreamVec<'scope, u64, KeyChange<I>>,
     /// The keys that are removed, each with the start of the window at whose close it is removed.
     pub removed: StreamVec<'scope, u64, (K, u64)>,
 }
 
-/// Registers the keys of `finals` and of `restored` totals, each on the worker that computes its windows. `durable` is the
-/// probe of committed results.
+/// Registers the keys of `finals` and of `restored` totals, each on the worker that computes its windows. `durable` is
+/// the probe of committed results.
 pub fn register<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: StreamVec<'scope, u64, RestoredTotals<K, I>>,
@@ -108,7 +108,7 @@ pub fn register<'scope, K: Key, I: Item>(
     let scope = finals.scope();
     let mut builder = OperatorBuilder::new("register keys".to_owned(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // The tumbling windows were exchanged by key: finals are on the worker of their key already.
+    // The tumbling windows were exchanged by key, so finals are on the worker of their key already.
     let mut finals = builder.new_input(finals, Pipeline);
     let by_key = Exchange::new(|totals: &RestoredTotals<K, I>| totals.key.hashed());
     let mut restored = builder.new_input(restored, by_key);
@@ -230,9 +230,9 @@ impl<K: Key, I: Item> Registry<K, I> {
     }
 
     /// Retires the numbers of up to `max_keys` keys that have expired with `closed`, the window that was closed last.
-    /// Returns the keys and the start of that window. Only what a key produced before `durable_until_ms` is committed: a
-    /// key that has expired since may still produce a record, which would come after its removal. So may, with the first
-    /// window of a run, a key that was in a sliding span of another length when the run before ended.
+    /// Returns the keys and the start of that window. Only what a key produced before `durable_until_ms` is committed:
+    /// a key that has expired since may still produce a record, which would come after its removal. So may, with the
+    /// first window of a run, a key that was in a sliding span of another length when the run before ended.
     fn expire(
         &mut self,
         closed: Window,

@@ -1,4 +1,4 @@
-//! When the totals records of large keys are written.
+//! The schedule of the totals records of large keys.
 //!
 //! ```text
 //!  windows of a key     ─────c───c────c──────────────────────c──────▶ event time
@@ -6,17 +6,17 @@
 //!                            └ first not written  └ due: holds all three changes
 //! ```
 //!
-//! A record holds every item that its key has ever had, so a large one must not be written at each change: 4,000
-//! keys of 1,591 items would make every window write 170 MB. A large key has one boundary in each period, at a phase
-//! that is a hash of its name. Its record is due in the window that contains the first boundary after the start of its
-//! oldest window that is in no record. So the records of many keys spread over the period.
+//! A record contains every item that its key has ever had. If the large ones were written at each change, thousands of
+//! large keys would make every window write more than a log can accept. So a large key has one boundary in each period,
+//! at a phase that is a hash of its name. Its record is due in the window that contains the first boundary after the
+//! start of its oldest window that is in no record. So the records of many keys are distributed over the period.
 //!
 //! After a pause in event time all keys are due at once. A close writes the records that are due longest, up to a
 //! size; the others follow at the next closes. Records whose finals will soon be deleted from the log are written in
 //! spite of that size, since no restart could complete them.
 //!
-//! Pure: which record is due in which window follows from the finals, the names of the keys and the number of
-//! workers, which share the size.
+//! The rules are pure functions: the window in which a record is due follows from the finals, the names of the keys and
+//! the number of workers, which share the size.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::key_numbers::KeyNumber;
 use crate::aggregate::key::Key;
 
-/// How often totals records are written.
+/// The settings that determine how often totals records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TotalsPace {
     /// Maximum number of items of a small key, whose record is written at each change.
@@ -39,8 +39,8 @@ pub struct TotalsPace {
 }
 
 impl Default for TotalsPace {
-    /// The record of a key with 100 items has about 3 KB. The period bounds what a start reads again, and the size how
-    /// long a close takes after a pause.
+    /// Returns the defaults. The period limits the number of finals that a start reads again, and the size the time of
+    /// a close after a pause.
     fn default() -> TotalsPace {
         TotalsPace {
             small_items: 100,
@@ -51,7 +51,8 @@ impl Default for TotalsPace {
 }
 
 impl TotalsPace {
-    /// When a record is due whose key changed first at `since_ms`: the first boundary of the key after that.
+    /// Returns the time at which a record is due whose key first changed at `since_ms`: the first boundary of the key
+    /// after that time.
     fn due_ms(&self, key: &str, since_ms: u64) -> u64 {
         let period_ms = self.period_ms.max(1);
         let phase_ms = stable_hash(key) % period_ms;
@@ -84,7 +85,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// The change that both make.
+    /// Returns the union of both changes.
     pub fn merge(self, other: Change) -> Change {
         let (earlier, later) = match self.first <= other.first {
             true => (self, other),
@@ -106,13 +107,13 @@ impl Change {
 /// The settings of a [`Schedule`].
 #[derive(Debug, Clone, Copy)]
 pub struct ScheduleParams {
-    /// How often records are written.
+    /// The settings that determine how often records are written.
     pub pace: TotalsPace,
     /// The size of the windows.
     pub size: WindowSize,
     /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
-    /// The approximate size of a record of so many items, bytes.
+    /// Returns the approximate size of a record of this number of items, bytes.
     pub record_bytes: fn(usize) -> usize,
 }
 
@@ -121,12 +122,12 @@ pub struct Schedule<K> {
     params: ScheduleParams,
     /// Maximum size of the due records of a close, bytes.
     max_bytes: usize,
-    /// How long a record may be due at most, milliseconds.
+    /// Maximum time for which a record may be due, milliseconds.
     longest_due_ms: u64,
     keys: HashMap<KeyNumber, Unwritten<K>>,
-    /// By when they are due.
+    /// The keys by the time at which their records are due.
     queue: BTreeSet<(u64, K, KeyNumber)>,
-    /// How many keys have not been written since this final.
+    /// Number of keys without a record since this final.
     since: BTreeMap<ResultOrder, usize>,
 }
 
@@ -146,19 +147,19 @@ pub struct Due {
     pub last: Window,
     /// The number of backward resets before that window.
     pub resets: u64,
-    /// How many items it holds.
+    /// The number of items in it.
     pub items: usize,
-    /// Its approximate size.
+    /// Its approximate size, bytes.
     pub bytes: usize,
 }
 
 impl<K: Key> Schedule<K> {
-    /// The schedule of one of `workers`.
+    /// Creates the schedule of one of `workers`.
     pub fn new(params: ScheduleParams, workers: usize) -> Schedule<K> {
         Schedule {
             params,
             max_bytes: params.pace.close_bytes / workers.max(1),
-            // The other half is for a run that ends, and for the next one that begins.
+            // In the other half of the retention, a run may end and the next one may begin.
             longest_due_ms: params
                 .finals_kept_ms
                 .map_or(u64::MAX, |kept_ms| kept_ms / 2),
@@ -168,7 +169,7 @@ impl<K: Key> Schedule<K> {
         }
     }
 
-    /// Whether a key of so many items is large: its record is not written at each change.
+    /// Whether a key of this number of items is large: its record is not written at each change.
     pub fn is_large(&self, items: usize) -> bool {
         items > self.params.pace.small_items
     }
@@ -178,7 +179,7 @@ impl<K: Key> Schedule<K> {
         self.keys.contains_key(&number)
     }
 
-    /// A key of so many items was changed. `key` returns its name.
+    /// Handles the change of a key that has this number of items. `key` returns its name.
     pub fn on_change(
         &mut self,
         number: KeyNumber,
@@ -204,14 +205,14 @@ impl<K: Key> Schedule<K> {
         self.keys.insert(number, unwritten);
     }
 
-    /// A key has so many items now.
+    /// Sets the number of items of a key.
     pub fn resize(&mut self, number: KeyNumber, items: usize) {
         if let Some(unwritten) = self.keys.get_mut(&number) {
             unwritten.items = items;
         }
     }
 
-    /// The key's record was written, or does not need to be any more.
+    /// Removes a key whose record was written, or is not needed any more.
     pub fn remove(&mut self, number: KeyNumber) {
         let Some(unwritten) = self.keys.remove(&number) else {
             return;
@@ -231,19 +232,19 @@ impl<K: Key> Schedule<K> {
         }
     }
 
-    /// The oldest final that is in no record.
+    /// Returns the oldest final that is in no record.
     pub fn oldest(&self) -> Option<ResultOrder> {
         self.since.first_key_value().map(|(first, _)| *first)
     }
 
-    /// The first window, from `from_ms` on, in which a record is due.
+    /// Returns the first window, from `from_ms` on, in which a record is due.
     pub fn next(&self, from_ms: u64) -> Option<Window> {
         let (due_ms, ..) = self.queue.first()?;
         Some(self.params.size.window_of(from_ms.max(*due_ms)))
     }
 
-    /// Removes the record that is due longest in `window`, after records of `spent` bytes. `None` if no more is to be
-    /// written at its close.
+    /// Removes and returns the record that has been due longest in `window`, after records of `spent` bytes. Returns
+    /// `None` if no further record may be written at its close.
     pub fn pop_due(&mut self, window: Window, spent: usize) -> Option<Due> {
         let (due_ms, _, number) = self.queue.first()?;
         let (due_ms, number) = (*due_ms, *number);
@@ -320,14 +321,14 @@ mod tests {
         assert!(windows >= 60, "{by_window:?}");
         let most = by_window.into_values().max().unwrap();
         assert!(most < 2 * 4_000 / windows, "{most} keys");
-        // With 1,591 items each, a close writes as many as become due, but for the fullest windows.
+        // A close writes all records that become due, except in the windows with the most keys.
         assert!(4_000 / windows * record_bytes(1591) < pace.close_bytes);
     }
 
     proptest! {
-        /// The oracle walks millisecond by millisecond.
+        /// The oracle checks each millisecond.
         #[test]
-        fn a_record_is_due_at_the_first_boundary_behind_its_first_change(
+        fn a_record_is_due_at_the_first_boundary_after_its_first_change(
             number in 0_usize..50, since_ms in 0_u64..500, period_ms in 1_u64..90,
         ) {
             let pace = TotalsPace { period_ms, ..TotalsPace::default() };
@@ -336,10 +337,10 @@ mod tests {
             prop_assert_eq!(pace.due_ms(&key(number), since_ms), expected);
         }
 
-        /// The oracle keeps a plain list, and looks at every window. What is written does not depend on how far time
-        /// advances at once, since the windows between are looked at one by one.
+        /// The oracle keeps a list, and checks every window. The records that are written do not depend on how far time
+        /// advances at once, since the schedule handles the windows in between one by one.
         #[test]
-        fn each_close_writes_what_is_due_longest_up_to_a_size(
+        fn each_close_writes_the_records_that_are_due_longest_up_to_a_size(
             changes in vec((0_usize..12, 0_u64..40, 1_usize..6), 0..80),
             period_ms in 1_u64..20_000, most in 0_usize..1_000, kept_ms in proptest::option::of(0_u64..60_000),
         ) {

@@ -2,14 +2,13 @@
 //! leaves the span.
 //!
 //! ```text
-//!  a final ──▶ + at its window ············ the span ············▶ − at the first window whose span does not hold it
-//!                    └── kept here, a dozen bytes an item ─────────────┘
+//!  a final ──▶ + at its window ············ the span ············▶ − at the first window without it in its span
+//!                    └── stored here, in compact entries ──────────────┘
 //! ```
 //!
-//! Counts that will be subtracted are kept here and not in differential, where every count of the span would be an update
-//! at a future time: of 10,000 keys with 50 items and a span of 30 windows, 15 million. Downstream there are the current
-//! accumulations alone. The changes of a window are sent together when it is closed, so that what is added and what is
-//! subtracted cancel before differential sorts anything.
+//! Counts that will be subtracted are stored here and not in differential, where every count of each window of the span
+//! would be an update at a future time. Differential has only the current accumulations. The changes of a window are
+//! sent together when it is closed, so that counts that are added and subtracted cancel before differential sorts them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -47,48 +46,48 @@ pub struct SlidingSpan {
 }
 
 impl SlidingSpan {
-    /// Returns the first window whose span does not hold `window`.
+    /// Returns the first window whose span does not contain `window`.
     pub fn expires(self, window: Window) -> Window {
         self.size
             .window_of(window.start.saturating_add(self.span_ms))
     }
 }
 
-/// Counts of a key that are in the span for a while.
+/// Counts of a key that are in the span for some time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlidingContribution<K, I> {
     /// The key.
     pub key: K,
-    /// The last instant of the first window whose span holds them.
+    /// The last instant of the first window whose span contains them.
     pub from_ms: u64,
-    /// The last instant of the first window whose span does not hold them any more.
+    /// The last instant of the first window whose span does not contain them any more.
     pub until_ms: u64,
     /// The counts of the key's items.
     pub counts: Arc<[(I, u64)]>,
 }
 
-/// What is counted over all keys.
+/// A candidate for the top over all keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Leader<K, I> {
-    /// An item, of all keys.
+    /// An item, with its counts of all keys.
     Item(I),
-    /// A key, with all its items.
+    /// A key, with the counts of all its items.
     Key(K),
 }
 
 /// A change of a key's count of an item.
 pub type KeyChange<I> = ((KeyNumber, I), u64, i64);
 
-/// A change of a count over all keys, as far as this worker's keys go.
+/// A change of a count over all keys of this worker.
 pub type LeaderChange<K, I> = (((), Leader<K, I>), u64, i64);
 
 type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
 
-/// Returns how the accumulations of the span change at each window: those of each key, on the worker that has the key, and
-/// those over all keys.
+/// Returns how the accumulations of the span change at each window: those of each key, on the worker that has the key,
+/// and those over all keys.
 ///
-/// `numbers` numbers the keys. A key keeps its number while it has counts in the span; `durable`, the probe of committed
-/// results, shows when the number may be used again. A step handles about `max_step_counts` counts.
+/// `numbers` numbers the keys. A key keeps its number while it has counts in the span; `durable`, the probe of
+/// committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
 pub fn sliding_window<'scope, K: Key, I: Item>(
     contributions: StreamVec<'scope, u64, SlidingContribution<K, I>>,
     numbers: KeyNumbers<K>,
@@ -98,7 +97,7 @@ pub fn sliding_window<'scope, K: Key, I: Item>(
     let scope = contributions.scope();
     let mut builder = OperatorBuilder::new("sliding window".to_owned(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // As the tumbling windows were exchanged: a final stays where it is.
+    // The tumbling windows were exchanged by the same key, so a final stays on its worker.
     let by_key = Exchange::new(|it: &SlidingContribution<K, I>| it.key.hashed());
     let mut input = builder.new_input(contributions, by_key);
     let (mut of_keys, key_changes) = new_output(&mut builder);
@@ -136,9 +135,9 @@ struct Expirations<K, I> {
     max_step_counts: usize,
     /// The number of entries of each key in the span, by the key's number, and the time at which it last became 0.
     held: Vec<(usize, u64)>,
-    /// The keys whose last entry was subtracted, in the order of the times at which it was.
+    /// The keys whose last entry was subtracted, in the order of the times of that subtraction.
     emptied: VecDeque<(u64, KeyNumber)>,
-    /// By the last instants of the windows at which counts are added or subtracted.
+    /// The changes by window: by the last instant of the window at which counts are added or subtracted.
     windows: BTreeMap<u64, WindowChanges<I>>,
     closing: Option<ClosingWindow<I>>,
 }
@@ -149,20 +148,20 @@ struct ClosingWindow<I> {
     changes: WindowChanges<I>,
     /// The first key that was not sent.
     next: KeyNumber,
-    /// How the count of each item changes in the keys that were sent.
+    /// The change of the count of each item in the keys that were sent.
     items: HashMap<I, i64>,
 }
 
 struct WindowChanges<I> {
     by_key: Capability<u64>,
     over_all_keys: Capability<u64>,
-    /// By the last instant of the window at which they expire.
+    /// The entries that are added, by the last instant of the window at which they expire.
     added: BTreeMap<u64, Vec<Entry<I>>>,
-    /// In sorted runs: each was added at once.
+    /// The entries that expire. They consist of sorted runs, each of which was added at once.
     expired: Vec<Entry<I>>,
 }
 
-/// The count of an item in a final: 12 bytes with a 16-bit item. A greater count than fits is several entries.
+/// The count of an item in a final. It is compact, since there are many. A count that does not fit has several entries.
 #[derive(Clone, Copy)]
 struct Entry<I> {
     key: KeyNumber,
@@ -256,7 +255,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
     fn next_closing(&mut self, frontier_ms: u64) -> Option<ClosingWindow<I>> {
         let first = self.windows.first_entry();
         let (time_ms, mut changes) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
-        // Nearly sorted: finals come in the order of their keys, and what expires are such runs.
+        // The entries are nearly sorted: finals arrive in the order of their keys, and expiring entries are such runs.
         let all = changes.added.values_mut().chain([&mut changes.expired]);
         all.for_each(|entries| entries.sort_by(|a, b| (a.key, &a.item).cmp(&(b.key, &b.item))));
         Some(ClosingWindow {
@@ -278,7 +277,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         }
     }
 
-    /// Some entries of a key are subtracted with the window whose last instant is `time_ms`.
+    /// Records that some entries of a key are subtracted with the window whose last instant is `time_ms`.
     fn release(&mut self, key: KeyNumber, entries: usize, time_ms: u64) {
         let held = &mut self.held[key.index()];
         held.0 -= entries;
@@ -288,10 +287,10 @@ impl<K: Key, I: Item> Expirations<K, I> {
         }
     }
 
-    /// Keeps what was added at a window until it expires.
+    /// Stores the entries that were added at a window until they expire.
     fn expire(&mut self, changes: WindowChanges<I>) {
         for (until_ms, mut added) in changes.added {
-            // Nothing more is added at a window that is closed.
+            // No entries are added at a window that is closed.
             added.shrink_to_fit();
             let later = self.windows.entry(until_ms);
             let later = later.or_insert_with(|| WindowChanges {
@@ -308,7 +307,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
     }
 }
 
-/// By how much the count of an item of a key changes.
+/// The change of the count of an item of a key.
 type Change<I> = ((KeyNumber, I), i64);
 
 impl<I: Item> Entry<I> {
@@ -317,7 +316,7 @@ impl<I: Item> Entry<I> {
     }
 }
 
-/// Where the entries of the keys from `lower` on and below `upper` are, which are sorted by key.
+/// Returns the range of the entries of the keys from `lower` on and below `upper`. The entries are sorted by key.
 fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -> Range<usize> {
     let from = entries.partition_point(|entry| entry.key < lower);
     let below = |upper| entries.partition_point(|entry| entry.key < upper);
@@ -325,8 +324,8 @@ fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -
 }
 
 impl<I: Item> ClosingWindow<I> {
-    /// Returns the first key that is left for another step, so that this one handles at least one key and, if there are
-    /// more, about `most` entries; `None` if no key is left.
+    /// Returns the first key that is left for the next step, so that this step handles at least one key, and about
+    /// `most` entries if there are more keys; `None` if no key is left.
     fn upper(&self, most: usize) -> Option<KeyNumber> {
         let after = |entries: &Vec<Entry<I>>| {
             let from = entries.partition_point(|entry| entry.key < self.next);
@@ -338,7 +337,7 @@ impl<I: Item> ClosingWindow<I> {
         all.filter_map(after).min()
     }
 
-    /// Returns how the counts of these keys with all their items change, and adds up how those of the items do.
+    /// Returns the changes of the counts of these keys with all their items, and adds up the changes of the items.
     fn leaders<K: Key>(
         &mut self,
         changes: &[Change<I>],
@@ -360,7 +359,7 @@ impl<I: Item> ClosingWindow<I> {
 }
 
 impl<I: Item> WindowChanges<I> {
-    /// The entries that expire, of each key from `lower` on and below `upper`.
+    /// Returns the entries that expire, of each key from `lower` on and below `upper`.
     fn expired_between(
         &self,
         lower: KeyNumber,
@@ -369,8 +368,8 @@ impl<I: Item> WindowChanges<I> {
         self.expired[within(&self.expired, lower, upper)].chunk_by(|a, b| a.key == b.key)
     }
 
-    /// What is added less what expires, by key and item, of the keys from `lower` on and below `upper`; and of how many
-    /// entries.
+    /// Returns the counts that are added minus those that expire, by key and item, of the keys from `lower` on and
+    /// below `upper`, and the number of entries.
     fn between(&self, lower: KeyNumber, upper: Option<KeyNumber>) -> (Vec<Change<I>>, usize) {
         let signed =
             |sign: i64| move |entry: &Entry<I>| (entry.of(), sign * i64::from(entry.count));
@@ -404,7 +403,7 @@ mod tests {
     /// A change of a count, and the window at which it is made.
     type Seen<T> = Rc<RefCell<Vec<(T, u64, i64)>>>;
 
-    /// Otherwise each key that was ever in the span would keep a number.
+    /// Otherwise each key that was ever in the span would have a number for ever.
     #[test]
     fn a_number_is_used_again_once_it_is_committed_that_its_key_has_left() {
         let numbers = KeyNumbers::<String>::default();
@@ -437,7 +436,7 @@ mod tests {
     #[test]
     fn a_close_of_many_counts_takes_several_steps_and_leaves_none_out() {
         const STEP_COUNTS: usize = 4;
-        // A key has more than a step handles.
+        // A key has more counts than a step handles.
         const ITEMS: usize = 6;
         const KEYS: usize = 10 * STEP_COUNTS;
         timely::execute_directly(move |worker| {
@@ -468,7 +467,7 @@ mod tests {
                 while probe.less_than(&frontier_ms) {
                     worker.step();
                     let step = by_key.take();
-                    // The key that goes over the limit, and with the last step the next window's.
+                    // The key that exceeds the limit; in the last step, also the first key of the next window.
                     let most = STEP_COUNTS + ITEMS;
                     assert!(step.len() <= most, "{} changes in a step", step.len());
                     changes.extend(step);

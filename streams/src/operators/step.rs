@@ -1,21 +1,21 @@
-//! How much an operator does before the others have their turn.
+//! Limits the work of an operator in a step, so that the other operators of the worker run, too.
 //!
-//! A worker takes a step by running its operators one after the other. One that handles everything at once, such as
-//! the close of a window with millions of counts, keeps the worker from reading, from showing live tallies, and from
-//! its heartbeat, by which the watchdog knows that it is not stuck. So an operator stops when its budget is spent, keeps
-//! its capability, and activates itself again.
+//! A worker takes a step by running its operators one after the other. An operator that handles everything at once,
+//! such as the close of a window with millions of counts, would keep the worker from reading, from writing updates, and
+//! from its heartbeat, without which the watchdog assumes that the worker is stuck. So an operator stops when its
+//! budget is spent, keeps its capability, and activates itself again.
 
-/// How many counts an operator may still handle in a step.
+/// The number of counts that an operator may still handle in a step.
 #[derive(Debug)]
 pub struct StepBudget(usize);
 
 impl StepBudget {
-    /// The budget of a step.
+    /// Creates the budget of a step.
     pub fn new(max_step_counts: usize) -> StepBudget {
         StepBudget(max_step_counts)
     }
 
-    /// So many counts were handled. A step may exceed its budget by one key.
+    /// Records that this number of counts was handled. A step may exceed its budget by one key.
     pub fn spend(&mut self, counts: usize) {
         self.0 = self.0.saturating_sub(counts);
     }
@@ -25,7 +25,7 @@ impl StepBudget {
         self.0 == 0
     }
 
-    /// How many counts are left.
+    /// Returns the number of counts that are left.
     pub fn left(&self) -> usize {
         self.0
     }

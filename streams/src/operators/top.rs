@@ -5,11 +5,11 @@
 //!                            └─ changes of counts over all keys ─▶ reduce ─▶ the top items, the top keys
 //! ```
 //!
-//! A result says what the span that ends with a window holds. It is a function of the finals alone: it is emitted at every
-//! window at which a top changes, by finals or by what leaves the span, and the last one of a key is empty. Differential
-//! dataflow keeps the current accumulations.
+//! A result is the top of the span that ends with a window. It is a function of the finals alone: it is emitted at
+//! every window at which a top changes, by finals or by counts that leave the span. The last result of a key is empty.
+//! Differential dataflow stores the current accumulations.
 //!
-//! Invariant: which results there are depends neither on the workers, nor on where a run began.
+//! Invariant: the results depend neither on the number of workers, nor on the progress from which a run began.
 
 use differential_dataflow::{
     AsCollection,
@@ -44,7 +44,7 @@ pub struct TopParams {
     pub top: usize,
     /// F at the start of the run.
     pub final_until_ms: u64,
-    /// How many counts a step handles.
+    /// The number of counts that a step handles.
     pub max_step_counts: usize,
     /// The probe of committed results.
     pub durable: probe::Handle<u64>,
@@ -59,7 +59,7 @@ pub enum TopChange<K, I> {
         key: K,
         /// The last window of the span.
         window: Window,
-        /// The top items; empty once the span holds nothing of the key.
+        /// The top items; empty once the span contains no counts of the key.
         items: Vec<(I, u64)>,
     },
     /// The top over all keys.
@@ -75,7 +75,8 @@ pub enum TopChange<K, I> {
 
 /// Returns the tops that change at each window.
 ///
-/// `restored` is what lies in the span at the start of the run, from time 0 on. It counts, and is not emitted again.
+/// `restored` are the counts in the span at the start of the run, from time 0 on. They are counted, and their tops are
+/// not emitted again.
 pub fn sliding_top<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: Vec<SlidingContribution<K, I>>,
@@ -99,7 +100,7 @@ pub fn sliding_top<'scope, K: Key, I: Item>(
     let numbers = KeyNumbers::default();
     let (by_key, over_all_keys) =
         sliding_window(contributions, numbers.clone(), max_step_counts, durable);
-    // The numbers are this worker's own, so the changes stay where they are.
+    // The numbers are valid only on this worker, so the changes must not be exchanged.
     let by_key = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
         by_key,
         Pipeline,
@@ -173,7 +174,7 @@ fn leaders<'a, K: Key, I: Item>(
 fn top<T: Ord>(mut counts: Top<T>, most: usize) -> Top<T> {
     let order = |a: &(T, i64), b: &(T, i64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
     if (1..counts.len()).contains(&most) {
-        // What is not in the top needs no order.
+        // Only the top must be sorted.
         counts.select_nth_unstable_by(most, order);
     }
     counts.truncate(most);
@@ -210,7 +211,7 @@ mod tests {
         }
     }
 
-    /// They were written by the runs before. If the progress was lost, F is 0, too.
+    /// Earlier runs have written them. If the progress was lost, F is 0, too.
     #[test]
     fn restored_tops_are_not_written_again_even_if_nothing_is_final() {
         timely::execute_directly(|worker| {

@@ -1,23 +1,23 @@
-//! Totals of each key, kept by differential dataflow behind the pre-aggregation.
+//! The totals of each key, which differential dataflow stores.
 //!
 //! ```text
 //!  finals ─▶ register ─▶ arranged accumulations ─┬─ of a small key ──at each change──▶ its record
 //!                └▶ removed keys                 └─ of a large key ─▶ schedule ──when due──▶ its record
 //! ```
 //!
-//! A final adds its counts as differences at the last instant of its window; the accumulations as of a window are the
-//! totals as of it. Differential consolidates the differences before the frontier, so memory holds one count for each
-//! key and item.
+//! A final adds its counts as differences at the last instant of its window, so the accumulations as of a window are
+//! the totals as of that window. Differential consolidates the differences before the frontier, so there is one count
+//! in memory for each key and item.
 //!
-//! The record of a small key is written at each change, the record of a large one when [`crate::operators::schedule`] says so: its
-//! accumulations are read then and only then. `totals_writer.rs` has what a worker knows of its keys, and
-//! `totals_close.rs` how it closes windows.
+//! The record of a small key is written at each change. The record of a large key is written when it is due by
+//! [`crate::operators::schedule`], and only then its accumulations are read. `totals_writer.rs` contains the other
+//! state of the keys, and `totals_close.rs` closes windows.
 //!
 //! A large key may have no finals when its record is due. So the operator holds a capability that follows the frontier
 //! of its input.
 //!
 //! Invariants:
-//! - A record holds all finals of its key up to the window that it names, and is written after them.
+//! - A record contains all finals of its key up to its window, and is written after them.
 //! - Of each window, the sink is notified of the oldest final that is in no record, before the window can be committed.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
@@ -75,19 +75,19 @@ pub struct KeyTotals<K, I> {
 pub struct UnnamedCount {
     /// The name of the item in records.
     pub name: Box<str>,
-    /// How many.
+    /// The number of events.
     pub count: u64,
 }
 
-/// The totals of a key as of F, as the log holds them.
+/// The totals of a key as of F, as they were restored from the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredTotals<K, I> {
     /// The key.
     pub key: K,
     /// The counts of the items.
     pub counts: Vec<(I, u64)>,
-    /// The counts of items that this build cannot name. Each record of the key repeats them: without them it would lose
-    /// what another build has counted.
+    /// The counts of items that this build cannot name. Each record of the key repeats them. Otherwise it would lose
+    /// events that another build has counted.
     pub unnamed: Vec<UnnamedCount>,
     /// The finals among them that are not in the key's record.
     pub change: Option<Change>,
@@ -98,7 +98,7 @@ pub struct RestoredTotals<K, I> {
 /// The settings of [`totals`].
 #[derive(Debug, Clone, Copy)]
 pub struct TotalsParams {
-    /// When records are written.
+    /// The settings of the schedule of records.
     pub schedule: ScheduleParams,
     /// Time without a final after which a key's totals begin at 0, milliseconds. At least the longest sliding span.
     pub retention_ms: u64,
@@ -106,7 +106,7 @@ pub struct TotalsParams {
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
-    /// How many counts a step handles.
+    /// The number of counts that a step handles.
     pub max_step_counts: usize,
 }
 
@@ -122,10 +122,10 @@ pub struct Totals<'scope, K: Key, I: Item> {
     pub unwritten: StreamVec<'scope, u64, UnwrittenSince>,
 }
 
-/// Keeps the totals of `finals`.
+/// Computes the totals of `finals`.
 ///
-/// `restored` are the totals as of the start of the run. They are counted, and what their records contain is not
-/// written again. `durable` is the probe of committed results.
+/// `restored` are the totals as of the start of the run. They are counted, and records that contain them already are
+/// not written again. `durable` is the probe of committed results.
 pub fn totals<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: Vec<RestoredTotals<K, I>>,
@@ -147,7 +147,7 @@ pub fn totals<'scope, K: Key, I: Item>(
         params,
         durable,
     );
-    // The numbers are this worker's own, so the changes stay where they are.
+    // The numbers are valid only on this worker, so the changes must not be exchanged.
     let arranged = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
         changes,
         Pipeline,
@@ -165,7 +165,7 @@ pub fn totals<'scope, K: Key, I: Item>(
     }
 }
 
-/// Sends what is written of the accumulations at each window, at the window's own time: the sink commits by time.
+/// Sends the records of each window at the time of the window, since the sink commits by time.
 fn write<'scope, K: Key, I: Item>(
     changes: Stream<'scope, u64, Vec<SpanOf<TotalsTrace<I>>>>,
     mut writer: TotalsWriter<K, I>,
@@ -176,9 +176,9 @@ fn write<'scope, K: Key, I: Item>(
         "totals",
         move |capability, info| {
             let activator = scope.activator_for(info.address);
-            // Every window that ends at or before its time is closed here.
+            // Every window that ends at or before the time of the frontier is closed here.
             let mut held = Some(capability);
-            // The changes lie in [lower, upper), what was before them in the trace up to lower.
+            // The times of the changes are in [lower, upper). The trace up to lower has the accumulations before.
             let mut upper = Antichain::from_elem(0);
             let mut pending: Option<PendingClose<I>> = None;
             move |(input, frontier), output| {
@@ -196,7 +196,7 @@ fn write<'scope, K: Key, I: Item>(
                         });
                         let known = [upper.borrow(), frontier.frontier()];
                         let until_ms = known.iter().filter_map(|it| it.first().copied()).max();
-                        // Without a frontier the sources have ended: only what came is handled.
+                        // Without a frontier the sources have ended, so only the changes that arrived are handled.
                         let until_ms = until_ms.unwrap_or_else(|| end_of(&changes));
                         let through = if changes.is_empty() { &upper } else { &lower };
                         if writer.has_work(until_ms) || !changes.is_empty() {
@@ -269,7 +269,7 @@ mod tests {
 
     /// Another key may get the number.
     #[test]
-    fn nothing_is_left_of_a_key_whose_number_was_freed() {
+    fn no_state_of_a_key_is_left_after_its_number_was_freed() {
         let numbers = KeyNumbers::<String>::default();
         let shared = Rc::<RefCell<Shared<u16>>>::default();
         let mut writer = TotalsWriter::new(params(), numbers.clone(), shared.clone(), 0, 1);
@@ -332,7 +332,7 @@ mod tests {
                 });
                 (input, records.probe().0)
             });
-            // Windows travel at their last instants.
+            // The results of a window have the time of its last instant.
             input.advance_to(3_999);
             input.send(closed(0, 2_000, 3));
             input.advance_to(15_999);

@@ -1,4 +1,4 @@
-//! The close of windows for totals: which records are written at each of them.
+//! Closes windows for totals: determines the records that are written at each window.
 //!
 //! ```text
 //!  changes ──key by key──▶ small key: its records       large key ─▶ by window
@@ -6,8 +6,9 @@
 //!  windows ──one after the other──▶ changed large keys ─▶ schedule ─▶ due records
 //! ```
 //!
-//! Time may pass several windows at once. A small key's records of all of them are written while its changes are read.
-//! The windows of large keys are closed in order afterwards, since the due records of a close share a size.
+//! The frontier may pass several windows at once. The records of a small key for all of them are written while its
+//! changes are read. The windows of large keys are closed in order afterwards, since the due records of a close share a
+//! size.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -29,10 +30,10 @@ use super::{
 };
 use crate::aggregate::key::{Item, Key};
 
-/// The changes of accumulations between two times, or what they were before.
+/// The changes of accumulations between two times, or the accumulations before.
 type TotalsBatch<I> = Batch<KeyNumber, I>;
 
-/// Returns the time behind all of these changes.
+/// Returns the time after all of these changes.
 pub fn end_of<I: Item>(changes: &[TotalsBatch<I>]) -> u64 {
     let (mut cursor, ref storage) = cursor_list(changes.to_vec());
     let mut end_ms = 0;
@@ -46,20 +47,20 @@ pub fn end_of<I: Item>(changes: &[TotalsBatch<I>]) -> u64 {
     end_ms
 }
 
-/// Windows that time has passed at once, while they are being closed.
+/// The windows that the frontier has passed at once, while they are being closed.
 pub struct PendingClose<I: Item> {
     before: Vec<TotalsBatch<I>>,
     changes: Vec<TotalsBatch<I>>,
     /// The last key whose changes were applied.
     last_key: Option<KeyNumber>,
-    /// Whether all changes were.
+    /// Whether all changes were applied.
     is_applied: bool,
     /// The changes of keys that are or were large, by the last instant of the window: the key, and its number of items
     /// afterwards.
     large: BTreeMap<u64, Vec<(KeyNumber, usize)>>,
     /// The window whose due records are being written.
     closing: Option<ClosingWindow>,
-    /// The windows that end by then are complete.
+    /// The windows that end by this time are complete.
     until_ms: u64,
 }
 
@@ -71,7 +72,7 @@ struct ClosingWindow {
     spent_bytes: usize,
 }
 
-/// What is read of a key. Its memory is reused for the next one.
+/// The accumulations and differences of the key that is read. The memory is used again for the next key.
 struct KeyChanges<'a, I> {
     current: Accumulations<'a, I>,
     next: Accumulations<'a, I>,
@@ -79,7 +80,7 @@ struct KeyChanges<'a, I> {
 }
 
 impl<I: Item> PendingClose<I> {
-    /// The close of all windows that end by `until_ms`, of these accumulations before them and these changes.
+    /// Creates the close of all windows that end by `until_ms`. `before` are the accumulations before `changes`.
     pub fn new(
         before: Vec<TotalsBatch<I>>,
         changes: Vec<TotalsBatch<I>>,
@@ -96,8 +97,8 @@ impl<I: Item> PendingClose<I> {
         }
     }
 
-    /// Handles counts until the budget is spent. Returns whether all windows are closed. What is restored is notified of
-    /// at `from_ms`.
+    /// Handles counts until the budget is spent. Returns whether all windows are closed. Notifies the sink of restored
+    /// finals at `from_ms`.
     pub fn run<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -115,7 +116,7 @@ impl<I: Item> PendingClose<I> {
         self.close_windows(writer, budget, outputs)
     }
 
-    /// Applies the changes key by key: writes the records of small keys, and keeps the changes of large ones for their
+    /// Applies the changes key by key: writes the records of small keys, and stores the changes of large ones for their
     /// windows. Returns whether all are applied.
     fn apply_changes<K: Key>(
         &mut self,
@@ -139,7 +140,7 @@ impl<I: Item> PendingClose<I> {
             }
             collect_differences(&mut changed, added, &mut key.differences);
             if let Some(retired_ms) = writer.numbers.retired_at(number) {
-                // Later changes retract the accumulations of a number that belongs to no key any more.
+                // Later changes retract the accumulations of a number that no key has any more.
                 key.differences
                     .retain(|(time_ms, ..)| *time_ms < retired_ms);
             }
@@ -162,8 +163,8 @@ impl<I: Item> PendingClose<I> {
         true
     }
 
-    /// Applies the changes of a key that is large: only the accumulations that change are read, by `accumulation`, in the
-    /// order of the items.
+    /// Applies the changes of a key that is large: only the accumulations that change are read, by `accumulation`, in
+    /// the order of the items.
     fn change_large<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -196,7 +197,7 @@ impl<I: Item> PendingClose<I> {
         key: &mut KeyChanges<'_, I>,
         outputs: &mut Outputs<K, I>,
     ) {
-        // Stable: those of one time stay in the order of their items.
+        // The sort is stable, so changes of one time stay in the order of their items.
         key.differences.sort_by_key(|(time_ms, ..)| *time_ms);
         let mut is_large = false;
         for at_once in key.differences.chunk_by(|a, b| a.0 == b.0) {
@@ -217,7 +218,7 @@ impl<I: Item> PendingClose<I> {
         }
     }
 
-    /// Keeps a change of a key, which has so many items afterwards, for the window at which it was made.
+    /// Stores a change of a key, with its number of items afterwards, for the window of the change.
     fn keep<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -227,7 +228,7 @@ impl<I: Item> PendingClose<I> {
     ) {
         match writer.is_of_this_run(time_ms) {
             true => self.large.entry(time_ms).or_default().push((number, items)),
-            // It is in the record, or in the change that was restored with it.
+            // The restored counts are in the record, or in the change that was restored with it.
             false => writer.schedule.resize(number, items),
         }
     }
@@ -272,8 +273,8 @@ impl<I: Item> PendingClose<I> {
         })
     }
 
-    /// Records which large keys have changed in a window, and writes what is due. Returns whether the window is closed;
-    /// it is not once the budget is spent.
+    /// Records the large keys that have changed in a window, and writes the records that are due. Returns whether the
+    /// window is closed: it is not if the budget is spent before.
     fn close_window<K: Key>(
         &self,
         closing: &mut ClosingWindow,
@@ -287,7 +288,7 @@ impl<I: Item> PendingClose<I> {
                 writer.on_change(number, items, window);
                 budget.spend(1);
             } else {
-                // It is small again, or the limit is another one than before.
+                // The key is small again, or the limit has changed since the run before.
                 writer.schedule.remove(number);
                 let counts = self.counts(number, time_ms, budget);
                 let record = writer.record(number, window, writer.params.resets, counts);
@@ -299,8 +300,8 @@ impl<I: Item> PendingClose<I> {
         }
         while let Some(due) = writer.schedule.pop_due(window, closing.spent_bytes) {
             if exceeds_retention(due.last.start, window.start, writer.params.retention_ms) {
-                // The totals have expired. No record is written, even if the key is not removed yet: when it is
-                // removed depends on other keys, and records must not.
+                // The totals have expired, so no record is written even if the key is not removed yet. The time of the
+                // removal depends on other keys, but records must not depend on them.
                 budget.spend(1);
             } else {
                 closing.spent_bytes += due.bytes;
@@ -322,7 +323,7 @@ impl<I: Item> PendingClose<I> {
         let (mut known, ref held) = cursor_list(self.before.clone());
         let (mut changed, ref added) = cursor_list(self.changes.clone());
         let (mut before, mut changes, mut sums) = (Vec::new(), Vec::new(), Vec::new());
-        // All of it: compaction gives old differences a later time, up to where the trace is sealed.
+        // The whole trace is read, since compaction gives old differences a later time, up to its upper frontier.
         accumulate(&mut known, held, &number, u64::MAX, &mut before);
         accumulate(&mut changed, added, &number, until_ms, &mut changes);
         let changes = changes.into_iter().map(|(item, diff)| (0, item, diff));
@@ -338,8 +339,8 @@ fn counts<I: Item>(accumulations: &Accumulations<'_, I>) -> Vec<(I, u64)> {
     accumulations.map(count).collect()
 }
 
-/// Reads single accumulations, by a cursor for each batch: differential's cursor over several batches cannot seek a value
-/// once one of them has no more keys.
+/// Reads single accumulations, with a cursor for each batch: differential's cursor over several batches cannot seek a
+/// value once one of the batches has no more keys.
 struct SingleAccumulations<'a, I: Item>(
     Vec<(<TotalsBatch<I> as Navigable>::Cursor, &'a TotalsBatch<I>)>,
 );
@@ -349,7 +350,7 @@ impl<'a, I: Item> SingleAccumulations<'a, I> {
         SingleAccumulations(batches.iter().map(|it| (it.cursor(), it)).collect())
     }
 
-    /// The accumulation of an item of a key; keys, and items of a key, must be requested in their order.
+    /// Returns the accumulation of an item of a key. Keys, and items of a key, must be requested in their order.
     fn accumulation(&mut self, number: KeyNumber, item: &I) -> i64 {
         let mut sum = 0;
         for (cursor, batch) in &mut self.0 {

@@ -1,8 +1,8 @@
-//! What a worker knows of the totals of its keys, besides their accumulations.
+//! The state of the totals of a worker's keys, besides their accumulations.
 //!
-//! Which keys are large is known without reading their accumulations, since the number of items of each key is kept: a
-//! change of an accumulation that was 0 adds one. Counts of items that this build cannot name lie here, too. They never
-//! change, since events with such items are rejected, but each record of their key repeats them.
+//! The number of items of each key is stored, so that a large key is recognised without reading its accumulations. A
+//! change of an accumulation that was 0 adds one item. The counts of items that this build cannot name are stored here,
+//! too. They never change, since events with such items are rejected, but each record of their key repeats them.
 
 use std::{cell::RefCell, collections::BTreeMap, mem, rc::Rc};
 
@@ -27,10 +27,10 @@ use crate::{
 /// A record that is written, or the oldest final that is in no record.
 pub type TotalsOutput<K, I> = Result<KeyTotals<K, I>, UnwrittenSince>;
 
-/// What is sent, by time.
+/// The results that are sent, by time.
 pub type Outputs<K, I> = BTreeMap<u64, Vec<TotalsOutput<K, I>>>;
 
-/// What a worker knows of its keys.
+/// The state of the totals of a worker's keys.
 pub struct TotalsWriter<K, I: Item> {
     /// The settings.
     pub params: TotalsParams,
@@ -41,19 +41,19 @@ pub struct TotalsWriter<K, I: Item> {
     /// The start of the first window that is not closed here.
     pub next_ms: u64,
     worker: usize,
-    /// How many items each key has, by its number.
+    /// The number of items of each key, by the number of the key.
     items: Vec<usize>,
     /// The counts that this build cannot name, of the keys that have any.
     unnamed: HashMap<KeyNumber, Vec<UnnamedCount>>,
     shared: Rc<RefCell<Shared<I>>>,
-    /// The new and the former number of each key whose totals began at 0 again.
+    /// The new and the previous number of each key whose totals began at 0 again.
     replaced: HashMap<KeyNumber, KeyNumber>,
-    /// What the sink was notified of last.
+    /// The oldest unwritten final of which the sink was notified last.
     notified: Option<ResultOrder>,
 }
 
 impl<K: Key, I: Item> TotalsWriter<K, I> {
-    /// The state of one of `workers`, before anything is restored.
+    /// Creates the state of one of `workers`, before anything is restored.
     pub fn new(
         params: TotalsParams,
         numbers: KeyNumbers<K>,
@@ -75,7 +75,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         }
     }
 
-    /// How many items a key has.
+    /// Returns the number of items of a key.
     pub fn items(&mut self, number: KeyNumber) -> &mut usize {
         let at = number.index();
         if self.items.len() <= at {
@@ -84,32 +84,33 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         &mut self.items[at]
     }
 
-    /// The counts of a key that this build cannot name.
+    /// Returns the counts of a key for items that this build cannot name.
     pub fn unnamed(&self, number: KeyNumber) -> &[UnnamedCount] {
         self.unnamed.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a change at that time was made by this run, and not restored.
+    /// Whether this run has made a change of that time, so that it was not restored.
     pub fn is_of_this_run(&self, time_ms: u64) -> bool {
         is_of_this_run(time_ms, self.params.final_until_ms)
     }
 
-    /// The first window that ends by `until_ms` and in which a record is due.
+    /// Returns the first window that ends by `until_ms` and in which a record is due.
     pub fn next_due(&self, until_ms: u64) -> Option<Window> {
         let next = self.schedule.next(self.next_ms);
         next.filter(|window| window.end <= until_ms)
     }
 
-    /// Applies the restored state besides the accumulations. Returns whether there is anything to do up to `until_ms`
-    /// without changes: a key whose items are all unnamed has none.
+    /// Applies the restored state besides the accumulations. Returns whether there is work up to `until_ms` even if
+    /// there are no changes: a key whose items are all unnamed has no changes.
     pub fn has_work(&mut self, until_ms: u64) -> bool {
         let is_restored = self.restore();
-        // Numbers that were freed had records that need not be written any more.
+        // The records of numbers that were freed are not needed any more.
         let is_outdated = self.schedule.oldest() != self.notified;
         is_restored || is_outdated || self.next_due(until_ms).is_some()
     }
 
-    /// Returns whether there was anything to restore. The numbers of items grow when the accumulations are read.
+    /// Applies the restored unnamed counts and changes. Returns whether there were any. The accumulations add to the
+    /// numbers of items when they are read.
     fn restore(&mut self) -> bool {
         let restored = mem::take(&mut self.shared.borrow_mut().restored);
         let is_any = !restored.is_empty();
@@ -128,7 +129,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         is_any
     }
 
-    /// A key has changed in `window`, and its record is not written at once.
+    /// Records that a key has changed in `window`, and that its record is not written at once.
     pub fn on_change(&mut self, number: KeyNumber, items: usize, window: Window) {
         let change = Change {
             first: ResultOrder::new(self.params.resets, window),
@@ -157,7 +158,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         trace.set_physical_compaction(frontier.borrow());
     }
 
-    /// Records which keys have got other numbers, and drops the state of numbers that were freed.
+    /// Records the keys that have another number now, and drops the state of numbers that were freed.
     pub fn renumber(&mut self) {
         let (replaced, freed) = {
             let shared = &mut *self.shared.borrow_mut();
@@ -180,7 +181,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
     }
 
     /// Whether the windows of a key are closed in order, since a record may be due at one of them before the next: the
-    /// key is large or in the schedule, or its former number may still have a record that is due earlier.
+    /// key is large or in the schedule, or its previous number may still have a record that is due earlier.
     pub fn is_ordered(&mut self, number: KeyNumber) -> bool {
         let items = *self.items(number);
         self.schedule.is_large(items)
@@ -188,7 +189,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
             || self.replaced.contains_key(&number)
     }
 
-    /// Notifies the sink if another final than before is the oldest that is in no record, as of `time_ms`.
+    /// Notifies the sink of the oldest final that is in no record, as of `time_ms`, if it has changed.
     pub fn notify(&mut self, time_ms: u64, outputs: &mut Outputs<K, I>) {
         let since = self.schedule.oldest();
         if since != self.notified {
@@ -202,7 +203,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         }
     }
 
-    /// The record of a key that was changed last in `window`, after so many backward resets.
+    /// Returns the record of a key that was changed last in `window`, after this number of backward resets.
     pub fn record(
         &self,
         number: KeyNumber,

@@ -40,12 +40,12 @@ use crate::{
     time::timers::Timers,
 };
 
-/// A live tally waits this long for the other partitions' parts of the same flush of a producer. Otherwise it would
-/// show a part of them now, and the rest an interval later.
+/// Time that a live tally waits for the other partitions' parts of the same flush of a producer. Otherwise it would
+/// show some of them at once, and the others an interval later.
 const LIVE_GATHER: Duration = Duration::from_millis(25);
 
-/// Maximum number of counts that a worker emits as live tallies at once: about a tenth of a core at the default
-/// interval. With more of them keys take turns, and each is shown less often, since finals go first.
+/// Maximum number of counts that a worker emits as live tallies at once, so that they need only a small part of a core.
+/// If there are more counts, keys take turns, and each is shown less often, since finals must not be delayed.
 const MAX_LIVE_COUNTS: usize = 50_000;
 
 /// A closed window of a key. Cheap to clone, since several operators receive it.
@@ -70,7 +70,7 @@ pub struct LiveTally<'a, K, I> {
     pub window: Window,
     /// The counts of the key's items, by item.
     pub counts: &'a [(I, u64)],
-    /// When it is emitted, Unix milliseconds.
+    /// The time at which it is emitted, Unix milliseconds.
     pub emitted_at_ms: u64,
 }
 
@@ -81,15 +81,15 @@ pub struct WindowParams {
     pub size: WindowSize,
     /// Minimum time between two live tallies of a key; `None` if there are no live tallies.
     pub live_interval: Option<Duration>,
-    /// How many counts of closed windows are sent in a step.
+    /// The number of counts of closed windows that are sent in a step.
     pub max_step_counts: usize,
-    /// Shows how many windows are open.
+    /// The gauge of the number of open windows.
     pub open_windows: IntGauge,
     /// The timers of the worker.
     pub timers: Timers,
 }
 
-/// Returns the closed windows, and what `live` makes of the tallies of windows that are still open.
+/// Returns the closed windows, and the results of `live` for the tallies of windows that are still open.
 pub fn tumbling_window<'scope, K: Key, I: Item, L: Clone + 'static>(
     tallies: StreamVec<'scope, u64, PartialCount<K, I>>,
     params: WindowParams,
@@ -130,7 +130,7 @@ pub fn tumbling_window<'scope, K: Key, I: Item, L: Clone + 'static>(
 
 struct OpenWindows<K, I> {
     params: WindowParams,
-    /// By their last instants.
+    /// The open windows, by their last instants.
     windows: BTreeMap<u64, OpenWindow<K, I>>,
     closing: Option<ClosingWindow<K, I>>,
     live: LiveThrottle,
@@ -140,7 +140,7 @@ struct OpenWindows<K, I> {
 struct ClosingWindow<K, I> {
     window: Window,
     finals: Capability<u64>,
-    /// In their order, since the operators behind sort by it.
+    /// The keys in their order, by which the operators downstream sort.
     keys: vec::IntoIter<(K, OpenKey<I>)>,
 }
 
@@ -148,13 +148,13 @@ struct OpenWindow<K, I> {
     finals: Capability<u64>,
     live: Capability<u64>,
     keys: HashMap<K, OpenKey<I>>,
-    /// The keys that changed since their last live tally, the one that waits longest first.
+    /// The keys that have changed since their last live tally. The first one waits longest.
     changed: VecDeque<K>,
 }
 
 struct OpenKey<I> {
-    /// By item, since the operators behind sort by it. A key usually has some dozen; with 1,900 items of 16 bytes, an
-    /// insertion moves 30 KB at most.
+    /// The counts by item, by which the operators downstream sort. A key usually has a few dozen items, so insertions
+    /// into a sorted list are fast.
     counts: Vec<(I, u64)>,
     /// Whether the key is among [`OpenWindow::changed`].
     is_changed: bool,
@@ -292,9 +292,9 @@ impl<K: Key, I: Item> OpenWindows<K, I> {
     }
 }
 
-/// When live tallies are due: soon after a change, but at most once within an interval.
+/// Determines when live tallies are due: soon after a change, but at most once within an interval.
 struct LiveThrottle {
-    /// `None` if there are no live tallies.
+    /// The interval; `None` if there are no live tallies.
     interval: Option<Duration>,
     last: Option<Instant>,
     due: Option<Instant>,
@@ -320,7 +320,7 @@ impl LiveThrottle {
         self.due.get_or_insert(earliest.max(now + LIVE_GATHER));
     }
 
-    /// Whether they are due; if so, the next interval begins.
+    /// Whether live tallies are due. If so, the next interval begins.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due.is_some_and(|due| due <= now);
         if is_due {
@@ -332,7 +332,7 @@ impl LiveThrottle {
         is_due
     }
 
-    /// Returns when the next ones are due, once for each time: a timer cannot be cancelled.
+    /// Returns the time at which the next live tallies are due, once for each time: a timer cannot be cancelled.
     fn next(&mut self) -> Option<Instant> {
         let due = self.due.filter(|_| !self.is_scheduled)?;
         self.is_scheduled = true;
@@ -362,7 +362,7 @@ mod tests {
         }
     }
 
-    /// One event with each of the first items, in the first window of the key of this number.
+    /// Returns one event with each of the first items, in the first window of the key of this number.
     fn tallies(key: usize, items: u16) -> Vec<PartialCount<String, u16>> {
         let tally = |item| PartialCount {
             time_ms: 1999,
@@ -400,7 +400,7 @@ mod tests {
             let shown = |emissions: &[Vec<String>]| emissions.iter().map(Vec::len).sum::<usize>();
             while shown(&emissions.borrow()) < KEYS {
                 emissions.borrow_mut().push(Vec::new());
-                timers.ring();
+                timers.fire_due();
                 worker.step();
             }
             let emissions = emissions.borrow();

@@ -1,4 +1,5 @@
-//! Writes updates, the results of windows that are still open: outside transactions, at most once, without waiting for the log.
+//! Writes updates, which are results of windows that are still open: outside transactions, at most once, and without
+//! waiting for the log.
 
 use std::sync::Arc;
 

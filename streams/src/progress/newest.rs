@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{StreamsError, topics::Topics};
 
-/// How many of the last offsets of the progress topic are read to find its newest record: the record, and the
-/// transaction markers around it.
+/// Number of the last offsets of the progress topic that are read to find its newest record: those of the record, and
+/// of the transaction markers around it.
 const LAST_PROGRESS: u64 = 10;
 
 /// Checks that the topics to which transactions write exist.
@@ -38,7 +38,7 @@ pub fn fence(
 pub struct NewestRecord {
     /// Its offset.
     pub offset: u64,
-    /// The id of its commit; `None` if a former version of the program wrote the record.
+    /// The id of its commit; `None` if an earlier version of the program wrote the record.
     pub commit: Option<CommitId>,
     value: Vec<u8>,
 }
@@ -66,7 +66,7 @@ pub fn newest_record(topics: &Topics, log: &dyn Log) -> Result<Option<NewestReco
     Ok(newest)
 }
 
-/// Returns the id of the newest commit; `None` if there is none, or if a former version of the program made it.
+/// Returns the id of the newest commit; `None` if there is none, or if an earlier version of the program made it.
 pub fn newest_commit(topics: &Topics, log: &dyn Log) -> Result<Option<CommitId>, LogError> {
     Ok(newest_record(topics, log)?.and_then(|newest| newest.commit))
 }

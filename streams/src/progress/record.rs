@@ -35,7 +35,7 @@ pub struct Progress {
     /// The progress of each partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
     /// The epochs with other settings, as long as a run may read some of their records again; the newest last.
-    pub formers: Vec<Former>,
+    pub prior_epochs: Vec<PriorEpoch>,
     /// The backward resets so far. The newest results are those with the greatest reset number.
     pub resets: Resets,
     /// The end of the newest window that has finals, Unix milliseconds. It is later than F only after a backward reset.
@@ -56,8 +56,8 @@ impl Progress {
     pub fn window_ms(&self) -> Option<u64> {
         let of_settings = self.settings.as_ref();
         let of_settings = of_settings.and_then(|settings| settings.number(WINDOW_MS));
-        let of_former = self.formers.last().map(|former| former.window_ms);
-        of_settings.or(of_former)
+        let of_epoch = self.prior_epochs.last().map(|epoch| epoch.window_ms);
+        of_settings.or(of_epoch)
     }
 
     /// Whether a reset wrote it. A reset that only rejects records that are ahead keeps the settings, but its record
@@ -227,11 +227,11 @@ pub struct LastRecord {
 
 /// The result of the replay rule for an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Disposition {
     /// The event is counted.
     Count,
     /// The event is ignored: an earlier run has committed it, as counted or as rejected.
-    Settled,
+    AlreadyCommitted,
     /// The event is rejected, since its window is closed.
     Late,
     /// The event is rejected, since its time is later than the limit of a reset.
@@ -242,15 +242,15 @@ pub enum Verdict {
 ///
 /// The rule is correct only if the run reads up to N again before its frontier passes F.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settlement {
+pub struct ReplayPosition {
     /// F at the start of the run.
     pub final_until_ms: u64,
     /// N at the start of the run.
     pub read_offset: u64,
 }
 
-impl Settlement {
-    /// Returns what the replay rule says about an event of `window` at `offset`.
+impl ReplayPosition {
+    /// Returns the disposition of an event of `window` at `offset`.
     ///
     /// `watermark_ms` is the watermark of the partition just before the record, `closed_until_ms` the frontier of the
     /// worker.
@@ -258,29 +258,29 @@ impl Settlement {
     /// An event is late if its window ends at or before the watermark or the frontier. An event below N was committed
     /// already if its window was final at the start: as counted, or as rejected. Rejections are committed only once
     /// their window is final, so other late events below N are rejected (again).
-    pub fn judge(
+    pub fn classify(
         &self,
         window: Window,
         offset: u64,
         watermark_ms: u64,
         closed_until_ms: u64,
-    ) -> Verdict {
+    ) -> Disposition {
         if offset < self.read_offset && window.end <= self.final_until_ms {
-            Verdict::Settled
+            Disposition::AlreadyCommitted
         } else if window.end <= watermark_ms.max(closed_until_ms) {
-            Verdict::Late
+            Disposition::Late
         } else {
-            Verdict::Count
+            Disposition::Count
         }
     }
 }
 
-/// An epoch: what the runs before a reset have committed, with the settings that they had.
+/// The events that the runs before a reset have committed, and the settings of these runs.
 ///
 /// The same event may belong to a final window of the settings before the reset, and to an open window of the settings
 /// after it. An event that was counted or rejected before must not be counted again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Former {
+pub struct PriorEpoch {
     /// The size of the windows before the reset, milliseconds.
     pub window_ms: u64,
     /// The lateness before the reset, milliseconds.
@@ -294,7 +294,7 @@ pub struct Former {
     pub ahead: Vec<(u32, AheadLimit)>,
 }
 
-impl Former {
+impl PriorEpoch {
     /// Returns N of `partition` before the reset; 0 if the partition was not read.
     pub fn read_offset(&self, partition: u32) -> u64 {
         let of = self.read_offsets.iter().find(|(p, _)| *p == partition);
@@ -302,12 +302,12 @@ impl Former {
     }
 
     /// Returns the epoch that ends with `progress`, which was made with `settings`.
-    pub fn of(progress: &Progress, settings: &Settings) -> Former {
+    pub fn of(progress: &Progress, settings: &Settings) -> PriorEpoch {
         let partitions = progress.partitions.iter();
         let ahead = partitions
             .clone()
             .filter_map(|p| Some((p.partition, p.ahead?)));
-        Former {
+        PriorEpoch {
             window_ms: settings.number(WINDOW_MS).unwrap_or(1),
             lateness_ms: settings.number(LATENESS_MS).unwrap_or(0),
             final_until_ms: progress.final_until_ms,
@@ -317,7 +317,7 @@ impl Former {
     }
 
     /// Whether an event at `at_ms`, at an offset of `partition` below N, was counted or rejected in this epoch.
-    pub fn settles(&self, partition: u32, offset: u64, at_ms: u64) -> bool {
+    pub fn covers(&self, partition: u32, offset: u64, at_ms: u64) -> bool {
         let rejected = |(of, limit): &(u32, AheadLimit)| {
             *of == partition && offset < limit.below_offset && at_ms > limit.limit_ms
         };
@@ -328,7 +328,7 @@ impl Former {
 
     /// Whether events of this epoch may be read again: because a partition resumes below its N, or because a reset has
     /// set time back and F has not passed the F of the epoch again.
-    pub fn matters<'a>(
+    pub fn is_live<'a>(
         &self,
         final_until_ms: u64,
         partitions: impl IntoIterator<Item = &'a PartitionProgress>,
@@ -348,7 +348,7 @@ pub struct OpenWindows {
 impl OpenWindows {
     /// Records that the record at `offset` contains an event of `window`, which is counted, late, or to be rejected
     /// once the window is final.
-    pub fn saw(&mut self, window: Window, offset: u64, watermark_ms: u64) {
+    pub fn record_first_offset(&mut self, window: Window, offset: u64, watermark_ms: u64) {
         let first = self.first.entry(window.last_ms());
         first.or_insert((offset, watermark_ms));
     }
@@ -406,48 +406,48 @@ mod tests {
 
     #[test]
     fn the_replay_rule() {
-        let settled = Settlement {
+        let position = ReplayPosition {
             final_until_ms: 100,
             read_offset: 50,
         };
-        let judge = |start, offset, watermark, closed| {
-            settled.judge(window(start), offset, watermark, closed)
+        let classify = |start, offset, watermark, closed| {
+            position.classify(window(start), offset, watermark, closed)
         };
         // Late by its partition's watermark, window final: rejected only from N on.
-        assert_eq!(judge(80, 49, 95, 100), Verdict::Settled);
-        assert_eq!(judge(80, 50, 95, 100), Verdict::Late);
+        assert_eq!(classify(80, 49, 95, 100), Disposition::AlreadyCommitted);
+        assert_eq!(classify(80, 50, 95, 100), Disposition::Late);
         // Late by its partition's watermark, window open: the rejection is not committed yet.
-        assert_eq!(judge(100, 49, 110, 100), Verdict::Late);
+        assert_eq!(classify(100, 49, 110, 100), Disposition::Late);
         // Not late by the watermark, window final: counted already if read, else late.
-        assert_eq!(judge(90, 49, 95, 100), Verdict::Settled);
-        assert_eq!(judge(90, 50, 95, 100), Verdict::Late);
+        assert_eq!(classify(90, 49, 95, 100), Disposition::AlreadyCommitted);
+        assert_eq!(classify(90, 50, 95, 100), Disposition::Late);
         // The window is open.
-        assert_eq!(judge(100, 10, 95, 100), Verdict::Count);
-        assert_eq!(judge(100, 60, 95, 100), Verdict::Count);
+        assert_eq!(classify(100, 10, 95, 100), Disposition::Count);
+        assert_eq!(classify(100, 60, 95, 100), Disposition::Count);
         // The window was closed by this run, since the partition was idle.
-        assert_eq!(judge(110, 60, 95, 120), Verdict::Late);
+        assert_eq!(classify(110, 60, 95, 120), Disposition::Late);
     }
 
     #[test]
-    fn a_former_settles_what_was_final_and_what_it_rejected_as_ahead() {
+    fn a_prior_epoch_covers_events_that_were_final_or_rejected_as_ahead() {
         let limit = AheadLimit {
             below_offset: 20,
             limit_ms: 500,
         };
-        let former = Former {
+        let epoch = PriorEpoch {
             window_ms: 100,
             lateness_ms: 0,
             final_until_ms: 200,
             read_offsets: vec![(3, 30)],
             ahead: vec![(3, limit)],
         };
-        assert!(former.settles(3, 0, 199));
-        assert!(!former.settles(3, 0, 200));
+        assert!(epoch.covers(3, 0, 199));
+        assert!(!epoch.covers(3, 0, 200));
         // Newer than its limit, below the limit's offset, of that partition.
-        assert!(former.settles(3, 19, 501));
-        assert!(!former.settles(3, 20, 501));
-        assert!(!former.settles(4, 19, 501));
-        assert!(!former.settles(3, 19, 500));
+        assert!(epoch.covers(3, 19, 501));
+        assert!(!epoch.covers(3, 20, 501));
+        assert!(!epoch.covers(4, 19, 501));
+        assert!(!epoch.covers(3, 19, 500));
     }
 
     /// A run that reads some records of a partition, commits some closes, and dies. Each record has one time, and some
@@ -480,7 +480,7 @@ mod tests {
             let mut rejected = vec![0; records.len()];
             let last = Run { dies_at: usize::MAX, commits: usize::MAX };
             for run in runs.into_iter().chain([last]) {
-                let settlement = Settlement { final_until_ms: final_until, read_offset: progress.read_offset };
+                let replay_position = ReplayPosition { final_until_ms: final_until, read_offset: progress.read_offset };
                 let mut clock = PartitionClock::resumed(progress.resume_watermark_ms, lateness);
                 let mut open = OpenWindows::default();
                 let mut frontier = final_until;
@@ -492,23 +492,23 @@ mod tests {
                     }
                     let watermark = clock.watermark_ms();
                     let window = size.window_of(*time);
-                    match settlement.judge(window, offset as u64, watermark, frontier) {
+                    match replay_position.classify(window, offset as u64, watermark, frontier) {
                         _ if *beats => {}
-                        Verdict::Count => {
-                            open.saw(window, offset as u64, watermark);
+                        Disposition::Count => {
+                            open.record_first_offset(window, offset as u64, watermark);
                             pending.push((window.last_ms(), offset, true));
                         }
-                        Verdict::Late => {
-                            open.saw(window, offset as u64, watermark);
+                        Disposition::Late => {
+                            open.record_first_offset(window, offset as u64, watermark);
                             pending.push((window.last_ms().max(frontier), offset, false));
                         }
-                        Verdict::Settled | Verdict::Ahead => {}
+                        Disposition::AlreadyCommitted | Disposition::Ahead => {}
                     }
                     clock.observe(*time);
                     let to = size.floor(clock.watermark_ms().saturating_sub(behind));
                     let position = offset as u64 + 1;
                     // The frontier does not advance below N.
-                    if to > frontier && position >= settlement.read_offset {
+                    if to > frontier && position >= replay_position.read_offset {
                         let now = PartitionProgress {
                             resume_watermark_ms: clock.watermark_ms(), ..PartitionProgress::begin(0, position)
                         };
@@ -549,7 +549,7 @@ mod tests {
             let mut open = OpenWindows::default();
             let events: Vec<u64> = events.iter().map(|w| w * 10).filter(|start| *start >= from).collect();
             for (offset, start) in events.iter().enumerate() {
-                open.saw(window(*start), offset as u64, offset as u64);
+                open.record_first_offset(window(*start), offset as u64, offset as u64);
             }
             let position = events.len() as u64;
             let marks = open.advance(from, to, PartitionProgress::begin(0, position));

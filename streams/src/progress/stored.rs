@@ -27,7 +27,9 @@ use emostream_protocol::Unwritten;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    record::{AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity},
+    record::{
+        AheadLimit, LastRecord, PartitionProgress, PriorEpoch, Progress, Resets, RunIdentity,
+    },
     settings::Settings,
 };
 use crate::topics::Topics;
@@ -49,8 +51,8 @@ pub struct StoredProgress {
     settings: Option<Settings>,
     final_until_ms: u64,
     partitions: Vec<StoredPartition>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    formers: Vec<Former>,
+    #[serde(default, rename = "formers", skip_serializing_if = "Vec::is_empty")]
+    prior_epochs: Vec<PriorEpoch>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     resets: Option<Resets>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,11 +88,11 @@ impl StoredProgress {
         let newest_final_ms = (progress.newest_final_ms > progress.final_until_ms)
             .then_some(progress.newest_final_ms);
         let resets = (progress.resets.number > 0).then_some(progress.resets);
-        let set_back = |former: &Former| former.final_until_ms > progress.final_until_ms;
+        let set_back = |epoch: &PriorEpoch| epoch.final_until_ms > progress.final_until_ms;
         let must_be_honoured = newest_final_ms.is_some()
             || resets.is_some()
             || progress.unwritten.since.is_some()
-            || progress.formers.iter().any(set_back)
+            || progress.prior_epochs.iter().any(set_back)
             || progress.partitions.iter().any(|p| p.ahead.is_some());
         let partition = |p: &PartitionProgress| StoredPartition {
             topic: source.to_owned(),
@@ -107,7 +109,7 @@ impl StoredProgress {
             settings: progress.settings.clone(),
             final_until_ms: progress.final_until_ms,
             partitions: progress.partitions.iter().map(partition).collect(),
-            formers: progress.formers.clone(),
+            prior_epochs: progress.prior_epochs.clone(),
             resets,
             newest_final_ms,
             cluster_id: progress.cluster_id.clone(),
@@ -138,7 +140,7 @@ impl TryFrom<StoredProgress> for Progress {
             settings: stored.settings,
             final_until_ms: stored.final_until_ms,
             partitions: stored.partitions.into_iter().map(partition).collect(),
-            formers: stored.formers,
+            prior_epochs: stored.prior_epochs,
             resets: stored.resets.unwrap_or_default(),
             newest_final_ms: stored.newest_final_ms.unwrap_or(stored.final_until_ms),
             cluster_id: stored.cluster_id,
@@ -187,7 +189,7 @@ mod tests {
     const BY_0_1: &str = r#"{"format":1,"settings":{"source":"app.source","window_ms":2000,"lateness_ms":750,"scale":1000},"final_until_ms":1764000002000,"partitions":[{"partition":0,"resume_offset":17,"resume_watermark_ms":1764000001250,"read_offset":21,"last":{"offset":20,"time_ms":1764000002100}}],"formers":[{"window_ms":1000,"lateness_ms":750,"final_until_ms":1763999999000,"read_offsets":[[0,18]]}]}"#;
 
     #[test]
-    fn what_the_former_version_wrote_is_read_and_written_so_that_it_can_read_it() {
+    fn records_of_version_0_1_are_read_and_written_in_a_form_that_it_can_read() {
         let progress = decode(BY_0_1.as_bytes()).unwrap();
         assert_eq!(progress.final_until_ms, 1_764_000_002_000);
         assert_eq!(progress.newest_final_ms, progress.final_until_ms);
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_is_a_hint_that_the_former_version_may_ignore() {
+    fn a_heartbeat_is_a_field_that_version_0_1_may_ignore() {
         let plain = decode(BY_0_1.as_bytes()).unwrap();
         assert_eq!(plain.heartbeat_ms, None);
         let beating = Progress {
@@ -224,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_told_by_its_record() {
+    fn a_reset_is_recognised_by_its_record() {
         let run = decode(BY_0_1.as_bytes()).unwrap();
-        assert!(!run.is_of_a_reset(), "the former version names no run");
+        assert!(!run.is_of_a_reset(), "version 0.1 stores no run");
         let rejects_only = Progress {
             heartbeat_ms: Some(2000),
             ..run.clone()
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_honoured_has_a_number_that_the_former_version_refuses() {
+    fn fields_that_a_reader_must_support_have_a_format_that_version_0_1_refuses() {
         let plain = decode(BY_0_1.as_bytes()).unwrap();
         let format = |progress: &Progress| {
             let value: serde_json::Value = serde_json::from_slice(&encode(progress, "r")).unwrap();
@@ -257,7 +259,7 @@ mod tests {
         let mut newest_final = plain.clone();
         newest_final.newest_final_ms += 1;
         let mut set_back = plain.clone();
-        set_back.formers[0].final_until_ms = u64::MAX;
+        set_back.prior_epochs[0].final_until_ms = u64::MAX;
         let mut unwritten = plain.clone();
         unwritten.unwritten.since = Some(ResultOrder::default());
         for progress in [ahead, reset, newest_final, set_back, unwritten] {
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn where_finals_lie_is_a_hint_that_the_former_version_may_ignore() {
+    fn offsets_of_finals_are_a_field_that_version_0_1_may_ignore() {
         let mut progress = decode(BY_0_1.as_bytes()).unwrap();
         assert_eq!(progress.unwritten, Unwritten::default());
         progress.unwritten.finals = Some(FinalsFrom {

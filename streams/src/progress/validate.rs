@@ -23,14 +23,14 @@ use emostream_log::{Log, LogError, StallTimer, WakeSignal};
 use emostream_protocol::Unwritten;
 
 use super::record::{LastRecord, PartitionProgress, Progress};
-use crate::mismatch::{Place, ProgressMismatch};
+use crate::mismatch::{ProgressMismatch, TopicPartition};
 
-/// How long offsets beyond the end are rechecked: a broker that has just become the leader of a partition may for a
-/// moment report an end offset below one that was read before.
-const TAKEOVER: Duration = Duration::from_secs(2);
+/// Time for which offsets beyond the end are checked again: a broker that has just become the leader of a partition may
+/// first report an end offset below one that was read before.
+const LEADER_CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Interval of these checks, and of the polls for the last record.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Returns the offsets that each partition of `topic` holds, by number, and the mismatches with `stored`.
 pub fn compare(
@@ -39,9 +39,9 @@ pub fn compare(
     stored: &Progress,
 ) -> Result<(Vec<Range<u64>>, Vec<ProgressMismatch>), LogError> {
     let mut kept = log.offsets(topic)?;
-    let until = Instant::now() + TAKEOVER;
+    let until = Instant::now() + LEADER_CHANGE_TIMEOUT;
     while stored.partitions.iter().any(|p| is_beyond(p, &kept)) && Instant::now() < until {
-        std::thread::sleep(ASK_AGAIN);
+        std::thread::sleep(RETRY_INTERVAL);
         kept = log.offsets(topic)?;
     }
     let mut mismatches: Vec<ProgressMismatch> = stored
@@ -67,27 +67,27 @@ pub fn missing_finals(
     let (Some(_), Some(finals)) = (unwritten.since, &unwritten.finals) else {
         return Ok(None);
     };
-    let until = Instant::now() + TAKEOVER;
+    let until = Instant::now() + LEADER_CHANGE_TIMEOUT;
     loop {
         let kept = log.offsets(topic)?;
         let all = finals.offsets.iter();
         let mismatches = all.filter_map(|(partition, from)| {
-            let place = Place {
+            let topic_partition = TopicPartition {
                 topic: topic.to_owned(),
                 partition: *partition,
             };
             match kept.get(*partition as usize) {
-                None => Some(ProgressMismatch::Vanished {
-                    place,
+                None => Some(ProgressMismatch::PartitionRemoved {
+                    topic_partition,
                     partitions: kept.len() as u32,
                 }),
-                Some(held) if *from > held.end => Some(ProgressMismatch::Beyond {
-                    place,
+                Some(held) if *from > held.end => Some(ProgressMismatch::OffsetOutOfRange {
+                    topic_partition,
                     read: *from,
                     end: held.end,
                 }),
-                Some(held) if *from < held.start => Some(ProgressMismatch::FinalsGone {
-                    place,
+                Some(held) if *from < held.start => Some(ProgressMismatch::FinalsExpired {
+                    topic_partition,
                     from: *from,
                     start: held.start,
                 }),
@@ -95,8 +95,8 @@ pub fn missing_finals(
             }
         });
         match mismatches.into_iter().next() {
-            Some(ProgressMismatch::Beyond { .. }) if Instant::now() < until => {
-                std::thread::sleep(ASK_AGAIN);
+            Some(ProgressMismatch::OffsetOutOfRange { .. }) if Instant::now() < until => {
+                std::thread::sleep(RETRY_INTERVAL);
             }
             mismatch => return Ok(mismatch),
         }
@@ -118,25 +118,25 @@ fn mismatch(
     stored: &PartitionProgress,
     kept: &[Range<u64>],
 ) -> Option<ProgressMismatch> {
-    let place = Place {
+    let topic_partition = TopicPartition {
         topic: topic.to_owned(),
         partition: stored.partition,
     };
     let Some(held) = kept.get(stored.partition as usize) else {
-        return Some(ProgressMismatch::Vanished {
-            place,
+        return Some(ProgressMismatch::PartitionRemoved {
+            topic_partition,
             partitions: kept.len() as u32,
         });
     };
     if is_beyond(stored, kept) {
-        return Some(ProgressMismatch::Beyond {
-            place,
+        return Some(ProgressMismatch::OffsetOutOfRange {
+            topic_partition,
             read: read_up_to(stored),
             end: held.end,
         });
     }
-    (stored.resume_offset < held.start).then_some(ProgressMismatch::Gone {
-        place,
+    (stored.resume_offset < held.start).then_some(ProgressMismatch::Expired {
+        topic_partition,
         resume: stored.resume_offset,
         start: held.start,
     })
@@ -153,8 +153,8 @@ fn others(
     }
     let mut unknown: BTreeMap<u32, LastRecord> = seen.into_iter().collect();
     let from: Vec<(u32, u64)> = unknown.iter().map(|(p, seen)| (*p, seen.offset)).collect();
-    let bell = WakeSignal::default();
-    let mut reader = log.scanner(topic, &from, bell.wake())?;
+    let signal = WakeSignal::default();
+    let mut reader = log.scanner(topic, &from, signal.wake())?;
     let mut others = Vec::new();
     let mut stall = StallTimer::start();
     while !unknown.is_empty() {
@@ -171,8 +171,8 @@ fn others(
                 known.push(*partition);
             }
             if found.map_or(reader.at_end(*partition), |found| found != *seen) {
-                others.push(ProgressMismatch::Other {
-                    place: Place {
+                others.push(ProgressMismatch::RecordChanged {
+                    topic_partition: TopicPartition {
                         topic: topic.to_owned(),
                         partition: *partition,
                     },
@@ -185,7 +185,7 @@ fn others(
             stall.reset();
         } else if !unknown.is_empty() {
             stall.check(log, topic)?;
-            bell.wait(ASK_AGAIN);
+            signal.wait(RETRY_INTERVAL);
         }
     }
     Ok(others)

@@ -10,7 +10,7 @@
 //!   back: they may get a second final, of other events. If F is set forward, events of windows in between become late:
 //!   they are rejected, not lost.
 //! - An event that was counted or rejected with the settings before is neither counted nor rejected again. The progress
-//!   keeps these settings as a [`Former`] until no run reads below their N again and F has passed their F.
+//!   keeps these settings as a [`PriorEpoch`] until no run reads below their N again and F has passed their F.
 //! - After F was set back, records that are in the log already, and whose times are later than F by more than
 //!   [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. This depends on the log and the progress
 //!   alone.
@@ -27,24 +27,24 @@ use crate::{
     mismatch::ProgressMismatch,
     progress::{
         newest::{fence, stored as stored_progress},
-        record::{AheadLimit, CommitId, Former, PartitionProgress, Progress, Resets},
+        record::{AheadLimit, CommitId, PartitionProgress, PriorEpoch, Progress, Resets},
         settings::LATENESS_MS,
         stored::progress_record,
         validate::{compare, missing_finals},
     },
-    time::moment,
+    time::format_time,
     topics::{MAX_AHEAD_MS, Topics},
 };
 
 /// Timeout of requests for end offsets.
-const PATIENCE: Duration = Duration::from_secs(8);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How much earlier than its window a final's record may be dated: it is written after the window, but the clocks of
-/// two hosts may differ by this much.
-const WRITTEN_EARLY_MS: u64 = 60_000;
+/// Maximum difference between the clocks of two hosts. The record of a final is written after its window, but its time
+/// may be earlier by this difference.
+const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 /// Maximum number of finals that a plan lists.
-const LISTED: usize = 20;
+const MAX_LISTED_FINALS: usize = 20;
 
 /// The timeout of the transaction that writes the progress.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -217,7 +217,7 @@ pub fn reset(
             if elsewhere || lost.is_some() {
                 progress.unwritten = unknown_tables();
             }
-            progress.formers.extend(lost);
+            progress.prior_epochs.extend(lost);
             (progress, done)
         }
     };
@@ -268,7 +268,7 @@ pub fn reset(
         }
     }
     let mut record = progress_record(topics, &progress);
-    // With an id of its own, so that a run whose commit fails does not take this record for that commit.
+    // The record has an id of its own, so that a run whose commit fails does not mistake this record for that commit.
     record.headers.push(CommitId::first().header());
     let records = vec![record];
     transactor.commit(records).map_err(StreamsError::Start)?;
@@ -293,8 +293,8 @@ fn final_time(
     if wanted_ms > request.now_ms.saturating_add(MAX_AHEAD_MS) {
         return Err(StreamsError::FinalUntil(format!(
             "{} is ahead of this host's clock ({}); nothing would be counted until then",
-            moment(wanted_ms),
-            moment(request.now_ms)
+            format_time(wanted_ms),
+            format_time(request.now_ms)
         )));
     }
     let Some(stored) = stored else {
@@ -326,10 +326,10 @@ fn finals_after(
             let listed = (closed.end_ms, closed.key, closed.events);
             let at = after.first.partition_point(|known| *known < listed);
             after.first.insert(at, listed);
-            after.first.truncate(LISTED);
+            after.first.truncate(MAX_LISTED_FINALS);
         }
     };
-    let since_ms = until_ms.saturating_sub(WRITTEN_EARLY_MS);
+    let since_ms = until_ms.saturating_sub(MAX_CLOCK_SKEW_MS);
     match read_since(log, &topics.finals, since_ms, &mut keep) {
         Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(after),
         Err(error) => Err(StreamsError::Start(error)),
@@ -338,7 +338,7 @@ fn finals_after(
 
 /// Returns the high watermark of each partition, which includes open transactions.
 fn ends(log: &dyn Log, topic: &str) -> Result<Vec<u64>, StreamsError> {
-    let ends = log.high_watermarks(topic, PATIENCE);
+    let ends = log.high_watermarks(topic, REQUEST_TIMEOUT);
     let ends = ends.and_then(|ends| ends.into_iter().collect());
     ends.map_err(StreamsError::Start)
 }
@@ -369,7 +369,7 @@ fn begin(
         partitions.push(PartitionProgress::begin(done.partitions, resume_offset));
         done.partitions += 1;
     }
-    let settled = (settled_ms > 0).then(|| Former {
+    let settled = (settled_ms > 0).then(|| PriorEpoch {
         // The size of the windows is not known: every event before that time counts as committed already.
         window_ms: 1,
         lateness_ms: 0,
@@ -384,7 +384,7 @@ fn begin(
         },
         final_until_ms,
         partitions,
-        formers: settled.into_iter().collect(),
+        prior_epochs: settled.into_iter().collect(),
         ..Progress::default()
     };
     Ok((progress, done))
@@ -406,12 +406,12 @@ fn lost_commits(
     topic: &str,
     stored: &Progress,
     newest_final_ms: u64,
-) -> Result<Option<Former>, StreamsError> {
+) -> Result<Option<PriorEpoch>, StreamsError> {
     if newest_final_ms <= stored.newest_final_ms.max(stored.final_until_ms) {
         return Ok(None);
     }
     let window_ms = stored.window_ms();
-    Ok(Some(Former {
+    Ok(Some(PriorEpoch {
         // If the size of the windows is not known, all events before the end of the newest final.
         window_ms: window_ms.unwrap_or(1),
         lateness_ms: stored
@@ -430,12 +430,12 @@ fn without_offsets(stored: Progress) -> Progress {
     Progress {
         settings: None,
         partitions: Vec::new(),
-        formers: Vec::new(),
+        prior_epochs: Vec::new(),
         ..stored
     }
 }
 
-/// Returns progress that keeps its settings and offsets, so that only the limits for `ahead` records change.
+/// Returns progress with the same settings and offsets, so that only the limits for `ahead` records change.
 fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
     let unread = |p: &PartitionProgress| {
         let held = kept.get(p.partition as usize);
@@ -449,8 +449,8 @@ fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
     // Events that were counted or rejected until now stay so. Other events that were read are classified by the new
     // limits. The rule for the limits treats all events below N as rejected already, so N is set back to R.
     if let Some(settings) = stored.settings.clone() {
-        let former = Former::of(&stored, &settings);
-        stored.formers.push(former);
+        let epoch = PriorEpoch::of(&stored, &settings);
+        stored.prior_epochs.push(epoch);
     }
     for partition in &mut stored.partitions {
         partition.read_offset = partition.resume_offset;
@@ -496,7 +496,7 @@ fn forget(
     from: ResetFrom,
 ) -> (Progress, Reset) {
     let other = |partition: u32| {
-        let replaced = |m: &&ProgressMismatch| !matches!(m, ProgressMismatch::Gone { .. });
+        let replaced = |m: &&ProgressMismatch| !matches!(m, ProgressMismatch::Expired { .. });
         let of = mismatches
             .iter()
             .filter(replaced)
@@ -524,22 +524,27 @@ fn forget(
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
             last: known.and_then(|p| p.last),
             ahead: known.and_then(|p| p.ahead),
-            // Which events below the stored N were committed follows from the `Former` that is added below.
+            // Which events below the stored N were committed follows from the `PriorEpoch` that is added below.
             ..PartitionProgress::begin(partition, resume_offset)
         }
     };
     let partitions = (0..).zip(kept).map(resume).collect();
-    let mut formers = stored.formers.clone();
-    formers.extend(stored.settings.as_ref().map(|it| Former::of(&stored, it)));
-    for former in &mut formers {
-        former
+    let mut prior_epochs = stored.prior_epochs.clone();
+    prior_epochs.extend(
+        stored
+            .settings
+            .as_ref()
+            .map(|it| PriorEpoch::of(&stored, it)),
+    );
+    for epoch in &mut prior_epochs {
+        epoch
             .read_offsets
             .retain(|(partition, _)| !other(*partition));
     }
     let progress = Progress {
         settings: None,
         partitions,
-        formers,
+        prior_epochs,
         ..stored
     };
     (progress, done)
@@ -570,14 +575,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_deleted_unread_is_told_and_the_rest_is_read() {
+    fn records_that_were_deleted_unread_are_reported_and_the_others_are_read() {
         let kept = vec![8..20, 0..0];
-        let place = crate::mismatch::Place {
+        let topic_partition = crate::mismatch::TopicPartition {
             topic: "r".to_owned(),
             partition: 0,
         };
-        let gone = [ProgressMismatch::Gone {
-            place,
+        let gone = [ProgressMismatch::Expired {
+            topic_partition,
             resume: 5,
             start: 8,
         }];
@@ -585,15 +590,15 @@ mod tests {
         assert_eq!((done.lost, done.records, done.replaced), (3, 12, 0));
         assert_eq!(progress.partitions[0].resume_offset, 8);
         // Below the stored N, events that were committed stay so.
-        assert_eq!(progress.formers[0].read_offset(0), 12);
+        assert_eq!(progress.prior_epochs[0].read_offset(0), 12);
     }
 
     #[test]
-    fn a_second_reset_keeps_what_the_first_knew() {
+    fn a_second_reset_keeps_the_prior_epochs_of_the_first_one() {
         let kept = vec![0..20, 0..0];
         let (first, _) = forget(stored(settings(), 5, 12), &kept, &[], ResetFrom::Kept);
         let (second, _) = forget(first.clone(), &kept, &[], ResetFrom::Kept);
         assert_eq!(first, second);
-        assert_eq!((first.settings, first.formers.len()), (None, 1));
+        assert_eq!((first.settings, first.prior_epochs.len()), (None, 1));
     }
 }

@@ -7,8 +7,8 @@
 //!                            └─▶ counts in the sliding span ◀─ [tops] to its end
 //! ```
 //!
-//! A totals record may be older than its key's finals: see [`crate::operators::schedule`]. Finals that are later than the
-//! record, in the order of results, are added to it. So it does no harm to read more finals than are needed.
+//! A totals record may be older than its key's finals: see [`crate::operators::schedule`]. Finals that are later than
+//! the record, in the order of results, are added to it. So it does no harm to read more finals than are needed.
 
 use std::{
     cmp::Reverse,
@@ -37,9 +37,9 @@ use crate::{
     progress::record::{Progress, Resets},
 };
 
-/// A final's record is written after its window, by clocks that may differ: how much earlier than the
-/// window's end its time may be at most. More than the five seconds that records may be ahead.
-const WRITTEN_EARLY_MS: u64 = 60_000;
+/// Maximum difference between the clocks of two hosts. The record of a final is written after its window, but its time
+/// may be earlier than the end of the window by this difference. It exceeds the time by which records may be ahead.
+const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 /// Decodes the values of the records that a start restores state from.
 pub trait StoredFormat: 'static {
@@ -98,7 +98,7 @@ pub struct StoredTop<K, I> {
     pub key: K,
     /// The length of the span, milliseconds.
     pub span_ms: u64,
-    /// The top items; empty once the span holds nothing of the key.
+    /// The top items; empty once the span contains no counts of the key.
     pub items: Vec<(I, u64)>,
 }
 
@@ -130,9 +130,9 @@ impl<K, I> Default for RestoredTables<K, I> {
 
 /// Restores the state as of `stored`, the progress of the log, once every older run is fenced.
 ///
-/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. Counts that should have
-/// left the span by then, and counts that the topic shows for a key without finals, leave at `final_until_ms`; that
-/// corrects the topic.
+/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. Counts that should
+/// have left the span by then, and counts that the topic shows for a key without finals, leave at `final_until_ms`;
+/// that corrects the topic.
 ///
 /// # Errors
 ///
@@ -194,7 +194,7 @@ fn read<F: StoredFormat>(
             sliding: Vec::new(),
         })
         .collect();
-    // Exchanged by key later.
+    // They are exchanged by key later.
     workers[0].sliding = contributions;
     Ok(Restored {
         workers,
@@ -202,8 +202,8 @@ fn read<F: StoredFormat>(
     })
 }
 
-/// Returns the offset from which each partition of the finals is read, of the offsets that are `kept`. Partitions of which
-/// nothing is needed are left out.
+/// Returns the offset from which each partition of the finals is read, of the offsets that are `kept`. Partitions of
+/// which nothing is needed are left out.
 fn finals_from(
     log: &dyn Log,
     topic: &str,
@@ -214,7 +214,7 @@ fn finals_from(
     let known = stored.unwritten.finals.as_ref();
     let known_from = |finals: &FinalsFrom| -> Vec<u64> {
         let from = |(partition, kept): (u32, &Range<u64>)| match finals.offset(partition) {
-            // That of a topic that was recreated.
+            // The offset is that of a topic that was recreated since.
             offset if offset > kept.end => kept.start,
             offset => offset,
         };
@@ -225,7 +225,7 @@ fn finals_from(
         Some(finals) => known_from(finals),
         None => {
             let until_ms = stored.final_until_ms;
-            log.offsets_at(topic, until_ms.saturating_sub(span_ms + WRITTEN_EARLY_MS))?
+            log.offsets_at(topic, until_ms.saturating_sub(span_ms + MAX_CLOCK_SKEW_MS))?
         }
     };
     let of_totals: Vec<u64> = match (stored.unwritten.since, known) {
@@ -245,7 +245,7 @@ fn finals_from(
 /// Returns the counts of a final with the time for which they stay in the sliding span, if they have not left it by the
 /// stored F.
 ///
-/// Finals of a time that was given up by a reset are in no span.
+/// Finals of windows that a backward reset has discarded are in no span.
 fn contribution<K: Key, I: Item>(
     span: SlidingSpan,
     stored: &Progress,
@@ -308,7 +308,7 @@ struct KnownTotals<K, I> {
 struct KnownKey<I> {
     /// The order of the record; `None` if the key has none yet.
     order: Option<ResultOrder>,
-    /// The record removes the key: it has totals only if there are later finals.
+    /// Whether the record removes the key. The key has totals then only if there are later finals.
     is_removed: bool,
     counts: Vec<(I, u64)>,
     unnamed: Vec<UnnamedCount>,
@@ -364,7 +364,7 @@ impl<I: Item> Later<I> {
         }
         for (name, more) in more.unnamed {
             let count = self.unnamed.entry(name).or_default();
-            // Saturating: any program may have written it.
+            // The sum saturates, since any program may have written the count.
             *count = count.saturating_add(more);
         }
         self.change = match (self.change, more.change) {
@@ -414,7 +414,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         let mut all = KnownTotals::new(resets);
         for part in parts {
             for (key, read) in part {
-                // The topic may have got more partitions, and a key another one.
+                // Partitions may have been added to the topic, so that a key has another one.
                 let known = all.keys.get::<K>(&key);
                 if known.is_none_or(|known| known.order <= read.order) {
                     all.keys.insert(key, read);
@@ -464,7 +464,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                     }
                 },
             };
-            // Not the record that is read last, which may lie in another partition than the later one.
+            // The later record wins, not the one that is read last: they may be in different partitions.
             let known = keys.get::<K>(&key);
             if known.is_none_or(|known| known.order <= read.order) {
                 keys.insert(key, read);
@@ -485,7 +485,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             return;
         }
         key.last = key.last.max(order);
-        // A reset has set the time back since: the record must not wait until event time gets there again.
+        // A reset has set the time back since. The record must not wait until event time has advanced to it again.
         let latest_ms = match number < self.resets.number {
             true => self.resets.until_ms,
             false => u64::MAX,
@@ -505,7 +505,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
     fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals<K, I>> {
         let resets = self.resets;
         let restored = |(key, known): (K, KnownKey<I>)| {
-            // A final of a time that was given up must not keep the key until event time gets there again.
+            // A final of a window that a reset has discarded must not delay the removal of the key until event time has
+            // advanced to it again.
             let last_ms = match known.last.resets < resets.number {
                 true => known.last.start_ms.min(resets.until_ms),
                 false => known.last.start_ms,
@@ -534,7 +535,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             let mut unnamed: Vec<UnnamedCount> = unnamed
                 .map(|(name, count)| UnnamedCount { name, count })
                 .collect();
-            // Stable: equal ones stay in the order of their names.
+            // The sort is stable, so equal counts stay in the order of their names.
             unnamed.sort_by_key(|it| Reverse(it.count));
             RestoredTotals {
                 counts: all.counts.into_iter().collect(),
@@ -546,7 +547,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         let keys = self.keys.into_iter();
         let keys = keys.filter(|(_, known)| !known.is_removed || !known.later.is_empty());
         let mut totals: Vec<_> = keys.map(restored).collect();
-        // As windows bring them: what is known first is numbered first.
+        // Sorted as the results of a window are, since keys are numbered in this order.
         totals.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         totals
     }
@@ -674,7 +675,7 @@ mod tests {
     #[test]
     fn totals_after_a_backward_reset_win_over_those_of_a_later_window() {
         let log = log();
-        // Read in this order: the one that counts lies in the partition that is read first.
+        // The record that counts is in the partition that is read first.
         let records = vec![totals(0, 2000, 7, reset()), totals(1, 8000, 5, vec![])];
         write(&log, records);
         // One thread reads both partitions, or each has its own.
@@ -684,7 +685,7 @@ mod tests {
         }
     }
 
-    /// Of the finals after the record one begins the totals at 0, in another partition, which is read first.
+    /// One of the finals after the record begins the totals at 0. It is in another partition, which is read first.
     #[test]
     fn totals_begin_at_0_with_a_marked_final_and_expired_totals_are_left_out() {
         let log = log();
@@ -708,7 +709,7 @@ mod tests {
         assert_eq!(restored(34_000), (22_000, 0, None));
     }
 
-    /// Kafka compacts hours later: until then the record and the removal lie beside each other.
+    /// Kafka compacts a topic hours later. Until then it contains both the record and the removal.
     #[test]
     fn a_removed_key_is_not_restored_also_with_a_longer_retention() {
         let log = uncompacted_log();
@@ -723,7 +724,7 @@ mod tests {
         write(&log, vec![totals(0, 2000, 7, vec![]), removal]);
         let read = || known(&log, 2, Resets::default());
         assert_eq!(read().into_restored(u64::MAX, 30_000), []);
-        // It has come back since.
+        // The key has finals again since then.
         let mut known = read();
         known.add(0, 0, false, closed(18_000, 9));
         known.add(0, 0, true, closed(20_000, 3));
@@ -731,9 +732,9 @@ mod tests {
     }
 
     #[test]
-    fn finals_are_read_from_where_the_totals_or_the_span_need_them() {
+    fn finals_are_read_from_the_offset_that_the_totals_or_the_span_need() {
         let log = log();
-        // So early that nothing is found by its time.
+        // The time is so early that no record is found by its time.
         let at = |partition| NewRecord {
             time_ms: Some(0),
             ..totals(partition, 2000, 1, vec![])
@@ -761,7 +762,7 @@ mod tests {
         };
         assert_eq!(from(None, None), []);
         assert_eq!(from(Some(996_000), None), [(0, 0), (1, 0)]);
-        // Offsets that hold for the span, and those that hold for the totals alone.
+        // Offsets that are valid for the span, and offsets that are valid only for the totals.
         assert_eq!(from(None, Some((994_000, 2))), [(0, 2), (1, 4)]);
         assert_eq!(from(None, Some((996_000, 2))), []);
         assert_eq!(from(Some(996_000), Some((996_000, 2))), [(0, 2), (1, 4)]);
@@ -779,11 +780,11 @@ mod tests {
             until_ms: 2000,
         };
         let mut known = known(&log, 2, resets);
-        // Of a time that was given up, and already in the record.
+        // Finals of a window that the reset has discarded, and finals that are in the record already.
         known.add(0, 0, false, closed(8000, 100));
         known.add(0, 1, false, closed(2000, 100));
         known.add(0, 1, false, closed(4000, 100));
-        // The partition with the older one is read last.
+        // The partition with the older final is read last.
         known.add(0, 1, false, closed(8000, 20));
         known.add(1, 1, false, closed(6000, 3));
         let [key] = known.into_restored(u64::MAX, 0).try_into().unwrap();
@@ -803,7 +804,7 @@ mod tests {
         assert_eq!(key.counts.iter().map(|it| it.1).sum::<u64>(), 30);
     }
 
-    /// A build that knows them wrote them; this one has written no record of the key since.
+    /// Another build, which knows these items, wrote the finals. This build has written no record of the key since.
     #[test]
     fn items_that_this_build_cannot_name_are_added_too() {
         let log = log();
@@ -822,7 +823,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_backward_reset_no_record_waits_for_the_time_that_was_given_up() {
+    fn after_a_backward_reset_no_record_waits_for_the_discarded_time() {
         let log = log();
         let resets = Resets {
             number: 1,
@@ -836,7 +837,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_backward_reset_a_final_of_the_time_that_was_given_up_keeps_no_key_longer() {
+    fn after_a_backward_reset_a_final_of_the_discarded_time_does_not_delay_a_removal() {
         let log = log();
         let resets = Resets {
             number: 1,
@@ -851,7 +852,7 @@ mod tests {
     }
 
     #[test]
-    fn finals_of_the_time_that_was_given_up_by_a_reset_are_in_no_span() {
+    fn finals_of_the_time_that_a_reset_has_discarded_are_in_no_span() {
         let span = SlidingSpan {
             size: WindowSize::from_ms(2000).unwrap(),
             span_ms: 6000,

@@ -28,14 +28,14 @@ use crate::{
         record::{CommitId, PartitionProgress, Progress},
         validate::{compare, missing_finals},
     },
-    time::{clock::PartitionClock, moment},
+    time::{clock::PartitionClock, format_time},
     topics::{MAX_AHEAD_MS, Topics},
 };
 
 /// Timeout of the request for the end offset of the progress topic.
-const END_PATIENCE: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many of the last offsets of each partition of the finals are read to find the newest final. A transaction may
+/// Number of the last offsets of each partition of the finals that are read to find the newest final. A transaction may
 /// write finals of one window after those of a later one, but fewer than this.
 const LAST_FINALS: u64 = 1000;
 
@@ -55,7 +55,7 @@ pub struct TakenOver {
 }
 
 /// Checks that a run with this configuration can continue from the log. Returns the offset of the newest progress
-/// record, or of an older one if another is written meanwhile. Fences no run.
+/// record, or of an older one if another is written in the meantime. Fences no run.
 pub fn check(config: &Config, log: &dyn Log) -> Result<Option<u64>, StreamsError> {
     let newest = newest_record(&config.topics, log).map_err(StreamsError::Start)?;
     require_topics(config, log)?;
@@ -87,7 +87,7 @@ pub fn take_over(
     require_topics(config, log)?;
     let before = Found::read(config, log)?;
     if let Some(end) = silent_at {
-        let ends = log.end_offsets(&topics.progress, 0, END_PATIENCE);
+        let ends = log.end_offsets(&topics.progress, 0, END_TIMEOUT);
         if ends.map_err(StreamsError::Start)?.end != end {
             return Ok(None);
         }
@@ -129,7 +129,7 @@ pub fn take_over(
             cluster_id: log.cluster_id(),
             run: Some(config.identity()),
             heartbeat_ms: Some(config.heartbeat.as_millis() as u64),
-            formers: stored.formers,
+            prior_epochs: stored.prior_epochs,
             resets: stored.resets,
             unwritten: stored.unwritten,
         },
@@ -181,8 +181,8 @@ impl Found {
         let last_begins_ms = known.final_until_ms.saturating_sub(config.window.as_ms());
         if last_begins_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
             return Err(StreamsError::FinalAhead {
-                final_until: moment(known.final_until_ms),
-                now: moment(now_ms),
+                final_until: format_time(known.final_until_ms),
+                now: format_time(now_ms),
             });
         }
         let missing = missing_finals(&topics.finals, log, &known.unwritten);
@@ -209,9 +209,9 @@ impl Found {
             let mut progress = known
                 .copied()
                 .unwrap_or_else(|| PartitionProgress::begin(partition, kept.start));
-            if let (None, Some(former)) = (&stored.settings, stored.formers.last()) {
+            if let (None, Some(epoch)) = (&stored.settings, stored.prior_epochs.last()) {
                 progress.resume_watermark_ms =
-                    PartitionClock::resumed(progress.resume_watermark_ms, former.lateness_ms)
+                    PartitionClock::resumed(progress.resume_watermark_ms, epoch.lateness_ms)
                         .newest_ms()
                         .saturating_sub(config.lateness_ms);
             }
@@ -251,9 +251,9 @@ pub fn require_progress(
     Err(StreamsError::FinalsBeyondProgress {
         windows: topics.finals.clone(),
         progress: topics.progress.clone(),
-        newest: moment(newest_final_ms),
+        newest: format_time(newest_final_ms),
         known: match stored {
-            Some(stored) => format!("ends at {}", moment(stored.final_until_ms)),
+            Some(stored) => format!("ends at {}", format_time(stored.final_until_ms)),
             None => "is empty".to_owned(),
         },
     })

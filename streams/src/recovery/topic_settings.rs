@@ -65,7 +65,7 @@ fn require_bounded(log: &dyn Log, topic: &str, timestamps: Timestamps) -> Result
 }
 
 /// Checks the retention of the source topic. A restart reads the records of open windows again, and a held partition
-/// keeps windows open for up to the hold timeout.
+/// holds windows open for up to the hold timeout.
 fn require_kept(
     config: &Config,
     topic: String,

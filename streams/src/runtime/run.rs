@@ -30,8 +30,8 @@ use timely::{
 
 use super::{
     app::Application,
-    watchdog::{self, WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
-    worker::{Counting, First, Shared},
+    watchdog::{self, WORKER_TIMEOUT, Watchdog, WorkerHeartbeats},
+    worker::{DataflowWorker, LeaderState, RunContext},
 };
 use crate::{
     Stop, StreamsError,
@@ -43,7 +43,7 @@ use crate::{
         restore::{Restored, restore},
         take_over, topic_settings,
     },
-    sink::commit::{CommitThread, Committing},
+    sink::commit::{CommitThread, CommitterParams},
     source::{
         end_offsets::{RequestThreads, StartRequests},
         partition::reasons,
@@ -72,10 +72,10 @@ const PARK: Duration = Duration::from_millis(100);
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interval at which the lag is measured, and the number of partitions is checked.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Timeout of requests for end offsets. It is short, since a stop waits for the request.
-const LAG_PATIENCE: Duration = Duration::from_secs(2);
+const LAG_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The description of the active run while a standby has not read which one it is.
 const UNKNOWN_ACTIVE: &str = "no active run is known";
@@ -87,7 +87,7 @@ const AWAITS_BEGINNING: &str = "waiting for process 0 of the cluster to begin";
 const NOT_REACHABLE: u8 = 69;
 
 /// Interval at which the main thread checks whether the workers have ended.
-const END_LOOK: Duration = Duration::from_millis(5);
+const END_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Runs an application until `stop` is requested. Blocks, so it should have a thread of its own.
 ///
@@ -125,18 +125,18 @@ struct Dataflow<A> {
 
 /// The reason why a process stands by.
 #[derive(Debug, Clone)]
-enum Cause {
+enum StandbyCause {
     /// The process was started as a standby.
-    Asked,
+    StartedAsStandby,
     /// Another run has fenced the one of this process, which ended with this error.
     Fenced(StreamsError),
 }
 
-/// The state of a process that is kept from one turn to the next.
+/// The state of a process that lasts from one turn to the next.
 #[derive(Debug, Default)]
-struct Situation {
+struct ProcessState {
     /// The reason why the process stands by, if it does.
-    standby: Option<Cause>,
+    standby: Option<StandbyCause>,
     /// The offset of the newest progress record with which a turn has begun. A reset at a later offset ends the
     /// process.
     newest: Option<u64>,
@@ -153,22 +153,22 @@ impl<A: Application> Dataflow<A> {
             .cluster
             .as_ref()
             .is_none_or(|it| it.index == 0);
-        let mut situation = Situation::default();
+        let mut state = ProcessState::default();
         // In a cluster only process 0 decides whether the processes stand by.
         if self.config().standby && leads {
             // A standby with wrong flags fails at its start, not when it has to take over.
-            situation.newest = take_over::check(self.config(), &*self.log)?;
-            situation.standby = Some(Cause::Asked);
+            state.newest = take_over::check(self.config(), &*self.log)?;
+            state.standby = Some(StandbyCause::StartedAsStandby);
         }
         loop {
             let turn = stop.child();
-            match self.turn(&turn, &mut situation) {
+            match self.turn(&turn, &mut state) {
                 Err(error) if error.is_fence() => {
                     tracing::warn!(
                         "another run has taken over, or the progress was reset: this process stands by"
                     );
                     self.metrics.stand_by();
-                    situation.standby = Some(Cause::Fenced(error));
+                    state.standby = Some(StandbyCause::Fenced(error));
                 }
                 Err(StreamsError::Dissolved { peer }) => {
                     tracing::warn!(
@@ -179,20 +179,18 @@ impl<A: Application> Dataflow<A> {
                 // If the process ended, its supervisor might restart it without --standby, and that run would fence the
                 // active one. So it waits for its cluster.
                 Err(error @ (StreamsError::PeerLost { .. } | StreamsError::Incomplete { .. }))
-                    if situation.standby.is_some() =>
+                    if state.standby.is_some() =>
                 {
                     tracing::warn!("the standby waits for its cluster: {error}")
                 }
                 // A new cluster on this host, started before this process was fenced, already listens on the port.
                 Err(StreamsError::Listen { .. })
-                    if let Some(Cause::Fenced(error)) = &situation.standby =>
+                    if let Some(StandbyCause::Fenced(error)) = &state.standby =>
                 {
                     return Err(error.clone());
                 }
                 // This process may not have fenced any run yet, and a restart without --standby would fence one.
-                Err(StreamsError::Start(error))
-                    if situation.standby.is_some() && passes(&error) =>
-                {
+                Err(StreamsError::Start(error)) if state.standby.is_some() && passes(&error) => {
                     tracing::warn!("the standby cannot take over and continues to wait: {error}");
                 }
                 ended => return ended,
@@ -201,7 +199,7 @@ impl<A: Application> Dataflow<A> {
     }
 
     /// Runs one turn: stands by if there is a reason to, takes over, and processes records until the end of the run.
-    fn turn(&self, stop: &Stop, situation: &mut Situation) -> Result<(), StreamsError> {
+    fn turn(&self, stop: &Stop, state: &mut ProcessState) -> Result<(), StreamsError> {
         let join = |cluster: Cluster| {
             let settings = self
                 .config()
@@ -210,9 +208,9 @@ impl<A: Application> Dataflow<A> {
         };
         let group = self.config().cluster.clone().map(join).transpose()?;
         let group = group.map(Arc::new);
-        let counted = self.count(stop, group.as_ref(), situation);
+        let ended = self.run_once(stop, group.as_ref(), state);
         self.metrics.active.set(0);
-        if let Err(error) = &counted {
+        if let Err(error) = &ended {
             stop.fail(error.clone());
         }
         // The other processes must be notified of the end even if no stop was requested.
@@ -221,19 +219,19 @@ impl<A: Application> Dataflow<A> {
             group.wait_for_shutdown();
         }
         stop.end();
-        match counted {
-            // A worker thread is still running, so the process cannot begin another turn, whatever the first error was.
+        match ended {
+            // A worker thread is still running, so the process cannot begin another turn after any first error.
             Err(StreamsError::Stuck { worker }) => Err(StreamsError::Stuck { worker }),
             _ => stop.why_failed().map_or(Ok(()), Err),
         }
     }
 
     /// Runs the application once: waits for all processes, takes over, restores, and processes records until the stop.
-    fn count(
+    fn run_once(
         &self,
         stop: &Stop,
         group: Option<&Arc<Group>>,
-        situation: &mut Situation,
+        state: &mut ProcessState,
     ) -> Result<(), StreamsError> {
         let (config, log, ready) = (self.config(), &self.log, &self.ready);
         let topics = &config.topics;
@@ -247,17 +245,17 @@ impl<A: Application> Dataflow<A> {
         }
         let topic = topics.source.clone();
         let holds = Arc::new(Holds::new(topic.clone(), self.metrics.clone()));
-        let (mut first, mut found, mut stored_until_ms) = (None, None, 0);
+        let (mut leader, mut found, mut stored_until_ms) = (None, None, 0);
         let mut restored = Vec::new();
         if group.is_none_or(|group| group.leads()) {
-            let Some(taken) = self.take_over(stop, situation, group)? else {
+            let Some(taken) = self.take_over(stop, state, group)? else {
                 return Ok(());
             };
             let progress = taken.progress.clone();
             stored_until_ms = taken.stored_until_ms;
             let unchanged = taken.unchanged();
             // From now on the commit thread commits the progress at each heartbeat, however long the restore takes.
-            let committing = CommitThread::start(Committing {
+            let committing = CommitThread::start(CommitterParams {
                 transactor: taken.transactor,
                 log: log.clone(),
                 topics: topics.clone(),
@@ -285,7 +283,7 @@ impl<A: Application> Dataflow<A> {
             }
             restored = workers;
             let topic = topics.source.clone();
-            first = Some(First {
+            leader = Some(LeaderState {
                 committer: Box::new(move |wake| Some(Box::new(committing.attached(wake)))),
                 group_offsets: log
                     .group_offsets(&topics.application_id, &topic)
@@ -329,7 +327,7 @@ impl<A: Application> Dataflow<A> {
         });
         let run = Arc::new(Run {
             heartbeats: WorkerHeartbeats::new(config.workers),
-            shared: Arc::new(Shared {
+            shared: Arc::new(RunContext {
                 clock: Arc::new(MachineClock(config.clock.clone())),
                 app: self.app.clone(),
                 log: log.clone(),
@@ -341,7 +339,7 @@ impl<A: Application> Dataflow<A> {
                 finals_kept_ms: finals_kept.map(|kept| kept.as_millis() as u64),
                 end_offsets,
                 holds,
-                first: Mutex::new(first),
+                leader: Mutex::new(leader),
                 restored: Mutex::new(restored),
                 appender: Arc::from(appender),
             }),
@@ -349,7 +347,7 @@ impl<A: Application> Dataflow<A> {
             ready: ready.clone(),
             reading: AtomicUsize::new(0),
         });
-        situation.standby = None;
+        state.standby = None;
         Run::workers(&run, allocators)
     }
 
@@ -358,13 +356,13 @@ impl<A: Application> Dataflow<A> {
     fn take_over(
         &self,
         stop: &Stop,
-        situation: &mut Situation,
+        state: &mut ProcessState,
         group: Option<&Arc<Group>>,
     ) -> Result<Option<take_over::TakenOver>, StreamsError> {
         loop {
             let mut silent_at = None;
-            if situation.standby.is_some() {
-                silent_at = self.stand_by(stop, situation, group)?;
+            if state.standby.is_some() {
+                silent_at = self.stand_by(stop, state, group)?;
                 if silent_at.is_none() {
                     return Ok(None);
                 }
@@ -372,7 +370,7 @@ impl<A: Application> Dataflow<A> {
             (self.ready)(Err("reading where the last run got to".to_owned()));
             // `None`: another run has committed just before, so the standby waits again.
             if let Some(taken) = take_over::take_over(self.config(), &*self.log, silent_at)? {
-                situation.newest = taken.offset;
+                state.newest = taken.offset;
                 return Ok(Some(taken));
             }
         }
@@ -383,10 +381,10 @@ impl<A: Application> Dataflow<A> {
     fn stand_by(
         &self,
         stop: &Stop,
-        situation: &Situation,
+        state: &ProcessState,
         group: Option<&Arc<Group>>,
     ) -> Result<Option<u64>, StreamsError> {
-        let fenced = matches!(situation.standby, Some(Cause::Fenced(_)));
+        let fenced = matches!(state.standby, Some(StandbyCause::Fenced(_)));
         let own = self.config().identity();
         // The active run that was reported last.
         let mut shown: Option<Option<RunIdentity>> = None;
@@ -409,7 +407,7 @@ impl<A: Application> Dataflow<A> {
             (self.ready)(Ok(Activity::Standby(active)));
         };
         let (config, log) = (self.config().clone(), self.log.clone());
-        let silent_at = Standby::new(config, log, situation.newest).wait(stop, &mut report)?;
+        let silent_at = Standby::new(config, log, state.newest).wait(stop, &mut report)?;
         if silent_at.is_some() {
             let silence = format!("no run has committed for {:?}", self.config().takeover);
             match shown.flatten() {
@@ -438,7 +436,7 @@ pub fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, StreamsError>
 
 /// The active run, as one process has it.
 struct Run<A: Application> {
-    shared: Arc<Shared<A>>,
+    shared: Arc<RunContext<A>>,
     group: Option<Arc<Group>>,
     heartbeats: WorkerHeartbeats,
     ready: Ready,
@@ -453,15 +451,15 @@ impl<A: Application> Run<A> {
             .name("watchdog".to_owned())
             .spawn(move || watching.watch())
             .map_err(|error| StreamsError::Worker(format!("the watchdog's thread: {error}")))?;
-        // Without spinning before a worker parks: at usual rates a worker is parked most of the time, and spinning
+        // A worker does not spin before it parks: at usual rates a worker is parked most of the time, and spinning
         // would use a whole core.
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let this = run.clone();
         let work = move |worker: &mut Worker| this.work(worker);
         let guards =
             execute_from(allocators, Box::new(()), config, work).map_err(StreamsError::Worker)?;
-        run.look_after();
-        if let Some(worker) = run.left_behind(guards.guards()) {
+        run.monitor();
+        if let Some(worker) = run.running_worker(guards.guards()) {
             // The thread of that worker ends with the process. Dropping the guards would wait for it.
             std::mem::forget(guards);
             return Err(StreamsError::Stuck { worker });
@@ -472,17 +470,17 @@ impl<A: Application> Run<A> {
         Ok(())
     }
 
-    /// Waits until all workers have ended, then returns `None`. Returns the first running worker if the run has failed
-    /// and the worker does not end.
-    fn left_behind(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
-        let until = Instant::now() + WORKER_PATIENCE;
+    /// Waits until all workers have ended, then returns `None`. If the run has failed and a worker does not end,
+    /// returns the first running worker.
+    fn running_worker(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
+        let until = Instant::now() + WORKER_TIMEOUT;
         loop {
             let running = workers.iter().position(|worker| !worker.is_finished())?;
             match self.shared.stop.why_failed() {
                 Some(StreamsError::Stuck { .. }) => return Some(running),
                 Some(_) if Instant::now() >= until => return Some(running),
                 // A requested stop has no timeout here; the supervisor of the process has one.
-                _ => thread::sleep(END_LOOK),
+                _ => thread::sleep(END_CHECK_INTERVAL),
             }
         }
     }
@@ -490,12 +488,12 @@ impl<A: Application> Run<A> {
     /// Runs one worker until the run stops.
     fn work(&self, worker: &mut Worker) {
         let (stop, workers) = (&self.shared.stop, self.shared.app.config().workers);
-        let mut counting = match Counting::begin(worker, &self.shared) {
-            Ok(counting) => counting,
+        let mut dataflow = match DataflowWorker::start(worker, &self.shared) {
+            Ok(dataflow) => dataflow,
             Err(error) => return stop.fail(error),
         };
         // The first step reads. After that of the last worker, every partition of this process has been read.
-        counting.step(worker, Duration::ZERO);
+        dataflow.step(worker, Duration::ZERO);
         let local = worker.index() % workers;
         // From now on the watchdog expects another step.
         self.heartbeats.record_step(local);
@@ -506,12 +504,12 @@ impl<A: Application> Run<A> {
         let mut reported = 0;
         while !stop.is_requested() {
             self.heartbeats.record_step(local);
-            counting.step(worker, PARK);
+            dataflow.step(worker, PARK);
             if local == 0 {
                 self.report_holds(&mut reported);
             }
         }
-        counting.end(worker);
+        dataflow.end(worker);
         // A worker that ends closes its connections, so the other processes must be notified before.
         if let Some(group) = &self.group {
             group.wait_for_shutdown();
@@ -535,18 +533,18 @@ impl<A: Application> Run<A> {
             if let Some(worker) = watchdog.stalled_worker(Instant::now()) {
                 self.shared.stop.fail(StreamsError::Stuck { worker });
             }
-            thread::sleep(watchdog::LOOK_EVERY);
+            thread::sleep(watchdog::CHECK_INTERVAL);
         }
     }
 
     /// Measures the lag of the source, and checks for new partitions, until the run stops.
-    fn look_after(&self) {
+    fn monitor(&self) {
         let mut next = Instant::now();
         while !self.shared.stop.is_requested() {
             if Instant::now() >= next {
-                next = Instant::now() + LOOK_EVERY;
+                next = Instant::now() + CHECK_INTERVAL;
                 self.measure_lag();
-                self.look_for_partitions();
+                self.check_partitions();
             }
             thread::sleep(PARK);
         }
@@ -554,7 +552,7 @@ impl<A: Application> Run<A> {
 
     fn measure_lag(&self) {
         let topic = self.shared.app.config().topics.source.clone();
-        let Ok(ends) = self.shared.log.high_watermarks(&topic, LAG_PATIENCE) else {
+        let Ok(ends) = self.shared.log.high_watermarks(&topic, LAG_TIMEOUT) else {
             return;
         };
         let positions = self.shared.positions.iter();
@@ -578,7 +576,7 @@ impl<A: Application> Run<A> {
     }
 
     /// Stops the run if the source topic has new partitions: a run reads only the partitions with which it began.
-    fn look_for_partitions(&self) {
+    fn check_partitions(&self) {
         let leads = self.is_read_here(0);
         if !leads || self.shared.stop.is_requested() {
             return;

@@ -10,14 +10,14 @@ use std::{
 
 /// Time without a step after which a worker counts as stuck. A step takes milliseconds; differential's merge of a very
 /// large window takes a second or two.
-pub const WORKER_PATIENCE: Duration = Duration::from_secs(8);
+pub const WORKER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Interval of the checks: small compared with [`WORKER_PATIENCE`], but without needless wake-ups.
-pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Interval of the checks: small compared with [`WORKER_TIMEOUT`], but without needless wake-ups.
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Maximum time that one check adds to the time without a step. While the process is frozen, or the machine is
 /// suspended, no worker can take a step, so a longer time since the last check proves nothing.
-const MOST_A_LOOK: Duration = Duration::from_secs(1);
+const MAX_PER_CHECK: Duration = Duration::from_secs(1);
 
 /// The number of steps that each worker of this process has taken. Clones share the counters.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub struct Watchdog {
     steps: WorkerHeartbeats,
     /// For each worker, the number of steps at the last check, and the time since this number has changed.
     seen: Vec<(u64, Duration)>,
-    last_look: Instant,
+    last_check: Instant,
 }
 
 impl Watchdog {
@@ -52,14 +52,14 @@ impl Watchdog {
         Watchdog {
             seen: vec![(0, Duration::ZERO); steps.0.len()],
             steps,
-            last_look: now,
+            last_check: now,
         }
     }
 
     /// Returns a worker that is stuck. A worker that has not taken its first step is still being built, and not stuck.
     pub fn stalled_worker(&mut self, now: Instant) -> Option<usize> {
-        let passed = (now - self.last_look).min(MOST_A_LOOK);
-        self.last_look = now;
+        let passed = (now - self.last_check).min(MAX_PER_CHECK);
+        self.last_check = now;
         for ((count, still), steps) in self.seen.iter_mut().zip(self.steps.0.iter()) {
             let steps = steps.load(Ordering::Relaxed);
             *still = match steps == *count && steps > 0 {
@@ -70,7 +70,7 @@ impl Watchdog {
         }
         self.seen
             .iter()
-            .position(|(_, still)| *still > WORKER_PATIENCE)
+            .position(|(_, still)| *still > WORKER_TIMEOUT)
     }
 }
 
@@ -78,25 +78,25 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    const LOOK: Duration = Duration::from_millis(100);
+    const INTERVAL: Duration = Duration::from_millis(100);
 
-    /// Makes up to `looks` checks. Returns the worker that was found, and the number of checks.
-    fn look(watchdog: &mut Watchdog, now: &mut Instant, looks: u32) -> Option<(usize, u32)> {
-        (1..=looks).find_map(|look| {
-            *now += LOOK;
-            watchdog.stalled_worker(*now).map(|worker| (worker, look))
+    /// Makes up to `checks` checks. Returns the worker that was found, and the number of checks.
+    fn check(watchdog: &mut Watchdog, now: &mut Instant, checks: u32) -> Option<(usize, u32)> {
+        (1..=checks).find_map(|check| {
+            *now += INTERVAL;
+            watchdog.stalled_worker(*now).map(|worker| (worker, check))
         })
     }
 
     #[test]
-    fn a_worker_that_takes_no_step_for_its_patience_is_stuck() {
+    fn a_worker_without_a_step_within_the_timeout_is_stuck() {
         let (steps, mut now) = (WorkerHeartbeats::new(2), Instant::now());
         let mut watchdog = Watchdog::new(steps.clone(), now);
         steps.record_step(0);
         steps.record_step(1);
         for _ in 0..200 {
             steps.record_step(1);
-            if let Some(found) = look(&mut watchdog, &mut now, 1) {
+            if let Some(found) = check(&mut watchdog, &mut now, 1) {
                 assert_eq!(found.0, 0);
                 return;
             }
@@ -108,7 +108,7 @@ mod tests {
     fn a_frozen_process_or_one_that_is_being_built_is_not_stuck() {
         let (steps, mut now) = (WorkerHeartbeats::new(1), Instant::now());
         let mut watchdog = Watchdog::new(steps.clone(), now);
-        assert_eq!(look(&mut watchdog, &mut now, 200), None);
+        assert_eq!(check(&mut watchdog, &mut now, 200), None);
         steps.record_step(0);
         for _ in 0..7 {
             now += Duration::from_secs(3600);

@@ -1,4 +1,4 @@
-//! A worker of a run: it builds the dataflow graph, and takes steps.
+//! The worker of a run, which builds the dataflow graph and takes steps.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -24,12 +24,12 @@ use crate::{
     recovery::restore::RestoredTables,
     sink::{
         commit::StartCommitter,
-        operator::{SinkStart, commit},
+        operator::{SinkContext, commit},
         result::ResultStreams,
     },
     source::{
         end_offsets::StartRequests,
-        operator::{News, SourceBell, SourceStart, SourceStreams, source},
+        operator::{SourceContext, SourceFeedback, SourceStreams, SourceWaker, source},
         partition::{PartitionReading, Rules},
     },
     time::{
@@ -39,8 +39,8 @@ use crate::{
     },
 };
 
-/// The values that the workers of a process share.
-pub struct Shared<A: Application> {
+/// The context of a run: the values that the workers of a process share.
+pub struct RunContext<A: Application> {
     /// The application.
     pub app: A,
     /// The log that they read.
@@ -61,8 +61,8 @@ pub struct Shared<A: Application> {
     pub end_offsets: StartRequests,
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
-    /// The values for the first worker of all, until it has removed them.
-    pub first: Mutex<Option<First>>,
+    /// The values for worker 0 of the run, until that worker has removed them.
+    pub leader: Mutex<Option<LeaderState>>,
     /// The restored tables of each worker of this process.
     pub restored: Mutex<Vec<RestoredTables<Key<A>, Item<A>>>>,
     /// Appends updates, outside transactions.
@@ -71,8 +71,8 @@ pub struct Shared<A: Application> {
     pub positions: Arc<Vec<AtomicU64>>,
 }
 
-/// The values that only the first worker of all has, whose sink commits.
-pub struct First {
+/// The values that only worker 0 of the run has, whose sink commits.
+pub struct LeaderState {
     /// Creates the committer.
     pub committer: StartCommitter,
     /// Publishes the read offsets for lag tools, if the log has consumer groups.
@@ -82,7 +82,7 @@ pub struct First {
 }
 
 /// A worker of a run, with its dataflow graph.
-pub struct Counting {
+pub struct DataflowWorker {
     timers: Timers,
     durable: probe::Handle<u64>,
     /// The durable frontier after the last step.
@@ -92,18 +92,18 @@ pub struct Counting {
     metrics: Metrics,
 }
 
-impl Counting {
+impl DataflowWorker {
     /// Builds the dataflow graph on the worker.
-    pub fn begin<A: Application>(
+    pub fn start<A: Application>(
         worker: &mut Worker,
-        shared: &Arc<Shared<A>>,
-    ) -> Result<Counting, StreamsError> {
+        shared: &Arc<RunContext<A>>,
+    ) -> Result<DataflowWorker, StreamsError> {
         let timers = Timers::new(shared.clock.clone());
         let durable = probe::Handle::new();
         let reading = reading(shared, worker, &timers, durable.clone())?;
         let dataflow = worker.next_dataflow_index();
         let source = build(worker, shared, reading, &timers, &durable);
-        Ok(Counting {
+        Ok(DataflowWorker {
             timers,
             durable,
             known_until: None,
@@ -115,7 +115,7 @@ impl Counting {
 
     /// Takes one step. If no operator is active, the worker parks before, for up to `limit`.
     pub fn step(&mut self, worker: &mut Worker, limit: Duration) {
-        let next = self.timers.ring();
+        let next = self.timers.fire_due();
         worker.step_or_park(Some(next.map_or(limit, |next| next.min(limit))));
         let frontier = self.durable.with_frontier(|f| f.first().copied());
         if frontier != self.known_until {
@@ -148,37 +148,37 @@ impl Counting {
 /// ```
 fn build<A: Application>(
     worker: &mut Worker,
-    shared: &Arc<Shared<A>>,
-    reading: SourceStart<A::Format>,
+    shared: &Arc<RunContext<A>>,
+    reading: SourceContext<A::Format>,
     timers: &Timers,
     durable: &probe::Handle<u64>,
 ) -> Activator {
     let config = shared.app.config();
-    let first = match worker.index() {
+    let leader = match worker.index() {
         0 => shared
-            .first
+            .leader
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take(),
         _ => None,
     };
-    let first = first.unwrap_or_else(|| First {
+    let leader = leader.unwrap_or_else(|| LeaderState {
         committer: Box::new(|_| None),
         group_offsets: None,
         final_ends: Vec::new(),
     });
-    let sink = SinkStart {
+    let sink = SinkContext {
         topics: config.topics.clone(),
         progress: shared.progress.clone(),
         stored_until_ms: shared.stored_until_ms,
         window: config.window,
         heartbeat: config.heartbeat,
         span_ms: config.span_ms,
-        window_ends: first.final_ends,
+        window_ends: leader.final_ends,
         timers: timers.clone(),
         max_unwritten_bytes: config.limits.max_unwritten_bytes,
         metrics: shared.metrics.clone(),
-        group_offsets: first.group_offsets,
+        group_offsets: leader.group_offsets,
     };
     let context = WorkerContext {
         index: worker.index(),
@@ -201,18 +201,18 @@ fn build<A: Application>(
         } = source(scope, received, reading);
         let mut results = ResultStreams::default();
         shared.app.build(counts, context, &mut results);
-        let written = commit(results, notices, sink, first.committer).probe_with(durable);
-        let news = updates
-            .map(News::Partition)
-            .concat(written.map(News::Written));
-        news.broadcast().connect_loop(sent);
+        let written = commit(results, notices, sink, leader.committer).probe_with(durable);
+        let feedback = updates
+            .map(SourceFeedback::Partition)
+            .concat(written.map(SourceFeedback::RejectionsCommitted));
+        feedback.broadcast().connect_loop(sent);
         activator
     })
 }
 
 /// Removes and returns the restored tables of a worker of this process.
 fn own_tables<A: Application>(
-    shared: &Shared<A>,
+    shared: &RunContext<A>,
     worker: usize,
 ) -> RestoredTables<Key<A>, Item<A>> {
     let mut restored = shared
@@ -227,11 +227,11 @@ fn own_tables<A: Application>(
 
 /// Returns the values with which the source of a worker reads its share of the partitions.
 fn reading<A: Application>(
-    shared: &Arc<Shared<A>>,
+    shared: &Arc<RunContext<A>>,
     worker: &Worker,
     timers: &Timers,
     durable: probe::Handle<u64>,
-) -> Result<SourceStart<A::Format>, StreamsError> {
+) -> Result<SourceContext<A::Format>, StreamsError> {
     let config = shared.app.config();
     let rules = Rules {
         size: config.window,
@@ -241,7 +241,7 @@ fn reading<A: Application>(
     let Progress {
         final_until_ms,
         partitions,
-        formers,
+        prior_epochs,
         ..
     } = &shared.progress;
     let all = partitions.iter();
@@ -251,15 +251,15 @@ fn reading<A: Application>(
         .collect();
     own.iter().for_each(|it| shared.holds.begin(it.partition));
     let from: Vec<(u32, u64)> = own.iter().map(|p| (p.partition, p.resume_offset)).collect();
-    let bell = SourceBell::default();
+    let waker = SourceWaker::default();
     let reader = shared
         .log
-        .reader(&config.topics.source, &from, bell.wake())
+        .reader(&config.topics.source, &from, waker.wake())
         .map_err(StreamsError::Start)?;
     let resume =
-        |p: &&PartitionProgress| PartitionReading::resume(p, *final_until_ms, formers, &rules);
+        |p: &&PartitionProgress| PartitionReading::resume(p, *final_until_ms, prior_epochs, &rules);
     let idle = own.iter().filter(|p| p.idle);
-    Ok(SourceStart {
+    Ok(SourceContext {
         partitions: own.iter().map(resume).collect(),
         idle: idle.map(|p| p.partition).collect(),
         group: GroupClock::new(
@@ -269,8 +269,8 @@ fn reading<A: Application>(
             all.map(|p| (p.partition, p.resume_watermark_ms)),
         ),
         reader,
-        end_offsets: (shared.end_offsets)(bell.wake()),
-        bell,
+        end_offsets: (shared.end_offsets)(waker.wake()),
+        waker,
         final_until_ms: *final_until_ms,
         rules,
         timeouts: config.timeouts(),

@@ -1,16 +1,16 @@
 //! The log of a simulation: in memory, without threads, and with the failures that a real log may have.
 //!
 //! ```text
-//!  submit ─▶ under way ─┬─ lands ─▶ in the topics ─▶ acknowledged
+//!  submit ─▶ in flight ─┬─ lands ─▶ in the topics ─▶ acknowledged
 //!      ▲                ├─ fails, and lands or not: its owner reads later what was committed
 //!      └─────retry──────┘
 //!                       └─ its owner is fenced or killed, and it lands or not
 //! ```
 //!
-//! A transaction *lands* when it is committed. It is *under way* until its owner receives the acknowledgement.
+//! A transaction *lands* when it is committed. It is *in flight* until its owner receives the acknowledgement.
 //!
 //! The log guarantees only what [`emostream_log`] does: a poll returns any number of records, records of the source
-//! become visible late, offsets have gaps, and a transaction under way may land at any call.
+//! become visible late, offsets have gaps, and a transaction in flight may land at any call.
 
 #![allow(clippy::disallowed_methods, reason = "any instant will do")]
 
@@ -57,7 +57,7 @@ struct State {
     wakes: Vec<Wake>,
     /// The number of the newest transactor, which alone can commit.
     epoch: u64,
-    under_way: Option<Transaction>,
+    in_flight: Option<Transaction>,
     /// A transaction that has failed for its owner, who reads later whether it was committed, and the number of commits
     /// at that time.
     failed: Option<(Transaction, u64)>,
@@ -65,7 +65,7 @@ struct State {
     commits: u64,
     /// The time before which no transaction lands, since brokers are slow.
     slow_until_ms: u64,
-    /// The transactions that have landed since the last [`SimLog::take_landed`].
+    /// The transactions that have landed since the last [`SimLog::drain_landed`].
     landed: Vec<Vec<NewRecord>>,
     /// Requests for end offsets of the source topic that are not answered.
     requests: Vec<PendingRequest>,
@@ -168,7 +168,7 @@ impl SimLog {
             names,
             wakes: Vec::new(),
             epoch: 0,
-            under_way: None,
+            in_flight: None,
             failed: None,
             commits: 0,
             slow_until_ms: 0,
@@ -181,7 +181,7 @@ impl SimLog {
         self.0.lock().unwrap()
     }
 
-    /// Locks the state for a call that waits for a broker. The transaction under way lands before with the probability
+    /// Locks the state for a call that waits for a broker. The transaction in flight lands before with the probability
     /// `lands`.
     fn called(&self, lands: f64) -> MutexGuard<'_, State> {
         let mut state = self.state();
@@ -304,16 +304,16 @@ impl SimLog {
         }
     }
 
-    /// Makes the transaction under way land.
+    /// Makes the transaction in flight land.
     pub fn land(&self) {
         self.state().land();
     }
 
-    /// Acknowledges the transaction under way if it has landed. Returns whether it has.
+    /// Acknowledges the transaction in flight if it has landed. Returns whether it has.
     pub fn acknowledge(&self) -> bool {
         let (done, ends) = {
             let mut state = self.state();
-            let done = state.under_way.take_if(|it| it.landed);
+            let done = state.in_flight.take_if(|it| it.landed);
             // The commit thread requests end offsets only after some commits, and a broker may not answer.
             let ends = state.rng.random_bool(0.3).then(|| state.window_ends());
             (done, ends)
@@ -334,26 +334,26 @@ impl SimLog {
         true
     }
 
-    /// Makes the transaction under way fail for its owner, who may never know whether it landed.
+    /// Makes the transaction in flight fail for its owner, who may never know whether it landed.
     pub fn fail_transaction(&self, lands: bool) {
         let mut state = self.state();
         if lands {
             state.land();
         }
-        if let Some(failed) = state.under_way.take() {
+        if let Some(failed) = state.in_flight.take() {
             let detail = "by the seed".to_owned();
             failed.ack.fail(LogError::Aborted { detail });
         }
     }
 
-    /// Makes the transaction under way fail for its owner, who does not know whether it landed, and retries it by
-    /// [`SimLog::repeat`].
-    pub fn fail_for_now(&self, lands: bool) {
+    /// Makes the transaction in flight fail for its owner, who does not know whether it landed, and retries it by
+    /// [`SimLog::retry`].
+    pub fn fail_retriable(&self, lands: bool) {
         let mut state = self.state();
         if lands {
             state.land();
         }
-        if let Some(mut failed) = state.under_way.take() {
+        if let Some(mut failed) = state.in_flight.take() {
             if !failed.landed && state.rng.random_bool(0.5) {
                 failed.refuse(&state.names.rejected);
             }
@@ -364,7 +364,7 @@ impl SimLog {
     /// Retries the transaction that has failed, as `commit.rs` does: its owner opens another transactor, and writes the
     /// transaction again unless it has landed. The new transactor fences a run that has fenced the owner in the
     /// meantime. If that run has committed, the owner fails instead.
-    pub fn repeat(&self) {
+    pub fn retry(&self) {
         let mut state = self.state();
         let failed = state.failed.take();
         let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
@@ -378,25 +378,25 @@ impl SimLog {
             return failed.ack.fail(fenced());
         }
         failed.ack.epoch.store(state.epoch, Ordering::Relaxed);
-        state.under_way = Some(failed);
+        state.in_flight = Some(failed);
     }
 
     /// Makes brokers slow until this time: no transaction lands before.
-    pub fn be_slow(&self, until_ms: u64) {
+    pub fn set_slow_until(&self, until_ms: u64) {
         self.state().slow_until_ms = until_ms;
     }
 
-    /// Returns the records under way of the run with this stop signal.
+    /// Returns the records in flight of the run with this stop signal.
     pub fn unacknowledged(&self, stop: &Stop) -> Vec<NewRecord> {
         let state = self.state();
-        let under_way = state.under_way.as_ref().filter(|it| it.ack.stop.is(stop));
-        let records = under_way.map(|it| it.records.clone());
+        let in_flight = state.in_flight.as_ref().filter(|it| it.ack.stop.is(stop));
+        let records = in_flight.map(|it| it.records.clone());
         records.unwrap_or_default()
     }
 
     /// Drains the transactions that landed since the last call, with rejected records as they were before they were
     /// shortened.
-    pub fn take_landed(&self) -> Vec<Vec<NewRecord>> {
+    pub fn drain_landed(&self) -> Vec<Vec<NewRecord>> {
         std::mem::take(&mut self.state().landed)
     }
 }
@@ -441,13 +441,13 @@ impl State {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
     }
 
-    /// Opens a transactor. The transaction under way may land just before.
+    /// Opens a transactor. The transaction in flight may land just before.
     fn fence(&mut self) {
         if self.rng.random_bool(0.5) {
             self.land();
         }
         self.epoch += 1;
-        if let Some(older) = self.under_way.take() {
+        if let Some(older) = self.in_flight.take() {
             older.ack.fail(fenced());
         }
     }
@@ -478,7 +478,7 @@ impl State {
         if self.clock.unix_ms() < self.slow_until_ms {
             return;
         }
-        let Some(transaction) = self.under_way.as_mut().filter(|it| !it.landed) else {
+        let Some(transaction) = self.in_flight.as_mut().filter(|it| !it.landed) else {
             return;
         };
         transaction.landed = true;
@@ -548,7 +548,7 @@ impl Log for SimLog {
         Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
     }
 
-    /// Returns the end offsets of a partition. The transaction under way has its first record in the progress topic. A
+    /// Returns the end offsets of a partition. The transaction in flight has its first record in the progress topic. A
     /// request may fail.
     fn end_offsets(
         &self,
@@ -564,7 +564,7 @@ impl Log for SimLog {
             });
         }
         let stable = state.partition(topic, partition).slots.len() as u64;
-        let open = state.under_way.as_ref().is_some_and(|it| !it.landed);
+        let open = state.in_flight.as_ref().is_some_and(|it| !it.landed);
         Ok(EndOffsets {
             stable,
             end: stable + u64::from(open),
@@ -663,8 +663,8 @@ impl Commit for SimCommitter {
         if !self.ack.is_newest(state.epoch) {
             return self.ack.fail(fenced());
         }
-        assert!(state.under_way.is_none(), "one transaction at a time");
-        state.under_way = Some(Transaction {
+        assert!(state.in_flight.is_none(), "one transaction at a time");
+        state.in_flight = Some(Transaction {
             final_until_ms,
             records,
             refused: Vec::new(),

@@ -27,20 +27,20 @@ use crate::{
     runtime::{
         app::Application,
         run::allocators,
-        worker::{Counting, First, Shared},
+        worker::{DataflowWorker, LeaderState, RunContext},
     },
     source::partition::reasons,
     time::{holds::Holds, timers::Clock},
 };
 
-/// A clock that advances only by [`SimClock::pass`].
+/// A clock that advances only by [`SimClock::advance`].
 pub struct SimClock {
     begun: Instant,
     passed_ms: AtomicU64,
 }
 
 impl Default for SimClock {
-    /// A clock that shows [`T0`].
+    /// Creates a clock that shows [`T0`].
     fn default() -> SimClock {
         SimClock {
             begun: Instant::now(),
@@ -51,7 +51,7 @@ impl Default for SimClock {
 
 impl SimClock {
     /// Advances the clock.
-    pub fn pass(&self, ms: u64) {
+    pub fn advance(&self, ms: u64) {
         self.passed_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
@@ -111,7 +111,7 @@ impl SimRun {
         } = restore::<A::Stored>(app.config(), log, &unchanged, progress.final_until_ms)?;
         let stop = Stop::default();
         let (of_log, of_stop) = (log.clone(), stop.clone());
-        let first = First {
+        let leader = LeaderState {
             committer: Box::new(move |wake| Some(of_log.committer(wake, of_stop))),
             group_offsets: None,
             final_ends,
@@ -126,7 +126,7 @@ impl SimRun {
             metrics.clone(),
         ));
         let of_log = log.clone();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RunContext {
             app,
             log: Arc::new(log.clone()),
             clock: clock.clone(),
@@ -138,7 +138,7 @@ impl SimRun {
             finals_kept_ms: None,
             end_offsets: Box::new(move |wake| of_log.requests(wake)),
             holds: holds.clone(),
-            first: Mutex::new(Some(first)),
+            leader: Mutex::new(Some(leader)),
             restored: Mutex::new(restored),
             appender: Arc::from(log.appender(Duration::ZERO).unwrap()),
         });
@@ -148,7 +148,7 @@ impl SimRun {
             Mutex::new(taken.into_iter().map(Some).collect());
         let work = move |worker: &mut Worker| {
             let turns = taken.lock().unwrap()[worker.index()].take().unwrap();
-            take_turns(worker, &shared, &turns, &answer);
+            run_turns(worker, &shared, &turns, &answer);
         };
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let threads = execute_from(allocators(workers)?, Box::new(()), config, work);
@@ -201,22 +201,22 @@ impl Drop for SimRun {
     }
 }
 
-fn take_turns<A: Application>(
+fn run_turns<A: Application>(
     worker: &mut Worker,
-    shared: &Arc<Shared<A>>,
+    shared: &Arc<RunContext<A>>,
     turns: &Receiver<Turn>,
     answer: &Sender<Option<u64>>,
 ) {
-    let mut counting: Option<Counting> = None;
+    let mut dataflow: Option<DataflowWorker> = None;
     for turn in turns {
-        let durable_until_ms = match (turn, &mut counting) {
-            (Turn::Begin, counting) => {
-                *counting = Some(Counting::begin(worker, shared).unwrap());
+        let durable_until_ms = match (turn, &mut dataflow) {
+            (Turn::Begin, dataflow) => {
+                *dataflow = Some(DataflowWorker::start(worker, shared).unwrap());
                 None
             }
-            (Turn::Step, Some(counting)) => {
-                counting.step(worker, Duration::ZERO);
-                counting.durable_until_ms()
+            (Turn::Step, Some(dataflow)) => {
+                dataflow.step(worker, Duration::ZERO);
+                dataflow.durable_until_ms()
             }
             (Turn::Step, None) => None,
         };
@@ -224,7 +224,7 @@ fn take_turns<A: Application>(
             break;
         }
     }
-    if let Some(counting) = counting {
-        counting.end(worker);
+    if let Some(dataflow) = dataflow {
+        dataflow.end(worker);
     }
 }

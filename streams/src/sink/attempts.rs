@@ -15,19 +15,19 @@ use emostream_log::LogError;
 
 use crate::StreamsError;
 
-/// How long a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of a new
-/// topic, or until a broker that has just started has any.
-const MISSING_PATIENCE: Duration = Duration::from_secs(30);
+/// Time for which a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of
+/// a new topic, or until a broker that has just started has any.
+const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Number of timeouts of one transaction, while the log answers, after which the run ends.
-const MOST_TIMEOUTS: u32 = 3;
+const MAX_TIMEOUTS: u32 = 3;
 
 /// The pause after the first failure. Each further pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause: the time within which a broker that is available again is used. It is shorter than the shortest
 /// `--takeover`, so that a standby sees the attempts and does not take over.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The failed attempts to commit one transaction.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub struct Attempts {
     missing_since: Option<Instant>,
 }
 
-/// Where an attempt failed.
+/// A failed attempt: the call that failed, with its error.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// No transactor could be opened, or the progress could not be read: the log does not answer.
@@ -59,7 +59,7 @@ pub struct Transaction<'a> {
     pub timeout: Duration,
 }
 
-/// What the commit thread does after a failure.
+/// The action of the commit thread after a failure.
 #[derive(Debug)]
 pub enum Next {
     /// It writes the transaction again after this pause.
@@ -72,7 +72,7 @@ pub enum Next {
 }
 
 impl Attempts {
-    /// Returns what the commit thread does after the next failure.
+    /// Returns the action of the commit thread after the next failure.
     pub fn on(&mut self, failed: Failed, transaction: Transaction<'_>, now: Instant) -> Next {
         let error = match failed {
             Failed::Opening(error) => {
@@ -105,10 +105,10 @@ impl Attempts {
             LogError::NotAccepted { .. } | LogError::Ahead { .. } => {
                 Next::End(StreamsError::NotCommitted(error))
             }
-            LogError::UnknownTopic { .. } if missing_for >= MISSING_PATIENCE => {
+            LogError::UnknownTopic { .. } if missing_for >= MISSING_TIMEOUT => {
                 Next::End(StreamsError::NotCommitted(error))
             }
-            LogError::TimedOut { .. } if self.timeouts >= MOST_TIMEOUTS => {
+            LogError::TimedOut { .. } if self.timeouts >= MAX_TIMEOUTS => {
                 Next::End(StreamsError::CommitTooSlow {
                     attempts: self.timeouts,
                     bytes: transaction.bytes,
@@ -121,7 +121,7 @@ impl Attempts {
 
     fn pause(&self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
-        (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+        (FIRST_PAUSE * 2_u32.pow(doublings)).min(MAX_PAUSE)
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
         LogError::Aborted { detail }
     }
 
-    /// Returns what follows from each failure, one second after the other.
+    /// Returns the action after each failure, one second after the other.
     fn outcomes(failures: impl IntoIterator<Item = Failed>) -> Vec<Next> {
         let (mut attempts, begun) = (Attempts::default(), Instant::now());
         let each = (0..).zip(failures);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_repeated_without_end_and_with_growing_pauses() {
+    fn temporary_failures_are_retried_without_a_limit_and_with_growing_pauses() {
         let next = outcomes((0..20).map(|_| Failed::Writing(aborted())));
         let pauses: Vec<u64> = next
             .iter()
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn three_timeouts_while_the_log_answers_end_it_and_name_size_and_flag() {
+    fn three_timeouts_while_the_log_answers_end_the_run_and_name_size_and_flag() {
         let next = outcomes((0..3).map(|_| Failed::Writing(timed_out())));
         assert!(matches!(next[1], Next::Retry(_)));
         let Next::End(error) = &next[2] else {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_while_the_log_is_away_do_not_end_it() {
+    fn timeouts_while_the_log_does_not_answer_do_not_end_the_run() {
         assert_all_are_repeated((0..30).map(|number| match number % 2 {
             0 => Failed::Writing(timed_out()),
             _ => Failed::Opening(timed_out()),
@@ -254,9 +254,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pause_never_ends_the_patience(failures in 1_usize..200) {
+        fn a_pause_never_exceeds_the_maximum(failures in 1_usize..200) {
             let next = outcomes((0..failures).map(|_| Failed::Opening(aborted())));
-            let bounded = |next: &Next| matches!(next, Next::Retry(pause) if *pause <= LONGEST_PAUSE);
+            let bounded = |next: &Next| matches!(next, Next::Retry(pause) if *pause <= MAX_PAUSE);
             prop_assert!(next.iter().all(bounded));
         }
     }

@@ -19,9 +19,10 @@
 //! From its start until the worker loop runs, the thread commits the progress at each heartbeat by itself, since a
 //! restore of the tables of many keys takes longer than a standby waits.
 //!
-//! A transaction that fails is kept, and written again with a new transactor by the policy of [`super::attempts`]. The
-//! failed transaction may have been committed nevertheless. The thread reads that from the progress topic, where each
-//! record has the id of its commit in a header. If the newest record is of another run, that run has taken over.
+//! A transaction that fails stays in memory, and is written again with a new transactor by the policy of
+//! [`super::attempts`]. The failed transaction may have been committed nevertheless. The thread reads that from the
+//! progress topic, where each record has the id of its commit in a header. If the newest record is of another run, that
+//! run has taken over.
 
 #![allow(clippy::disallowed_methods, reason = "the commit thread")]
 
@@ -57,21 +58,21 @@ pub type Wakeup = Box<dyn Fn() + Send>;
 
 /// Maximum number of pieces of a transaction in the queue of the thread. Further results wait in the sink and are part
 /// of the next piece. A close has a handful of pieces: one for each time that the sink runs.
-const MOST_PIECES: usize = 64;
+const MAX_PIECES: usize = 64;
 
 /// Number of records that are encoded for each call of the log: enough to make up for the cost of the call, few enough
 /// that they stay in the processor's cache.
-const RECORDS_AT_ONCE: usize = 64;
+const RECORDS_PER_WRITE: usize = 64;
 
 /// Interval at which end offsets of the finals are requested. A restart reads finals from such an offset on, so it may
 /// read those of some seconds more than it needs.
-const ENDS_EVERY: Duration = Duration::from_secs(5);
+const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
-const ENDS_PATIENCE: Duration = Duration::from_millis(500);
+const ENDS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Interval at which a pause checks whether a stop is requested.
-const STOP_LOOK: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A committer: commits one transaction after the other, while the sink continues. No function waits.
 pub trait Commit {
@@ -111,7 +112,7 @@ pub struct WindowEnds {
 pub type StartCommitter = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit>> + Send>;
 
 /// The values with which the commit thread starts.
-pub struct Committing {
+pub struct CommitterParams {
     /// The newest transactor of the application, which alone can commit.
     pub transactor: Box<dyn Transactor>,
     /// The log, where another transactor is opened after a failure.
@@ -173,9 +174,9 @@ struct End {
 impl CommitThread {
     /// Starts the thread, and waits until it has committed the progress, so that a run that is fenced in the meantime
     /// does not begin. Returns `None` if a stop is requested before.
-    pub fn start(committing: Committing) -> std::io::Result<Option<CommitThread>> {
+    pub fn start(committing: CommitterParams) -> std::io::Result<Option<CommitThread>> {
         // Capacity for `Begin`, the pieces and the end of a transaction, and the pieces of the next one.
-        let (queue, work) = sync_channel::<Work>(1 + 2 * MOST_PIECES + 1);
+        let (queue, work) = sync_channel::<Work>(1 + 2 * MAX_PIECES + 1);
         let (ack, acks) = sync_channel(1);
         let (found, ends) = channel();
         let closing = Arc::new(AtomicBool::new(false));
@@ -208,7 +209,7 @@ impl CommitThread {
             thread: Some(thread),
         };
         loop {
-            match started.acks.recv_timeout(STOP_LOOK) {
+            match started.acks.recv_timeout(STOP_CHECK_INTERVAL) {
                 Ok(()) => return Ok(Some(started)),
                 Err(RecvTimeoutError::Timeout) if !stopping.is_requested() => {}
                 Err(_) => return Ok(None),
@@ -233,7 +234,7 @@ enum Ended {
 
 /// The state of the thread.
 struct Writing {
-    committing: Committing,
+    committing: CommitterParams,
     /// The progress that was committed last.
     last: Option<NewRecord>,
     /// Whether the sink was dropped, so that the thread must not retry.
@@ -255,7 +256,7 @@ impl Writing {
         ack: &SyncSender<()>,
         found: &Sender<WindowEnds>,
     ) -> Result<(), Ended> {
-        self.beat()?;
+        self.commit_heartbeat()?;
         if ack.send(()).is_err() {
             return Ok(());
         }
@@ -270,7 +271,7 @@ impl Writing {
                 Ok(Work::Begin(wakeup)) => wake = Some(wakeup),
                 Ok(Work::Piece(piece)) => {
                     let final_until_ms = piece.end.as_ref().map(|end| end.final_until_ms);
-                    self.take(piece)?;
+                    self.accept(piece)?;
                     let Some(final_until_ms) = final_until_ms else {
                         continue;
                     };
@@ -278,7 +279,7 @@ impl Writing {
                         return Ok(());
                     }
                     wake.iter().for_each(|wake| wake());
-                    if requested.is_none_or(|at| at.elapsed() >= ENDS_EVERY) {
+                    if requested.is_none_or(|at| at.elapsed() >= ENDS_INTERVAL) {
                         requested = Some(Instant::now());
                         // No record of the next transaction is written before, since this thread writes it.
                         let offsets = self.window_ends();
@@ -291,16 +292,16 @@ impl Writing {
                         });
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.beat()?,
+                Err(RecvTimeoutError::Timeout) => self.commit_heartbeat()?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
 
     /// Commits the progress with which the run began again.
-    fn beat(&mut self) -> Result<(), Ended> {
+    fn commit_heartbeat(&mut self) -> Result<(), Ended> {
         let progress = self.committing.progress.clone();
-        self.take(Piece {
+        self.accept(Piece {
             results: Vec::new(),
             // F is only needed for end offsets, which are not requested before there is a sink.
             end: Some(End {
@@ -310,7 +311,7 @@ impl Writing {
         })
     }
 
-    fn take(&mut self, mut piece: Piece) -> Result<(), Ended> {
+    fn accept(&mut self, mut piece: Piece) -> Result<(), Ended> {
         let begun = Instant::now();
         let ends = piece.end.is_some();
         let records = piece.end.as_mut().map(|end| &mut end.records);
@@ -361,7 +362,7 @@ impl Writing {
             transactor.write(vec![opening])?;
         }
         for piece in &self.pieces[first..] {
-            for some in piece.results.chunks(RECORDS_AT_ONCE) {
+            for some in piece.results.chunks(RECORDS_PER_WRITE) {
                 let records = some.iter().map(|result| result.record());
                 transactor.write(records.collect())?;
             }
@@ -410,7 +411,7 @@ impl Writing {
     /// Returns the end offset of each partition of the finals; `None` if a broker does not answer in time.
     fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
         let topic = self.topics().finals.clone();
-        let ends = self.committing.log.high_watermarks(&topic, ENDS_PATIENCE);
+        let ends = self.committing.log.high_watermarks(&topic, ENDS_TIMEOUT);
         let ends: Result<Vec<u64>, LogError> = ends.and_then(|ends| ends.into_iter().collect());
         let ends = ends.inspect_err(|error| tracing::debug!(%error, "no end offsets"));
         Some((0..).zip(ends.ok()?).collect())
@@ -435,7 +436,7 @@ impl Writing {
             if Instant::now() >= until {
                 return Ok(());
             }
-            thread::sleep(STOP_LOOK);
+            thread::sleep(STOP_CHECK_INTERVAL);
         }
     }
 
@@ -490,7 +491,7 @@ impl Commit for CommitThread {
     }
 
     fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>> {
-        let Some(queue) = self.queue.as_ref().filter(|_| self.pieces < MOST_PIECES) else {
+        let Some(queue) = self.queue.as_ref().filter(|_| self.pieces < MAX_PIECES) else {
             return Err(results);
         };
         match queue.try_send(Work::Piece(Piece { results, end: None })) {
@@ -571,9 +572,9 @@ mod tests {
     /// A call of a transactor: topics and commit numbers of the records, and whether they are committed.
     type Call = (Vec<(String, Option<u64>)>, bool);
 
-    struct Shown(Sender<Call>);
+    struct RecordingTransactor(Sender<Call>);
 
-    impl Shown {
+    impl RecordingTransactor {
         fn show(&self, records: &[NewRecord], ends: bool) {
             let number = |record: &NewRecord| {
                 let id = record.headers.iter().find(|it| it.name == COMMIT_HEADER)?;
@@ -586,7 +587,7 @@ mod tests {
         }
     }
 
-    impl Transactor for Shown {
+    impl Transactor for RecordingTransactor {
         fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
             self.show(&records, false);
             Ok(())
@@ -609,8 +610,8 @@ mod tests {
     fn start(heartbeat: Duration) -> (CommitThread, Receiver<Call>) {
         let (calls, shown) = channel();
         let metrics = metrics();
-        let committing = Committing {
-            transactor: Box::new(Shown(calls)),
+        let committing = CommitterParams {
+            transactor: Box::new(RecordingTransactor(calls)),
             log: Arc::new(EmbeddedLog::in_memory().unwrap()),
             topics: topics(),
             timeout: DEADLINE,
@@ -633,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn until_the_worker_loop_runs_the_progress_is_committed_again_and_again() {
+    fn until_the_worker_loop_runs_the_progress_is_committed_at_each_heartbeat() {
         let (thread, shown) = start(HEARTBEAT);
         let mut thread = thread.attached(Box::new(|| {}));
         for number in 1..4 {

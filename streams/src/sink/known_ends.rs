@@ -15,7 +15,7 @@ use emostream_protocol::{FinalsFrom, ResultOrder};
 
 /// Maximum number of entries. One entry every five seconds covers more than the two minutes within which tables are
 /// usually complete. If a pause delays the tables, every other entry is dropped, and the bounds become less exact.
-const MOST_ENDS: usize = 64;
+const MAX_ENDS: usize = 64;
 
 /// End offsets as of some commits, the oldest first.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ impl KnownEnds {
         KnownEnds(stored.into_iter().collect())
     }
 
-    /// Adds end offsets: no final of `since` or later lies before `offsets`.
+    /// Adds end offsets: all finals of `since` or later are at `offsets` or after them.
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {
@@ -37,8 +37,8 @@ impl KnownEnds {
             }
         }
         self.0.push_back(ends);
-        if self.0.len() > MOST_ENDS {
-            // The first entry is always kept: it alone bounds the oldest finals.
+        if self.0.len() > MAX_ENDS {
+            // The first entry is never dropped, since only it bounds the oldest finals.
             let mut index = 0_usize;
             self.0.retain(|_| {
                 index += 1;
@@ -79,7 +79,7 @@ mod tests {
         /// The log is a list of the windows of its finals. Each commit writes some finals, and sometimes the end offset
         /// is requested before the next commit.
         #[test]
-        fn all_finals_from_a_time_on_lie_behind_the_ends(
+        fn all_finals_from_a_time_on_are_at_the_end_offsets_or_after_them(
             commits in vec((1_u64..4, 0_usize..4, any::<bool>()), 1..300), needed in 0_u64..600,
         ) {
             let (mut log, mut until) = (Vec::new(), 0);
@@ -95,7 +95,7 @@ mod tests {
             let ends = known.before(order(needed)).unwrap().clone();
             let first = log.iter().position(|start| *start >= needed).unwrap_or(log.len());
             prop_assert!(ends.offset(0) <= first as u64, "{ends:?} {first}");
-            prop_assert!(known.0.len() <= MOST_ENDS);
+            prop_assert!(known.0.len() <= MAX_ENDS);
             known.forget(order(needed));
             prop_assert_eq!(known.before(order(needed)), Some(&ends));
             prop_assert_eq!(known.0.front(), Some(&ends));

@@ -3,7 +3,7 @@
 //!
 //! All results are exchanged to one worker, since order and fencing need a single writer, and the transaction of a
 //! window is small. Windows that close while a transaction is in flight share the next one, up to a size
-//! (`MOST_BYTES`).
+//! (`MAX_TRANSACTION_BYTES`).
 //!
 //! Results are written into the next transaction as they arrive, before their window is complete, so that they are
 //! encoded while others are computed. A transaction receives the results of one window, and those of earlier windows
@@ -16,8 +16,8 @@
 //! - A transaction is committed only when the input frontier has passed every result that was written into it.
 //! - The results of a key are written in the order in which they arrive, which is that of their windows: one worker has
 //!   all results of a key.
-//! - The sink holds a capability at the time of what is not durable, so the frontier of its output is the durable
-//!   frontier.
+//! - The sink has a capability at the time of the oldest results that are not durable, so the frontier of its output is
+//!   the durable frontier.
 //!
 //! If there is nothing to write, the durable frontier advances without a commit, and the sink commits the progress
 //! alone at every heartbeat, even if event time does not advance. A standby sees from it that the worker loop runs, and
@@ -65,7 +65,7 @@ use crate::{
 
 /// Maximum bytes of the results of a transaction, unless those of one window are larger. A transaction must be
 /// committed within its timeout, and in a backlog the windows of hours may be complete at once.
-const MOST_BYTES: usize = 8 * 1024 * 1024;
+const MAX_TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
 
 /// An input of the sink besides results.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub enum Notice {
 }
 
 /// The values with which a sink starts.
-pub struct SinkStart {
+pub struct SinkContext {
     /// The topics of the application.
     pub topics: Topics,
     /// The progress of this run before its first commit.
@@ -106,7 +106,7 @@ pub struct SinkStart {
 
 /// A notice that rejections of a partition are durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
+pub struct RejectionsCommitted {
     /// The partition.
     pub partition: u32,
     /// The size of the rejections, bytes.
@@ -120,9 +120,9 @@ pub struct Written {
 pub fn commit<'scope>(
     mut results: ResultStreams<'scope>,
     notices: StreamVec<'scope, u64, Notice>,
-    start: SinkStart,
+    start: SinkContext,
     committer: StartCommitter,
-) -> StreamVec<'scope, u64, Written> {
+) -> StreamVec<'scope, u64, RejectionsCommitted> {
     let scope = notices.scope();
     let mut builder = OperatorBuilder::new("commit".to_owned(), scope);
     let address = builder.operator_info().address;
@@ -140,7 +140,7 @@ pub fn commit<'scope>(
     let mut results = results.connect(&mut builder);
     let (written, written_stream) = builder.new_output();
     let mut written = OutputBuilder::<_, CapacityContainerBuilder<_>>::from(written);
-    // The sinks of the other workers receive nothing. They drop their capability, which would hold the frontier.
+    // The sinks of the other workers receive nothing. They drop their capability, which would hold the frontier back.
     let is_first = scope.index() == 0;
     builder.build(move |capabilities| {
         let committer = is_first.then(|| committer(wake)).flatten();
@@ -181,20 +181,20 @@ pub fn commit<'scope>(
 }
 
 struct Sink {
-    start: SinkStart,
+    start: SinkContext,
     partitions: BTreeMap<u32, PartitionProgress>,
     marks: BTreeMap<u64, Vec<PartitionProgress>>,
     restoring: Restoring,
     results: Results,
     rejections: Rejections,
     /// Notices of durable rejections that are not sent to the sources yet.
-    written: Vec<Written>,
+    written: Vec<RejectionsCommitted>,
     /// The capability whose time is the durable frontier.
     durable: Capability<u64>,
     committer: Box<dyn Commit>,
     /// Whether the committer knows that the worker loop runs.
     begun: bool,
-    under_way: Option<UnderWay>,
+    in_flight: Option<InFlight>,
     /// F at the start of the run.
     begun_until_ms: u64,
     /// The F of the last commit. The durable frontier is later if there was nothing to write since.
@@ -203,7 +203,7 @@ struct Sink {
     /// Schedules the sink again.
     again: Activator,
     /// The time of the last timer that was set for `again`.
-    alarm: Option<Instant>,
+    scheduled_at: Option<Instant>,
 }
 
 /// The finals that the next run reads to restore tables and sliding spans, besides the topics of the tables.
@@ -220,7 +220,7 @@ struct Restoring {
 }
 
 impl Restoring {
-    fn new(start: &SinkStart) -> Restoring {
+    fn new(start: &SinkContext) -> Restoring {
         let Progress {
             unwritten,
             resets,
@@ -330,12 +330,13 @@ impl Results {
     }
 
     /// Returns F of a transaction that contains as many complete windows of `size` as fit, at least the earliest: all
-    /// windows before `frontier_ms`, or those before the first one with which it would be larger than [`MOST_BYTES`].
+    /// windows before `frontier_ms`, or those before the first one with which it would be larger than
+    /// [`MAX_TRANSACTION_BYTES`].
     fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
         for (time_ms, sum) in self.windows.range(..frontier_ms) {
             let is_written = self.open_ms.is_some_and(|open_ms| *time_ms <= open_ms);
-            if bytes > 0 && bytes + sum.bytes > MOST_BYTES && !is_written {
+            if bytes > 0 && bytes + sum.bytes > MAX_TRANSACTION_BYTES && !is_written {
                 return size.floor(*time_ms);
             }
             bytes += sum.bytes;
@@ -364,17 +365,17 @@ impl Results {
 }
 
 /// A transaction that is not acknowledged yet.
-struct UnderWay {
+struct InFlight {
     final_until_ms: u64,
     /// The windows in the transaction, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
     /// The sizes of the rejections in the transaction.
-    written: Vec<Written>,
+    written: Vec<RejectionsCommitted>,
 }
 
 impl Sink {
     fn new(
-        start: SinkStart,
+        start: SinkContext,
         mut durable: Capability<u64>,
         committer: Box<dyn Commit>,
         again: Activator,
@@ -402,10 +403,10 @@ impl Sink {
             durable,
             committer,
             begun: false,
-            under_way: None,
+            in_flight: None,
             last_commit,
             again,
-            alarm: None,
+            scheduled_at: None,
         }
     }
 
@@ -424,40 +425,40 @@ impl Sink {
         if !std::mem::replace(&mut self.begun, true) {
             self.committer.begin();
         }
-        if self.under_way.is_some() && self.committer.acknowledged() {
-            self.settle();
+        if self.in_flight.is_some() && self.committer.acknowledged() {
+            self.on_committed();
         }
         while let Some(ends) = self.committer.ends() {
             let since = self.order(ends.final_until_ms);
             self.restoring.ends.add(since, ends.offsets);
         }
         self.results.write(&mut *self.committer);
-        if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
+        if self.in_flight.is_none() && frontier_ms > self.stored_until_ms {
             self.close(frontier_ms);
         }
         // While results of an open window are written, the transaction waits for the end of that window instead.
         let final_until_ms = *self.durable.time();
         if self.may_commit() && self.rejections.is_full(final_until_ms) {
             // The transaction closes no window.
-            let settled = self.rejections.take_settled(final_until_ms);
+            let settled = self.rejections.drain_settled(final_until_ms);
             self.submit(final_until_ms, Closing::default(), settled);
         }
         if self.may_commit() {
-            self.beat();
+            self.commit_heartbeat();
         }
     }
 
     /// Whether a transaction that closes no window may be committed now.
     fn may_commit(&self) -> bool {
-        self.under_way.is_none() && self.results.may_end(0)
+        self.in_flight.is_none() && self.results.may_end(0)
     }
 
     /// Commits the progress alone if nothing was committed for the heartbeat interval. Otherwise sets a timer for it.
-    fn beat(&mut self) {
+    fn commit_heartbeat(&mut self) {
         let due = self.last_commit + self.start.heartbeat;
         if self.start.timers.now() >= due {
             self.submit(*self.durable.time(), Closing::default(), Vec::new());
-        } else if self.alarm.replace(due) != Some(due) {
+        } else if self.scheduled_at.replace(due) != Some(due) {
             // Set once for each time, since a timer cannot be cancelled.
             self.start.timers.at(due, self.again.clone());
         }
@@ -482,18 +483,18 @@ impl Sink {
             .submit(final_until_ms, closing.results, records);
         self.last_commit = self.start.timers.now();
         let written = written.into_iter();
-        self.under_way = Some(UnderWay {
+        self.in_flight = Some(InFlight {
             final_until_ms,
             windows: closing.windows,
             written: written
-                .map(|(partition, bytes)| Written { partition, bytes })
+                .map(|(partition, bytes)| RejectionsCommitted { partition, bytes })
                 .collect(),
         });
     }
 
     /// Handles the acknowledgement of the transaction in flight, which is durable now.
-    fn settle(&mut self) {
-        let Some(done) = self.under_way.take() else {
+    fn on_committed(&mut self) {
+        let Some(done) = self.in_flight.take() else {
             return;
         };
         self.durable.downgrade(&done.final_until_ms);
@@ -541,7 +542,7 @@ impl Sink {
             let read_offset = read_offset.max(progress.read_offset);
             let taken = self
                 .rejections
-                .take_before(*partition, read_offset, frontier_ms);
+                .drain_before(*partition, read_offset, frontier_ms);
             rejected.extend(taken);
         }
         let closing = self.results.close(frontier_ms);
@@ -572,8 +573,8 @@ impl Sink {
         progress.unwritten = self.restoring.stored(sliding);
         progress.partitions = partitions.values().copied().collect();
         progress
-            .formers
-            .retain(|former| former.matters(final_until_ms, partitions.values()));
+            .prior_epochs
+            .retain(|epoch| epoch.is_live(final_until_ms, partitions.values()));
         progress_record(&self.start.topics, progress)
     }
 }
@@ -620,7 +621,7 @@ mod tests {
     use crate::{
         Stop,
         sink::{
-            commit::{CommitThread, Committing},
+            commit::{CommitThread, CommitterParams},
             rejections::MAX_UNWRITTEN_BYTES,
         },
         testing::{TestEncoder, TestResult, metrics, topics},
@@ -638,7 +639,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(60);
 
     /// A transactor that sends the records of each commit to the test, and returns when the test acknowledges them.
-    struct Shown {
+    struct RecordingTransactor {
         /// Whether the heartbeat of the start of the run was committed.
         started: bool,
         written: Vec<NewRecord>,
@@ -646,9 +647,9 @@ mod tests {
         acks: Receiver<()>,
     }
 
-    impl Shown {
-        fn new(commits: Sender<Vec<NewRecord>>, acks: Receiver<()>) -> Shown {
-            Shown {
+    impl RecordingTransactor {
+        fn new(commits: Sender<Vec<NewRecord>>, acks: Receiver<()>) -> RecordingTransactor {
+            RecordingTransactor {
                 started: false,
                 written: Vec::new(),
                 commits,
@@ -657,7 +658,7 @@ mod tests {
         }
     }
 
-    impl Transactor for Shown {
+    impl Transactor for RecordingTransactor {
         fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
             self.written.extend(records);
             Ok(())
@@ -686,7 +687,7 @@ mod tests {
     fn sink(
         worker: &mut Worker,
         heartbeat: Duration,
-        transactor: Shown,
+        transactor: RecordingTransactor,
     ) -> (InputHandleVec<u64, Input>, probe::Handle<u64>, Timers) {
         sink_from(worker, heartbeat, transactor, |_| {})
     }
@@ -695,12 +696,12 @@ mod tests {
     fn sink_from(
         worker: &mut Worker,
         heartbeat: Duration,
-        transactor: Shown,
-        adjust: impl FnOnce(&mut SinkStart),
+        transactor: RecordingTransactor,
+        adjust: impl FnOnce(&mut SinkContext),
     ) -> (InputHandleVec<u64, Input>, probe::Handle<u64>, Timers) {
         let timers = Timers::new(Arc::new(MachineClock::default()));
         let metrics = metrics();
-        let mut start = SinkStart {
+        let mut start = SinkContext {
             topics: topics(),
             progress: Progress::default(),
             stored_until_ms: 0,
@@ -716,7 +717,7 @@ mod tests {
         adjust(&mut start);
         let committer: StartCommitter = Box::new(|wake| {
             let transactor = Box::new(transactor);
-            let committing = Committing {
+            let committing = CommitterParams {
                 transactor,
                 log: Arc::new(EmbeddedLog::in_memory().ok()?),
                 topics: topics(),
@@ -763,7 +764,7 @@ mod tests {
     ) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            timers.ring();
+            timers.fire_due();
             worker.step_or_park(Some(Duration::from_millis(1)));
             if let Some(enough) = enough() {
                 return enough;
@@ -786,7 +787,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
-            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, durable, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             input.send(a_final());
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -805,7 +807,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, _, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             let topics_until = |worker: &mut Worker, expected_ms| {
                 let records = step_until(worker, &timers, || shown.try_recv().ok());
                 assert_eq!(final_until_ms(&records), expected_ms);
@@ -815,7 +818,7 @@ mod tests {
             let names = topics();
             input.send(a_final());
             input.advance_to(20);
-            // From a worker whose frontier is ahead of the others: it is sent while earlier windows close.
+            // A worker whose frontier is ahead of the others sends it while earlier windows close.
             input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
                 offset: 7,
@@ -836,11 +839,12 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_rejections_does_not_end_what_is_written_of_an_open_window() {
+    fn a_flood_of_rejections_does_not_commit_results_of_an_open_window() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, durable, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             input.send(a_final());
             input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
@@ -874,7 +878,8 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let (mut input, _, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
             let rejected = |offset, settled_at_ms, bytes| {
                 Input::Notice(Notice::Rejected(Rejected {
                     partition: 0,
@@ -907,13 +912,19 @@ mod tests {
     }
 
     #[test]
-    fn of_a_backlog_a_transaction_holds_windows_until_it_is_large_enough() {
+    fn in_a_backlog_a_transaction_contains_windows_up_to_a_size() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
-            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
-            let third = MOST_BYTES * 2 / 5;
-            for (start_ms, bytes) in [(0, third), (10, third), (20, third), (30, 2 * MOST_BYTES)] {
+            let (mut input, _, timers) =
+                sink(worker, DEADLINE, RecordingTransactor::new(commits, acks));
+            let third = MAX_TRANSACTION_BYTES * 2 / 5;
+            for (start_ms, bytes) in [
+                (0, third),
+                (10, third),
+                (20, third),
+                (30, 2 * MAX_TRANSACTION_BYTES),
+            ] {
                 input.advance_to(start_ms + 9);
                 input.send(Input::Result(TestResult::OfTable(bytes)));
             }
@@ -930,15 +941,16 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_holds_every_window_that_was_written_into_it_however_large() {
+    fn a_transaction_contains_every_window_that_was_written_into_it_for_any_size() {
         let mut results = Results::default();
         for start_ms in [10, 0, 20] {
             results.add(
                 start_ms + 9,
-                Box::new(TestResult::OfTable(MOST_BYTES * 2 / 3)),
+                Box::new(TestResult::OfTable(MAX_TRANSACTION_BYTES * 2 / 3)),
             );
         }
-        // It holds the first result, and one of an earlier window that arrived after it: F must be past both windows.
+        // The transaction contains the first result, and one of an earlier window that arrived after it. So F must be
+        // past both windows.
         assert_eq!(results.until(30, size()), 20);
         let written = results.close(20).windows;
         assert_eq!(written.into_keys().collect::<Vec<_>>(), [9, 19]);
@@ -952,7 +964,7 @@ mod tests {
     }
 
     fn restoring(unwritten: Unwritten) -> Restoring {
-        Restoring::new(&SinkStart {
+        Restoring::new(&SinkContext {
             topics: topics(),
             progress: Progress {
                 final_until_ms: 100,
@@ -1008,7 +1020,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_before_the_first_close_keep_what_was_restored() {
+    fn commits_before_the_first_close_keep_the_restored_value() {
         let since = Some(order(60));
         let mut restoring = restoring(Unwritten {
             since,
@@ -1023,12 +1035,13 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_committed_again_and_again_though_time_stands_still() {
+    fn progress_is_committed_at_each_heartbeat_although_time_does_not_advance() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let heartbeat = Duration::from_millis(200);
-            let (mut input, durable, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
+            let (mut input, durable, timers) =
+                sink(worker, heartbeat, RecordingTransactor::new(commits, acks));
             input.advance_to(20);
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             for _ in 0..3 {
@@ -1046,7 +1059,8 @@ mod tests {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let heartbeat = Duration::from_millis(50);
-            let (mut input, _, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
+            let (mut input, _, timers) =
+                sink(worker, heartbeat, RecordingTransactor::new(commits, acks));
             input.send(a_final());
             input.flush();
             let until = Instant::now() + 4 * heartbeat;
@@ -1064,13 +1078,13 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let start = |start: &mut SinkStart| {
+            let start = |start: &mut SinkContext| {
                 // A reset to 13 within a window of 10 ms.
                 start.stored_until_ms = 13;
                 start.progress.final_until_ms = 20;
             };
             let heartbeat = Duration::from_millis(20);
-            let transactor = Shown::new(commits, acks);
+            let transactor = RecordingTransactor::new(commits, acks);
             let (mut input, _, timers) = sink_from(worker, heartbeat, transactor, start);
             let next = |worker: &mut Worker| {
                 let records = step_until(worker, &timers, || shown.try_recv().ok());

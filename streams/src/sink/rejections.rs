@@ -11,7 +11,7 @@
 //!   again, and may even count an event that was late.
 //! - No commit has an N after a rejection that is settled and not written.
 //! - A paused partition does not hold back F: it waits only for rejections of windows that its own watermark has
-//!   passed. An event whose item is not known may belong to a window that its own partition keeps open.
+//!   passed. An event whose item is not known may belong to a window that its own partition holds open.
 
 use std::collections::BTreeMap;
 
@@ -64,8 +64,8 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// By the F from which on they are settled, so that a search for settled ones does not visit the others, which may
-    /// be many more.
+    /// The rejections by the F from which on they are settled, so that a search for settled ones does not visit the
+    /// others, which may be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
     /// The least N of commits: after the rejections that were removed.
@@ -120,20 +120,20 @@ impl Rejections {
     }
 
     /// Removes and returns the rejections of `partition` that a commit with this N and this F contains.
-    pub fn take_before(
+    pub fn drain_before(
         &mut self,
         partition: u32,
         read_offset: u64,
         final_until_ms: u64,
     ) -> Vec<Rejected> {
         let waiting = self.waiting.entry(partition).or_default();
-        waiting.take(final_until_ms, |it| it.offset < read_offset)
+        waiting.drain(final_until_ms, |it| it.offset < read_offset)
     }
 
     /// Removes and returns all rejections that a commit with this F may contain.
-    pub fn take_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
+    pub fn drain_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
         let waiting = self.waiting.values_mut();
-        let taken = waiting.flat_map(|waiting| waiting.take(final_until_ms, |_| true));
+        let taken = waiting.flat_map(|waiting| waiting.drain(final_until_ms, |_| true));
         taken.collect()
     }
 
@@ -145,9 +145,13 @@ impl Rejections {
 }
 
 impl Waiting {
-    fn take(&mut self, final_until_ms: u64, goes: impl Fn(&Rejected) -> bool) -> Vec<Rejected> {
+    fn drain(
+        &mut self,
+        final_until_ms: u64,
+        is_included: impl Fn(&Rejected) -> bool,
+    ) -> Vec<Rejected> {
         let settled = self.records.range_mut(..=final_until_ms);
-        let taken = settled.flat_map(|(_, records)| records.extract_if(.., |it| goes(it)));
+        let taken = settled.flat_map(|(_, records)| records.extract_if(.., |it| is_included(it)));
         let mut taken: Vec<Rejected> = taken.collect();
         taken.sort_by_key(|it| it.offset);
         self.records.retain(|_, records| !records.is_empty());
@@ -231,23 +235,23 @@ mod tests {
         for (partition, offset, settled) in [(0, 3, 0), (0, 5, 20), (0, 6, 0), (1, 9, 10)] {
             rejections.push(rejected(partition, offset, settled, 0));
         }
-        let taken = rejections.take_settled(10);
+        let taken = rejections.drain_settled(10);
         assert_eq!(offsets(taken), [(0, 3), (0, 6), (1, 9)]);
         let written = (rejections.written_offset(0), rejections.written_offset(1));
         assert_eq!(written, (7, 10));
-        assert_eq!(offsets(rejections.take_settled(19)), []);
-        assert_eq!(offsets(rejections.take_settled(20)), [(0, 5)]);
+        assert_eq!(offsets(rejections.drain_settled(19)), []);
+        assert_eq!(offsets(rejections.drain_settled(20)), [(0, 5)]);
         assert_eq!(rejections.written_offset(0), 7);
     }
 
     #[test]
-    fn a_commit_holds_what_is_settled_before_its_n() {
+    fn a_commit_contains_the_settled_rejections_below_its_n() {
         let mut rejections = Rejections::new(MAX_UNWRITTEN_BYTES);
         for (offset, settled) in [(1, 0), (4, 30), (6, 20), (8, 0)] {
             rejections.push(rejected(2, offset, settled, 0));
         }
-        assert_eq!(offsets(rejections.take_before(2, 8, 20)), [(2, 1), (2, 6)]);
-        assert_eq!(offsets(rejections.take_before(2, 9, 30)), [(2, 4), (2, 8)]);
+        assert_eq!(offsets(rejections.drain_before(2, 8, 20)), [(2, 1), (2, 6)]);
+        assert_eq!(offsets(rejections.drain_before(2, 9, 30)), [(2, 4), (2, 8)]);
     }
 
     #[test]
@@ -256,12 +260,12 @@ mod tests {
         rejections.push(rejected(0, 0, 10, MAX_UNWRITTEN_BYTES));
         assert!(!rejections.is_full(9), "none of them may be written yet");
         assert!(rejections.is_full(10));
-        rejections.take_settled(10);
+        rejections.drain_settled(10);
         assert!(!rejections.is_full(10));
     }
 
     #[test]
-    fn of_a_record_that_its_topic_does_not_accept_the_headers_are_left() {
+    fn a_record_that_its_topic_does_not_accept_is_shortened_to_its_headers() {
         let record = |topic: &str, bytes| NewRecord {
             topic: topic.to_owned(),
             partition: None,
@@ -292,7 +296,7 @@ mod tests {
 
     /// Otherwise the partition would wait for its own watermark, which does not advance while it is paused.
     #[test]
-    fn a_partition_does_not_wait_for_what_its_own_time_must_settle() {
+    fn a_partition_does_not_wait_for_rejections_that_its_own_watermark_settles() {
         let mut unwritten = Unwritten::new(MAX_UNWRITTEN_BYTES);
         unwritten.sent(&[
             rejected(0, 0, 20, MAX_UNWRITTEN_BYTES),

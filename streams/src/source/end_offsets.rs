@@ -22,7 +22,7 @@ use std::{
 use emostream_log::{EndOffsets, Log, Wake};
 
 /// Timeout of a request, after which the partition counts as unreachable.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An answer: the partition, and its end offsets, or `None` if its leader did not answer.
 pub type Answer = (u32, Option<EndOffsets>);
@@ -71,7 +71,7 @@ impl RequestThreads {
         let (wake, answer) = (self.wake.clone(), self.answer.clone());
         let serve = move || {
             for () in requests {
-                let ends = log.end_offsets(&topic, partition, PATIENCE);
+                let ends = log.end_offsets(&topic, partition, REQUEST_TIMEOUT);
                 let ends = ends
                     .inspect_err(|error| tracing::debug!(partition, %error, "no end offset"))
                     .ok();

@@ -50,14 +50,14 @@ use super::{
     format::Format,
     instances::Instances,
     partition::{PartitionReading, Read, ReadingTime, Rules},
-    read_ahead::{ReadAhead, Standing},
+    read_ahead::{ReadAhead, ReadPosition},
 };
 use crate::{
     Stop, StreamsError,
     aggregate::pre_aggregator::{PartialCount, PreAggregator},
     metrics::Metrics,
     sink::{
-        operator::{Notice, Written},
+        operator::{Notice, RejectionsCommitted},
         rejections::{Rejected, Unwritten},
     },
     time::{
@@ -84,17 +84,17 @@ const IDLE_CHECK: Duration = Duration::from_millis(500);
 /// Time for which a record must be ahead of this host's clock before that is reported: clocks always differ a little.
 const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
-/// Wakes the source of a worker from any thread, at most once until it runs.
+/// A waker of the source of a worker, for any thread. It activates the source at most once until the source runs.
 #[derive(Clone, Default)]
-pub struct SourceBell(Arc<(AtomicBool, OnceLock<SyncActivator>)>);
+pub struct SourceWaker(Arc<(AtomicBool, OnceLock<SyncActivator>)>);
 
-impl SourceBell {
+impl SourceWaker {
     /// Returns the function by which the log wakes the source.
     pub fn wake(&self) -> Wake {
-        let bell = self.clone();
+        let waker = self.clone();
         Arc::new(move || {
-            let (rung, activator) = &*bell.0;
-            if !rung.swap(true, Ordering::AcqRel)
+            let (woken, activator) = &*waker.0;
+            if !woken.swap(true, Ordering::AcqRel)
                 && let Some(activator) = activator.get()
             {
                 // Fails if the worker has ended.
@@ -103,19 +103,19 @@ impl SourceBell {
         })
     }
 
-    fn hears(&self, activator: SyncActivator) {
+    fn set_activator(&self, activator: SyncActivator) {
         // A wake-up before the operator exists has no activator. It is not needed: the operator is scheduled once at
         // the start.
         let _ = self.0.1.set(activator);
     }
 
-    fn quiet(&self) {
+    fn reset(&self) {
         self.0.0.store(false, Ordering::Release);
     }
 }
 
 /// The values with which a source starts.
-pub struct SourceStart<F: Format> {
+pub struct SourceContext<F: Format> {
     /// The partitions of the worker.
     pub partitions: Vec<PartitionReading>,
     /// The times of all partitions, as this worker knows them.
@@ -123,7 +123,7 @@ pub struct SourceStart<F: Format> {
     /// The reader of the worker's partitions.
     pub reader: Box<dyn Reader>,
     /// Wakes the source when the reader has records, or an end offset has arrived.
-    pub bell: SourceBell,
+    pub waker: SourceWaker,
     /// F at the start of the run.
     pub final_until_ms: u64,
     /// The rules by which events are classified and counted.
@@ -152,11 +152,11 @@ pub struct SourceStart<F: Format> {
 
 /// An input of the source, by the feedback loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum News {
+pub enum SourceFeedback {
     /// The status of a partition, from the worker that reads it.
     Partition(PartitionUpdate),
     /// A notice that rejections are durable.
-    Written(Written),
+    RejectionsCommitted(RejectionsCommitted),
 }
 
 /// The outputs of a source.
@@ -176,17 +176,17 @@ type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<
 /// Builds the source of one worker.
 pub fn source<'scope, F: Format>(
     scope: Scope<'scope, u64>,
-    news: StreamVec<'scope, u64, News>,
-    start: SourceStart<F>,
+    feedback: StreamVec<'scope, u64, SourceFeedback>,
+    start: SourceContext<F>,
 ) -> SourceStreams<'scope, F> {
     let mut builder = OperatorBuilder::new("read".to_owned(), scope);
     let address = builder.operator_info().address;
     let activator = scope.activator_for(address.clone());
     start
-        .bell
-        .hears(scope.worker().sync_activator_for(address.to_vec()));
+        .waker
+        .set_activator(scope.worker().sync_activator_for(address.to_vec()));
     // The feedback input is not connected to the outputs, so it never holds back their frontiers.
-    let mut heard = builder.new_input_connection(news, Pipeline, []);
+    let mut feedback_input = builder.new_input_connection(feedback, Pipeline, []);
     let (counts, counts_stream) = builder.new_output_connection([]);
     let (notices, notices_stream) = builder.new_output_connection([]);
     let (updates, updates_stream) = builder.new_output_connection([]);
@@ -198,13 +198,13 @@ pub fn source<'scope, F: Format>(
         let mut source = Source::new(start, capabilities);
         move |_| {
             let Some(source) = &mut source else {
-                heard.for_each(|_, _| {});
+                feedback_input.for_each(|_, _| {});
                 return;
             };
-            source.start.bell.quiet();
-            heard.for_each(|_, data| {
-                for news in data.drain(..) {
-                    source.hear(news);
+            source.start.waker.reset();
+            feedback_input.for_each(|_, data| {
+                for feedback in data.drain(..) {
+                    source.on_feedback(feedback);
                 }
             });
             let mut outputs = Outputs {
@@ -235,7 +235,7 @@ struct Outputs<'a, F: Format> {
     updates: Output<'a, PartitionUpdate>,
 }
 
-/// When the source should run again.
+/// The time at which the source must run again.
 enum Next {
     Now,
     At(Instant),
@@ -243,8 +243,8 @@ enum Next {
 }
 
 struct Source<F: Format> {
-    start: SourceStart<F>,
-    own: Vec<Own>,
+    start: SourceContext<F>,
+    own: Vec<OwnPartition>,
     aggregate: PreAggregator<F::Key, F::Item>,
     rejected: Vec<Rejected>,
     read_ahead: ReadAhead,
@@ -256,7 +256,7 @@ struct Source<F: Format> {
     check_idle: Instant,
 }
 
-struct Own {
+struct OwnPartition {
     partition: u32,
     reading: PartitionReading,
     idleness: Idleness,
@@ -278,7 +278,7 @@ fn next_poll(records: usize, events: u64, limit: usize) -> usize {
     most.clamp(1, POLL_RECORDS).min(limit * 2)
 }
 
-impl Own {
+impl OwnPartition {
     /// Whether the partition is not read up to the N of the previous run yet.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
         reader.position(self.partition) < self.reading.settled_offset()
@@ -310,14 +310,14 @@ impl Own {
 impl<F: Format> Source<F> {
     /// Creates the state of a source. Returns `None` for a worker without partitions, which drops its capabilities, so
     /// that they do not hold back the frontier.
-    fn new(mut start: SourceStart<F>, capabilities: Vec<Capability<u64>>) -> Option<Source<F>> {
+    fn new(mut start: SourceContext<F>, capabilities: Vec<Capability<u64>>) -> Option<Source<F>> {
         let mut capabilities = capabilities.into_iter();
         let (mut counts, mut notices) = (capabilities.next()?, capabilities.next()?);
         let updates = capabilities.next()?;
         let now = start.timers.now();
-        let own: Vec<Own> = std::mem::take(&mut start.partitions)
+        let own: Vec<OwnPartition> = std::mem::take(&mut start.partitions)
             .into_iter()
-            .map(|reading| Own {
+            .map(|reading| OwnPartition {
                 watermark: start
                     .metrics
                     .watermark
@@ -355,12 +355,12 @@ impl<F: Format> Source<F> {
         })
     }
 
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Partition(update) => {
+    fn on_feedback(&mut self, feedback: SourceFeedback) {
+        match feedback {
+            SourceFeedback::Partition(update) => {
                 self.start.group.apply(update);
             }
-            News::Written(Written { partition, bytes }) => {
+            SourceFeedback::RejectionsCommitted(RejectionsCommitted { partition, bytes }) => {
                 let own = self.own.iter_mut().find(|own| own.partition == partition);
                 if let Some(own) = own {
                     own.unwritten.written(bytes);
@@ -396,23 +396,24 @@ impl<F: Format> Source<F> {
             final_until_ms: durable.unwrap_or(0),
             now_ms,
         };
-        let mut standing = Standing {
+        let mut read_position = ReadPosition {
             watermark_ms: 0,
             lowest_ms: self.start.group.lowest_watermark_ms(),
             durable_ms: durable.unwrap_or(closed_until_ms),
             holding: self.start.group.is_holding(),
         };
-        self.read_ahead.release(standing.durable_ms);
+        self.read_ahead.release(read_position.durable_ms);
         let mut more = false;
         for own in &mut self.own {
-            standing.watermark_ms = own.reading.clock().watermark_ms();
+            read_position.watermark_ms = own.reading.clock().watermark_ms();
             // Rejections of later windows wait until the frontier advances. The frontier may wait for this partition,
             // so such rejections must not pause it.
-            let passed_ms = standing.watermark_ms.max(standing.durable_ms);
+            let passed_ms = read_position.watermark_ms.max(read_position.durable_ms);
             let full = own.unwritten.is_full(passed_ms);
             // Below N the limits do not apply: the previous run has read these records within its limits, and the
             // frontier waits until they are read.
-            if !own.reads_again(&*self.start.reader) && (full || !self.read_ahead.allows(standing))
+            if !own.reads_again(&*self.start.reader)
+                && (full || !self.read_ahead.allows(read_position))
             {
                 own.idleness.on_paused(now);
                 continue;
@@ -534,7 +535,8 @@ impl<F: Format> Source<F> {
         let mut to_ms = self.start.group.frontier_ms(now_ms);
         let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
         for own in &mut self.own {
-            // Also while the frontier does not advance, since a partition that was released may have caught up.
+            // End offsets are requested even while the frontier does not advance, since a partition that was released
+            // may have caught up.
             let wants = own
                 .idleness
                 .wants_request(now, to_ms.max(from_ms), wanted_ms);

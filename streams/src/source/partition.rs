@@ -11,7 +11,8 @@ use super::format::{Format, RecordTimes};
 use crate::{
     aggregate::pre_aggregator::{Event, PreAggregator},
     progress::record::{
-        AheadLimit, Former, LastRecord, OpenWindows, PartitionProgress, Settlement, Verdict,
+        AheadLimit, Disposition, LastRecord, OpenWindows, PartitionProgress, PriorEpoch,
+        ReplayPosition,
     },
     sink::rejections::Rejected,
     time::{clock::PartitionClock, holds::AheadRecord},
@@ -28,7 +29,7 @@ const MAX_REJECTED_BYTES: usize = 990_000;
 pub struct Rules<F> {
     /// The size of the windows.
     pub size: WindowSize,
-    /// How far the watermark of a partition is behind its newest record, milliseconds.
+    /// Difference between the newest record of a partition and its watermark, milliseconds.
     pub lateness_ms: u64,
     /// The format of the records.
     pub format: F,
@@ -97,32 +98,32 @@ pub struct PartitionReading {
     partition: u32,
     clock: PartitionClock,
     open: OpenWindows,
-    settlement: Settlement,
-    formers: Vec<Former>,
+    replay_position: ReplayPosition,
+    prior_epochs: Vec<PriorEpoch>,
     ahead: Option<AheadLimit>,
     last: Option<LastRecord>,
-    /// How much older the last record was than the newest one before it, milliseconds.
+    /// Difference between the newest record before the last one and the last one, milliseconds; 0 if that is newer.
     behind_ms: u64,
 }
 
 impl PartitionReading {
-    /// Resumes from `progress`. Windows that end by `final_until_ms` are final, and `formers` are the epochs with other
-    /// settings.
+    /// Resumes from `progress`. Windows that end by `final_until_ms` are final, and `prior_epochs` are the epochs with
+    /// other settings.
     pub fn resume<F>(
         progress: &PartitionProgress,
         final_until_ms: u64,
-        formers: &[Former],
+        prior_epochs: &[PriorEpoch],
         rules: &Rules<F>,
     ) -> Self {
         PartitionReading {
             partition: progress.partition,
             clock: PartitionClock::resumed(progress.resume_watermark_ms, rules.lateness_ms),
             open: OpenWindows::default(),
-            settlement: Settlement {
+            replay_position: ReplayPosition {
                 final_until_ms,
                 read_offset: progress.read_offset,
             },
-            formers: formers.to_vec(),
+            prior_epochs: prior_epochs.to_vec(),
             ahead: progress.ahead,
             last: progress.last,
             behind_ms: 0,
@@ -165,14 +166,14 @@ impl PartitionReading {
 
     /// Returns N at the start of the run. Records below it are read again.
     pub fn settled_offset(&self) -> u64 {
-        self.settlement.read_offset
+        self.replay_position.read_offset
     }
 
     /// Reads the next record: counts its events, or rejects them.
     ///
     /// # Errors
     ///
-    /// If the record is ahead of this host's clock. It changes nothing then, and must be read again later.
+    /// The record, if it is ahead of this host's clock. Nothing has changed then, and it must be read again later.
     pub fn read<F: Format>(
         &mut self,
         record: Record<'_>,
@@ -201,12 +202,12 @@ impl PartitionReading {
             return Err(AheadRecord { offset, time_ms });
         }
         // An epoch is not needed any more once the partition is read past its N.
-        self.formers
-            .retain(|former| offset < former.read_offset(partition));
-        let formers = std::mem::take(&mut self.formers);
-        let judge = Judge {
-            settlement: self.settlement,
-            formers: &formers,
+        self.prior_epochs
+            .retain(|epoch| offset < epoch.read_offset(partition));
+        let prior_epochs = std::mem::take(&mut self.prior_epochs);
+        let rule = ReplayRule {
+            replay_position: self.replay_position,
+            prior_epochs: &prior_epochs,
             partition,
             offset,
             watermark_ms: self.clock.watermark_ms(),
@@ -216,16 +217,16 @@ impl PartitionReading {
         };
         let mut read = Read::default();
         if readable.is_some() {
-            let parts = self.count::<F>(&events, rules.size, &judge, aggregate, &mut read);
+            let parts = self.count::<F>(&events, rules.size, &rule, aggregate, &mut read);
             reject_parts(&rules.format, record, events.len(), parts, rejected);
         } else {
             let reason = match times {
                 Some(_) => Reason::Ahead,
                 None => Reason::Malformed,
             };
-            rejected.extend(judge.unreadable::<F>(record, reason));
+            rejected.extend(rule.unreadable::<F>(record, reason));
         }
-        (self.formers, aggregate.events) = (formers, events);
+        (self.prior_epochs, aggregate.events) = (prior_epochs, events);
         self.behind_ms = newest_ms.map_or(0, |newest_ms| {
             self.clock.newest_ms().saturating_sub(newest_ms)
         });
@@ -242,7 +243,7 @@ impl PartitionReading {
         &mut self,
         events: &[Event<F::Item>],
         size: WindowSize,
-        judge: &Judge<'_>,
+        rule: &ReplayRule<'_>,
         aggregate: &mut PreAggregator<F::Key, F::Item>,
         read: &mut Read,
     ) -> RejectedParts {
@@ -252,19 +253,19 @@ impl PartitionReading {
         let mut rest = events.iter().enumerate().peekable();
         while let Some(&(_, first)) = rest.peek() {
             let window = size.window_of(first.at_ms);
-            let verdict = self.verdict(judge, window, first.at_ms);
-            let inside = |event: &Event<F::Item>| match judge.judges_windows_whole() {
+            let disposition = self.classify(rule, window, first.at_ms);
+            let inside = |event: &Event<F::Item>| match rule.classifies_whole_windows() {
                 true => (window.start..window.end).contains(&event.at_ms),
                 false => event.at_ms == first.at_ms,
             };
-            let mut counts = (verdict == Verdict::Count).then(|| aggregate.window(window));
+            let mut counts = (disposition == Disposition::Count).then(|| aggregate.window(window));
             while let Some((index, event)) = rest.next_if(|(_, event)| inside(event)) {
                 if let (Some(counts), Some(key), Some(item)) = (&mut counts, event.key, &event.item)
                 {
                     *counts.entry((key, item.clone())).or_default() += 1;
                 }
-                read.note(verdict, event.item.is_some());
-                if let Some(part) = judge.rejection(verdict, window, event.item.is_some()) {
+                read.note(disposition, event.item.is_some());
+                if let Some(part) = rule.rejection(disposition, window, event.item.is_some()) {
                     parts.entry(part).or_default().push(index);
                 }
             }
@@ -274,12 +275,13 @@ impl PartitionReading {
 
     /// Classifies an event at `at_ms`. Unless the event is settled or ahead, its window keeps R at or below this
     /// record: a restart must read the record again until the window is final, to count the event or to reject it.
-    fn verdict(&mut self, judge: &Judge<'_>, window: Window, at_ms: u64) -> Verdict {
-        let verdict = judge.verdict(window, at_ms);
-        if matches!(verdict, Verdict::Count | Verdict::Late) {
-            self.open.saw(window, judge.offset, judge.watermark_ms);
+    fn classify(&mut self, rule: &ReplayRule<'_>, window: Window, at_ms: u64) -> Disposition {
+        let disposition = rule.classify(window, at_ms);
+        if matches!(disposition, Disposition::Count | Disposition::Late) {
+            self.open
+                .record_first_offset(window, rule.offset, rule.watermark_ms);
         }
-        verdict
+        disposition
     }
 }
 
@@ -291,11 +293,11 @@ impl AddAssign for Read {
 }
 
 impl Read {
-    fn note(&mut self, verdict: Verdict, is_known: bool) {
-        match verdict {
-            Verdict::Count => self.counted += u64::from(is_known),
-            Verdict::Late => self.late += 1,
-            Verdict::Settled | Verdict::Ahead => {}
+    fn note(&mut self, disposition: Disposition, is_known: bool) {
+        match disposition {
+            Disposition::Count => self.counted += u64::from(is_known),
+            Disposition::Late => self.late += 1,
+            Disposition::AlreadyCommitted | Disposition::Ahead => {}
         }
     }
 }
@@ -304,14 +306,14 @@ impl Read {
 pub const NO_WINDOW: u64 = 0;
 
 /// The events of a record that are rejected, by the F from which on they are settled, and the reason: see
-/// [`Judge::rejection`].
+/// [`ReplayRule::rejection`].
 type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 
 /// The replay rule, with the values that are the same for all events of a record.
-struct Judge<'a> {
-    settlement: Settlement,
+struct ReplayRule<'a> {
+    replay_position: ReplayPosition,
     /// The epochs whose N is not reached yet: none, except after a reset.
-    formers: &'a [Former],
+    prior_epochs: &'a [PriorEpoch],
     partition: u32,
     offset: u64,
     watermark_ms: u64,
@@ -321,47 +323,53 @@ struct Judge<'a> {
     limit_ms: u64,
 }
 
-impl Judge<'_> {
-    /// Whether all events of one window have the same verdict. They may not if windows of other settings, or a limit,
-    /// end within this one.
-    fn judges_windows_whole(&self) -> bool {
-        self.formers.is_empty() && self.limit_ms == u64::MAX
+impl ReplayRule<'_> {
+    /// Whether all events of one window have the same disposition. They may not if windows of other settings, or a
+    /// limit, end within this one.
+    fn classifies_whole_windows(&self) -> bool {
+        self.prior_epochs.is_empty() && self.limit_ms == u64::MAX
     }
 
-    /// Returns the verdict on an event at `at_ms`, which is in `window`.
-    fn verdict(&self, window: Window, at_ms: u64) -> Verdict {
-        let settles = |former: &Former| former.settles(self.partition, self.offset, at_ms);
-        if self.formers.iter().any(settles) {
-            return Verdict::Settled;
+    /// Returns the disposition of an event at `at_ms`, which is in `window`.
+    fn classify(&self, window: Window, at_ms: u64) -> Disposition {
+        let covers = |epoch: &PriorEpoch| epoch.covers(self.partition, self.offset, at_ms);
+        if self.prior_epochs.iter().any(covers) {
+            return Disposition::AlreadyCommitted;
         }
         if at_ms > self.limit_ms {
             // The rejection has no window. Below N it was committed.
-            return match self.offset < self.settlement.read_offset {
-                true => Verdict::Settled,
-                false => Verdict::Ahead,
+            return match self.offset < self.replay_position.read_offset {
+                true => Disposition::AlreadyCommitted,
+                false => Disposition::Ahead,
             };
         }
         let (watermark_ms, closed_until_ms) = (self.watermark_ms, self.closed_until_ms);
-        self.settlement
-            .judge(window, self.offset, watermark_ms, closed_until_ms)
+        self.replay_position
+            .classify(window, self.offset, watermark_ms, closed_until_ms)
     }
 
     /// Returns the F from which on the rejection of an event is settled, and the reason; `None` if the event is not
     /// rejected. `is_known` is whether this build knows its item.
-    fn rejection(&self, verdict: Verdict, window: Window, is_known: bool) -> Option<(u64, Reason)> {
-        match verdict {
+    fn rejection(
+        &self,
+        disposition: Disposition,
+        window: Window,
+        is_known: bool,
+    ) -> Option<(u64, Reason)> {
+        match disposition {
             // Events of windows that are final already are rejected in one part.
-            Verdict::Late => Some((window.end.max(self.final_until_ms), Reason::Late)),
-            Verdict::Ahead => Some((NO_WINDOW, Reason::Ahead)),
-            Verdict::Count if !is_known => Some((window.end, Reason::UnknownItem)),
-            Verdict::Count | Verdict::Settled => None,
+            Disposition::Late => Some((window.end.max(self.final_until_ms), Reason::Late)),
+            Disposition::Ahead => Some((NO_WINDOW, Reason::Ahead)),
+            Disposition::Count if !is_known => Some((window.end, Reason::UnknownItem)),
+            Disposition::Count | Disposition::AlreadyCommitted => None,
         }
     }
 
     /// Rejects a record that cannot be decoded, or whose times are not valid, unless an earlier run has.
     fn unreadable<F: Format>(&self, record: Record<'_>, reason: Reason) -> Option<Rejected> {
-        let news = self.offset >= self.settlement.read_offset && self.formers.is_empty();
-        news.then(|| reject::<F>(record, reason, NO_WINDOW, record.value.to_vec()))
+        let is_new =
+            self.offset >= self.replay_position.read_offset && self.prior_epochs.is_empty();
+        is_new.then(|| reject::<F>(record, reason, NO_WINDOW, record.value.to_vec()))
     }
 }
 

@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use emostream_protocol::WindowSize;
 
-/// How many windows a partition may be read ahead beyond the timeouts: enough for the next window while a transaction
-/// is in flight.
+/// Number of windows by which a partition may be read ahead beyond the timeouts: enough for the next window while a
+/// transaction is in flight.
 const WINDOWS: u64 = 4;
 
 /// Maximum bytes of records that a worker reads ahead of the durable frontier. Counts need less memory than the
@@ -30,9 +30,9 @@ pub struct ReadAhead {
     total: u64,
 }
 
-/// The times on which the decision about one partition depends.
+/// The read position of a partition in event time, and that of the group.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing {
+pub struct ReadPosition {
     /// The watermark of the partition.
     pub watermark_ms: u64,
     /// The lowest watermark of the partitions that hold back the frontier.
@@ -70,7 +70,7 @@ impl ReadAhead {
     }
 
     /// Whether a partition may be read further.
-    pub fn allows(&self, at: Standing) -> bool {
+    pub fn allows(&self, at: ReadPosition) -> bool {
         let awaited =
             at.watermark_ms <= at.lowest_ms && self.size.floor(at.lowest_ms) <= at.durable_ms;
         let hold_ms = if at.holding { self.hold_ms } else { 0 };
@@ -98,7 +98,7 @@ mod tests {
         ReadAhead::new(size, Duration::from_secs(10), Duration::from_secs(60))
     }
 
-    const AT: Standing = Standing {
+    const AT: ReadPosition = ReadPosition {
         watermark_ms: 118_000,
         lowest_ms: 100_500,
         durable_ms: 100_000,
@@ -109,18 +109,18 @@ mod tests {
     fn during_a_hold_others_are_read_ahead_as_long_as_it_may_last() {
         let ahead = read_ahead();
         assert!(ahead.allows(AT));
-        let further = Standing {
+        let further = ReadPosition {
             watermark_ms: 120_000,
             ..AT
         };
         assert!(!ahead.allows(further));
-        let holding = Standing {
+        let holding = ReadPosition {
             watermark_ms: 178_000,
             holding: true,
             ..AT
         };
         assert!(ahead.allows(holding));
-        let beyond = Standing {
+        let beyond = ReadPosition {
             watermark_ms: 180_000,
             ..holding
         };
@@ -131,7 +131,7 @@ mod tests {
     fn a_hold_that_begins_after_a_long_silence_lets_the_others_be_read() {
         let mut ahead = read_ahead();
         ahead.add(30_000_000, 100);
-        let after_silence = Standing {
+        let after_silence = ReadPosition {
             watermark_ms: 30_070_000,
             holding: true,
             ..AT
@@ -140,18 +140,18 @@ mod tests {
     }
 
     #[test]
-    fn too_many_bytes_stop_all_but_the_partition_that_time_waits_for() {
+    fn too_many_bytes_pause_all_partitions_but_the_one_that_the_frontier_waits_for() {
         let mut ahead = read_ahead();
         ahead.add(100_000, MAX_BYTES);
         ahead.add(118_000, 1);
         assert!(!ahead.allows(AT));
-        let lowest = Standing {
+        let lowest = ReadPosition {
             watermark_ms: 100_500,
             ..AT
         };
         assert!(ahead.allows(lowest));
         // The windows that were read can become durable without further records of this partition.
-        let committing = Standing {
+        let committing = ReadPosition {
             lowest_ms: 118_000,
             ..AT
         };

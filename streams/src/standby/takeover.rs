@@ -306,7 +306,8 @@ mod tests {
         #[test]
         fn a_run_that_commits_in_time_is_never_fenced(
             transactions in transactions(),
-            // Until the next request, until the end is read, until the stable offset is read, until the response arrives.
+            // Until the next request, until the end is read, until the stable offset is read, until the response
+            // arrives.
             polls in proptest::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..1_000, 0_u64..1_000), 1..400),
             lost in proptest::collection::vec(any::<prop::sample::Index>(), 0..5),
         ) {

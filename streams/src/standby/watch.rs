@@ -85,8 +85,8 @@ impl Standby {
         Ok(None)
     }
 
-    /// Requests the end offset once, at the time `requested`; `now` returns the time of the response. Returns the end of
-    /// the progress topic if it is time to take over.
+    /// Requests the end offset once, at the time `requested`; `now` returns the time of the response. Returns the end
+    /// of the progress topic if it is time to take over.
     pub fn poll(
         &mut self,
         requested: Instant,

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_saw_nothing_stands_at_zero() {
+    fn a_clock_without_records_has_the_watermark_0() {
         let mut clock = PartitionClock::resumed(0, 750);
         assert_eq!(clock.watermark_ms(), 0);
         clock.observe(700);

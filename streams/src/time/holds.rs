@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{idleness::HoldReason, moment};
+use super::{format_time, idleness::HoldReason};
 use crate::metrics::Metrics;
 
 /// A record that is not read, since its time is further ahead of this host's clock than records may be.
@@ -56,7 +56,7 @@ impl fmt::Display for Impediment {
                 "is held: its record at offset {} is dated {}, ahead of this host's clock; correct the clock, or \
                  have records of the future rejected with `emostream reset --reject-ahead`",
                 record.offset,
-                moment(record.time_ms)
+                format_time(record.time_ms)
             ),
             Impediment::Held(_) => f.write_str(
                 "is held because its leader does not answer, or its records do not arrive; windows close when they \
@@ -77,7 +77,7 @@ pub struct Holds {
     topic: String,
     metrics: Metrics,
     known: Mutex<BTreeMap<u32, Impediment>>,
-    /// Why the last attempt to commit failed, until one succeeds.
+    /// The reason why the last attempt to commit failed, until one succeeds.
     commit: Mutex<Option<String>>,
     version: AtomicU64,
 }

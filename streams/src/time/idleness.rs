@@ -119,12 +119,12 @@ struct Hold {
     confirmed: bool,
 }
 
-/// What an answer shows about a partition that is not read to its end.
+/// The state of a partition that is not read to its end, as an answer shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     NoAnswer,
     /// The leader answers, and has records below the last stable offset that did not arrive yet. After a freeze, or
-    /// when a broker is available again, they arrive within a moment. So the finding differs from no answer, and the
+    /// when a broker is available again, they arrive soon. So the finding differs from no answer, and the
     /// hold timeout starts again.
     Unread,
     OpenTransaction,
@@ -356,13 +356,13 @@ mod tests {
     }
 
     #[test]
-    fn time_passes_a_quiet_partition_only_as_far_as_was_known_when_its_end_was_requested() {
+    fn the_frontier_passes_a_quiet_partition_only_up_to_the_time_of_the_request() {
         let mut partition = Partition::new(0, false);
         assert!(!partition.at(9).requests(2000));
         assert_eq!(partition.passage(), Passage::Watermark);
         assert!(partition.at(10).requests(2000));
         assert_eq!(partition.passage(), Passage::Until(0));
-        // A later time is learned before the answer comes.
+        // The worker learns of a later time before the answer arrives.
         assert!(!partition.requests(4000));
         partition.answer(100, 100);
         assert_eq!(partition.passage(), Passage::Until(2000));
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_freeze_time_waits_for_what_was_appended_meanwhile() {
+    fn after_a_freeze_the_frontier_waits_for_records_that_were_appended_in_the_meantime() {
         let mut partition = Partition::new(0, false);
         assert!(partition.at(12).requests(2000));
         partition.answer(150, 150);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_partition_has_caught_up_though_its_end_moves_on() {
+    fn a_released_partition_catches_up_although_its_end_advances() {
         let mut partition = Partition::new(0, false);
         partition.until(71, Partition::no_answer);
         assert!(partition.at(72).requests(u64::MAX));
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_confirmed_and_times_out_though_no_time_is_to_pass() {
+    fn a_hold_is_confirmed_and_times_out_although_the_frontier_cannot_advance() {
         let mut partition = Partition::new(0, false);
         assert!(partition.at(10).requests(2000));
         partition.answer(100, 100);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_transaction_holds_and_another_one_holds_anew() {
+    fn an_open_transaction_holds_and_another_one_holds_again() {
         let mut partition = Partition::new(0, false);
         partition.until(60, |it| it.answer(100, 130));
         assert_eq!(partition.idleness.held(), Some(HoldReason::OpenTransaction));
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_proven_and_no_hold_ends_before_the_run_before_is_reached() {
+    fn nothing_is_proven_and_no_hold_ends_before_the_previous_n_is_reached() {
         let mut partition = Partition::new(120, true);
         partition.until(300, |it| it.answer(100, 100));
         assert_eq!(partition.passage(), Passage::Until(0));
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_was_idle_before_a_restart_is_idle_at_once_unless_something_was_appended() {
+    fn a_partition_that_was_idle_before_a_restart_is_idle_at_once_unless_records_were_appended() {
         let mut partition = Partition::new(100, true);
         assert!(partition.requests(2000));
         partition.answer(100, 100);

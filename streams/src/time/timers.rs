@@ -74,7 +74,7 @@ impl Timers {
     }
 
     /// Activates the operators whose timers are due. Returns the time until the next timer, or `None` if there is none.
-    pub fn ring(&self) -> Option<Duration> {
+    pub fn fire_due(&self) -> Option<Duration> {
         let mut due = self.0.due.borrow_mut();
         if due.is_empty() {
             return None;

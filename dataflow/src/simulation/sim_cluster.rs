@@ -1,4 +1,4 @@
-//! What happens to a group in the run of one seed.
+//! The simulated cluster: its processes, its log, and the events of the run of one seed.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -16,78 +16,80 @@ use emostream_streams::{
 };
 
 use super::{
-    Dice, LATENESS_MS, PACE, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
-    producers::{Crowd, heartbeat, record},
-    truth::{TotalsChecked, Truth, Written},
+    LATENESS_MS, PACE, Rng, SPAN_MS, SWARM, T0, TOP, WINDOW_MS,
+    oracle::{Oracle, Output, TotalsChecked},
+    producers::{Producers, heartbeat, record},
+    rng,
 };
 use crate::{Config, EmoStream, HEARTBEAT, Limits, Stop, StreamsError, TotalsPace, streams_topics};
 
-/// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
+/// Time without a record after which a partition is quiet. It is short, so that this often happens in the run of a
+/// seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
 
-/// How long a partition that cannot be read to its end holds the others back.
+/// Maximum time for which a partition that cannot be read to its end holds the frontier back.
 const HOLD_TIMEOUT_MS: u64 = 12_000;
 
-/// How long a standby sees no commit before it takes over: a run that is not frozen commits more often.
+/// Time without a commit after which a standby takes over. A run that is not frozen commits more often.
 const TAKEOVER_MS: u64 = 10_000;
 
-/// How long a transaction may be open.
+/// Timeout of a transaction.
 const COMMIT_TIMEOUT_MS: u64 = 15_000;
 
-/// As many as there may be of the hosts of a deployment.
-const MOST_STANDBYS: usize = 2;
+/// Maximum number of standbys.
+const MAX_STANDBYS: usize = 2;
 
-/// Ingest writes to every partition that often.
+/// Interval at which an ingest writes to every partition.
 const TICK_MS: u64 = 500;
 
-/// Partitions that may be added up to.
-const MOST_PARTITIONS: usize = 6;
+/// Maximum number of partitions of the source, with those that are added.
+const MAX_PARTITIONS: usize = 6;
 
-/// The group comes to rest within so many rounds, or stands still for good.
-const PATIENCE_ROUNDS: u32 = 5_000;
+/// Maximum number of rounds within which all results must be written after all faults have ended.
+const MAX_ROUNDS: u32 = 5_000;
 
-/// Everything there is.
-pub struct World {
-    dice: Dice,
+/// A simulated cluster.
+pub struct SimCluster {
+    rng: Rng,
     clock: Arc<SimClock>,
     log: SimLog,
     topics: Topics,
-    truth: Truth,
-    written: Written,
-    /// The newest run is the last; an older one may not have noticed yet.
+    oracle: Oracle,
+    output: Output,
+    /// The newest run is the last. An older one may not have detected yet that it is fenced.
     runs: Vec<SimRun>,
-    /// Runs that were fenced, and wait until there is no commit.
+    /// Runs that were fenced, and wait until the active run stops committing.
     standbys: Vec<Standby>,
-    /// When the last commit landed.
+    /// The time at which the last commit landed.
     committed_ms: u64,
-    /// How many partitions are written to: those that a run has known.
+    /// The number of partitions that producers write to: those that a run has read.
     known: u32,
-    crowd: Crowd,
+    producers: Producers,
     next_tick_ms: u64,
-    /// Until when each partition shows nothing new.
+    /// The time until which no new records of each partition become visible.
     stalled_until_ms: Vec<u64>,
-    /// How long partitions may show nothing new.
+    /// Maximum time for which no new records of a partition become visible.
     longest_stall_ms: u64,
-    /// Until when nothing is written to each partition.
+    /// The time until which no record is written to each partition.
     silent_until_ms: Vec<u64>,
-    /// Those over which time passed because their hold timed out: what they bring may be late.
+    /// The partitions whose hold has timed out: their records may be late.
     released: BTreeSet<u32>,
     /// How often the totals of large rooms are written.
     pace: TotalsPace,
     /// Time without a final after which a room's totals begin at 0.
     retention_ms: u64,
-    /// Everything that landed.
-    story: Vec<Vec<NewRecord>>,
+    /// All transactions that have landed.
+    transactions: Vec<Vec<NewRecord>>,
 }
 
-impl World {
-    /// The world of a seed, at its beginning.
-    pub fn new(seed: u64) -> World {
+impl SimCluster {
+    /// Creates the simulated cluster of a seed.
+    pub fn new(seed: u64) -> SimCluster {
         let topics = Topics::default();
-        let mut dice = dice(seed);
+        let mut rng = rng(seed);
         let clock = Arc::new(SimClock::default());
-        let log = SimLog::new(self::dice(!seed), clock.clone(), streams_topics(&topics));
-        let partitions = dice.random_range(1..5);
+        let log = SimLog::new(self::rng(!seed), clock.clone(), streams_topics(&topics));
+        let partitions = rng.random_range(1..5);
         let topics_of = [
             (topics.reactions(), partitions),
             (topics.windows(), 1),
@@ -99,32 +101,32 @@ impl World {
         ];
         let compacted = topics_of.map(|(name, partitions)| (name, partitions, Cleanup::Compact));
         create_topics(&log, compacted);
-        World {
-            longest_stall_ms: match dice.random_range(0..10) {
+        SimCluster {
+            longest_stall_ms: match rng.random_range(0..10) {
                 0 => 2 * HOLD_TIMEOUT_MS,
                 1..5 => 3 * IDLE_TIMEOUT_MS,
                 _ => IDLE_TIMEOUT_MS / 2,
             },
             released: BTreeSet::new(),
             pace: TotalsPace {
-                close_bytes: match dice.random_bool(0.3) {
-                    // One record a worker.
+                close_bytes: match rng.random_bool(0.3) {
+                    // One record per worker.
                     true => 0,
                     false => usize::MAX,
                 },
                 ..PACE
             },
-            retention_ms: match dice.random_bool(0.5) {
-                true => dice.random_range(SPAN_MS..10 * WINDOW_MS),
+            retention_ms: match rng.random_bool(0.5) {
+                true => rng.random_range(SPAN_MS..10 * WINDOW_MS),
                 false => u64::MAX,
             },
-            crowd: Crowd::any(&mut dice),
-            dice,
+            producers: Producers::any(&mut rng),
+            rng,
             clock,
             log,
             topics,
-            truth: Truth::default(),
-            written: Written::default(),
+            oracle: Oracle::default(),
+            output: Output::default(),
             runs: Vec::new(),
             standbys: Vec::new(),
             committed_ms: T0,
@@ -132,31 +134,31 @@ impl World {
             next_tick_ms: T0,
             stalled_until_ms: vec![0; partitions as usize],
             silent_until_ms: vec![0; partitions as usize],
-            story: Vec::new(),
+            transactions: Vec::new(),
         }
     }
 
-    /// Lets `events` happen.
-    pub fn live(&mut self, events: u32) {
+    /// Runs this number of random events.
+    pub fn run_events(&mut self, events: u32) {
         for _ in 0..events {
-            match self.dice.random_range(0..1000) {
+            match self.rng.random_range(0..1000) {
                 0..522 => self.step_any(),
-                522..542 => self.look_any(),
+                522..542 => self.poll_standby(),
                 542..722 => {
-                    let ms = self.dice.random_range(1..400);
-                    self.pass(ms);
+                    let ms = self.rng.random_range(1..400);
+                    self.advance_clock(ms);
                 }
                 722..842 => self.show_some(),
                 842..882 => {
                     self.log.land();
-                    self.take_landed();
+                    self.apply_landed();
                 }
                 882..922 => self.acknowledge(),
                 922..954 => drop(self.log.answer_any()),
                 954..958 => self.fail_transaction(),
-                958..964 => self.fail_for_now(),
-                964..974 => self.log.repeat(),
-                974..976 => self.be_slow(),
+                958..964 => self.fail_retriable(),
+                964..974 => self.log.retry(),
+                974..976 => self.slow_down(),
                 976..986 => drop(self.runs.pop()),
                 986..988 => self.silence(),
                 988..990 => self.begin(),
@@ -164,23 +166,24 @@ impl World {
                 993..997 => self.stall(),
                 997 => self.add_partition(),
                 998 => self.freeze(),
-                _ => self.be_away(),
+                _ => self.pause(),
             }
-            // A supervisor is quicker than a standby, but where hosts are gone there are standbys alone.
+            // A supervisor restarts a process faster than a standby takes over. But if there are standbys, the hosts of
+            // the other processes may be down.
             let likely = if self.standbys.is_empty() {
                 0.05
             } else {
                 0.005
             };
-            if self.runs.is_empty() && self.dice.random_bool(likely) {
+            if self.runs.is_empty() && self.rng.random_bool(likely) {
                 self.begin();
             }
         }
     }
 
-    /// Heals everything, waits until all is written, and checks it. Returns all that landed.
+    /// Ends all faults, waits until all results are written, and checks them. Returns the transactions that landed.
     pub fn end(mut self) -> Vec<Vec<NewRecord>> {
-        self.log.be_slow(0);
+        self.log.set_slow_until(0);
         self.stalled_until_ms.fill(0);
         self.silent_until_ms.fill(0);
         self.end_stalls();
@@ -188,25 +191,25 @@ impl World {
         if self.standbys.is_empty() {
             self.begin();
         }
-        let mut rounds = 0..PATIENCE_ROUNDS;
+        let mut rounds = 0..MAX_ROUNDS;
         while self.runs.is_empty() {
             assert!(rounds.next().is_some(), "no standby takes over");
-            self.clock.pass(500);
-            self.look_any();
+            self.clock.advance(500);
+            self.poll_standby();
         }
         for round in 0.. {
-            if self.truth.is_written(&self.written) {
+            if self.oracle.is_written(&self.output) {
                 break;
             }
-            assert!(round < PATIENCE_ROUNDS, "the group stands still");
-            self.clock.pass(50);
+            assert!(round < MAX_ROUNDS, "the group stands still");
+            self.clock.advance(50);
             self.tick(false);
             self.show_all(0);
             for worker in 0..self.runs[0].workers() {
                 self.step(0, worker);
             }
             self.log.land();
-            self.take_landed();
+            self.apply_landed();
             self.acknowledge();
             while self.log.answer_any() {}
         }
@@ -214,60 +217,60 @@ impl World {
             pace: self.pace,
             retention_ms: self.retention_ms,
         };
-        self.written.check(&self.truth, &self.released, rules);
-        self.story
+        self.output.check(&self.oracle, &self.released, rules);
+        self.transactions
     }
 
     fn begin(&mut self) {
         let app = EmoStream::new(self.config());
         let run = SimRun::begin(app, &self.log, &self.clock, None).unwrap();
-        self.adopt(run.unwrap());
+        self.add_run(run.unwrap());
     }
 
-    fn adopt(&mut self, run: SimRun) {
+    fn add_run(&mut self, run: SimRun) {
         let newest = self.runs.len().saturating_sub(1);
         self.runs.drain(..newest);
-        self.take_landed();
+        self.apply_landed();
         self.known = self.known.max(run.partitions);
         self.runs.push(run);
     }
 
-    /// A standby looks whether it is time to take over.
-    fn look_any(&mut self) {
+    /// Lets a standby check whether it must take over.
+    fn poll_standby(&mut self) {
         if self.standbys.is_empty() {
             return;
         }
-        let which = self.dice.random_range(0..self.standbys.len());
+        let which = self.rng.random_range(0..self.standbys.len());
         let (clock, committed_ms) = (self.clock.clone(), self.committed_ms);
         let looked = self.standbys[which].poll(clock.now(), &|| clock.now());
         let Some(end) = looked.unwrap() else {
-            self.take_landed();
+            self.apply_landed();
             return;
         };
         let silent_ms = self.clock.unix_ms() - committed_ms;
         assert!(silent_ms >= TAKEOVER_MS, "a commit {silent_ms} ms ago");
-        // A commit just before it fences.
-        if self.dice.random_bool(0.3) {
+        // A commit may land just before the standby fences.
+        if self.rng.random_bool(0.3) {
             self.log.land();
         }
-        let moved = self.take_landed();
+        let moved = self.apply_landed();
         let app = EmoStream::new(self.config());
         match SimRun::begin(app, &self.log, &self.clock, Some(end)) {
             Ok(Some(run)) => {
                 assert!(!moved, "it has fenced a run that committed");
                 self.standbys.swap_remove(which);
-                self.adopt(run);
+                self.add_run(run);
             }
             Ok(None) | Err(StreamsError::Start(LogError::Unreachable { .. })) => {}
             Err(other) => panic!("{other}"),
         }
-        self.take_landed();
+        self.apply_landed();
     }
 
     fn config(&mut self) -> Config {
         Config {
             topics: self.topics.clone(),
-            workers: self.dice.random_range(1..5),
+            workers: self.rng.random_range(1..5),
             cluster: None,
             window: WindowSize::from_ms(WINDOW_MS).unwrap(),
             lateness_ms: LATENESS_MS,
@@ -293,38 +296,38 @@ impl World {
         }
     }
 
-    /// As SIGTERM: what is under way may come to its end.
+    /// Stops the newest run as SIGTERM does: the transaction in flight may still land.
     fn stop(&mut self) {
-        match self.dice.random_bool(0.8) {
+        match self.rng.random_bool(0.8) {
             true => self.log.land(),
             false => self.log.fail_transaction(false),
         }
-        self.take_landed();
+        self.apply_landed();
         self.acknowledge();
         self.runs.pop();
     }
 
-    /// Nobody is there for a while, and a backlog grows.
-    fn be_away(&mut self) {
+    /// Ends all runs for some time, in which a backlog grows.
+    fn pause(&mut self) {
         self.runs.clear();
-        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..100_000);
+        let until_ms = self.clock.unix_ms() + self.rng.random_range(0..100_000);
         while self.clock.unix_ms() < until_ms {
-            self.pass(TICK_MS);
+            self.advance_clock(TICK_MS);
         }
     }
 
-    /// The processes stand still for a while, and a backlog grows.
+    /// Freezes all processes for some time, in which a backlog grows.
     fn freeze(&mut self) {
-        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..2 * HOLD_TIMEOUT_MS);
+        let until_ms = self.clock.unix_ms() + self.rng.random_range(0..2 * HOLD_TIMEOUT_MS);
         while self.clock.unix_ms() < until_ms {
-            self.pass(TICK_MS);
+            self.advance_clock(TICK_MS);
         }
     }
 
     fn step_any(&mut self) {
         if !self.runs.is_empty() {
-            let run = self.dice.random_range(0..self.runs.len());
-            let worker = self.dice.random_range(0..self.runs[run].workers());
+            let run = self.rng.random_range(0..self.runs.len());
+            let worker = self.rng.random_range(0..self.runs[run].workers());
             self.step(run, worker);
         }
     }
@@ -337,7 +340,7 @@ impl World {
             None => {}
             Some(StreamsError::Log(LogError::Fenced { .. })) => {
                 self.runs.remove(run);
-                if self.standbys.len() < MOST_STANDBYS {
+                if self.standbys.len() < MAX_STANDBYS {
                     let (config, log) = (self.config().engine(), Arc::new(self.log.clone()));
                     self.standbys.push(Standby::new(config, log, None));
                 }
@@ -349,7 +352,7 @@ impl World {
         }
     }
 
-    /// Nobody may take for durable what is not acknowledged.
+    /// Checks that results that are not acknowledged do not count as durable.
     fn compare_durable(&self, run: &Stop, durable_until_ms: Option<u64>) {
         for record in self.log.unacknowledged(run) {
             if record.topic == self.topics.windows() {
@@ -362,16 +365,16 @@ impl World {
         }
     }
 
-    /// Whether anything has landed since the last time.
-    fn take_landed(&mut self) -> bool {
-        let landed = self.log.take_landed();
+    /// Applies the transactions that have landed since the last call. Returns whether there were any.
+    fn apply_landed(&mut self) -> bool {
+        let landed = self.log.drain_landed();
         let any = !landed.is_empty();
         if any {
             self.committed_ms = self.clock.unix_ms();
         }
         for records in landed {
-            self.written.land(&self.topics, &records);
-            self.story.push(records);
+            self.output.apply(&self.topics, &records);
+            self.transactions.push(records);
         }
         any
     }
@@ -381,27 +384,27 @@ impl World {
     }
 
     fn fail_transaction(&mut self) {
-        let lands = self.dice.random_bool(0.5);
+        let lands = self.rng.random_bool(0.5);
         self.log.fail_transaction(lands);
-        self.take_landed();
+        self.apply_landed();
     }
 
-    /// The run stays, and its transaction is written again later.
-    fn fail_for_now(&mut self) {
-        let lands = self.dice.random_bool(0.5);
-        self.log.fail_for_now(lands);
-        self.take_landed();
+    /// Makes a transaction fail, so that its run retries it later.
+    fn fail_retriable(&mut self) {
+        let lands = self.rng.random_bool(0.5);
+        self.log.fail_retriable(lands);
+        self.apply_landed();
     }
 
-    /// Commits take long for a while: some longer than a transaction may.
-    fn be_slow(&mut self) {
-        let ms = self.dice.random_range(0..2 * COMMIT_TIMEOUT_MS);
-        self.log.be_slow(self.clock.unix_ms() + ms);
+    /// Makes commits slow for some time, which may be longer than the timeout of a transaction.
+    fn slow_down(&mut self) {
+        let ms = self.rng.random_range(0..2 * COMMIT_TIMEOUT_MS);
+        self.log.set_slow_until(self.clock.unix_ms() + ms);
     }
 
-    /// Lets time pass, in which reactions are written.
-    fn pass(&mut self, ms: u64) {
-        self.clock.pass(ms);
+    /// Advances the clock. In this time the producers write reactions.
+    fn advance_clock(&mut self, ms: u64) {
+        self.clock.advance(ms);
         self.tick(true);
         self.end_stalls();
         // A partition that is not stalled is not idle.
@@ -417,20 +420,20 @@ impl World {
                     continue;
                 }
                 let topic = self.topics.reactions();
-                // The first record of a partition, or after a silence, is not a straggler: windows have closed before
-                // it that its own watermark does not show.
+                // The first record of a partition, or the first after a silence, must not be late: the frontier may
+                // have passed the watermark of its partition, so the oracle would not expect that it is rejected.
                 let silent = std::mem::take(silent_until_ms) > 0;
                 let first = silent || self.log.delays()[partition as usize].1 == 0;
-                let (record, made) = match reactions && !first {
-                    true => record(&mut self.dice, &self.crowd, &topic, partition, at_ms),
+                let (record, produced) = match reactions && !first {
+                    true => record(&mut self.rng, &self.producers, &topic, partition, at_ms),
                     false => heartbeat(&topic, partition, at_ms),
                 };
-                // A producer that has heard nothing of its success writes again.
-                let again = self.dice.random_bool(0.03);
+                // A producer that has received no acknowledgement writes the record again.
+                let again = self.rng.random_bool(0.03);
                 for _ in 0..=usize::from(again) {
                     let offset = self.log.append(record.clone());
                     let time_ms = record.time_ms.unwrap();
-                    self.truth.see((partition, offset), time_ms, &made);
+                    self.oracle.append((partition, offset), time_ms, &produced);
                 }
             }
             self.next_tick_ms += TICK_MS;
@@ -439,15 +442,15 @@ impl World {
 
     fn show_some(&mut self) {
         let now_ms = self.clock.unix_ms();
-        let partition = self.dice.random_range(0..self.stalled_until_ms.len());
+        let partition = self.rng.random_range(0..self.stalled_until_ms.len());
         if self.stalled_until_ms[partition] <= now_ms {
             let (shown, stored) = self.log.delays()[partition];
-            let until = self.dice.random_range(shown..=stored);
+            let until = self.rng.random_range(shown..=stored);
             self.log.show(partition as u32, until);
         }
     }
 
-    /// Shows everything that is older than `delay_ms` and not stalled.
+    /// Makes all records visible that are older than `delay_ms`, except those of stalled partitions.
     fn show_all(&mut self, delay_ms: u64) {
         let now_ms = self.clock.unix_ms();
         for (partition, (_, stored)) in (0..).zip(self.log.delays()) {
@@ -458,22 +461,22 @@ impl World {
         }
     }
 
-    /// Nothing is written to a partition, or to any, for a while.
+    /// Stops writing to one partition, or to all, for some time.
     fn silence(&mut self) {
-        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..4 * IDLE_TIMEOUT_MS);
-        let partition = self.dice.random_range(0..self.silent_until_ms.len());
-        match self.dice.random_bool(0.5) {
+        let until_ms = self.clock.unix_ms() + self.rng.random_range(0..4 * IDLE_TIMEOUT_MS);
+        let partition = self.rng.random_range(0..self.silent_until_ms.len());
+        match self.rng.random_bool(0.5) {
             true => self.silent_until_ms.fill(until_ms),
             false => self.silent_until_ms[partition] = until_ms,
         }
     }
 
     fn stall(&mut self) {
-        let partition = self.dice.random_range(0..self.stalled_until_ms.len());
-        let ms = self.dice.random_range(0..self.longest_stall_ms);
+        let partition = self.rng.random_range(0..self.stalled_until_ms.len());
+        let ms = self.rng.random_range(0..self.longest_stall_ms);
         self.stalled_until_ms[partition] = self.clock.unix_ms() + ms;
         let faults = [Fault::None, Fault::Unreachable, Fault::OpenTransaction];
-        let fault = faults[self.dice.random_range(0..faults.len())];
+        let fault = faults[self.rng.random_range(0..faults.len())];
         self.log.set_fault(partition as u32, fault);
     }
 
@@ -486,9 +489,9 @@ impl World {
         }
     }
 
-    /// A run reads the partitions that it began with: it ends, as dataflow does.
+    /// Adds a partition, and stops the newest run: a run reads only the partitions with which it began.
     fn add_partition(&mut self) {
-        if self.stalled_until_ms.len() < MOST_PARTITIONS {
+        if self.stalled_until_ms.len() < MAX_PARTITIONS {
             self.log.add_partition(&self.topics.reactions());
             self.stalled_until_ms.push(0);
             self.silent_until_ms.push(0);

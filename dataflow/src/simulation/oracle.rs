@@ -1,7 +1,7 @@
-//! What must come out, computed from the reactions' records alone, and what did.
+//! The expected output, computed from the records of the reactions alone, and the output of the simulated runs.
 //!
-//! Written without the dataflow's own rules: each partition is read once, from its beginning, with
-//! nothing but its greatest time.
+//! The oracle does not use the rules of the dataflow: it reads each partition once, from the beginning, and stores only
+//! the greatest time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ use crate::{Progress, TotalsPace};
 /// Counts by (window start, room, emoji).
 pub type Counts = BTreeMap<(u64, String, String), u64>;
 
-/// By room: the totals as of each window that changed them.
+/// The totals of each room, as of each window that changed them.
 type Totals = BTreeMap<String, Vec<(u64, BTreeMap<String, u64>)>>;
 
-/// Where a record lies: its partition, its offset.
-pub type Place = (u32, u64);
+/// The partition and the offset of a record.
+pub type Position = (u32, u64);
 
 /// The settings on which the expected totals depend.
 #[derive(Clone, Copy)]
@@ -33,46 +33,46 @@ pub struct TotalsChecked {
     pub retention_ms: u64,
 }
 
-/// A record of reactions, as it was made.
-pub enum Made {
+/// A record as its producer wrote it.
+pub enum Produced {
     /// A batch, or a plain reaction.
     Reactions {
-        /// They.
+        /// The reactions.
         reactions: Vec<ReactionRef<'static>>,
-        /// The greatest time in it, its base included.
+        /// The greatest time in the record, including its base time.
         newest_ms: u64,
     },
-    /// What is rejected whole, and why.
+    /// A record that is rejected as a whole, and the reason.
     Junk(&'static str),
 }
 
-/// What was appended, and what is to become of it.
+/// The expected output for the records that were appended.
 #[derive(Default)]
-pub struct Truth {
-    /// All reactions that can be read.
+pub struct Oracle {
+    /// All reactions that can be decoded.
     appended: Counts,
-    /// Those too late for their own partition, by place.
-    late: BTreeMap<Place, Counts>,
-    /// What is rejected whole.
-    junk: BTreeMap<Place, &'static str>,
+    /// The reactions that are late by the watermark of their own partition, by position.
+    late: BTreeMap<Position, Counts>,
+    /// The records that are rejected as a whole, and the reasons.
+    junk: BTreeMap<Position, &'static str>,
     newest_ms: BTreeMap<u32, u64>,
-    /// The last record of each partition that is more than a heartbeat.
+    /// The last record of each partition that is not a heartbeat.
     last: BTreeMap<u32, u64>,
 }
 
-impl Truth {
-    /// A record of `time_ms` was appended.
-    pub fn see(&mut self, place: Place, time_ms: u64, made: &Made) {
-        let newest = self.newest_ms.entry(place.0).or_default();
-        if !matches!(made, Made::Reactions { reactions, .. } if reactions.is_empty()) {
-            self.last.insert(place.0, place.1);
+impl Oracle {
+    /// Records that a record of `time_ms` was appended.
+    pub fn append(&mut self, position: Position, time_ms: u64, produced: &Produced) {
+        let newest = self.newest_ms.entry(position.0).or_default();
+        if !matches!(produced, Produced::Reactions { reactions, .. } if reactions.is_empty()) {
+            self.last.insert(position.0, position.1);
         }
-        match made {
-            Made::Junk(reason) => {
-                self.junk.insert(place, reason);
+        match produced {
+            Produced::Junk(reason) => {
+                self.junk.insert(position, reason);
                 *newest = time_ms.max(*newest);
             }
-            Made::Reactions {
+            Produced::Reactions {
                 reactions,
                 newest_ms,
             } => {
@@ -80,7 +80,7 @@ impl Truth {
                 for reaction in reactions {
                     let key = key(reaction);
                     if key.0 + WINDOW_MS <= watermark_ms {
-                        let late = self.late.entry(place).or_default();
+                        let late = self.late.entry(position).or_default();
                         *late.entry(key.clone()).or_default() += 1;
                     }
                     *self.appended.entry(key).or_default() += 1;
@@ -90,9 +90,9 @@ impl Truth {
         }
     }
 
-    /// Whether all of it must have come out.
-    pub fn is_written(&self, written: &Written) -> bool {
-        let Some(progress) = &written.progress else {
+    /// Whether all expected results must be in `output`: every window is final, and every record was read.
+    pub fn is_written(&self, output: &Output) -> bool {
+        let Some(progress) = &output.progress else {
             return self.last.is_empty();
         };
         let end_ms = self.appended.last_key_value();
@@ -122,7 +122,7 @@ fn header<'a>(record: &'a NewRecord, name: &str) -> Option<&'a str> {
     Some(str::from_utf8(&header.value).unwrap())
 }
 
-/// The reactions of a rejected record: of a batch, or of the plain JSON that producers write.
+/// Returns the reactions of a rejected record: of a batch, or of the plain JSON that producers write.
 fn reactions_of(record: &NewRecord) -> Vec<(u64, String, String)> {
     if let Ok(batch) = Batch::decode(&record.value) {
         return batch.reactions().unwrap().iter().map(key).collect();
@@ -137,17 +137,17 @@ fn reactions_of(record: &NewRecord) -> Vec<(u64, String, String)> {
     vec![key(&plain)]
 }
 
-/// What the output topics hold, transaction by transaction.
+/// The contents of the output topics, after each transaction.
 #[derive(Default)]
-pub struct Written {
+pub struct Output {
     /// The newest progress.
     pub progress: Option<Progress>,
     finals: Counts,
     closed: BTreeSet<(u64, String)>,
-    late: BTreeMap<Place, Counts>,
-    /// Of an emoji that is unknown, by place and window: a rejection each.
-    unknown: BTreeMap<(Place, u64), Counts>,
-    junk: BTreeMap<Place, String>,
+    late: BTreeMap<Position, Counts>,
+    /// The reactions with an unknown emoji, by position and window. Each entry is one rejection.
+    unknown: BTreeMap<(Position, u64), Counts>,
+    junk: BTreeMap<Position, String>,
     totals: Totals,
     trending: BTreeMap<String, Vec<Shown>>,
     /// The finals with which totals begin.
@@ -155,18 +155,18 @@ pub struct Written {
     /// The rooms that were removed from `totals` and from `trending`, each with the start of the window in its
     /// tombstone.
     removed: [BTreeSet<(u64, String)>; 2],
-    /// With which window each room was removed last, likewise, if it has not come back.
-    gone: [BTreeMap<String, u64>; 2],
+    /// The start of the window in the last tombstone of each room in both topics, unless a newer record follows it.
+    removed_at: [BTreeMap<String, u64>; 2],
 }
 
-impl Written {
-    /// F.
+impl Output {
+    /// Returns F.
     pub fn final_until_ms(&self) -> u64 {
         self.progress.as_ref().map_or(0, |it| it.final_until_ms)
     }
 
-    /// A transaction landed: takes it in, and checks what holds for every one.
-    pub fn land(&mut self, topics: &Topics, records: &[NewRecord]) {
+    /// Applies a transaction that has landed, and checks the invariants of a transaction.
+    pub fn apply(&mut self, topics: &Topics, records: &[NewRecord]) {
         let (last, results) = records
             .split_last()
             .expect("progress is in every transaction");
@@ -198,7 +198,7 @@ impl Written {
                 let table = usize::from(record.topic == topics.trending());
                 let is_new = self.removed[table].insert((start_ms, room.to_owned()));
                 assert!(is_new, "removed twice");
-                self.gone[table].insert(room.to_owned(), start_ms);
+                self.removed_at[table].insert(room.to_owned(), start_ms);
             } else if record.topic == topics.totals() {
                 self.total(serde_json::from_slice(&record.value).unwrap());
             } else if record.topic == topics.trending() {
@@ -246,15 +246,15 @@ impl Written {
         }
     }
 
-    /// A record of a room follows its removal only if the room has come back.
-    fn come_back(&mut self, table: usize, room: &str, start_ms: u64) {
-        let removed_ms = self.gone[table].remove(room);
+    /// Checks a record of a room: it may follow the removal of the room only if it is not older than the removal.
+    fn check_removal(&mut self, table: usize, room: &str, start_ms: u64) {
+        let removed_ms = self.removed_at[table].remove(room);
         let is_back = removed_ms.is_none_or(|removed_ms| start_ms >= removed_ms);
         assert!(is_back, "{room}: of {start_ms}, after {removed_ms:?}");
     }
 
     fn total(&mut self, record: TotalsRecord) {
-        self.come_back(0, record.room.as_str(), record.window.start);
+        self.check_removal(0, record.room.as_str(), record.window.start);
         let counts = record.counts.entries();
         let counts = counts.map(|(emoji, count)| (emoji.to_owned(), count));
         let of_room = self.totals.entry(record.room.to_string()).or_default();
@@ -264,7 +264,7 @@ impl Written {
     fn trend(&mut self, record: Trending) {
         let key = record.key().to_owned();
         if let Trending::Room(record) = &record {
-            self.come_back(1, &key, record.window.start);
+            self.check_removal(1, &key, record.window.start);
         }
         let (window, top, rooms) = match record {
             Trending::Room(it) => (it.window, it.top, Vec::new()),
@@ -278,13 +278,13 @@ impl Written {
 
     fn reject(&mut self, record: &NewRecord, before_ms: u64, final_until_ms: u64) {
         let header = |name| header(record, name).unwrap();
-        let place = (
+        let position = (
             header("partition").parse().unwrap(),
             header("offset").parse().unwrap(),
         );
         let reason = header("reason");
         if reason != "late" && reason != "unknown_emoji" {
-            let known = self.junk.insert(place, reason.to_owned());
+            let known = self.junk.insert(position, reason.to_owned());
             assert_eq!(known, None, "rejected twice");
             return;
         }
@@ -297,7 +297,7 @@ impl Written {
             *counts.entry(key).or_default() += 1;
         }
         if reason == "late" {
-            let late = self.late.entry(place).or_default();
+            let late = self.late.entry(position).or_default();
             for (key, count) in counts {
                 *late.entry(key).or_default() += count;
             }
@@ -311,45 +311,46 @@ impl Written {
             start_ms + WINDOW_MS > before_ms,
             "rejected after its window was final: {counts:?}"
         );
-        let known = self.unknown.insert((place, start_ms), counts);
+        let known = self.unknown.insert((position, start_ms), counts);
         assert_eq!(known, None, "rejected twice");
     }
 
-    /// Checks that everything appended came out once: counted, late, or rejected since its emoji is unknown. Only of
-    /// partitions that were `released`, because their hold timed out, reactions may also be late for windows that
-    /// closed without them.
-    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>, rules: TotalsChecked) {
+    /// Checks that each reaction that was appended is in the output once: counted, late, or rejected since its emoji is
+    /// unknown. Reactions of partitions that were `released`, because their hold timed out, may also be late for
+    /// windows that closed without them.
+    pub fn check(&self, oracle: &Oracle, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());
         for (key, count) in rejected.flatten() {
             *counted.entry(key.clone()).or_default() += count;
         }
-        let keys: BTreeSet<_> = counted.keys().chain(truth.appended.keys()).collect();
+        let keys: BTreeSet<_> = counted.keys().chain(oracle.appended.keys()).collect();
         for key in keys {
-            let (out, appended) = (counted.get(key), truth.appended.get(key));
+            let (out, appended) = (counted.get(key), oracle.appended.get(key));
             assert_eq!(out, appended, "counted and rejected / appended of {key:?}");
         }
         let junk = self
             .junk
             .iter()
-            .map(|(place, reason)| (*place, reason.as_str()));
+            .map(|(position, reason)| (*position, reason.as_str()));
         assert!(
-            junk.eq(truth.junk.iter().map(|it| (*it.0, *it.1))),
+            junk.eq(oracle.junk.iter().map(|it| (*it.0, *it.1))),
             "{:?}",
             self.junk
         );
-        let strict = |late: &BTreeMap<Place, Counts>| -> BTreeMap<Place, Counts> {
+        let strict = |late: &BTreeMap<Position, Counts>| -> BTreeMap<Position, Counts> {
             let of = late
                 .iter()
-                .filter(|(place, _)| !released.contains(&place.0));
-            of.map(|(place, counts)| (*place, counts.clone())).collect()
+                .filter(|(position, _)| !released.contains(&position.0));
+            of.map(|(position, counts)| (*position, counts.clone()))
+                .collect()
         };
-        let (late, expected) = (strict(&self.late), strict(&truth.late));
+        let (late, expected) = (strict(&self.late), strict(&oracle.late));
         assert_eq!(late, expected, "late / late by their own partition");
-        for (place, late) in &truth.late {
+        for (position, late) in &oracle.late {
             for (key, count) in late {
-                let rejected = self.late.get(place).and_then(|it| it.get(key));
-                assert!(rejected >= Some(count), "{place:?} {key:?} was counted");
+                let rejected = self.late.get(position).and_then(|it| it.get(key));
+                assert!(rejected >= Some(count), "{position:?} {key:?} was counted");
             }
         }
         self.check_totals(rules);
@@ -358,8 +359,8 @@ impl Written {
     }
 }
 
-impl Written {
-    /// Checks that records hold what they say, and that each that was due was written.
+impl Output {
+    /// Checks the totals in each record, and that each record that was due was written.
     fn check_totals(&self, rules: TotalsChecked) {
         let TotalsChecked { pace, retention_ms } = rules;
         let (all, begins) = totals(&self.finals, retention_ms);
@@ -384,13 +385,13 @@ impl Written {
             let unsorted = records.windows(2).find(|it| it[0].0 >= it[1].0);
             assert_eq!(unsorted, None, "totals of {room}");
         }
-        let expected = written(&all, self.final_until_ms(), rules);
+        let expected = due_totals(&all, self.final_until_ms(), rules);
         match pace.close_bytes {
             usize::MAX => assert_eq!(self.totals, expected, "totals"),
-            // A room may wait for others: of three rooms, for two closes at most.
+            // A room may wait for others. There are three rooms, so it waits for two closes at most.
             _ => {
                 let due_ms = self.final_until_ms().saturating_sub(2 * WINDOW_MS);
-                for (room, records) in written(&all, due_ms, rules) {
+                for (room, records) in due_totals(&all, due_ms, rules) {
                     let newest = self.totals.get(&room).and_then(|it| it.last());
                     assert!(newest.is_some_and(|it| it.0 >= records[records.len() - 1].0));
                 }
@@ -399,21 +400,21 @@ impl Written {
     }
 }
 
-/// The totals that are written until then, if the size of a close is not bounded: looks at each window, and in it at
-/// each millisecond.
-fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
+/// Returns the totals that are due until `until_ms`, if the size of a close is not bounded. Checks each millisecond of
+/// each window.
+fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     let TotalsChecked { pace, retention_ms } = rules;
     let mut written = Totals::new();
     for (room, changes) in all {
         let phase_ms = schedule::stable_hash(room) % pace.period_ms;
         let mut changes = changes.iter().peekable();
         let mut newest: Option<&(u64, BTreeMap<String, u64>)> = None;
-        // Since when the room's record waits.
+        // The start of the first window that is not in a record of the room.
         let mut since_ms = None;
         let first_ms = changes.peek().map_or(until_ms, |(start_ms, _)| *start_ms);
         for start_ms in (first_ms..until_ms).step_by(WINDOW_MS as usize) {
             if newest.is_some_and(|(at_ms, _)| at_ms.saturating_add(retention_ms) < start_ms) {
-                // Totals that are not written by now have expired.
+                // Totals that were not written before have expired.
                 since_ms = None;
             }
             let change = changes.next_if(|(at_ms, _)| *at_ms == start_ms);
@@ -436,7 +437,7 @@ fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     written
 }
 
-/// The totals of each room as of each of its windows, and the finals with which they begin at 0.
+/// Returns the totals of each room as of each of its windows, and the finals with which totals begin at 0.
 fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)>) {
     let (mut totals, mut begins) = (Totals::new(), BTreeSet::new());
     for ((start_ms, room, emoji), count) in finals {
@@ -457,10 +458,10 @@ fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)
     (totals, begins)
 }
 
-/// Names and their counts, the greatest first.
+/// Names and their counts, the greatest count first.
 type Top = Vec<(String, u64)>;
 
-/// A window's start, the top emojis, and across rooms the top rooms.
+/// The start of a window, the top emojis, and in the record of all rooms the top rooms.
 type Shown = (u64, Top, Top);
 
 fn top(sums: &BTreeMap<String, u64>) -> Top {
@@ -473,7 +474,7 @@ fn top(sums: &BTreeMap<String, u64>) -> Top {
     top
 }
 
-/// What each final window made of the tops.
+/// Returns the expected trending records: one for each window that changes a top.
 fn trending(finals: &Counts, until_ms: u64) -> BTreeMap<String, Vec<Shown>> {
     let mut rooms: BTreeSet<String> = finals.keys().map(|(_, room, _)| room.clone()).collect();
     rooms.insert("*".to_owned());
