@@ -149,7 +149,7 @@ impl AsyncWrite for ClientTcpStream {
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        let (patience, left) = this
+        let (timer, bytes_left) = this
             .lingering
             .get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
         let mut scrap = [0; 4096];
@@ -158,8 +158,8 @@ impl AsyncWrite for ClientTcpStream {
             let read = Pin::new(&mut this.stream).poll_read(cx, &mut buffer);
             let bytes = buffer.filled().len();
             match read {
-                Poll::Pending => return patience.as_mut().poll(cx).map(Ok),
-                Poll::Ready(Ok(())) if bytes > 0 && bytes <= *left => *left -= bytes,
+                Poll::Pending => return timer.as_mut().poll(cx).map(Ok),
+                Poll::Ready(Ok(())) if bytes > 0 && bytes <= *bytes_left => *bytes_left -= bytes,
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
             }
         }

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_is_final_once_it_was_repeated_for_the_patience() {
+    fn a_denial_is_final_once_it_was_repeated_for_the_timeout() {
         let denials = Denials::new(TIMEOUT);
         let begun = Instant::now();
         assert!(denials.current().is_none());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_after_the_permission_was_given_back_has_the_whole_patience() {
+    fn a_denial_after_the_permission_was_restored_has_the_whole_timeout() {
         let denials = Denials::new(TIMEOUT);
         let begun = Instant::now();
         denials.note(denied(), begun);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn without_patience_a_denial_is_reported_at_once_and_not_as_repeated() {
+    fn without_a_timeout_a_denial_is_reported_at_once_and_not_as_repeated() {
         let denials = Denials::default();
         let outcome = denials.retry_denied(|| Err::<(), _>(denied()));
         assert!(
