@@ -224,7 +224,7 @@ impl Connector {
         }
     }
 
-    /// Authenticates this relay and the upstream.
+    /// Proves this relay's identity to the upstream, and verifies that of the upstream.
     async fn handshake(
         &self,
         reader: &mut MessageReader<impl AsyncRead + Unpin>,

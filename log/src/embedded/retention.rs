@@ -85,7 +85,8 @@ fn delete_tombstones(
             }
         }
     }
-    // Also if only entries of replaced tombstones were removed: the transaction is committed only if a tail was set.
+    // A tail is set even if only entries of replaced tombstones were removed, since the transaction is committed only if
+    // a tail was set.
     batch.set_tail(partition_id, tail);
     Ok(old.len())
 }

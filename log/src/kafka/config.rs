@@ -103,7 +103,7 @@ impl Config {
         self.singly.load(Ordering::Relaxed)
     }
 
-    /// Makes transactors that are opened from now on send each record by itself.
+    /// Transactors that are opened after this call send each record alone, not in batches.
     pub(super) fn send_singly(&self) {
         self.singly.store(true, Ordering::Relaxed);
     }

@@ -173,7 +173,7 @@ impl Report {
         self.reactions.accepted == 0
     }
 
-    /// Returns the longest time between two tallies at the probe's screen.
+    /// Returns the longest time between two tallies that the probe received.
     pub(super) fn longest_pause_ms(&self) -> Option<f64> {
         self.to_screen
             .as_ref()

@@ -25,7 +25,7 @@ pub(super) struct Circumstances {
     pub(super) stored: bool,
     /// Maximum reactions in one flush interval of ingest.
     pub(super) in_a_flush: u64,
-    /// The longest time between two tallies at the probe's screen; `None` without a probe.
+    /// The longest time between two tallies that the probe received; `None` without a probe.
     pub(super) longest_pause_ms: Option<f64>,
 }
 

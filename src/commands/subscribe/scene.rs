@@ -239,7 +239,7 @@ impl Scene {
         self.listed() + open
     }
 
-    /// The sum of the totals. Emojis below the listed top are in `totals_others` already.
+    /// The sum of the totals, with the emojis that are not listed: their sum is `totals_others`.
     fn listed(&self) -> u64 {
         let mut listed: Vec<u64> = self.totals.values().copied().collect();
         if self.totals_others > 0 {
