@@ -156,7 +156,8 @@ export class Swarms {
       emoji,
       swarm,
       size: (swarm ? 0.085 : own ? 0.05 : 0.04) * Math.min(1000, Math.max(420, (width + height) / 1.6)),
-      x: x ?? margin + this.#turn[kind] * Math.max(0, width - 2 * margin),
+      // A button may be beside the picture.
+      x: Math.min(width - margin, Math.max(margin, x ?? margin + this.#turn[kind] * (width - 2 * margin))),
       sway: (Math.random() < 0.5 ? -1 : 1) * (8 + Math.random() * 22),
       top: swarm ? 1.05 : 0.75 + Math.random() * 0.25,
       turn: Math.random() * 2 * Math.PI,
