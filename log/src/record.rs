@@ -19,8 +19,8 @@ pub struct Record<'a> {
     pub headers: &'a dyn Headers,
 }
 
-/// The headers of a record, parsed on demand: most readers do not need them, and rdkafka panics on a header of another
-/// producer whose name is not UTF-8.
+/// The headers of a record. They are parsed only when they are read: most readers do not need them, and rdkafka panics
+/// if the name of a header, which another producer may have set, is not UTF-8.
 pub trait Headers {
     /// Returns all headers, in order.
     fn read(&self) -> Vec<Header>;
@@ -61,9 +61,9 @@ impl Header {
 pub struct NewRecord {
     /// The full name of the topic.
     pub topic: String,
-    /// The partition. `None`: the partition of its key; without a key, the first.
+    /// The partition. If it is `None`, the key decides; a record without a key goes to partition 0.
     pub partition: Option<u32>,
-    /// Its time, Unix milliseconds; `None` for now.
+    /// Its time, Unix milliseconds; `None` for the time of the append.
     pub time_ms: Option<u64>,
     /// The key, by which records are partitioned and compacted.
     pub key: Option<Bytes>,
