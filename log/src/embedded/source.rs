@@ -1,10 +1,10 @@
-//! Sources of committed records: the database of this process, or the process that has the database.
+//! Sources of committed records: the database that this process has open, or another process that has it open.
 
 use std::ops::Range;
 
 use crate::{LogError, Record, TopicDescription};
 
-/// Reads the topics of a log, each call from a snapshot of its own.
+/// Reads the topics of a log. Each call reads from a new snapshot.
 pub trait Source: Send + Sync {
     /// As [`Log::describe`](crate::Log::describe).
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
@@ -15,11 +15,11 @@ pub trait Source: Send + Sync {
     /// As [`Log::offsets_at`](crate::Log::offsets_at).
     fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
-    /// Passes at most `limit` records from offset `from` on to `each`, until `each` returns `false`: that record is not
-    /// consumed.
+    /// Passes records to `each`, starting at the offset `from`: at most `limit` records, and only until `each` returns
+    /// `false`. The record for which `each` returns `false` is not consumed.
     ///
-    /// A source whose process is not reachable returns an empty page that is not at the end, so that its readers
-    /// continue when the process is back.
+    /// If the process of the source is not reachable, the page is empty and not at the end, so that readers continue
+    /// when the process is back.
     fn read(
         &self,
         topic: &str,
