@@ -38,7 +38,7 @@ const ANY_TOPIC: &str = "__consumer_offsets";
 /// Maximum time until the brokers know a new topic. It takes seconds on a broker with little CPU.
 const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Interval at which the brokers are requested for a new topic until they know it.
+/// Interval of the requests until the brokers know a new topic.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Creates the topic unless it exists.
