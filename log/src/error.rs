@@ -23,13 +23,13 @@ pub enum LogError {
     Advertised {
         /// The brokers as configured.
         brokers: String,
-        /// The brokers and the reasons.
+        /// The advertised brokers, and why they cannot be reached.
         detail: String,
     },
     /// A broker and this client do not agree on TLS or SASL.
     #[error("Kafka at {broker}: {detail}")]
     Security {
-        /// The broker, or the brokers as configured.
+        /// The broker with the problem, or all brokers as configured.
         broker: String,
         /// The problem, and the property to set.
         detail: String,
@@ -73,7 +73,7 @@ pub enum LogError {
         topic: String,
         /// Bytes of the record.
         bytes: u64,
-        /// Maximum bytes of the topic.
+        /// Maximum bytes of a record of the topic.
         most: u64,
     },
     /// The topic does not accept the record; a retry cannot succeed.

@@ -6,7 +6,7 @@
 //!  monotonic clock ──▶ ┘
 //! ```
 //!
-//! A process that writes events, and also decides by their times (`emostream up`), needs one clock for both, and this
+//! A process that both writes events and closes windows by time (`emostream up`) needs one clock for both, and this
 //! clock must not go back. Otherwise, after the host clock has stepped back (NTP, an administrator, a resumed machine),
 //! the records of the process could be in the future: the log would refuse them, and no window would close.
 

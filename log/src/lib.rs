@@ -231,8 +231,8 @@ pub type Done = Box<dyn FnOnce(Result<u64, LogError>) + Send>;
 /// Appends single records, idempotently: if the log sends a record again, it still stores the record once.
 pub trait Appender: Send + Sync {
     /// Queues `record` without blocking. Returns [`LogError::Full`] if the bounded queue is full, or another error if
-    /// the record is invalid; in both cases `done` is not called. Otherwise `done` is called exactly once, even if the
-    /// appender is dropped before.
+    /// the record is refused at once; in both cases `done` is not called. Otherwise `done` is called exactly once, even
+    /// if the appender is dropped before.
     fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError>;
 }
 

@@ -5,15 +5,15 @@ use bytes::Bytes;
 /// A record that a reader returns. It borrows from the log's buffer.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    /// Its partition.
+    /// The partition of the record.
     pub partition: u32,
-    /// Its offset in the partition.
+    /// The offset of the record in its partition.
     pub offset: u64,
-    /// Its time, Unix milliseconds.
+    /// The time of the record, Unix milliseconds.
     pub time_ms: u64,
     /// The key, by which records are partitioned and compacted.
     pub key: Option<&'a [u8]>,
-    /// The payload. Empty if the record of a compacted topic is a tombstone.
+    /// The payload. It is empty if the record is a tombstone of a compacted topic.
     pub value: &'a [u8],
     /// The headers.
     pub headers: &'a dyn Headers,
@@ -63,7 +63,7 @@ pub struct NewRecord {
     pub topic: String,
     /// The partition. If it is `None`, the key decides; a record without a key goes to partition 0.
     pub partition: Option<u32>,
-    /// Its time, Unix milliseconds; `None` for the time of the append.
+    /// The time of the record, Unix milliseconds; `None` for the time of the append.
     pub time_ms: Option<u64>,
     /// The key, by which records are partitioned and compacted.
     pub key: Option<Bytes>,

@@ -10,8 +10,8 @@ use std::{
 
 use crate::{Log, LogError, Record, WakeSignal};
 
-/// Maximum time in which a read returns no record although it has not reached the end. After that it fails, since the
-/// broker does not respond.
+/// Maximum time for which a read may return no record before it has reached the end. After that the read fails, since
+/// the broker does not respond.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// Measures for how long a read has returned no record.

@@ -16,14 +16,14 @@ pub struct TopicSpec {
     /// Number of replicas that must have a record before it is acknowledged (Kafka's `min.insync.replicas`). The
     /// embedded log ignores it.
     pub min_in_sync: u32,
-    /// Which records are deleted, and when.
+    /// Decides which records are deleted, and when.
     pub cleanup: Cleanup,
     /// Maximum time of a record ahead of the log's clock; the log refuses a record that exceeds it. If it is `None`,
     /// the embedded log has no limit, and Kafka has the brokers' default.
     pub max_ahead: Option<Duration>,
 }
 
-/// Which records a topic deletes.
+/// The rule by which a topic deletes records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleanup {
     /// Deletes records that are older than `after`, and the oldest records of a partition that exceeds `bytes`.
@@ -68,7 +68,7 @@ pub enum Timestamps {
     /// The producer sets the time. The log refuses a record if its time is further ahead of the log's clock than
     /// `max_ahead`; `None` for no limit.
     Written {
-        /// The limit.
+        /// Maximum time of a record ahead of the log's clock.
         max_ahead: Option<Duration>,
     },
     /// The log sets the time when it appends the record (Kafka's `LogAppendTime`).

@@ -58,7 +58,7 @@ pub(super) struct Accepted {
     record: NewRecord,
 }
 
-/// The tables that one write transaction changes, and the tails of their partitions.
+/// The tables that one write transaction changes, and the new [`Tail`] of each changed partition.
 pub(super) struct Batch<'txn> {
     pub(super) records: Table<'txn, (u32, u32, u64), RecordRow<'static>>,
     pub(super) times: Table<'txn, (u32, u32, u64), u64>,
@@ -70,7 +70,7 @@ pub(super) struct Batch<'txn> {
 }
 
 impl<'txn> Batch<'txn> {
-    /// Opens the tables. `known` has the tails of the partitions at the last commit.
+    /// Opens the tables. `known` has the [`Tail`] of each partition at the last commit.
     pub(super) fn begin(
         transaction: &'txn WriteTransaction,
         known: &'txn HashMap<PartitionId, Tail>,
@@ -86,7 +86,7 @@ impl<'txn> Batch<'txn> {
         })
     }
 
-    /// Returns the tail of the partition, including the changes of this batch.
+    /// Returns the [`Tail`] of the partition, including the changes of this batch.
     pub(super) fn tail(&self, partition_id: PartitionId) -> Tail {
         let known = || self.known.get(&partition_id).copied().unwrap_or_default();
         self.changed
@@ -137,7 +137,7 @@ impl<'txn> Batch<'txn> {
         Ok(offset)
     }
 
-    /// Writes the tails of the changed partitions to the table, and returns them.
+    /// Writes the [`Tail`] of each changed partition to its table, and returns them.
     pub(super) fn finish(mut self) -> Result<HashMap<PartitionId, Tail>, redb::Error> {
         for (partition_id, tail) in &self.changed {
             self.partitions.insert(*partition_id, tail.row())?;

@@ -97,7 +97,7 @@ impl EmbeddedLog {
         Ok(Arc::new(ReadingLog::new(Arc::new(store))))
     }
 
-    /// Deletes the records that exceed the retention of their topics at once. The writer also does this regularly.
+    /// Deletes at once all records that exceed the retention of their topics. The writer also does this regularly.
     pub fn sweep(&self) -> Result<(), LogError> {
         self.core.request(|reply| Request::Sweep { reply })
     }

@@ -1,4 +1,5 @@
-//! The queue of the writer thread. It has a bounded number of appends, and other requests, whose callers wait.
+//! The queue of the writer thread. It has a bounded number of appends, and other requests whose callers wait for the
+//! result.
 
 use std::{
     collections::VecDeque,
@@ -99,8 +100,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Removes and returns at most `limit` requests, in order. Waits at most `timeout` for the first request, and then
-    /// returns none. Returns `None` if the queue is closed and empty.
+    /// Removes and returns at most `limit` requests, in order. Waits at most `timeout` for the first request; returns
+    /// no requests if none arrives by then. Returns `None` if the queue is closed and empty.
     pub(super) fn drain(&self, limit: usize, timeout: Duration) -> Option<Vec<Request>> {
         let waiting = self.lock();
         let (mut waiting, _) = self

@@ -6,13 +6,13 @@ use crate::{LogError, Record, TopicDescription};
 
 /// Reads the topics of a log. Each call reads from a new snapshot.
 pub trait Source: Send + Sync {
-    /// As [`Log::describe`](crate::Log::describe).
+    /// Returns the settings of the topic, as [`Log::describe`](crate::Log::describe) does.
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
 
-    /// As [`Log::offsets`](crate::Log::offsets).
+    /// Returns the range of offsets of each partition, as [`Log::offsets`](crate::Log::offsets) does.
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError>;
 
-    /// As [`Log::offsets_at`](crate::Log::offsets_at).
+    /// Returns the offset of each partition at a time, as [`Log::offsets_at`](crate::Log::offsets_at) does.
     fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
     /// Passes records to `each`, starting at the offset `from`: at most `limit` records, and only until `each` returns

@@ -272,7 +272,7 @@ pub(super) fn wait_until_known(
     }
 }
 
-/// Waits for a future of librdkafka's admin client, whose own thread wakes this one; no runtime is needed.
+/// Waits for a future of rdkafka's admin client without an async runtime. The client's own thread wakes this one.
 fn wait_for<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {

@@ -80,7 +80,8 @@ impl Denials {
             let sentence = format!(
                 "Kafka denies this client {operation} on {resource} and the request is repeated; give its principal that permission (`emostream topics check` prints the commands)"
             );
-            // Until all brokers have an ACL, some deny what others allow, so this place may be reached often.
+            // Until all brokers have a new ACL, some deny what others allow. So a denial may begin and end several
+            // times, and is not logged each time.
             if is_due(&sentence) {
                 tracing::warn!("{sentence}");
             }

@@ -143,8 +143,8 @@ impl KafkaLog {
             closed,
             events: Some(events),
         };
-        // The request follows the start of the events thread: if no broker responds, one of the events contains the
-        // reason.
+        // This request is sent while the events thread runs, because one of the events contains the reason if no broker
+        // responds.
         log.cluster_id = match log.client.client().fetch_cluster_id(BROKER_TIMEOUT) {
             Some(cluster_id) => cluster_id,
             None => {
@@ -430,7 +430,7 @@ impl Log for KafkaLog {
             at_edge(&self.uncommitted, topic, partitions, Offset::End, timeout)
                 .map_err(|error| self.no_offsets(&error, topic))
         };
-        // Each leader gets a call of its own, on a thread: a call for several leaders fails if one of them does not
+        // Each leader gets its own call on its own thread: a call for several leaders fails if one of them does not
         // respond.
         thread::scope(|scope| {
             let start = |partitions| {

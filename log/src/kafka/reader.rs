@@ -115,7 +115,7 @@ impl KafkaReader {
             std::mem::replace(&mut self.partitions, partitions),
             std::mem::replace(&mut self.consumer, consumer),
         );
-        // The old consumer is closed on a thread, since closing it may block on brokers.
+        // The old consumer is closed on another thread, since closing it may block on brokers.
         std::thread::spawn(move || drop(former));
         Ok(())
     }
@@ -369,7 +369,7 @@ impl Partition {
         };
         let offset = message.offset();
         let consumed = pass(self.number, &message, each);
-        // The message borrows from the queue, so it is copied if it has to be stored, and only then.
+        // The message borrows from the queue. It is copied only if it was not consumed, since it is stored then.
         let unconsumed = consumed.then_some(()).ok_or_else(|| message.detach());
         self.advance(offset, unconsumed);
         Some(Ok(consumed))

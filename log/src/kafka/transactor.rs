@@ -152,7 +152,7 @@ impl ClientContext for Failures {
         if reason.ends_with(ID_DENIED) {
             self.add(Operation::Write.denied(format!("transactional id {}", self.id)));
         }
-        // Fences and fatal errors are not logged here, since the call that they end returns them.
+        // Fences and fatal errors are not logged here, since the failed call returns them.
         if !failure::is_fence(&error) && error.rdkafka_error_code() != Some(RDKafkaErrorCode::Fatal)
         {
             self.events.error(error, reason);
@@ -364,8 +364,8 @@ impl KafkaTransactor {
         })
     }
 
-    /// Aborts the open transaction. librdkafka's abort ends only when the delivery reports of all records were polled,
-    /// so this function polls between calls of the abort; each call continues the previous one.
+    /// Aborts the open transaction. librdkafka ends the abort only when the delivery reports of all records were
+    /// polled. So this function alternately polls and calls the abort again, which continues it.
     fn abort_within(&self, timeout: Duration) -> KafkaResult<()> {
         let until = Instant::now() + timeout;
         loop {

@@ -8,8 +8,8 @@ use std::fmt;
 /// Start of librdkafka's report that a client has no token.
 pub(super) const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 
-/// Maximum age of a connection at which its end means that the port requires SASL: such a port closes the connection of
-/// a client that does not authenticate at the client's first request, which arrives within this time.
+/// Maximum time until a port that requires SASL closes the connection of a client that does not authenticate: it does
+/// so at the client's first request. A connection that was closed later has another reason.
 const LOGIN_MS: u32 = 2_000;
 
 /// The reason why a connection fails although the broker is reachable.
@@ -29,8 +29,8 @@ pub(super) enum Trouble {
     ClientCertificate,
     /// The client's certificate has expired.
     ExpiredClientCertificate,
-    /// The TLS handshake failed for another reason, for example since the versions or ciphers do not match; the text of
-    /// OpenSSL.
+    /// The TLS handshake failed for another reason, for example since the versions or ciphers do not match. Contains
+    /// the text of OpenSSL.
     Handshake(String),
     /// The client connects without TLS to a port that requires TLS.
     TlsPort,
@@ -40,15 +40,15 @@ pub(super) enum Trouble {
     SaslPort,
     /// The client authenticates on a port without SASL.
     NoSasl,
-    /// The broker does not support the SASL mechanism; the mechanisms that it supports, separated by commas.
+    /// The broker does not support the SASL mechanism. Contains the mechanisms that it supports, separated by commas.
     Mechanism(String),
     /// The broker refuses the user name or the password.
     Credentials,
-    /// The broker refuses the token; the text of its response.
+    /// The broker refuses the token. Contains the text of the broker's response.
     Token(String),
-    /// The client has no token; the reason.
+    /// The client has no token. Contains the reason.
     NoToken(String),
-    /// SASL authentication failed for another reason; the text of librdkafka.
+    /// SASL authentication failed for another reason. Contains the text of librdkafka.
     Sasl(String),
 }
 
@@ -133,7 +133,8 @@ pub(super) fn of(report: &str) -> Option<Trouble> {
     if let Some(why) = after(report, NO_TOKEN) {
         return Some(Trouble::NoToken(why.to_owned()));
     }
-    // A report of a failed SASL handshake that has none of the following texts means that the connection broke.
+    // A report of a failed SASL handshake is about SASL only if it has one of the following texts. Otherwise the
+    // connection broke.
     if has("Unsupported SASL mechanism") {
         let known = after(report, "supported mechanisms: ").unwrap_or_default();
         return Some(Trouble::Mechanism(known.replace(',', ", ")));

@@ -41,7 +41,7 @@ pub enum Reads {
     Work,
     /// Polls fail.
     Fail,
-    /// Polls return nothing new, as when a broker is unreachable.
+    /// Polls return no records, as if no broker was reachable.
     Stall,
 }
 

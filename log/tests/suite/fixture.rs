@@ -214,7 +214,7 @@ fn poll_on(
     records
 }
 
-/// Reads `count` records. Waits on the signal until there are so many.
+/// Reads `count` records. Waits on the signal while there are fewer.
 pub(crate) fn next(
     reader: &mut dyn Reader,
     signal: &WakeSignal,

@@ -21,7 +21,8 @@ use crate::kafka::tls::{self, CertificateProblem};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum bytes of a response; tokens with many claims have some kilobytes.
 const MAX_RESPONSE_BYTES: u64 = 256 * 1024;
-/// Assumed lifetime of a token whose expiry is unknown. RFC 6749 allows such tokens and recommends against them.
+/// Lifetime that is assumed for a token whose expiry is unknown. RFC 6749 allows such tokens and recommends against
+/// them.
 const DEFAULT_LIFETIME_MS: i64 = 300_000;
 /// Maximum lifetime of a token, a year, so that a token that never expires is replaced, too.
 const MAX_LIFETIME_MS: i64 = 365 * 24 * 3_600_000;

@@ -43,7 +43,8 @@ const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after the first failed request; each further failure doubles it.
 const FIRST_PAUSE_MS: i64 = 1_000;
 const MAX_PAUSE_MS: i64 = 10_000;
-/// Minimum remaining lifetime of a token that is used: a shorter one may be over when the broker reads the token.
+/// Minimum remaining lifetime of a token, in milliseconds. A token that expires sooner is not used, since it may have
+/// expired when the broker reads it.
 const MARGIN_MS: i64 = 1_000;
 
 /// Properties that this module parses. They are not passed to librdkafka, which could use them only with libcurl. All
@@ -141,7 +142,7 @@ impl Oidc {
         }))
     }
 
-    /// Returns whether this module uses the property, and librdkafka does not get it.
+    /// Returns whether this module uses the property, so that librdkafka does not get it.
     pub(super) fn is_own(canonical: &str) -> bool {
         OWN_PROPERTIES.contains(&canonical)
     }
@@ -196,7 +197,8 @@ const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     ),
 ];
 
-/// Returns whether the value changes nothing, since the property has this value in any case.
+/// Returns whether the value of an unsupported property changes nothing, because it is the value that is used in any
+/// case.
 fn is_harmless(property: &str, value: &str) -> bool {
     match property {
         "enable.sasl.oauthbearer.unsecure.jwt" => value == "false",
