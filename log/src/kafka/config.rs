@@ -345,7 +345,7 @@ impl Config {
         config
     }
 
-    /// Creates a client. Only here librdkafka reports settings that contradict each other.
+    /// Creates a client. librdkafka reports settings that contradict each other only when it creates a client.
     pub(super) fn create<Context, Client>(
         &self,
         config: &ClientConfig,

@@ -9,7 +9,7 @@ use std::fmt;
 pub(super) const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 
 /// Maximum time until a port that requires SASL closes the connection of a client that does not authenticate: it does
-/// so at the client's first request. A connection that was closed later has another reason.
+/// so at the client's first request. A connection that ends later was closed for another reason.
 const LOGIN_MS: u32 = 2_000;
 
 /// The reason why a connection fails although the broker is reachable.
