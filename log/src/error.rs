@@ -1,4 +1,4 @@
-//! The errors of a log. Each is one sentence that says what to do.
+//! The errors of a log. Each error message is one sentence that says what to do.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -23,13 +23,13 @@ pub enum LogError {
     Advertised {
         /// The brokers as configured.
         brokers: String,
-        /// The brokers and the reasons.
+        /// The advertised brokers, and why they cannot be reached.
         detail: String,
     },
     /// A broker and this client do not agree on TLS or SASL.
     #[error("Kafka at {broker}: {detail}")]
     Security {
-        /// The broker, or the brokers as configured.
+        /// The broker with the problem, or all brokers as configured.
         broker: String,
         /// The problem, and the property to set.
         detail: String,
@@ -73,7 +73,7 @@ pub enum LogError {
         topic: String,
         /// Bytes of the record.
         bytes: u64,
-        /// Maximum bytes of the topic.
+        /// Maximum bytes of a record of the topic.
         most: u64,
     },
     /// The topic does not accept the record; a retry cannot succeed.
@@ -101,10 +101,10 @@ pub enum LogError {
     Denied {
         /// Kafka's name of the operation: `Describe`, `Read`, `Write`, `Create` or `DescribeConfigs`.
         operation: &'static str,
-        /// The topic or transactional id, with its kind.
+        /// The resource with its kind, for example `topic t` or `transactional id t`.
         resource: String,
-        /// Whether the brokers have denied the request for [`KafkaOptions::denial_timeout`], so that it is not an ACL
-        /// that has not reached them yet.
+        /// Whether the brokers have denied the request for as long as [`KafkaOptions::denial_timeout`]. Then the reason
+        /// is not a new ACL that has not reached all brokers yet.
         ///
         /// [`KafkaOptions::denial_timeout`]: crate::kafka::KafkaOptions::denial_timeout
         repeated: bool,
@@ -169,10 +169,10 @@ pub enum LogError {
         origin: String,
         /// The librdkafka property.
         property: String,
-        /// The reason of librdkafka.
+        /// The reason why the property cannot be used.
         detail: String,
     },
-    /// Another refusal of the log.
+    /// The log refused the request for any other reason.
     #[error("the log refused: {0}")]
     Refused(String),
 }

@@ -6,9 +6,9 @@
 //!  monotonic clock ──▶ ┘
 //! ```
 //!
-//! A process that writes events and also judges them by time (`emostream up`) needs one clock for both, which does not
-//! go back. If the host clock steps back (NTP, an administrator, a resumed machine), the records of the process would
-//! otherwise be in the future, where the log refuses them and no window closes.
+//! A process that both writes events and closes windows by time (`emostream up`) needs one clock for both, and this
+//! clock must not go back. Otherwise, after the host clock has stepped back (NTP, an administrator, a resumed machine),
+//! the records of the process could be in the future: the log would refuse them, and no window would close.
 
 #![allow(clippy::disallowed_methods, reason = "this is a clock")]
 
@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Tells the time of events, as time since the Unix epoch. Cheap to clone; clones share their state.
+/// The clock of event times, as time since the Unix epoch. Clones are cheap and share their state.
 ///
 /// ```
 /// use emostream_log::EventClock;
@@ -45,8 +45,9 @@ struct Steady {
     lead: Lead,
 }
 
-/// Maximum difference so far of the host clock to the monotonic clock, in microseconds. The event time is the monotonic
-/// time plus this lead. A step forward of the host clock raises it, a step back does not.
+/// Greatest difference so far between the host clock and the monotonic clock, in microseconds. The event time is the
+/// monotonic time plus this difference. A step forward of the host clock increases the difference. A step back does not
+/// decrease it, so that the event time does not go back.
 #[derive(Debug)]
 struct Lead(AtomicI64);
 
@@ -55,9 +56,9 @@ impl Lead {
         Self(AtomicI64::new(i64::MIN))
     }
 
-    /// Returns the event time for a reading of both clocks. Read the host clock first: after a pause between the two
-    /// readings the lead is too small, which the next reading corrects. In the other order it would be too large for
-    /// ever.
+    /// Returns the event time for a reading of both clocks. The caller has to read the host clock first: if the process
+    /// pauses between the two readings, the lead is too small, and the next reading corrects it. In the other order the
+    /// lead would be too large, and it never decreases.
     fn time_of(&self, host: Duration, monotonic: Duration) -> Duration {
         let monotonic = micros(monotonic);
         let lead = micros(host).saturating_sub(monotonic);
@@ -95,11 +96,12 @@ impl EventClock {
         u64::try_from(self.unix_time().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Returns how far this clock is ahead of the host clock: more than zero after a step back of the host clock.
+    /// Returns how far this clock is ahead of the host clock: zero unless the host clock has stepped back.
     pub fn ahead_of_host(&self) -> Duration {
         match &self.0 {
             Source::Host => Duration::ZERO,
-            // Read first: what passes between the two readings is not a lead.
+            // This clock is read before the host clock: in the other order, the time between the two readings would
+            // count as a lead.
             Source::Monotonic(_) => self.unix_time().saturating_sub(host_time()),
         }
     }
@@ -112,7 +114,7 @@ impl Default for EventClock {
 }
 
 fn host_time() -> Duration {
-    // A host clock before 1970 shows 1970.
+    // A host clock that shows a time before 1970 is treated as 1970.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -172,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_was_suspended_follows_the_host_clock() {
-        // The monotonic clock stands still while the machine is suspended.
+        // The monotonic clock does not advance while the machine is suspended.
         let times = shown(&[(s(100), s(10)), (s(3700), s(11))]);
         assert_eq!(times, [s(100), s(3700)]);
     }
@@ -183,7 +185,7 @@ mod tests {
         let Source::Monotonic(steady) = &clock.0 else {
             panic!("not monotonic")
         };
-        // As after a step back of an hour.
+        // Sets the state that the clock has after the host clock stepped back by an hour.
         steady
             .lead
             .time_of(host_time() + s(3600), steady.started.elapsed());

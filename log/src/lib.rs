@@ -6,14 +6,15 @@
 //! Transactor ──commit──▶ └───────────────┘            several topics at once, all or nothing
 //! ```
 //!
-//! One small trait, [`Log`], with two implementations: [`kafka`] for a Kafka cluster, and [`embedded`] for one process
-//! without a broker. The log stores bytes; it does not know emojis.
+//! The trait [`Log`] has two implementations: [`kafka`] for a Kafka cluster, and [`embedded`] for one process without a
+//! broker. The log stores bytes; it does not know emojis.
 //!
 //! Invariants of both implementations (the tests in `tests/suite.rs` run on both):
-//! - The offsets of a partition rise; there may be gaps (transaction markers, compaction).
-//! - A record is read either by all readers or by none; of a transaction, either all records are read or none.
-//! - An acknowledged append is in the log once (but see [`Log::appender`]). A failed one is in the log at most once.
-//! - Opening a [`Transactor`] fences every older one of the same id: it cannot commit any more.
+//! - The offsets of a partition rise. There may be gaps between them (transaction markers, compaction).
+//! - Either all readers read a record, or none does. Either all records of a transaction are read, or none is.
+//! - The record of an acknowledged append is in the log exactly once ([`Log::appender`] describes an exception), and
+//!   the record of a failed append at most once.
+//! - Opening a [`Transactor`] fences all older transactors with the same id: they cannot commit any more.
 //! - No method blocks unless its documentation says so, and every queue is bounded.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -47,45 +48,47 @@ pub struct EndOffsets {
     pub end: u64,
 }
 
-/// The operations of a log; the services hold it as `Arc<dyn Log>`.
+/// The operations of a log. The services share a log as `Arc<dyn Log>`.
 ///
-/// Every method may block for some seconds on a broker or a disk, except where its documentation says otherwise: call
-/// it at start-up or on a thread of its own, not on a timely worker or in an async task.
+/// Every method may block for some seconds on a broker or a disk, except where its documentation says otherwise. So
+/// call the methods at start-up or on a separate thread, not on a timely worker or in an async task.
 pub trait Log: Send + Sync {
     /// Creates the topic unless it exists. An existing topic is not changed.
     fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError>;
 
-    /// Returns the number of the topic's partitions. [`LogError::UnknownTopic`] if it does not exist.
+    /// Returns the number of partitions of the topic, or [`LogError::UnknownTopic`] if the topic does not exist.
     fn partitions(&self, topic: &str) -> Result<u32, LogError>;
 
-    /// Returns the topic's present settings. They do not include Kafka's topic id: librdkafka's safe interface does not
-    /// return it.
+    /// Returns the current settings of the topic. They do not include Kafka's topic id, since rdkafka, the safe
+    /// interface of librdkafka, does not return it.
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
 
-    /// Checks whether the log responds within `timeout`; the error contains the reason.
+    /// Checks that the log responds within `timeout`. If it does not, the error contains the reason.
     fn answers(&self, topic: &str, timeout: Duration) -> Result<(), LogError>;
 
-    /// Returns the permission that the log denies this client at present, if there is one.
+    /// Returns [`LogError::Denied`] with a permission that the log currently denies to this client, if there is one.
     fn denied(&self) -> Option<LogError> {
         None
     }
 
-    /// Returns the first stored offset of each partition and the offset of its next record, in the order of the
-    /// partitions. Fails if the leader of a partition does not respond.
+    /// Returns the range of offsets of each partition, in the order of the partitions: from the first stored offset to
+    /// the offset of the next record (on Kafka, to the last stable offset). Fails if the leader of a partition does not
+    /// respond.
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError>;
 
-    /// Returns the end offsets of a partition at a moment after the call began: a record that was acknowledged before
-    /// the call is below [`EndOffsets::end`].
+    /// Returns the end offsets of a partition. They are requested after the call began, so a record that was
+    /// acknowledged before the call is below [`EndOffsets::end`].
     ///
-    /// Waits at most `timeout` and does not retry: [`LogError::Unreachable`] while the partition has no leader that
-    /// responds.
+    /// Waits at most `timeout` and does not retry. Returns [`LogError::Unreachable`] if the partition has no leader, or
+    /// if its leader does not respond.
     fn end_offsets(
         &self,
         topic: &str,
         partition: u32,
         timeout: Duration,
     ) -> Result<EndOffsets, LogError> {
-        // In a log that shows a transaction only after its commit, both ends are equal.
+        // This default is for a log that stores the records of a transaction only when it is committed: both ends are
+        // equal.
         let _ = timeout;
         let offsets = self.offsets(topic)?;
         let kept = offsets.get(partition as usize);
@@ -98,8 +101,8 @@ pub trait Log: Send + Sync {
     }
 
     /// Returns [`EndOffsets::end`] of each partition, in the order of the partitions. If a leader does not respond
-    /// within `timeout`, its partitions have an error: the results of the other partitions are returned, and delayed by
-    /// at most twice that time. Fails if no broker has reported the topic's partitions yet.
+    /// within `timeout`, its partitions have an error, and the other partitions still have a result; the call takes at
+    /// most twice `timeout`. Fails if no broker has reported the topic's partitions yet.
     fn high_watermarks(
         &self,
         topic: &str,
@@ -115,19 +118,21 @@ pub trait Log: Send + Sync {
         None
     }
 
-    /// Returns the bootstrap addresses for Kafka's own tools; `None` for a log that is not Kafka.
+    /// Returns the bootstrap servers of the Kafka cluster, as Kafka's own tools expect them; `None` for a log that is
+    /// not on Kafka.
     fn brokers(&self) -> Option<&str> {
         None
     }
 
-    /// Returns the first offset of each partition whose record time is `time_ms` or later, in the order of the
-    /// partitions; the end offset if there is none. Fails if the leader of a partition does not respond.
+    /// Returns the offset of the first record of each partition whose time is `time_ms` or later, in the order of the
+    /// partitions. If a partition has no such record, returns its end offset. Fails if the leader of a partition does
+    /// not respond.
     fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
     /// Opens a reader of `topic` that starts at the given offset in each of the given partitions.
     ///
-    /// The log calls `wake` on a thread of its own, possibly more often than necessary, when a partition may have new
-    /// records. It must not block.
+    /// When a partition may have new records, the log calls `wake` on one of the log's own threads, possibly more often
+    /// than necessary. `wake` must not block.
     fn reader(
         &self,
         topic: &str,
@@ -135,8 +140,8 @@ pub trait Log: Send + Sync {
         wake: Wake,
     ) -> Result<Box<dyn Reader>, LogError>;
 
-    /// Opens a reader for the present records of the topic: it detects the end of a partition sooner than
-    /// [`Log::reader`], and sends more requests at the end.
+    /// Opens a reader for a caller that stops at the current end of the topic. It detects the end of a partition sooner
+    /// than a reader of [`Log::reader`], but sends more requests when it is at the end.
     fn scanner(
         &self,
         topic: &str,
@@ -146,14 +151,15 @@ pub trait Log: Send + Sync {
         self.reader(topic, from, wake)
     }
 
-    /// Opens an appender whose records are acknowledged, or refused for good, within `timeout`.
+    /// Opens an appender. Each of its records is acknowledged or fails within `timeout`.
     ///
-    /// When a record times out, librdkafka restarts its sequence numbers, and records that were sent with it or right
-    /// after it may be in the log twice.
+    /// When a record times out, librdkafka restarts its sequence numbers. Then records that were sent together with
+    /// this record, or right after it, may be in the log twice.
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError>;
 
-    /// Opens an appender that sends batches of at most `bytes`, for a topic with that limit: a larger record is
-    /// refused, but no other record with it. A log that does not batch records has nothing to bound.
+    /// Opens an appender that sends batches of at most `bytes`, the size limit of the topic. Kafka refuses a larger
+    /// batch as a whole; with this limit it refuses only a record that is too large itself. A log without batches
+    /// ignores `bytes`.
     fn bounded_appender(
         &self,
         timeout: Duration,
@@ -163,8 +169,8 @@ pub trait Log: Send + Sync {
         self.appender(timeout)
     }
 
-    /// Returns the offsets of a consumer group on `topic`, for tools that show its lag; `None` for a log without
-    /// groups.
+    /// Returns a handle that commits offsets of a consumer group on `topic`, for tools that show the group's lag;
+    /// `None` for a log without groups.
     fn group_offsets(
         &self,
         group: &str,
@@ -174,14 +180,15 @@ pub trait Log: Send + Sync {
         Ok(None)
     }
 
-    /// Opens the only live transactor of this id. Returns when every older one is fenced and its open transaction is
-    /// aborted. The log aborts a commit that takes longer than `timeout`.
+    /// Opens a transactor with this id. Returns when all older transactors with the id are fenced and their open
+    /// transactions are aborted. A commit that takes longer than `timeout` fails.
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError>;
 }
 
-/// Reads committed records, partition by partition, so that the caller decides which partition may be ahead.
+/// Reads committed records. Each partition is polled separately, so that the caller decides how far to read in which
+/// partition.
 pub trait Reader: Send {
-    /// Passes at most `limit` next records of `partition` to `each`. Returns their number. Does not block.
+    /// Passes the next records of `partition`, at most `limit`, to `each`. Returns their number. Does not block.
     fn poll(
         &mut self,
         partition: u32,
@@ -194,13 +201,14 @@ pub trait Reader: Send {
         })
     }
 
-    /// As [`Reader::poll`], but a record for which `each` returns `false` is not consumed and ends the call: the next
-    /// poll starts with it.
+    /// Passes records to `each` as [`Reader::poll`] does, until `each` returns `false`. The record for which it returns
+    /// `false` is not consumed: the next poll starts with it.
     ///
-    /// Records that a poll leaves unread cause no further wake-up: poll until no record is returned before waiting.
+    /// Records that a poll leaves unread cause no further wake-up. So a caller has to poll until no record is returned
+    /// before it waits.
     ///
-    /// [`LogError::Expired`] if the log does not store the offset any more. An unreachable broker is not an error: the
-    /// reader continues when the broker is back.
+    /// Returns [`LogError::Expired`] if the log does not store the reader's offset any more. An unreachable broker is
+    /// not an error: the reader continues when the broker is back.
     fn poll_while(
         &mut self,
         partition: u32,
@@ -208,43 +216,47 @@ pub trait Reader: Send {
         each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<usize, LogError>;
 
-    /// Returns the offset to resume from in `partition`: after all consumed records and known transaction markers.
+    /// Returns the offset from which to resume in `partition`. It is after all consumed records and all transaction
+    /// markers that the reader knows of.
     fn position(&self, partition: u32) -> u64;
 
     /// Returns whether the last poll of `partition` reached the end of the log at that time.
     fn at_end(&self, partition: u32) -> bool;
 }
 
-/// Callback that is called once with the result of an append: the offset, or why the record is not in the log. It is
-/// called on a thread of the log and must not block.
+/// Callback with the result of an append: the offset of the record, or the error. The log calls it once, on one of its
+/// own threads, so it must not block.
 pub type Done = Box<dyn FnOnce(Result<u64, LogError>) + Send>;
 
-/// Appends single records, idempotently: a retry inside the log does not duplicate a record.
+/// Appends single records, idempotently: if the log sends a record again, it still stores the record once.
 pub trait Appender: Send + Sync {
-    /// Queues `record`. Does not block: returns [`LogError::Full`] if the bounded queue is full, and refuses an invalid
-    /// record; then `done` is not called. Otherwise `done` is called exactly once, also if the appender is dropped
-    /// before.
+    /// Queues `record` without blocking. Returns [`LogError::Full`] if the bounded queue is full, or another error if
+    /// the record is refused at once; in both cases `done` is not called. Otherwise `done` is called exactly once, even
+    /// if the appender is dropped before.
     fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError>;
 }
 
 /// Commits the offsets of a consumer group.
 pub trait GroupOffsets: Send {
-    /// Commits the next offset of each partition, best effort. Does not block.
+    /// Commits for each partition the offset of the next record to read. Does not block. A failed commit is only
+    /// logged.
     fn commit(&mut self, offsets: &[(u32, u64)]);
 }
 
-/// Commits many records in one atomic transaction. Fenced by its id.
+/// Commits many records in one atomic transaction. A newer transactor with the same id fences this one.
 pub trait Transactor: Send {
-    /// Adds `records` to the transaction that the next commit ends, so that they are sent before all records of the
-    /// transaction are known. The log may abort it if the commit does not follow within the timeout. May block while a
-    /// queue is full. Records that are not committed are not read. For errors, see [`Transactor::commit`].
+    /// Adds `records` to the open transaction, which the next [`Transactor::commit`] commits. So records can be sent
+    /// before all records of the transaction are known. Records are not read before they are committed. The log may
+    /// abort the transaction if the commit does not follow within the timeout. May block while a queue is full. An
+    /// error has the same meaning as an error of [`Transactor::commit`].
     fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError>;
 
-    /// Commits `records` and all records written since the last commit, or none. Blocks until the commit is durable.
-    /// Readers see the records at once on the embedded log; on Kafka some milliseconds later, since the transaction
-    /// markers are written after the response, but always before a newer transactor of the same id is open.
+    /// Commits `records` and all records that were written since the last commit, or none of them. Blocks until the
+    /// commit is durable. On the embedded log, readers see the records at once. On Kafka they see the records some
+    /// milliseconds later, since the brokers write the transaction markers after the response, but always before a
+    /// newer transactor with the same id is open.
     ///
-    /// After any error the transactor cannot be used any more (its last transaction was aborted, or its outcome is
-    /// unknown): open a new one, and read which records the log has.
+    /// After any error the last transaction was aborted, or its outcome is unknown, and the transactor cannot be used
+    /// any more. So open a new transactor, and read from the log whether the records are there.
     fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError>;
 }

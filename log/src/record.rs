@@ -5,22 +5,22 @@ use bytes::Bytes;
 /// A record that a reader returns. It borrows from the log's buffer.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    /// Its partition.
+    /// The partition of the record.
     pub partition: u32,
-    /// Its offset in the partition.
+    /// The offset of the record in its partition.
     pub offset: u64,
-    /// Its time, Unix milliseconds.
+    /// The time of the record, Unix milliseconds.
     pub time_ms: u64,
     /// The key, by which records are partitioned and compacted.
     pub key: Option<&'a [u8]>,
-    /// The payload. Empty if the record of a compacted topic is a tombstone.
+    /// The payload. It is empty if the record is a tombstone of a compacted topic.
     pub value: &'a [u8],
     /// The headers.
     pub headers: &'a dyn Headers,
 }
 
-/// The headers of a record, parsed on demand: most readers do not need them, and rdkafka panics on a header of another
-/// producer whose name is not UTF-8.
+/// The headers of a record. They are parsed only when they are read: most readers do not need them, and rdkafka panics
+/// if the name of a header, which another producer may have set, is not UTF-8.
 pub trait Headers {
     /// Returns all headers, in order.
     fn read(&self) -> Vec<Header>;
@@ -61,9 +61,9 @@ impl Header {
 pub struct NewRecord {
     /// The full name of the topic.
     pub topic: String,
-    /// The partition. `None`: the partition of its key; without a key, the first.
+    /// The partition. If it is `None`, the key decides; a record without a key goes to partition 0.
     pub partition: Option<u32>,
-    /// Its time, Unix milliseconds; `None` for now.
+    /// The time of the record, Unix milliseconds; `None` for the time of the append.
     pub time_ms: Option<u64>,
     /// The key, by which records are partitioned and compacted.
     pub key: Option<Bytes>,

@@ -1,4 +1,4 @@
-//! Reads a topic from its beginning, or from a time, to its end at the start of the read.
+//! Reads the present records of a topic: from the beginning, from a time or from an offset, to the end.
 
 #![allow(clippy::disallowed_methods, reason = "times reads that bring nothing")]
 
@@ -10,10 +10,11 @@ use std::{
 
 use crate::{Log, LogError, Record, WakeSignal};
 
-/// Time without a record after which a read that has not reached its end fails: the broker does not respond.
+/// Maximum time for which a read may return no record before it has reached the end. After that the read fails, since
+/// the broker does not respond.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Measures how long a read up to an end offset has returned no record.
+/// Measures for how long a read has returned no record.
 pub struct StallTimer {
     last_record: Instant,
 }
@@ -36,8 +37,8 @@ impl StallTimer {
         self.last_record.elapsed()
     }
 
-    /// Returns [`LogError::TimedOut`] if reading `what` has returned no record for ten seconds. Not while the log
-    /// denies this client a permission: its reader reports a denial that lasts.
+    /// Returns [`LogError::TimedOut`] if reading `what` has returned no record for ten seconds. Returns no error while
+    /// the log denies this client a permission: if the denial lasts, the reader itself returns it.
     pub fn check(&self, log: &dyn Log, what: &str) -> Result<(), LogError> {
         if self.elapsed() <= STALLED || log.denied().is_some() {
             return Ok(());
@@ -52,7 +53,7 @@ const POLL_RECORDS: usize = 1000;
 
 /// Passes all present records of `topic` to `each`, partition by partition in order.
 ///
-/// Blocks; fails if the log returns no record for ten seconds.
+/// Blocks until the end is reached. Fails if the log returns no record for ten seconds.
 pub fn read_to_end(
     log: &dyn Log,
     topic: &str,
@@ -66,7 +67,7 @@ pub fn read_to_end(
     read_from(log, topic, &from, each)
 }
 
-/// As [`read_to_end`], but without the records of each partition before the first one whose time is `since_ms` or
+/// Reads a topic as [`read_to_end`] does, but starts in each partition at the first record whose time is `since_ms` or
 /// later.
 pub fn read_since(
     log: &dyn Log,
@@ -85,8 +86,8 @@ pub fn read_since(
     read_from(log, topic, &from, each)
 }
 
-/// As [`read_to_end`], but only the records of each partition's last `offsets` offsets. If there are none (transaction
-/// markers have offsets, too), the range is extended backwards until there are some.
+/// Reads a topic as [`read_to_end`] does, but only the last `offsets` offsets of each partition. If there is no record
+/// among them (transaction markers have offsets, too), the range is extended backwards until it contains a record.
 pub fn read_last(
     log: &dyn Log,
     topic: &str,
@@ -116,7 +117,8 @@ fn non_empty(log: &dyn Log, topic: &str) -> Result<Vec<(u32, Range<u64>)>, LogEr
     Ok(range.filter(|(_, range)| !range.is_empty()).collect())
 }
 
-/// As [`read_to_end`], but only of these partitions, each from an offset that it has.
+/// Reads a topic as [`read_to_end`] does, but only the partitions in `from`, each from its given offset, which the log
+/// must still store.
 pub fn read_from(
     log: &dyn Log,
     topic: &str,

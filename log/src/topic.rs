@@ -1,4 +1,4 @@
-//! Settings of topics: those to create a topic with, and those of an existing topic.
+//! Settings of topics: of a topic to be created, and of an existing topic.
 
 use std::time::Duration;
 
@@ -16,24 +16,25 @@ pub struct TopicSpec {
     /// Number of replicas that must have a record before it is acknowledged (Kafka's `min.insync.replicas`). The
     /// embedded log ignores it.
     pub min_in_sync: u32,
-    /// Which records are deleted, and when.
+    /// Decides which records are deleted, and when.
     pub cleanup: Cleanup,
-    /// A record whose time is further ahead of the log's clock is refused.
+    /// Maximum time of a record ahead of the log's clock; the log refuses a record that exceeds it. If it is `None`,
+    /// the embedded log has no limit, and Kafka has the brokers' default.
     pub max_ahead: Option<Duration>,
 }
 
-/// Which records a topic deletes.
+/// The rule by which a topic deletes records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleanup {
-    /// Records older than `after`, and the oldest ones once a partition exceeds `bytes`.
+    /// Deletes records that are older than `after`, and the oldest records of a partition that exceeds `bytes`.
     Delete {
-        /// Minimum age of a deleted record.
+        /// Age above which a record is deleted.
         after: Duration,
         /// Maximum bytes of a partition; `None` for no limit.
         bytes: Option<u64>,
     },
-    /// All records except the newest of each key, and also the newest if it has no value (a tombstone) and is older
-    /// than a day.
+    /// Deletes all records except the newest of each key. Deletes the newest, too, if it is a tombstone (it has no
+    /// value) that is older than a day.
     Compact,
 }
 
@@ -42,40 +43,41 @@ pub enum Cleanup {
 pub struct TopicDescription {
     /// Number of partitions.
     pub partitions: u32,
-    /// Number of replicas of the partition with the fewest. The embedded log has one.
+    /// Number of replicas of the partition that has the fewest. The embedded log has one.
     pub replication: u32,
-    /// Number of brokers that could have a replica.
+    /// Number of brokers in the cluster, which limits the number of replicas. 1 for the embedded log.
     pub brokers: u32,
     /// Whether older records of a key are deleted.
     pub compacted: bool,
-    /// The age and the partition size at which records are deleted. `None` if there is no such limit.
+    /// The age and the partition size above which records are deleted. `None` if the topic is only compacted.
     pub deleted: Option<Deletion>,
     /// The source of record times, and the limit of future times.
     pub timestamps: Timestamps,
-    /// Maximum bytes of a record or a batch. `None` if only memory is the limit.
+    /// Maximum bytes of a batch (Kafka's `max.message.bytes`). `None` for the embedded log, which has no batches.
     pub max_record_bytes: Option<u64>,
     /// Number of replicas that must have a record before it is acknowledged.
     pub min_in_sync: u32,
-    /// Whether a replica that does not have all acknowledged records may become the leader, so that they are lost.
+    /// Whether a replica without all acknowledged records may become the leader, so that the missing records are lost
+    /// (Kafka's `unclean.leader.election.enable`).
     pub unclean_election: bool,
 }
 
 /// The source of record times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Timestamps {
-    /// The producer. A record is refused if its time is further ahead of the log's clock than `max_ahead`; `None` for
-    /// no limit.
+    /// The producer sets the time. The log refuses a record if its time is further ahead of the log's clock than
+    /// `max_ahead`; `None` for no limit.
     Written {
-        /// The limit.
+        /// Maximum time of a record ahead of the log's clock.
         max_ahead: Option<Duration>,
     },
-    /// The log at the time of the append (Kafka's `LogAppendTime`).
+    /// The log sets the time when it appends the record (Kafka's `LogAppendTime`).
     Appended,
-    /// The producer, on brokers before Kafka 3.6, which have no limit for future times.
+    /// The producer sets the time, on brokers before Kafka 3.6, which have no limit for future times.
     WrittenWithoutLimit,
 }
 
-/// Limits at which the oldest records of a topic are deleted.
+/// Limits above which the oldest records of a topic are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deletion {
     /// Maximum age; `None` for no limit.

@@ -12,7 +12,7 @@ mod kafka;
 #[path = "suite/rules.rs"]
 mod rules;
 
-/// Runs every rule on a log of its own.
+/// Creates a test of every rule on one kind of log. Each test has its own log.
 macro_rules! suite {
     ($kind:ident: $($rule:ident)*) => {
         mod $kind {

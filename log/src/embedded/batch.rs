@@ -1,7 +1,7 @@
-//! A write transaction of the database: the content of a group commit.
+//! A write transaction of the database. It has the records of one group commit.
 //!
-//! Every operation is applied completely or refused before it writes to a table. A failure of the database
-//! ([`redb::Error`]) is not a refusal: it ends the whole batch, and the caller drops it.
+//! Every operation is either applied completely, or refused before it writes to a table. A failure of the database
+//! ([`redb::Error`]) is not a refusal: after it, the caller has to drop the whole batch.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Cleanup, LogError, NewRecord, TopicSpec};
 
-/// The end of a partition, which the writer keeps from batch to batch.
+/// The offsets, the size and the newest time of a partition. The writer keeps them in memory from batch to batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tail {
     /// The first stored offset.
@@ -27,7 +27,7 @@ pub(super) struct Tail {
     pub(super) next: u64,
     /// Approximate bytes of the stored records.
     pub(super) bytes: u64,
-    /// The greatest time of any record, also of deleted ones.
+    /// The greatest time of all records so far, including deleted ones.
     pub(super) newest_ms: Option<u64>,
 }
 
@@ -47,18 +47,18 @@ impl Tail {
     }
 }
 
-/// A record that may be appended: all rules are checked.
+/// A record that has passed all checks and can be appended.
 pub(super) struct Accepted {
     topic: Arc<Topic>,
     partition: u32,
     time_ms: u64,
-    /// Time of the append, Unix milliseconds. Differs from `time_ms` if the producer has set that.
+    /// Time of the append, Unix milliseconds. It differs from `time_ms` if the producer has set the time of the record.
     appended_ms: u64,
     headers: Vec<u8>,
     record: NewRecord,
 }
 
-/// The records tables of one write transaction.
+/// The tables that one write transaction changes, and the new [`Tail`] of each changed partition.
 pub(super) struct Batch<'txn> {
     pub(super) records: Table<'txn, (u32, u32, u64), RecordRow<'static>>,
     pub(super) times: Table<'txn, (u32, u32, u64), u64>,
@@ -70,7 +70,7 @@ pub(super) struct Batch<'txn> {
 }
 
 impl<'txn> Batch<'txn> {
-    /// Starts with the partitions' ends at the last commit.
+    /// Opens the tables. `known` has the [`Tail`] of each partition at the last commit.
     pub(super) fn begin(
         transaction: &'txn WriteTransaction,
         known: &'txn HashMap<PartitionId, Tail>,
@@ -86,7 +86,7 @@ impl<'txn> Batch<'txn> {
         })
     }
 
-    /// Returns the present end of the partition.
+    /// Returns the [`Tail`] of the partition, including the changes of this batch.
     pub(super) fn tail(&self, partition_id: PartitionId) -> Tail {
         let known = || self.known.get(&partition_id).copied().unwrap_or_default();
         self.changed
@@ -137,7 +137,7 @@ impl<'txn> Batch<'txn> {
         Ok(offset)
     }
 
-    /// Writes the ends of the changed partitions. Returns them.
+    /// Writes the [`Tail`] of each changed partition to its table, and returns them.
     pub(super) fn finish(mut self) -> Result<HashMap<PartitionId, Tail>, redb::Error> {
         for (partition_id, tail) in &self.changed {
             self.partitions.insert(*partition_id, tail.row())?;
@@ -146,7 +146,7 @@ impl<'txn> Batch<'txn> {
     }
 }
 
-/// Checks the rules of a new record. A refused record changes nothing.
+/// Checks whether a new record can be appended: its partition, time, key and size. Changes nothing.
 pub(super) fn accept(
     topics: &Topics,
     record: NewRecord,
@@ -201,7 +201,7 @@ pub(super) fn accept(
     })
 }
 
-/// Stores the topic. Returns it with its partitions at offset 0; `None` if it exists.
+/// Creates and commits the topic. Returns the topic with its partitions at offset 0; `None` if the topic exists.
 pub(super) fn create_topic(db: &Database, spec: &TopicSpec) -> Result<Option<Topic>, redb::Error> {
     let transaction = db.begin_write()?;
     let row = {
@@ -239,7 +239,7 @@ pub(super) fn epoch(transaction: &WriteTransaction, id: &str) -> Result<Option<u
         .map(|epoch| epoch.value()))
 }
 
-/// Gives the transactor `id` a new epoch, which fences every older one.
+/// Gives the transactor `id` a new epoch, which fences all older transactors with this id. Returns the epoch.
 pub(super) fn fence(transaction: &WriteTransaction, id: &str) -> Result<u64, redb::Error> {
     let next = epoch(transaction, id)?.map_or(1, |epoch| epoch + 1);
     transaction.open_table(FENCES)?.insert(id, next)?;

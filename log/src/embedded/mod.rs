@@ -1,4 +1,4 @@
-//! The topic log inside one process: one redb file, no broker.
+//! The topic log inside one process: a database file (redb) instead of a broker.
 //!
 //! ```text
 //!  appenders ─┐ bounded   ┌────────┐  one transaction   ┌──────┐ snapshot ┌─────────┐
@@ -7,8 +7,8 @@
 //!                             └───────── wakes ───────────────────────────────▲
 //! ```
 //!
-//! Invariants: one process has the directory, one thread writes. Acknowledged records survive kill -9 and a loss of
-//! power. Offsets do not go back, not even after all records were deleted.
+//! Invariants: only one process has the directory open, and only one of its threads writes. Acknowledged records
+//! survive kill -9 and a loss of power. Offsets do not go back, not even after all records were deleted.
 
 mod batch;
 mod partitioner;
@@ -54,29 +54,29 @@ const MAX_PARTITIONS: u32 = 4096;
 
 /// The log in a directory, or in memory.
 ///
-/// It writes all queued records and is closed when this value and all of its appenders, transactors and readers are
-/// dropped.
+/// When this value and all of its appenders, transactors and readers are dropped, the log writes all queued records and
+/// is closed.
 pub struct EmbeddedLog {
     core: Arc<Core>,
 }
 
-/// The running log, shared by all handles.
+/// The running log, which the [`EmbeddedLog`] and its appenders, transactors and readers share.
 struct Core {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl EmbeddedLog {
-    /// Opens the log in `dir`, or creates it. Durable: acknowledged records have been fsynced.
+    /// Opens the log in `dir`, or creates it. A record is acknowledged only after an fsync.
     ///
-    /// [`LogError::InUse`] if another process (or another value) has the directory, [`LogError::Damaged`] if its file
-    /// is damaged, [`LogError::Disk`] if the disk fails.
+    /// Returns [`LogError::InUse`] if another process, or another log of this process, has the directory open;
+    /// [`LogError::Damaged`] if the database file is damaged; [`LogError::Disk`] if the disk fails.
     pub fn open(dir: &Path) -> Result<Self, LogError> {
         Self::open_with_clock(dir, EventClock::host())
     }
 
-    /// As [`EmbeddedLog::open`], with a clock that sets the time of records without one, and decides which records are
-    /// too far ahead or too old.
+    /// Opens the log as [`EmbeddedLog::open`] does, but with the given clock. The clock sets the time of records
+    /// without one, and decides which records are too far ahead or too old.
     pub fn open_with_clock(dir: &Path, clock: EventClock) -> Result<Self, LogError> {
         let core = Core::start(Store::open(dir)?, clock)?;
         Ok(Self { core })
@@ -90,13 +90,14 @@ impl EmbeddedLog {
     }
 
     /// Opens the log in `dir` only for reading, and locks the directory until the returned log and its readers are
-    /// dropped. [`LogError::InUse`] while another process has it: that process has to provide a [`Source`].
+    /// dropped. Returns [`LogError::InUse`] while another process has the directory open: then records can only be read
+    /// through a [`Source`] that the other process provides.
     pub fn open_for_reading(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
         let store = Store::open_read_only(dir)?;
         Ok(Arc::new(ReadingLog::new(Arc::new(store))))
     }
 
-    /// Deletes now the records that retention allows to delete. The writer also does this regularly.
+    /// Deletes at once all records that exceed the retention of their topics. The writer also does this regularly.
     pub fn sweep(&self) -> Result<(), LogError> {
         self.core.request(|reply| Request::Sweep { reply })
     }
@@ -150,10 +151,10 @@ impl Drop for Core {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        // The last handle may be dropped by a `done`, on the writer's own thread.
+        // A `done` callback may drop the last handle on the writer's own thread, which cannot join itself.
         if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id())
         {
-            // A panic there has been reported already.
+            // If the writer panicked, the panic was reported when it occurred.
             let _ = writer.join();
         }
     }
@@ -181,7 +182,7 @@ impl Log for EmbeddedLog {
     }
 
     fn answers(&self, topic: &str, _timeout: Duration) -> Result<(), LogError> {
-        // The log is in this process. A failed disk is reported by the writes.
+        // The log is in this process, so it always responds. The writes report a failed disk.
         self.partitions(topic).map(drop)
     }
 
@@ -211,7 +212,7 @@ impl Log for EmbeddedLog {
     }
 
     fn appender(&self, _timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
-        // A disk completes a write or fails, so no timeout is necessary.
+        // No timeout is necessary: a disk either completes a write or returns an error.
         Ok(Box::new(EmbeddedAppender(self.core.clone())))
     }
 

@@ -1,7 +1,7 @@
-//! The partition of a key: murmur2, as Kafka's Java client hashes, so that a key keeps its partition when the records
-//! are moved from one log to the other.
+//! Chooses the partition of a key with murmur2, as Kafka's Java client does, so that a key keeps its partition when the
+//! records are moved from one log to the other.
 
-/// Returns the partition of `key`, of `partitions` (at least one).
+/// Returns the partition of `key` in a topic with `partitions` partitions (at least one).
 pub(crate) fn partition_of(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
@@ -10,7 +10,7 @@ pub(crate) fn partition_of(key: &[u8], partitions: u32) -> u32 {
 fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
-    // Kafka hashes the length as a 32-bit integer; keys are far shorter than that.
+    // Kafka hashes the length as a 32-bit integer. The cast loses nothing, since keys are far shorter.
     let mut hash = SEED ^ data.len() as u32;
     let mut words = data.chunks_exact(4);
     for word in &mut words {
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn a_key_hashes_as_in_kafkas_own_tests() {
-        // org.apache.kafka.common.utils.UtilsTest.testMurmur2
+        // The values are those of org.apache.kafka.common.utils.UtilsTest.testMurmur2.
         let known: [(&[u8], i32); 6] = [
             (b"21", -973932308),
             (b"foobar", -790332482),

@@ -1,4 +1,5 @@
-//! The queue of the writer thread: a bounded number of appends, and requests whose callers block.
+//! The queue of the writer thread. It has a bounded number of appends, and other requests whose callers wait for the
+//! result.
 
 use std::{
     collections::VecDeque,
@@ -8,13 +9,13 @@ use std::{
 
 use crate::{Done, LogError, NewRecord, TopicSpec};
 
-/// Maximum queued appends: some seconds of work for a slow disk. Further ones get [`LogError::Full`], so that callers
-/// can refuse their own requests.
+/// Maximum number of queued appends: a slow disk needs some seconds to write them. Further appends fail with
+/// [`LogError::Full`], so that the callers can refuse requests of their own clients.
 const MAX_QUEUE_RECORDS: usize = 100_000;
-/// Maximum queued bytes, so that large records cannot use all memory of the process.
+/// Maximum bytes of queued appends, so that large records cannot use all memory of the process.
 const MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Sends the result to a waiting caller.
+/// Channel that sends the result of a request to the waiting caller.
 pub(super) type Reply<T> = SyncSender<Result<T, LogError>>;
 
 /// A request to the writer.
@@ -45,7 +46,7 @@ pub(super) enum Request {
 impl Request {
     /// Completes the request with an error, without executing it.
     pub(super) fn refuse(self, error: LogError) {
-        // Sending fails if the caller has stopped waiting.
+        // Sending fails if the caller no longer waits, which is not an error.
         match self {
             Self::Append { done, .. } => done(Err(error)),
             Self::Commit { reply, .. } | Self::Create { reply, .. } | Self::Sweep { reply } => {
@@ -58,8 +59,8 @@ impl Request {
     }
 }
 
-/// The queue. Appends are bounded here; all other requests have a caller that waits for the result, so there are never
-/// more of them than callers.
+/// The queue. It limits the number of appends. Every other request has a caller that waits for the result, so there are
+/// never more of these requests than callers.
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -75,7 +76,7 @@ struct Waiting {
 }
 
 impl Queue {
-    /// Queues `request`, or refuses it; then its callback is not called.
+    /// Queues `request`, or returns an error; if it returns an error, the callback of the request is not called.
     pub(super) fn offer(&self, request: Request) -> Result<(), LogError> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -83,7 +84,8 @@ impl Queue {
         }
         if let Request::Append { record, .. } = &request {
             let bytes = record_bytes(record);
-            // An empty queue accepts any record: otherwise one larger than the limit could never be appended.
+            // If no append is queued, a record of any size is accepted. A record that is larger than the limit would
+            // otherwise get `Full` at each retry, and never the writer's error that it is too large.
             let full = waiting.appends >= MAX_QUEUE_RECORDS
                 || waiting.append_bytes.saturating_add(bytes) > MAX_QUEUE_BYTES;
             if full && waiting.appends > 0 {
@@ -98,8 +100,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Removes at most `limit` requests, in order. Waits at most `timeout` for the first one. `None` when the queue is
-    /// closed and empty.
+    /// Removes and returns at most `limit` requests, in order. Waits at most `timeout` for the first request; returns
+    /// no requests if none arrives by then. Returns `None` if the queue is closed and empty.
     pub(super) fn drain(&self, limit: usize, timeout: Duration) -> Option<Vec<Request>> {
         let waiting = self.lock();
         let (mut waiting, _) = self
@@ -122,13 +124,13 @@ impl Queue {
         Some(taken)
     }
 
-    /// Refuses further requests; queued ones are still executed.
+    /// Refuses further requests. Queued requests are still executed.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
     }
 
-    /// Refuses further and queued requests: the writer has ended.
+    /// Refuses all queued requests and all further requests, since the writer has ended.
     pub(super) fn abandon(&self) {
         let mut waiting = self.lock();
         waiting.closed = true;

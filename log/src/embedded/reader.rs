@@ -1,4 +1,4 @@
-//! A reader of the embedded log: a cursor per partition, over snapshots.
+//! A reader of the embedded log. It has a position in each partition, and reads from a new snapshot in each poll.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ struct Cursor {
 
 /// The registration of a reader's wake callback; dropping it ends the registration.
 pub(super) trait WakeRegistration: Send {
-    /// Returns whether it is known without a read that there is no record from `offset` on.
+    /// Returns `true` if it is known, without reading the source, that there is no record at `offset` or after it.
     fn nothing_at(&self, partition: u32, offset: u64) -> bool;
 }
 
-/// Reads `topic` from a source. A registration wakes it.
+/// Reads a topic from a source. The registration calls the reader's wake callback.
 pub(super) struct EmbeddedReader {
     source: Arc<dyn Source>,
     topic: String,
@@ -101,7 +101,7 @@ impl Reader for EmbeddedReader {
     }
 }
 
-/// Registration with the writer of this process, which wakes readers at each commit.
+/// Registration with the writer of this process, which wakes readers after each commit to their topic.
 pub(super) struct Subscription<Keep> {
     topic: Arc<Topic>,
     id: u64,

@@ -1,4 +1,4 @@
-//! A read-only log: a database file without a writing process, or a [`Source`] in another process.
+//! A read-only log. It reads from a database file that no process writes to, or from a [`Source`] in another process.
 
 #![allow(clippy::disallowed_methods, reason = "a thread that wakes readers")]
 
@@ -18,16 +18,17 @@ use super::{
 };
 use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake};
 
-/// Interval at which readers poll, since no commit wakes them: too short to be noticed by a person.
+/// Interval at which readers are woken, since commits do not wake them. It is too short for a person to notice.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A log over a [`Source`]. Appends, transactions and the creation of topics are [`LogError::Refused`].
+/// A log that reads from a [`Source`]. Appenders, transactors and the creation of topics return [`LogError::Refused`].
 pub struct ReadingLog {
     source: Arc<dyn Source>,
 }
 
 impl ReadingLog {
-    /// Reads from `source`; its readers are woken at intervals, because a source does not report commits.
+    /// Returns a log that reads from `source`. Its readers are woken at intervals, because a source does not report
+    /// commits.
     pub fn new(source: Arc<dyn Source>) -> Self {
         Self { source }
     }
@@ -82,7 +83,7 @@ fn read_only() -> LogError {
     LogError::Refused("the data directory was opened read-only".to_owned())
 }
 
-/// Wakes a reader at intervals until it is dropped.
+/// Wakes a reader at intervals, on a thread that ends when this value is dropped.
 struct PollingWaker(Arc<AtomicBool>);
 
 impl PollingWaker {

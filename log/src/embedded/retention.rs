@@ -1,4 +1,4 @@
-//! Which records a topic deletes: from the oldest on, those that exceed its age or its size. A compacted topic deletes
+//! Retention: a topic deletes its oldest records when they exceed its maximum age or size. A compacted topic deletes
 //! the tombstones (records without a value) that are older than a day.
 
 use std::time::Duration;
@@ -12,14 +12,15 @@ use super::{
 };
 use crate::Cleanup;
 
-/// Maximum records that a sweep deletes, since appends wait in the meantime: some milliseconds of work.
+/// Maximum number of records that a sweep deletes: some milliseconds of work, in which appends wait.
 const SWEEP_RECORDS: usize = 5_000;
 
-/// Minimum age of a tombstone that a compacted topic deletes, as Kafka's default (`delete.retention.ms`). A reader that
-/// has read an older record of the key has this time to read the tombstone.
+/// Minimum age of a tombstone that a compacted topic deletes; the same as Kafka's default (`delete.retention.ms`). A
+/// reader that has read an older record of the key has this time to read the tombstone.
 const TOMBSTONE_AGE: Duration = Duration::from_hours(24);
 
-/// Deletes at most [`SWEEP_RECORDS`] records that their topics need not keep. Returns whether there are more.
+/// Deletes at most [`SWEEP_RECORDS`] records that exceed the retention of their topics. Returns whether there may be
+/// more.
 pub(super) fn sweep(
     batch: &mut Batch<'_>,
     topics: &Topics,
@@ -51,10 +52,10 @@ fn sweep_at_most(
     Ok(false)
 }
 
-/// Deletes the partition's tombstones that are old enough, each with the entry of its key, and returns how many entries
-/// of TOMBSTONES were removed: `budget` at most.
+/// Deletes the partition's tombstones that are older than [`TOMBSTONE_AGE`], and the entries of their keys in NEWEST.
+/// Removes at most `budget` entries of TOMBSTONES, and returns their number.
 ///
-/// The age counts from the append, since a producer may set any time in a record.
+/// The age of a tombstone is the time since its append, because a producer may set any time in a record.
 fn delete_tombstones(
     batch: &mut Batch<'_>,
     partition_id: PartitionId,
@@ -75,8 +76,8 @@ fn delete_tombstones(
     for at in &old {
         batch.tombstones.remove(at)?;
         let (.., offset) = *at;
-        // If a newer record has replaced the tombstone, it is not in RECORDS, and NEWEST has the offset of the newer
-        // one.
+        // If a newer record has replaced the tombstone, the tombstone is not in RECORDS any more, and the entry in
+        // NEWEST belongs to the newer record, so it is kept.
         if let Some(removed) = batch.records.remove((id, partition, offset))? {
             let row = removed.value();
             tail.bytes = tail.bytes.saturating_sub(size_bytes(&row));
@@ -91,7 +92,8 @@ fn delete_tombstones(
     Ok(old.len())
 }
 
-/// Returns whether the oldest record may be deleted.
+/// Returns whether retention deletes the oldest record of a partition. The record has the time `time_ms`, and the
+/// partition has `kept_bytes`.
 fn disposable(
     time_ms: u64,
     kept_bytes: u64,
@@ -103,7 +105,7 @@ fn disposable(
     u128::from(age_ms) > after.as_millis() || bytes.is_some_and(|most| kept_bytes > most)
 }
 
-/// Deletes the partition's oldest records, at most `budget`. Returns their number.
+/// Deletes the partition's oldest records that exceed the retention, at most `budget` of them. Returns their number.
 fn trim(
     batch: &mut Batch<'_>,
     partition_id: PartitionId,

@@ -1,25 +1,25 @@
-//! Sources of committed records: the database of this process, or the process that has the database.
+//! Sources of committed records: the database that this process has open, or another process that has it open.
 
 use std::ops::Range;
 
 use crate::{LogError, Record, TopicDescription};
 
-/// Reads the topics of a log, each call from a snapshot of its own.
+/// Reads the topics of a log. Each call reads from a new snapshot.
 pub trait Source: Send + Sync {
-    /// As [`Log::describe`](crate::Log::describe).
+    /// Returns the settings of the topic, as [`Log::describe`](crate::Log::describe) does.
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
 
-    /// As [`Log::offsets`](crate::Log::offsets).
+    /// Returns the range of offsets of each partition, as [`Log::offsets`](crate::Log::offsets) does.
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError>;
 
-    /// As [`Log::offsets_at`](crate::Log::offsets_at).
+    /// Returns the offset of each partition at a time, as [`Log::offsets_at`](crate::Log::offsets_at) does.
     fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
-    /// Passes at most `limit` records from offset `from` on to `each`, until `each` returns `false`: that record is not
-    /// consumed.
+    /// Passes records to `each`, starting at the offset `from`: at most `limit` records, and only until `each` returns
+    /// `false`. The record for which `each` returns `false` is not consumed.
     ///
-    /// A source whose process is not reachable returns an empty page that is not at the end, so that its readers
-    /// continue when the process is back.
+    /// If the process of the source is not reachable, the page is empty and not at the end, so that readers continue
+    /// when the process is back.
     fn read(
         &self,
         topic: &str,

@@ -1,4 +1,4 @@
-//! The database file: verified when it is opened, and read by snapshots.
+//! The database file. It is verified when it is opened, and read through snapshots.
 //!
 //! Invariants: a file is used only after its checksums are verified, so no other module reads corrupt data. A new file
 //! is created under another name and renamed when it is complete, so an empty file is a damaged one, not a new one.
@@ -30,10 +30,11 @@ use crate::{LogError, Record, TopicDescription};
 const FILE: &str = "log.redb";
 /// Name of a database that is being created; it is renamed to [`FILE`] when it is complete.
 const UNFINISHED_FILE: &str = "log.redb.new";
-/// Lock file of a process that looks for a database, creates it and opens it.
+/// Lock file that a process holds while it creates and opens the database, so that two processes cannot both create it.
 const OPENING_FILE: &str = "opening.lock";
 
-/// redb's page cache. The kernel also caches the file; this cache has the inner pages and the tail.
+/// Bytes of redb's page cache: enough for the inner pages of the tables and the newest records. The kernel caches the
+/// rest of the file.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
 /// The database, and its directory for error messages.
@@ -64,7 +65,7 @@ impl Store {
         Self::checked(dir, || builder().open(&file))
     }
 
-    /// Returns a database that lives as long as this value.
+    /// Returns a database in memory, whose records are lost when the store is dropped.
     pub(super) fn in_memory() -> Result<Self, LogError> {
         let dir = PathBuf::from("memory");
         let store = Self::checked(&dir, || {
@@ -77,7 +78,8 @@ impl Store {
         dir: &Path,
         open: impl FnOnce() -> Result<Database, DatabaseError>,
     ) -> Result<Self, LogError> {
-        // redb's own check returns errors; a panic on a file that was tampered with also means a damaged file.
+        // redb checks the file and returns an error if it is damaged. redb may panic on a file that was tampered with,
+        // so a panic also means a damaged file.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let db = open().map_err(|error| opening_error(dir, error))?;
             initialise(&db).map_err(|error| store_error(dir, error))??;
@@ -90,7 +92,8 @@ impl Store {
         })
     }
 
-    /// Opens the database in `dir` only for reading, which excludes writers. [`LogError::InUse`] while a writer has it.
+    /// Opens the database in `dir` only for reading. While it is open, no process can write to it. Returns
+    /// [`LogError::InUse`] while a process has it open for writing.
     pub(super) fn open_read_only(dir: &Path) -> Result<Self, LogError> {
         let file = dir.join(FILE);
         if !file.exists() {
@@ -102,7 +105,8 @@ impl Store {
                 detail,
             });
         }
-        // Checks the file, and repairs it after a crash; on a read-only disk it cannot be repaired.
+        // Opening the file for writing checks it, and repairs it after a crash. On a read-only disk this fails, and the
+        // file is read as it is.
         match Self::open(dir) {
             Ok(checked) => drop(checked),
             Err(LogError::Disk { .. }) => {}
@@ -262,7 +266,7 @@ impl Source for Store {
             next: from,
             at_end: false,
         };
-        // Whether all records were consumed.
+        // Passes the records to `each`. Returns whether all of them were consumed.
         let mut hand_out = || -> Result<bool, redb::Error> {
             let records = snapshot.open_table(RECORDS)?;
             for entry in records
@@ -293,7 +297,7 @@ impl Source for Store {
         };
         let consumed = hand_out().map_err(|error| self.error(error))?;
         if consumed && page.count < limit {
-            // The offsets between the last record and the end were compacted away.
+            // There is no further record: the remaining offsets belong to records that compaction has deleted.
             page.next = next;
         }
         page.at_end = page.next == next;
@@ -310,7 +314,8 @@ fn partition_rows(
     rows.map(|entry| Ok(entry?.1.value())).collect()
 }
 
-/// Returns the first offset of a partition whose record time is `time_ms` or later; its next offset if there is none.
+/// Returns the offset of the first record of a partition whose time is `time_ms` or later; the next offset of the
+/// partition if there is no such record.
 fn offset_at(
     times: &ReadOnlyTable<(u32, u32, u64), u64>,
     records: &ReadOnlyTable<(u32, u32, u64), RecordRow<'static>>,
@@ -327,8 +332,9 @@ fn offset_at(
         }
         Ok(None)
     };
-    // Retention may have deleted the record whose greater time kept the first stored records out of the index; these
-    // are few, and are read one by one. The index covers all later records.
+    // The first stored records may have no entry in TIMES: a record before them had a greater time, and retention has
+    // deleted that record with its entry. There are few such records, so they are read one by one. TIMES covers all
+    // later records.
     let indexed = times
         .range((id, partition, 0)..=(id, partition, u64::MAX))?
         .next();
@@ -344,7 +350,7 @@ fn offset_at(
     let Some(from) = reached.transpose()?.map(|(_, offset)| offset.value()) else {
         return Ok(*next);
     };
-    // The record of the index entry may have been compacted away.
+    // Compaction may have deleted the record of the entry, so the records from its offset on are searched.
     Ok(first_from(from, *next)?.unwrap_or(*next))
 }
 
@@ -356,7 +362,7 @@ fn builder() -> Builder {
     builder
 }
 
-/// Creates a complete new database in `dir`.
+/// Creates a new database in `dir`. The file gets its name only when it is complete.
 fn make(dir: &Path) -> Result<(), LogError> {
     let disk = |error: std::io::Error| LogError::Disk {
         dir: dir.into(),
@@ -373,7 +379,7 @@ fn make(dir: &Path) -> Result<(), LogError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk)
 }
 
-/// Creates the tables, so that readers find them, and refuses a file with another layout.
+/// Creates the tables in a new file, so that readers find them. Refuses a file with another layout version.
 fn initialise(db: &Database) -> Result<Result<(), LogError>, redb::Error> {
     let known = match db.begin_read()?.open_table(FORMAT) {
         Ok(format) => format.get(FORMAT_KEY)?.map(|version| version.value()),

@@ -11,11 +11,12 @@
 //! ```
 //!
 //! Invariants: no entry of PARTITIONS is deleted, so offsets continue even after all records were deleted. TIMES has an
-//! entry for a record only if its time exceeds that of all earlier ones, so both its times and its offsets rise.
-//! TOMBSTONES has an entry for each tombstone in RECORDS, and may have entries for tombstones that a newer record of
-//! the key has replaced.
+//! entry for a record only if the time of the record exceeds the times of all earlier records, so in TIMES both the
+//! times and the offsets rise. TOMBSTONES has an entry for each tombstone in RECORDS, and may have entries for
+//! tombstones that a newer record of the key has replaced.
 //!
-//! Earlier builds with this layout version had no TOMBSTONES and wrote no tombstones. The next write creates the table.
+//! Files of earlier builds have this layout version but no TOMBSTONES, since these builds wrote no tombstones. The next
+//! write creates the table.
 
 use redb::TableDefinition;
 
@@ -24,12 +25,12 @@ use crate::{Cleanup, Header, LogError, TopicSpec};
 /// Id of a topic, and number of a partition.
 pub(super) type PartitionId = (u32, u32);
 
-/// Id, partitions, maximum age in ms (`None`: compacted), maximum bytes, maximum time of a record ahead of the clock in
-/// ms.
+/// Columns of TOPICS: id, partitions, maximum age in ms (`None`: compacted), maximum bytes, maximum time of a record
+/// ahead of the clock in ms.
 pub(super) type TopicRow = (u32, u32, Option<u64>, Option<u64>, Option<u64>);
-/// First stored offset, next offset, stored bytes, newest time.
+/// Columns of PARTITIONS: first stored offset, next offset, stored bytes, newest time.
 pub(super) type PartitionRow = (u64, u64, u64, Option<u64>);
-/// Time, key, value, headers (empty if there are none).
+/// Columns of RECORDS: time, key, value, headers (empty if there are none).
 pub(super) type RecordRow<'a> = (u64, Option<&'a [u8]>, &'a [u8], &'a [u8]);
 
 pub(super) const FORMAT: TableDefinition<'static, &str, u32> = TableDefinition::new("format");
@@ -51,8 +52,8 @@ pub(super) const FORMAT_KEY: &str = "emostream-log";
 /// Version of the layout above. A file with another version is refused.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
-/// Maximum bytes of a record, including key and headers: as a Kafka broker's `message.max.bytes`, so that both logs
-/// accept the same records.
+/// Maximum bytes of a record, including key and headers: about the default of a Kafka broker's `message.max.bytes`, so
+/// that both logs accept the same records.
 pub(super) const MAX_RECORD_BYTES: usize = 1024 * 1024;
 
 /// Approximate bytes of a record besides its data: its offset, time, lengths and index entry.
@@ -79,12 +80,12 @@ pub(super) fn topic_row(id: u32, spec: &TopicSpec) -> TopicRow {
     )
 }
 
-/// Returns a duration as it is stored.
+/// Returns a duration in milliseconds, as the tables store it.
 pub(super) fn millis(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Encodes headers: no bytes if there are none, which is the usual case.
+/// Encodes headers. Returns no bytes if there are no headers, which is the usual case.
 pub(super) fn encode_headers(headers: &[Header]) -> Result<Vec<u8>, LogError> {
     if headers.is_empty() {
         return Ok(Vec::new());

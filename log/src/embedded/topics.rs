@@ -1,6 +1,8 @@
-//! The topics in the memory of the owning process: the end of each partition, and the callbacks of readers.
+//! The topics in the memory of the process that has the log open: the end of each partition, and the callbacks of
+//! readers.
 //!
-//! Readers look here first, so that polling a partition without new records costs no transaction.
+//! A reader first compares its offset with the end in memory, so that polling a partition without new records needs no
+//! transaction.
 
 use std::{
     collections::HashMap,
@@ -27,7 +29,7 @@ pub(super) struct Topic {
 }
 
 impl Topic {
-    /// Returns the topic of a stored row, with the next offset of each of its partitions.
+    /// Returns the topic of a stored row. `ends` has the next offset of each partition.
     pub(super) fn new(name: &str, row: TopicRow, ends: Vec<u64>) -> Self {
         let (id, _, after_ms, bytes, max_ahead_ms) = row;
         Self {
@@ -47,7 +49,7 @@ impl Topic {
         }
     }
 
-    /// Returns the settings that it was created with.
+    /// Returns the settings with which the topic was created.
     pub(super) fn describe(&self) -> TopicDescription {
         TopicDescription::of(&TopicSpec {
             name: self.name.clone(),
@@ -60,7 +62,7 @@ impl Topic {
     }
 
     pub(super) fn partitions(&self) -> u32 {
-        // The number was a u32 in the row.
+        // The cast loses nothing, since the number of partitions is a `u32` in the row of the topic.
         self.ends.len() as u32
     }
 
@@ -77,7 +79,7 @@ impl Topic {
         }
     }
 
-    /// Registers `wake`, to be called after each commit to the topic until [`Topic::unsubscribe`].
+    /// Registers `wake`, which is called after each commit to the topic. Returns the id for [`Topic::unsubscribe`].
     pub(super) fn subscribe(&self, wake: Wake) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.wakers
@@ -101,7 +103,8 @@ impl Topic {
             .iter()
             .map(|(_, wake)| wake.clone())
             .collect();
-        // Outside the lock: a callback may drop a reader of this topic.
+        // The callbacks are called without the lock, since a callback may drop a reader of this topic, which needs the
+        // lock.
         for wake in wakers {
             wake();
         }

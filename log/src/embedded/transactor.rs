@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{LogError, NewRecord, Transactor};
 
-/// Maximum bytes of a transaction, which is in memory until it is committed: some windows of 10,000 rooms with 50
-/// emojis each.
+/// Maximum bytes of a transaction, which is in memory until it is committed. It has room for the results of some
+/// windows of 10,000 rooms with 50 emojis each.
 const TRANSACTION_BYTES: usize = 256 * 1024 * 1024;
 
 pub(super) struct EmbeddedTransactor {
@@ -23,7 +23,7 @@ pub(super) struct EmbeddedTransactor {
     id: String,
     epoch: u64,
     timeout: Duration,
-    /// Records that are written and not committed.
+    /// Records that were written since the last commit.
     written: Vec<NewRecord>,
     written_bytes: usize,
     failed: bool,

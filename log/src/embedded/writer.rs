@@ -4,9 +4,9 @@
 //! append, commit, … ──▶ queue ──all requests──▶ one write transaction ──fsync──▶ results, wake-ups
 //! ```
 //!
-//! While a transaction is written to the disk, the queue fills, and the next transaction takes all of it: the slower
-//! the disk, the larger the groups. No result is returned, and no reader sees a record, before its transaction is
-//! durable.
+//! While a transaction is written to the disk, further requests are queued, and the next transaction executes all of
+//! them: the slower the disk, the larger the groups. No result is returned, and no reader sees a record, before its
+//! transaction is durable.
 
 #![allow(clippy::disallowed_methods, reason = "the writer thread")]
 
@@ -29,14 +29,16 @@ use super::{
 };
 use crate::{EventClock, LogError, NewRecord, TopicSpec};
 
-/// Maximum requests of a transaction, so that the first of them does not wait for ever larger ones.
+/// Maximum number of requests in a transaction. Without this limit, the transactions could become ever larger, and the
+/// first request of each would wait ever longer.
 const MAX_GROUP_REQUESTS: usize = 20_000;
-/// Interval of retention. Records may live that much longer than configured.
+/// Interval of the sweeps that delete records. So a record may be stored for this time longer than configured.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
-/// Pause between two sweeps while there are more records to delete than one transaction should delete.
+/// Pause before the next sweep if there are more records to delete than one transaction should delete.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
-/// Sends the result of a request to its caller: `None` when it is durable, otherwise the error.
+/// Callback that sends the result of a request to its caller. Its argument is `None` if the transaction is durable,
+/// otherwise the error of the transaction.
 type Completion = Box<dyn FnOnce(Option<LogError>) + Send>;
 
 /// State of the writer, shared with the rest of the log.
@@ -44,7 +46,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) topics: Topics,
     pub(super) queue: Queue,
-    /// Sets record times, and decides which records are too far ahead or too old.
+    /// Clock that sets the time of records without one, and decides which records are too far ahead or too old.
     pub(super) clock: EventClock,
 }
 
@@ -54,7 +56,7 @@ struct Writer {
     sweep_at: Instant,
 }
 
-/// Starts the writer on its own thread. It ends when the queue is closed and empty.
+/// Starts the writer on its own thread. The thread ends when the queue is closed and empty.
 pub(super) fn start(
     shared: Arc<Shared>,
     tails: HashMap<PartitionId, Tail>,
@@ -146,7 +148,8 @@ impl Writer {
         group: Vec<Request>,
         completions: &mut Vec<Completion>,
     ) -> Result<(), redb::Error> {
-        // Completions are also called if the transaction cannot begin: otherwise the callers would get no result.
+        // If the transaction cannot begin, or fails midway, the requests that were not executed also get a completion:
+        // otherwise their callers would get no result.
         let mut waiting = group.into_iter();
         let written = self.fill(db, &mut waiting, completions);
         for unserved in waiting {
@@ -198,7 +201,7 @@ impl Writer {
                         drop(reply.send(result))
                     })?;
                 }
-                // Executed between groups.
+                // `serve` executes these requests between groups, so a group does not contain them.
                 Request::Create { .. } | Request::Sweep { .. } => {
                     request.refuse(super::queue::closed())
                 }
@@ -264,7 +267,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes a bounded number of records that retention allows to delete. Returns whether there are more.
+    /// Deletes a bounded number of records that exceed the retention. Returns whether there may be more.
     fn sweep(&mut self, db: &Database) -> Result<bool, LogError> {
         let sweep = || -> Result<_, redb::Error> {
             let transaction = db.begin_write()?;
@@ -283,8 +286,9 @@ impl Writer {
     }
 }
 
-/// Adds the completion of a request, to be called when the transaction is durable. A failure of the database completes
-/// this request and all others of the group.
+/// Adds a completion that passes the result of a request to `callback` when the transaction is durable. If the
+/// transaction fails, `callback` gets its error instead. If `outcome` is a failure of the database, returns it, since
+/// the whole transaction has failed then.
 fn complete_when_durable<T: Send + 'static>(
     completions: &mut Vec<Completion>,
     outcome: Result<Result<T, LogError>, redb::Error>,

@@ -28,16 +28,17 @@ use super::{
 };
 use crate::{Cleanup, Deletion, LogError, Timestamps, TopicSpec};
 
-/// Timeout for reaching the advertised brokers, after which the start fails.
+/// Timeout of the request that shows at start-up whether the advertised brokers can be reached.
 const ADVERTISED_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A topic for metadata requests, so that the response does not contain every topic of the cluster; it need not exist.
+/// The topic of a metadata request that is not about a topic: otherwise the response would contain every topic of the
+/// cluster. The topic need not exist.
 const ANY_TOPIC: &str = "__consumer_offsets";
 
-/// Time for which a new topic may be unknown to the brokers: seconds on a broker with little CPU.
+/// Maximum time until the brokers know a new topic. It takes seconds on a broker with little CPU.
 const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Interval of requests until a new topic is known.
+/// Interval of the requests until the brokers know a new topic.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Creates the topic unless it exists.
@@ -139,7 +140,8 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
             })?;
             let answer = answers.into_iter().next();
             let described = answer.ok_or_else(|| refused(&"no answer"))?;
-            // rdkafka does not pass on the error of a resource. A topic that may be described has settings.
+            // rdkafka drops the error of a resource. Every topic that may be described has settings, so a response
+            // without settings means a missing permission.
             let described = described.and_then(|it| match it.entries.is_empty() {
                 true => Err(RDKafkaErrorCode::TopicAuthorizationFailed),
                 false => Ok(it.entries),
@@ -162,7 +164,7 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
     Ok(read_settings(|name| described.get(name).cloned()))
 }
 
-/// Parses settings. Kafka writes -1, or the maximum, for no limit.
+/// Parses settings. Kafka represents "no limit" by -1 or by the greatest integer.
 fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
     let number = |name: &str| {
         let number: Option<i64> = value(name).and_then(|text| text.parse().ok());
@@ -185,7 +187,8 @@ fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
     }
 }
 
-/// Brokers before Kafka 3.6 have no `message.timestamp.after.max.ms`, not even its default.
+/// Returns the source of record times. Brokers before Kafka 3.6 do not report `message.timestamp.after.max.ms`, not
+/// even its default, so a missing value means that they have no such limit.
 fn timestamps(
     value: impl Fn(&str) -> Option<String>,
     number: impl Fn(&str) -> Option<u64>,
@@ -200,7 +203,7 @@ fn timestamps(
     }
 }
 
-/// Returns the error of a request without a response in time; `None` if there was one.
+/// Returns the error of a request that got no response in time; `None` if `code` has another meaning.
 fn no_response(
     config: &Config,
     events: &Events,
@@ -226,7 +229,8 @@ pub(super) fn check_advertised(
     configured: &str,
 ) -> Result<(), LogError> {
     let Ok(metadata) = client.fetch_metadata(Some(ANY_TOPIC), ADVERTISED_TIMEOUT) else {
-        // librdkafka may have closed the connection to the broker that responded, in favour of the advertised ones.
+        // The request may fail because librdkafka has closed the connection to the broker that responded, and tries the
+        // advertised brokers instead.
         let trouble = client.context().last();
         return match trouble.map(|trouble| failure::silence(configured, trouble)) {
             Some(error @ LogError::Advertised { .. }) => Err(error),
@@ -251,7 +255,8 @@ pub(super) fn check_advertised(
     })
 }
 
-/// Waits until a new topic is known: the controller creates it, and the other brokers receive it a little later.
+/// Waits until the brokers know a new topic: the controller creates it, and the other brokers receive it a little
+/// later.
 pub(super) fn wait_until_known(
     partitions: impl Fn() -> Result<u32, LogError>,
 ) -> Result<(), LogError> {
@@ -267,7 +272,7 @@ pub(super) fn wait_until_known(
     }
 }
 
-/// Waits for a future of librdkafka's admin client, whose own thread wakes this one; no runtime is needed.
+/// Waits for a future of rdkafka's admin client without an async runtime. The client's own thread wakes this one.
 fn wait_for<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {

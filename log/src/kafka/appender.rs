@@ -1,7 +1,7 @@
 //! Appends single records to Kafka, idempotently.
 //!
-//! Invariant: `done` is called once for every record that was queued: by the delivery report, which librdkafka returns
-//! for each record within the timeout, or when the remaining records are purged at the end.
+//! Invariant: `done` is called exactly once for every queued record: by its delivery report, which librdkafka returns
+//! within the timeout, or when the remaining records are purged after the appender is dropped.
 
 #![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
 
@@ -32,23 +32,25 @@ use super::{
 };
 use crate::{Appender, Done, LogError, NewRecord};
 
-/// Interval at which the polling thread checks whether it may end. Delivery reports wake it at once; but rdkafka's
-/// `poll` busy-waits in the last millisecond of its timeout, so the interval is not short.
+/// Interval at which the polling thread checks whether the appender was dropped. Delivery reports wake the thread at
+/// once. The interval is not short, because rdkafka's `poll` busy-waits in the last millisecond of its timeout.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// Interval at which a drain checks whether all delivery reports have arrived.
+/// Interval at which the polling thread of a dropped appender checks whether all delivery reports have arrived.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Maximum time that a drop waits for queued records, however long their own timeout is.
+/// Maximum time for which dropping an appender waits for queued records, even if their own timeout is longer.
 const LINGER: Duration = Duration::from_secs(8);
-/// Minimum age of a producer with a fatal error before it is replaced: the next one may have the same error.
+/// Minimum age of a producer with a fatal error before it is replaced. Its replacement may have the same error, so
+/// producers must not be replaced without a pause.
 const FATAL_REPLACE_INTERVAL: Duration = Duration::from_secs(1);
-/// End of librdkafka's report that the brokers assign no producer id. They require the permission to write to any
-/// topic, and their response names the cluster.
+/// End of librdkafka's report that the brokers do not assign a producer id. The reason is that the principal may not
+/// write to any topic, although the brokers' response names the cluster.
 const NO_PRODUCER_ID: &str = "Cluster authorization failed";
 /// Interval at which a replaced producer checks whether all of its records have delivery reports.
 const RETIRED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// An appender. Dropping it waits until all queued records have delivery reports, at most for `timeout` and [`LINGER`].
+/// An appender. Dropping it waits until all queued records have delivery reports, at most for the shorter of `timeout`
+/// and [`LINGER`].
 pub(super) struct KafkaAppender {
     config: Config,
     settings: ClientConfig,
@@ -70,12 +72,13 @@ struct DeliveryReports {
     denials: Denials,
     /// Whether the producer cannot be used any more.
     is_fatal: AtomicBool,
-    /// Whether the reason is that its principal may not write to any topic: then the brokers assign no producer id.
+    /// Whether the reason of the fatal error is that the principal may not write to any topic: then the brokers assign
+    /// no producer id.
     is_denied: AtomicBool,
 }
 
 impl DeliveryReports {
-    /// Returns the error of a record of `topic` that failed.
+    /// Returns the error of a failed record of `topic`, and stores it if it is a denial.
     fn write_error(&self, error: LogError, topic: &str) -> LogError {
         let error = match self.is_denied.load(Ordering::Acquire) {
             true => Operation::Write.denied(format!("topic {topic}")),
@@ -87,7 +90,7 @@ impl DeliveryReports {
 
 /// The callback of a record, and the record's time, which the delivery report does not contain.
 struct PendingAppend {
-    /// In a mutex, since librdkafka passes it between threads.
+    /// The callback is in a mutex, since librdkafka passes it between threads.
     done: Mutex<Option<Done>>,
     time_ms: i64,
 }
@@ -107,8 +110,8 @@ impl KafkaAppender {
         })
     }
 
-    /// Returns the producer. Replaces it if it has no broker, or a fatal error; the replaced one still returns the
-    /// delivery reports of its records.
+    /// Returns the producer. If it has no broker, or a fatal error, first replaces it; the replaced producer still
+    /// returns the delivery reports of its records.
     fn producer(&self) -> Result<MutexGuard<'_, PolledProducer>, LogError> {
         let mut polled = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
         let (reports, age) = (polled.producer.context(), polled.opened.elapsed());
@@ -153,7 +156,7 @@ impl PolledProducer {
         })
     }
 
-    /// Waits until all queued records have delivery reports.
+    /// Waits until all queued records have delivery reports, at most for `timeout`. Then drops the producer.
     fn retire(self, timeout: Duration) {
         let until = Instant::now() + timeout;
         while self.producer.in_flight_count() > 0 && Instant::now() < until {
@@ -162,7 +165,8 @@ impl PolledProducer {
     }
 }
 
-/// Polls delivery reports until the appender is dropped and all records have one.
+/// Polls delivery reports until the appender is dropped and all records have a report. Purges the records that have
+/// none when `linger` is over.
 fn report(producer: &BaseProducer<DeliveryReports>, closed: &AtomicBool, linger: Duration) {
     while !closed.load(Ordering::Acquire) {
         producer.poll(POLL_INTERVAL);
@@ -178,10 +182,10 @@ fn report(producer: &BaseProducer<DeliveryReports>, closed: &AtomicBool, linger:
 impl Drop for PolledProducer {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Release);
-        // `done` may drop the appender, on the polling thread itself.
+        // A `done` callback may drop the appender on the polling thread, which cannot join itself.
         let polling = self.polling.take();
         if let Some(polling) = polling.filter(|it| it.thread().id() != thread::current().id()) {
-            // Its panic has been reported already.
+            // If the thread panicked, the panic was reported when it occurred.
             let _ = polling.join();
         }
     }
@@ -266,11 +270,12 @@ pub(super) fn kafka_record<'a, Opaque: rdkafka::util::IntoOpaque>(
     opaque: Opaque,
 ) -> BaseRecord<'a, [u8], [u8], Opaque> {
     let mut new = BaseRecord::with_opaque_to(&record.topic, opaque);
-    // A record without partition and key belongs to the first partition; librdkafka would distribute such records.
+    // A record without partition and key goes to partition 0, as on the embedded log; librdkafka would distribute such
+    // records.
     let partition = record.partition.or(record.key.is_none().then_some(0));
     new.partition = partition.map(signed);
     new.key = record.key.as_deref();
-    // An empty value with a key is a tombstone of a compacted topic: Kafka's null.
+    // An empty value of a record with a key means a tombstone, whose value is null in Kafka.
     new.payload = (record.key.is_none() || !record.value.is_empty()).then_some(&record.value[..]);
     new.timestamp = Some(time_ms);
     new.headers = headers(record);
@@ -297,7 +302,8 @@ fn headers(record: &NewRecord) -> Option<OwnedHeaders> {
     }))
 }
 
-/// Returns the offset in a delivery report of a record with that time, or the error.
+/// Returns the offset in a delivery report, or the error. `time_ms` is the time of the record, which the report does
+/// not contain.
 pub(super) fn outcome(result: &DeliveryResult<'_>, time_ms: i64) -> Result<u64, LogError> {
     let (error, message) = match result {
         Ok(message) => return Ok(unsigned(message.offset())),

@@ -2,7 +2,7 @@
 
 use rdkafka::ClientConfig;
 
-/// Names the cargo features for TLS and SASL.
+/// Hint in error messages: the cargo features that include TLS and SASL.
 const HINT: &str = "build emostream with its cargo feature kafka-tls (a default one), or kafka-tls-system for the system's OpenSSL";
 
 /// Returns librdkafka's features for TLS and SASL, for example `ssl` and `sasl_scram`.
@@ -16,14 +16,14 @@ pub fn security_features() -> Vec<String> {
 
 fn parse(reported: &str) -> Vec<String> {
     let names = reported.split(',').map(str::trim);
-    // `sasl` alone only means that there is some mechanism.
+    // `sasl` alone only means that there is some mechanism, so it is left out.
     names
         .filter(|name| *name == "ssl" || name.starts_with("sasl_"))
         .map(str::to_owned)
         .collect()
 }
 
-/// Returns why this build cannot use a property with `value`; `None` if it can, or if librdkafka decides.
+/// Returns why this build cannot use `property` with `value`; `None` if it can, or if that is left to librdkafka.
 pub(super) fn missing(features: &[String], property: &str, value: &str) -> Option<String> {
     let lacks = |feature: &str| !features.iter().any(|known| known == feature);
     let value = value.to_uppercase();

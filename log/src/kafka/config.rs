@@ -1,5 +1,5 @@
-//! librdkafka's settings: EmoStream's own, each with its reason, overridden by the user's, except for those that are
-//! [`protected`].
+//! The settings of librdkafka. EmoStream has its own settings, each with a reason. The user's properties override them,
+//! except for those that are [`protected`].
 
 use std::{
     sync::{
@@ -34,12 +34,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 /// librdkafka's default for the maximum bytes of a batch.
 const LARGEST_BATCH: u64 = 1_000_000;
 
-/// Interval of the statistics of a client that is always polled; they show whether it has a broker. Without polling,
-/// they would accumulate.
+/// Interval of the statistics that show whether a client has a broker. Only clients that are always polled have them:
+/// without polling, statistics would accumulate.
 const STATISTICS_MS: &str = "2000";
 
-/// Properties that name a file. For a missing file, librdkafka reports only OpenSSL's message, when it creates a
-/// client.
+/// Properties that name a file. EmoStream checks that the file exists: librdkafka would report a missing file only when
+/// it creates a client, and only by OpenSSL's message.
 const FILES: [&str; 6] = [
     "ssl.ca.location",
     "ssl.certificate.location",
@@ -52,7 +52,8 @@ const FILES: [&str; 6] = [
 /// The SASL mechanisms that work in a build with TLS.
 const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
 
-/// The value of `ssl.ca.location` that searches the directories of Linux distributions for the system's certificates.
+/// The value of `ssl.ca.location` with which librdkafka searches the directories of Linux distributions for the
+/// system's certificates.
 pub(super) const PROBE: &str = "probe";
 
 /// Creates the settings of all clients.
@@ -65,9 +66,9 @@ pub(super) struct Config {
     /// The features of librdkafka.
     features: Arc<[String]>,
     denials: Denials,
-    /// Whether transactors send each record by itself.
+    /// Whether transactors that are opened later send each record alone, not in batches.
     singly: Arc<AtomicBool>,
-    /// The source of tokens, after the first one was requested.
+    /// The source of tokens; `None` before the first token was requested, and for clients without tokens.
     tokens: Option<Arc<Tokens>>,
 }
 
@@ -84,8 +85,9 @@ impl Config {
         }
     }
 
-    /// Returns the configuration of readers that stop at the current end of a topic. The end of a partition shows only
-    /// when a fetch returns nothing, and a fetch with `fetch.min.bytes` 1 waits half a second before it does.
+    /// Returns the configuration of readers that stop at the current end of a topic. A reader notices the end of a
+    /// partition only when a fetch returns nothing. With `fetch.min.bytes` 1 such a fetch takes half a second, so scans
+    /// use [`Fetching::InBulk`].
     pub(super) fn for_scans(&self) -> Config {
         Config {
             fetching: Fetching::InBulk,
@@ -98,7 +100,7 @@ impl Config {
         &self.denials
     }
 
-    /// Returns whether transactors send each record by itself, because a topic did not accept a batch.
+    /// Returns whether new transactors send each record alone, since a topic did not accept a batch.
     pub(super) fn sends_singly(&self) -> bool {
         self.singly.load(Ordering::Relaxed)
     }
@@ -108,7 +110,7 @@ impl Config {
         self.singly.store(true, Ordering::Relaxed);
     }
 
-    /// Requests the token of all clients, if the user's properties configure OAUTHBEARER.
+    /// Requests the first token for all clients, if the user's properties configure OAUTHBEARER.
     pub(super) fn request_token(&mut self) -> Result<(), LogError> {
         if let Some(oidc) = self.oidc()? {
             let endpoint = Endpoint::new(oidc).map_err(|objection| self.blame(objection))?;
@@ -143,8 +145,8 @@ impl Config {
         &self.brokers
     }
 
-    /// Checks, before a client is created, for properties that are protected, that this build cannot use or that
-    /// librdkafka refuses.
+    /// Checks the user's properties before a client is created. Returns an error for a property that is protected, that
+    /// this build cannot use, or that librdkafka refuses.
     pub(super) fn check(&self) -> Result<(), LogError> {
         for property in &*self.properties {
             if let Some(why) = self.objection(property) {
@@ -156,7 +158,7 @@ impl Config {
         native.map(drop).map_err(|error| self.refusal(&error))
     }
 
-    /// Returns why a property cannot be used; `None` if librdkafka decides.
+    /// Returns why a property cannot be used; `None` if only librdkafka may refuse it.
     fn objection(&self, property: &Property) -> Option<String> {
         let (name, value) = (property.canonical(), property.value.as_str());
         if let Some(reason) = protected::reason(name, value) {
@@ -205,7 +207,7 @@ impl Config {
         self.settle(self.common())
     }
 
-    /// As [`Config::client`], but its end offsets include open transactions.
+    /// Returns the settings of [`Config::client`], but end offsets include open transactions.
     pub(super) fn uncommitted(&self) -> ClientConfig {
         let mut config = self.client();
         config.set("isolation.level", "read_uncommitted");
@@ -217,7 +219,8 @@ impl Config {
         let mut config = self.common();
         config.set("enable.auto.commit", "false");
         let mut config = self.settle(config);
-        // After the user's properties: a `group.id` among them is for the readers, which commit nothing.
+        // The group is set after the user's properties: a `group.id` of the user is for the readers, which commit no
+        // offsets.
         config.set("group.id", group);
         config
     }
@@ -226,7 +229,8 @@ impl Config {
     pub(super) fn consumer(&self) -> ClientConfig {
         let mut config = self.common();
         config
-            // librdkafka assigns partitions only with a group. No consumer joins the group, and no offset is committed.
+            // librdkafka needs a group id to assign partitions. No consumer joins the group, and no offset is
+            // committed.
             .set("group.id", "emostream-readers")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -235,13 +239,13 @@ impl Config {
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("statistics.interval.ms", STATISTICS_MS)
-            // Without the check, a flipped bit would be counted; CRC32C costs the CPU almost nothing.
+            // Without this check, a corrupt record would be counted. CRC32C needs almost no CPU time.
             .set("check.crcs", "true")
-            // The queue is memory: 64 MB of small records are 500 MB of messages, and do not fit the CPU's caches. With
-            // 4 MB per partition a backlog took 140 MB instead of 800, and a fifth less CPU time.
+            // The limit of a partition's queue. In memory, small records need several times their size. So the default
+            // of 64 MB would need much memory for a backlog, and more CPU time, since it exceeds the CPU's caches.
             .set("queued.min.messages", "100000")
             .set("queued.max.messages.kbytes", "4096")
-            // Pause before a full queue fetches again; the default is a second.
+            // Pause before the next fetch for a queue that was full; the default is a second.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.error.backoff.ms", "100");
         let (bytes, wait_ms) = match self.fetching {
@@ -254,8 +258,8 @@ impl Config {
         self.settle(config)
     }
 
-    /// Returns the settings of a producer whose records are acknowledged, or refused for good, within `timeout`, in
-    /// batches of at most `bytes`.
+    /// Returns the settings of a producer. Its records are acknowledged or fail within `timeout`, and its batches have
+    /// at most `bytes`, if that is set.
     pub(super) fn producer(&self, timeout: Duration, bytes: Option<u64>) -> ClientConfig {
         let mut config = self.writing(timeout);
         if let Some(bytes) = bytes {
@@ -264,7 +268,7 @@ impl Config {
         }
         config
             .set("statistics.interval.ms", STATISTICS_MS)
-            // A record may have a long timeout, but a request to a broker may not: after it, the request is repeated on
+            // A record may have a long timeout, but a single request may not: after its timeout, it is repeated on
             // another connection.
             .set("request.timeout.ms", millis(timeout.min(REQUEST_TIMEOUT)));
         self.settle(config)
@@ -275,7 +279,7 @@ impl Config {
         let mut config = self.writing(timeout);
         config
             .set("transactional.id", id)
-            // Must not be shorter than message.timeout.ms.
+            // This timeout must not be shorter than message.timeout.ms.
             .set("transaction.timeout.ms", millis(timeout));
         if self.sends_singly() {
             config.set("batch.num.messages", "1");
@@ -288,11 +292,11 @@ impl Config {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("client.id", "emostream")
-            // A client reconnects to a recovered broker within a second; the default is up to ten.
+            // With these pauses a client reconnects to a recovered broker within a second; by default it may take ten.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.keepalive.enable", "true")
-            // EmoStream's metrics are at /metrics; the cluster need not collect the client's.
+            // The cluster need not collect metrics of the client, since EmoStream exports its own at /metrics.
             .set("enable.metrics.push", "false");
         let names_ca = |it: &Property| it.canonical().starts_with("ssl.ca.");
         if self.features.iter().any(|it| it == "ssl") && !self.properties.iter().any(names_ca) {
@@ -313,11 +317,12 @@ impl Config {
             .set("message.timeout.ms", millis(timeout))
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536")
-            // As Kafka's Java client: a key has the same partition for all producers.
+            // The partitioner of Kafka's Java client, so that a key has the same partition for all producers.
             .set("partitioner", "murmur2_random")
-            // Interval until an added partition is used; the default is five minutes.
+            // Maximum time until an added partition is used; the default is five minutes.
             .set("topic.metadata.refresh.interval.ms", "30000")
-            // Topics exist before they are written to; the default of 30 s exceeds the timeout of records.
+            // Time for which a producer waits for an unknown topic. Topics exist before they are written to, so it is
+            // short; the default of 30 s exceeds the timeout of records.
             .set("topic.metadata.propagation.max.ms", "2000");
         config
     }
@@ -333,14 +338,14 @@ impl Config {
         config.set_log_level(if verbose {
             RDKafkaLogLevel::Debug
         } else {
-            // Log lines up to this level are the only report that a broker closed a connection, and of the topic that a
+            // Log lines of this level are needed: only they report that a broker closed a connection, and which topic a
             // transaction may not write to.
             RDKafkaLogLevel::Info
         });
         config
     }
 
-    /// Creates a client. Only then librdkafka reports settings that contradict each other.
+    /// Creates a client. librdkafka reports settings that contradict each other only when it creates a client.
     pub(super) fn create<Context, Client>(
         &self,
         config: &ClientConfig,
@@ -355,8 +360,8 @@ impl Config {
             .map_err(|error| self.refusal(&error))
     }
 
-    /// Returns librdkafka's error for a client that cannot be created, with the user's property that caused it, if one
-    /// did.
+    /// Converts librdkafka's error for a client that cannot be created. The result names the user's property that
+    /// caused the error, if there is one.
     fn refusal(&self, error: &KafkaError) -> LogError {
         let user = |names: &dyn Fn(&str) -> bool| {
             let mut properties = self.properties.iter();
@@ -382,8 +387,8 @@ impl Config {
         }
     }
 
-    /// Removes secrets from a text of librdkafka's, which repeats them in quotes. The same word elsewhere in the text
-    /// is librdkafka's own, and would reveal the secret if it was replaced.
+    /// Removes secrets from a text of librdkafka, which repeats values in quotes. The same word without quotes is
+    /// librdkafka's own. If it was replaced, too, the text would reveal that this word is the secret.
     fn redacted(&self, text: &str) -> String {
         let secrets = self.properties.iter().filter(|it| it.is_secret());
         let values = secrets.map(|it| it.value.as_str());
@@ -505,7 +510,7 @@ mod tests {
     #[test]
     fn no_sentence_repeats_a_secret() {
         let config = config(&[("sasl.password", "hunter2"), ("client.id", "ada")]);
-        // The first occurrence is librdkafka's own word.
+        // The first `hunter2` is librdkafka's own word, so it is not replaced.
         let text = "hunter2: invalid value \"hunter2\" for \"client.id\" of ada";
         let error = KafkaError::ClientCreation(text.to_owned());
         let sentence = config.refusal(&error).to_string();

@@ -26,21 +26,23 @@ use super::{
     trouble::{self, Trouble},
 };
 
-/// Minimum time between two equal log lines about TLS or SASL: each client of the process reports the error, at every
-/// attempt to connect.
+/// Minimum time between two equal warnings. Each client of the process reports the same error, at every attempt to
+/// connect.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Time for which a report counts as the reason why no broker responds. librdkafka repeats an unchanged one every 30 s.
+/// Time for which a report counts as the reason why no broker responds. librdkafka repeats an unchanged report every 30
+/// s, so an older one may not be true any more.
 const REPORT_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Passes log lines to `tracing` (at debug: librdkafka also reports the same problems as errors) and stores the last
-/// error, which explains why no broker responds.
+/// The context of a client. It passes log lines to `tracing`, at level debug since librdkafka also reports the same
+/// problems as errors. It stores the last error, which explains why no broker responds.
 #[derive(Debug, Clone)]
 pub(super) struct Events {
     /// The source of the client's tokens, if it uses them.
     tokens: Option<Arc<Tokens>>,
     last: Arc<Mutex<Option<Report>>>,
-    /// While set, a caller waits for the result and reports it in one sentence.
+    /// Whether the client connects for the first time. Then errors are not logged, since the caller waits for the
+    /// result and reports it.
     connecting: Arc<AtomicBool>,
     /// Number of consecutive statistics that showed no connection to a broker.
     without_broker: Arc<AtomicU32>,
@@ -88,15 +90,17 @@ impl Events {
         }
     }
 
-    /// Logs further errors as they occur.
+    /// Marks the client as connected. Further errors are logged when they occur.
     pub(super) fn connected(&self) {
         self.connecting.store(false, Ordering::Release);
     }
 
-    /// Returns whether the last two statistics, if the client has them, showed no connection to a broker.
+    /// Returns whether the last two statistics showed no connection to a broker; `false` for a client without
+    /// statistics.
     ///
-    /// A cluster that has just recovered may name no brokers at all for a moment. librdkafka 2.12 then forgets the
-    /// brokers that it knew, and may not look for others for minutes.
+    /// For a moment, the metadata of a cluster that has just recovered may contain no brokers at all. librdkafka 2.12
+    /// then forgets the brokers that it knew, and may not look for others for minutes. So such a client has to be
+    /// replaced.
     pub(super) fn has_no_broker(&self) -> bool {
         self.without_broker.load(Ordering::Relaxed) > 1
     }
@@ -114,7 +118,7 @@ impl Events {
         explains.then_some(report.text)
     }
 
-    /// Forgets earlier reports after a response, so that they do not explain a later failure.
+    /// Removes the last report after a response, so that it does not explain a later failure.
     pub(super) fn answered(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -126,18 +130,19 @@ impl Events {
             .clone()
     }
 
-    /// Returns the problem with TLS or SASL that the report describes.
+    /// Returns the problem with TLS or SASL that the report describes. A guess counts only while the client connects
+    /// for the first time.
     fn trouble(&self, report: &str) -> Option<Trouble> {
         let connecting = self.connecting.load(Ordering::Acquire);
         trouble::of(report).filter(|trouble| connecting || !trouble.is_guess())
     }
 
-    /// Stores a report, and logs it unless another place logs it.
+    /// Stores a report, and logs it as a warning unless another place logs it.
     fn record_report(&self, report: &str) {
         let connecting = self.connecting.load(Ordering::Acquire);
         match self.trouble(report) {
             _ if connecting => tracing::debug!("Kafka: {report}"),
-            // Logged once, where the token was requested.
+            // The place that requested the token has logged the reason.
             Some(Trouble::NoToken(_)) => tracing::debug!("Kafka: {report}"),
             Some(trouble) => {
                 let broker = trouble::broker(report).unwrap_or("a broker");
@@ -157,7 +162,8 @@ impl Events {
     }
 }
 
-/// Returns whether the process has not logged `sentence` for [`REPEAT_INTERVAL`], and remembers it as logged now.
+/// Returns whether `sentence` may be logged, because the process has not logged it for [`REPEAT_INTERVAL`]. If so,
+/// stores it as logged now.
 pub(super) fn is_due(sentence: &str) -> bool {
     static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,7 +184,8 @@ impl ClientContext for Events {
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", facility, "{message}");
-        // A connection that a broker closed is reported only by a log line, which begins with the thread: `[thrd:…]: `.
+        // librdkafka reports a connection that a broker closed only by a log line. The line begins with the name of the
+        // thread, `[thrd:…]: `, which is removed here.
         let report = message
             .split_once("]: ")
             .map_or(message, |(_, report)| report);
@@ -201,16 +208,16 @@ impl ClientContext for Events {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            // Responses that a reader handles.
+            // The reader handles these events.
             Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
-            // Reported by `Denials`.
+            // `Denials` logs this error.
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) if self.commits => {
                 not_committed(&reason);
             }
-            // Readers have a group id, but need no permission for it.
+            // Readers have a group id, but need no permission for the group.
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
-            // The errors of the brokers themselves have been reported before, with the reasons.
+            // librdkafka has already reported the error of each broker, with its reason.
             Some(RDKafkaErrorCode::AllBrokersDown) => tracing::debug!("Kafka: {reason}"),
             _ => self.record_report(reason),
         }

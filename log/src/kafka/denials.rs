@@ -1,8 +1,8 @@
 //! Permissions that the brokers deny to the clients of this process.
 //!
-//! An ACL reaches every broker only seconds after it was added, and may be removed and added again while a client
-//! runs. So a denied request is repeated until it was denied for [`KafkaOptions::denial_timeout`]; meanwhile the
-//! denial is logged once and shown in readiness ([`Log::answers`]).
+//! An ACL reaches all brokers only some seconds after it was added, and it may be removed and added again while a
+//! client runs. So a denied request is repeated until it was denied for [`KafkaOptions::denial_timeout`]. Meanwhile the
+//! denial is logged once, and [`Log::answers`] returns it, so that the service is not ready.
 //!
 //! [`KafkaOptions::denial_timeout`]: super::KafkaOptions::denial_timeout
 //! [`Log::answers`]: crate::Log::answers
@@ -26,14 +26,16 @@ use crate::LogError;
 /// Pause before a denied request is repeated.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time for which a denial that was not repeated counts: the client that received it may not have repeated the request.
+/// Time after which a denial that was not repeated does not count any more: the client that received it may not have
+/// repeated the request.
 const DENIAL_LIFETIME: Duration = Duration::from_secs(60);
 
 /// The denials of a log, shared by its clients.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Denials {
     timeout: Duration,
-    /// Whether `known` has an entry, so that an allowed request costs one atomic load.
+    /// Whether `known` has an entry. So, while nothing is denied, a successful request needs one atomic load and no
+    /// lock.
     any: Arc<AtomicBool>,
     /// The denials by operation and resource.
     known: Arc<Mutex<BTreeMap<(&'static str, String), Denial>>>,
@@ -60,8 +62,8 @@ impl Denials {
         }
     }
 
-    /// Stores `error` if it is a denial, and returns it with [`LogError::Denied::repeated`] set when the brokers have
-    /// repeated it for the timeout. Any other error is returned unchanged.
+    /// Stores `error` if it is a denial, and returns it. Sets [`LogError::Denied::repeated`] if the brokers have denied
+    /// the request for the timeout. Returns any other error unchanged.
     pub(super) fn note(&self, error: LogError, now: Instant) -> LogError {
         let LogError::Denied {
             operation,
@@ -78,7 +80,8 @@ impl Denials {
             let sentence = format!(
                 "Kafka denies this client {operation} on {resource} and the request is repeated; give its principal that permission (`emostream topics check` prints the commands)"
             );
-            // While an ACL spreads, one broker denies what another allows.
+            // Until all brokers have a new ACL, some deny what others allow. So a denial may begin and end several
+            // times, and is not logged each time.
             if is_due(&sentence) {
                 tracing::warn!("{sentence}");
             }
@@ -94,8 +97,8 @@ impl Denials {
         }
     }
 
-    /// Returns whether to report a denial rather than to repeat the request: the brokers repeated it for the timeout,
-    /// or the timeout is zero.
+    /// Returns whether to report `error` rather than to repeat the request. A denial is final if the brokers have
+    /// repeated it for the timeout, or if the timeout is zero. Any other error is final.
     pub(super) fn is_final(&self, error: &LogError) -> bool {
         match error {
             LogError::Denied { repeated, .. } => *repeated || self.timeout.is_zero(),
@@ -103,7 +106,7 @@ impl Denials {
         }
     }
 
-    /// Removes the denial of `operation` on `resource`, if there was one: the operation succeeded.
+    /// Removes the denial of `operation` on `resource`, if there is one, since the operation has succeeded.
     pub(super) fn allow(&self, operation: &'static str, resource: fmt::Arguments<'_>) {
         if self.any.load(Ordering::Acquire) && self.forget(operation, resource.to_string()) {
             let sentence = format!("Kafka allows this client {operation} on {resource} again");
@@ -121,7 +124,7 @@ impl Denials {
         was_denied
     }
 
-    /// Returns a denial that is current, if there is one.
+    /// Returns a denial that was received within [`DENIAL_LIFETIME`], if there is one.
     pub(super) fn current(&self) -> Option<LogError> {
         if !self.any.load(Ordering::Acquire) {
             return None;
@@ -157,8 +160,8 @@ impl Denials {
                         Some((operation, resource)) if result.is_ok() => {
                             self.allow(operation, format_args!("{resource}"));
                         }
-                        // Also after a final denial: a caller that continues without the permission would never be
-                        // ready.
+                        // A final denial is removed, too: otherwise a caller that continues without the permission
+                        // would never be ready.
                         Some((operation, resource)) => {
                             self.forget(operation, resource);
                         }

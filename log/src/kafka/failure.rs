@@ -16,7 +16,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// Returns the error for a principal that may not do this on `resource`.
+    /// Returns the error of a principal that has no permission for this operation on `resource`.
     pub(super) fn denied(self, resource: String) -> LogError {
         LogError::Denied {
             operation: match self {
@@ -43,7 +43,8 @@ pub(super) fn is_denial(code: Code) -> bool {
     )
 }
 
-/// Converts an error of an operation on a topic and a partition; `None` if it only means that no broker is reachable.
+/// Converts the error of an operation on a topic and a partition; `None` if the error only means that no broker, or no
+/// leader of the partition, is reachable.
 pub(super) fn of(
     error: &KafkaError,
     operation: Operation,
@@ -72,7 +73,7 @@ pub(super) fn of(
     })
 }
 
-/// Converts an error of writing a record of `bytes`, as [`of`] does.
+/// Converts the error of writing a record of `bytes`; `None` has the same meaning as in [`of`].
 pub(super) fn of_write(
     error: &KafkaError,
     topic: &str,
@@ -82,7 +83,7 @@ pub(super) fn of_write(
     not_accepted(error, topic, bytes).or_else(|| of(error, Operation::Write, topic, partition))
 }
 
-/// Returns the error of a record that the topic will never accept.
+/// Returns the error if the topic does not accept the record, so that a retry cannot succeed; `None` for other errors.
 fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogError> {
     let reason = match code(error)? {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
@@ -105,8 +106,8 @@ fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogErro
     })
 }
 
-/// Returns whether the partition's leader is changing: the broker is not the leader any more, or does not know yet that
-/// it is.
+/// Returns whether the error means that the partition's leader is changing: the broker is not the leader any more, or
+/// does not know yet that it is the leader.
 fn is_change_of_leader(error: &KafkaError) -> bool {
     matches!(
         code(error),
@@ -119,13 +120,13 @@ fn is_change_of_leader(error: &KafkaError) -> bool {
     )
 }
 
-/// Returns whether the leader of an existing partition is not known yet.
+/// Returns whether the error means that the client does not know the leader of an existing partition yet.
 pub(super) fn seeks_leader(error: &KafkaError) -> bool {
     let unknown = Some(Code::UnknownPartition);
     is_change_of_leader(error) || code(error) == unknown
 }
 
-/// Returns whether a newer transactor has fenced this one.
+/// Returns whether the error means that a newer transactor has fenced this one.
 pub(super) fn is_fence(error: &KafkaError) -> bool {
     code(error).is_some_and(fences)
 }
@@ -138,7 +139,7 @@ pub(super) fn fences(code: Code) -> bool {
     )
 }
 
-/// Returns the error for a report of librdkafka's about TLS or SASL; `None` if it is about something else.
+/// Converts a report of librdkafka about TLS or SASL; `None` if the report is about something else.
 pub(super) fn security(brokers: &str, report: &str) -> Option<LogError> {
     let trouble = trouble::of(report)?;
     Some(LogError::Security {
@@ -147,8 +148,9 @@ pub(super) fn security(brokers: &str, report: &str) -> Option<LogError> {
     })
 }
 
-/// Returns the error if no broker responds, from librdkafka's last report. The report begins with its broker:
-/// `host:port/bootstrap`, or `host:port/7` for one that another broker advertises.
+/// Returns the error for the case that no broker responds, from librdkafka's last report. The report begins with the
+/// broker: `host:port/bootstrap` for a configured address, or `host:port/7`, with the broker's id, for an advertised
+/// one.
 pub(super) fn silence(brokers: &str, trouble: String) -> LogError {
     if let Some(error) = security(brokers, &trouble) {
         return error;
@@ -168,7 +170,8 @@ pub(super) fn silence(brokers: &str, trouble: String) -> LogError {
     }
 }
 
-/// Returns librdkafka's code. [`KafkaError`] returns it for all errors except those of administration.
+/// Returns librdkafka's error code. [`KafkaError::rdkafka_error_code`] returns it for all errors except those of
+/// administrative requests.
 pub(super) fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),

@@ -1,7 +1,7 @@
-//! The offsets of a consumer group, for tools that show its lag.
+//! Commits the offsets of a consumer group, for tools that show its lag.
 //!
-//! No consumer joins the group: each commit is that of a consumer which assigns its partitions itself. Commits are best
-//! effort and outside of any transaction, because a run resumes from its own progress.
+//! No consumer joins the group: the commits are those of a consumer that assigns its partitions itself. A commit may
+//! fail, and is outside of any transaction, because a run resumes from its own progress record.
 
 #![allow(clippy::disallowed_methods, reason = "commits at intervals")]
 
@@ -40,7 +40,7 @@ impl KafkaGroupOffsets {
 
 impl GroupOffsets for KafkaGroupOffsets {
     fn commit(&mut self, offsets: &[(u32, u64)]) {
-        // Polls the results of earlier commits, which the context logs.
+        // Polls the results of earlier commits. The context logs commits that failed.
         while self.consumer.poll(Duration::ZERO).is_some() {}
         if self
             .committed
@@ -51,10 +51,10 @@ impl GroupOffsets for KafkaGroupOffsets {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (partition, offset) in offsets {
             let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-            // Only a negative offset is refused.
+            // An error is not possible, since only a negative offset is refused.
             let _ = list.add_partition_offset(&self.topic, signed(*partition), offset);
         }
-        // Only queues the request.
+        // This call only queues the request, so it does not block.
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(%error, "the group's offsets cannot be committed");
         }

@@ -1,9 +1,9 @@
-//! Offsets of many partitions by Kafka's ListOffsets: one request to each broker that leads some of them.
+//! Requests offsets of many partitions by Kafka's ListOffsets, with one request to each broker that leads some of them.
 //!
-//! librdkafka's `offsets_for_times` passes any time on, so Kafka's special times work as well:
-//! [`Offset::Beginning`] for the first offset and [`Offset::End`] for the end, in the isolation level of the client.
-//! A partition without a leader has an error of its own there, but a broker that does not answer, or that rejects one
-//! partition, makes the whole call fail: the answers of the other brokers are lost.
+//! librdkafka's `offsets_for_times` sends any time to the brokers, so it also works with Kafka's special times:
+//! [`Offset::Beginning`] for the first offset and [`Offset::End`] for the end, in the isolation level of the client. A
+//! partition without a leader has an error of its own in the result. But if a broker does not respond, or rejects one
+//! partition, the whole call fails, and the responses of the other brokers are lost.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use super::{
     failure,
 };
 
-/// Returns the first offset of each of `partitions`, or the end: `edge` is [`Offset::Beginning`] or [`Offset::End`].
+/// Returns the first offset of each of `partitions` if `edge` is [`Offset::Beginning`], or its end offset if `edge` is
+/// [`Offset::End`].
 pub(super) fn at_edge(
     client: &BaseConsumer<Events>,
     topic: &str,
@@ -28,12 +29,13 @@ pub(super) fn at_edge(
     timeout: Duration,
 ) -> KafkaResult<Vec<u64>> {
     let offsets = at_time(client, topic, partitions, edge, timeout)?;
-    // A leader has both offsets of every partition that it leads.
+    // A leader has both offsets of each of its partitions, so a missing offset means that no leader has responded.
     let missing = KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable);
     offsets.into_iter().collect::<Option<_>>().ok_or(missing)
 }
 
-/// Returns the first offset of each of `partitions` whose record time is `time` or later; `None` if there is none.
+/// Returns, for each of `partitions`, the offset of the first record whose time is `time` or later; `None` if there is
+/// no such record.
 pub(super) fn at_time(
     client: &BaseConsumer<Events>,
     topic: &str,
@@ -57,8 +59,8 @@ pub(super) fn at_time(
     Ok(offsets)
 }
 
-/// Returns whether the error is transient: a leader is not known yet, the connection to it broke, or it left the
-/// cluster.
+/// Returns whether the error is transient: the client does not know a leader yet, the connection to a leader broke, or
+/// a leader left the cluster.
 pub(super) fn is_transient(error: &KafkaError) -> bool {
     let code = failure::code(error);
     failure::seeks_leader(error)

@@ -6,8 +6,9 @@
 //! Reader     ◀─ one consumer, one queue per partition, polled by its owner ┘
 //! ```
 //!
-//! Invariants: readers read committed records only, and an offset that is not in the log any more is an error, never a
-//! silent jump. librdkafka's log lines go to `tracing`, never to standard error.
+//! Invariants: readers read only committed records. If the offset of a reader is not in the log any more, the reader
+//! returns an error, and never continues silently at another offset. librdkafka's log lines are passed to `tracing`,
+//! never written to standard error.
 
 mod admin;
 mod appender;
@@ -66,11 +67,11 @@ use crate::{
 
 /// Timeout of requests to a broker, after which it counts as unreachable.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(8);
-/// Pause before a request to a new leader is repeated.
+/// Pause before a request is repeated because the leader of a partition has changed or is not known.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Interval of polling librdkafka's events.
+/// Interval at which librdkafka's events are polled.
 const EVENTS_INTERVAL: Duration = Duration::from_millis(100);
-/// Maximum events per interval: after a broker has failed, there are some dozens per second.
+/// Maximum number of events that are polled per interval: after a broker has failed, there are some dozens per second.
 const MAX_EVENTS_PER_INTERVAL: usize = 20;
 
 /// The partitions and the brokers of a topic; see [`TopicDescription`].
@@ -118,15 +119,16 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Checks the properties, then connects to a broker.
     ///
-    /// [`LogError::Property`] if a property is refused, [`LogError::Unreachable`] if no broker responds within eight
-    /// seconds.
+    /// Returns [`LogError::Property`] if a property is refused, and [`LogError::Unreachable`] if no broker responds
+    /// within eight seconds.
     pub fn connect(options: KafkaOptions) -> Result<Self, LogError> {
         let mut config = Config::new(&options);
         config.check()?;
         config.request_token()?;
         let context = config.events().connecting();
         let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
-        // Its errors are those of the other client, which reports them.
+        // This client stays in the state `connecting`, in which errors are not logged, since the other client reports
+        // the same errors.
         let uncommitted: BaseConsumer<Events> =
             config.create(&config.uncommitted(), config.events().connecting())?;
         let (client, uncommitted) = (Arc::new(client), Arc::new(uncommitted));
@@ -141,7 +143,8 @@ impl KafkaLog {
             closed,
             events: Some(events),
         };
-        // Only while events are polled: one of them contains the reason why no broker responds.
+        // This request is sent while the events thread runs, because one of the events contains the reason if no broker
+        // responds.
         log.cluster_id = match log.client.client().fetch_cluster_id(BROKER_TIMEOUT) {
             Some(cluster_id) => cluster_id,
             None => {
@@ -159,16 +162,16 @@ impl KafkaLog {
         Ok(log)
     }
 
-    /// Converts an error of a request about `topic` and perhaps a partition.
+    /// Converts the error of a request about a topic or one of its partitions.
     fn failure(&self, error: &KafkaError, topic: &str, partition: u32) -> LogError {
         failure::of(error, Operation::Describe, topic, partition)
             .unwrap_or_else(|| self.away(error.to_string()))
     }
 
-    /// Returns the error if no broker responds, with the reason if librdkafka reported it.
+    /// Returns the error for the case that no broker responds, with the reason if librdkafka has reported one.
     fn away(&self, detail: String) -> LogError {
         let brokers = self.config.brokers();
-        // librdkafka reports a missing token only once.
+        // librdkafka reports a missing token only once, so the current token is checked here.
         let report = match self.config.tokens().map(Tokens::current) {
             Some(Err(why)) => Some(format!("{NO_TOKEN}{why}")),
             _ => self.client.context().last_about_security(),
@@ -180,7 +183,7 @@ impl KafkaLog {
         })
     }
 
-    /// Returns the layout of the topic. `client` remembers the leaders for its requests to them.
+    /// Requests the layout of the topic. librdkafka also stores the leaders, for later requests of `client`.
     fn layout(
         &self,
         client: &BaseConsumer<Events>,
@@ -201,7 +204,8 @@ impl KafkaLog {
             .ok_or_else(unknown)?;
         match found.error().map(RDKafkaErrorCode::from) {
             None | Some(RDKafkaErrorCode::NoError) => {}
-            // The leader of a partition is not available; the topic and its partitions are known nevertheless.
+            // Only the leader of a partition is not available. This is not an error here, since the topic and its
+            // partitions are known.
             Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
             Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
         }
@@ -216,8 +220,8 @@ impl KafkaLog {
         })
     }
 
-    /// Returns the layout of the topic, or the last known one if no broker responds in time. librdkafka may send the
-    /// request to a broker that does not respond, although the leaders of other partitions do.
+    /// Returns the layout of the topic, or the last known layout if no broker responds in time. librdkafka may send the
+    /// request to a broker that does not respond, while the leaders of other partitions do respond.
     fn last_known_layout(&self, topic: &str, timeout: Duration) -> Result<Layout, LogError> {
         let layout = self.layout(&self.uncommitted, topic, timeout);
         let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,8 +240,9 @@ impl KafkaLog {
         }
     }
 
-    /// Sends a request to the leaders of all partitions. For some moments after a topic was created, or a broker has
-    /// failed, a partition has no leader that responds, or none that is known to the client.
+    /// Sends a request to the leaders of all partitions, and repeats it after a transient error. For some moments after
+    /// a topic was created, or after a broker has failed, a partition may have no leader, or the client may not know
+    /// the leader.
     #[allow(clippy::disallowed_methods, reason = "waits for the brokers")]
     fn request_from_leaders<T>(
         &self,
@@ -246,8 +251,8 @@ impl KafkaLog {
     ) -> Result<T, LogError> {
         let deadline = Instant::now() + BROKER_TIMEOUT;
         loop {
-            // Before each attempt: librdkafka does not look for the leader of a partition that had none in its latest
-            // metadata.
+            // The partitions are requested before each attempt, which updates the leaders: librdkafka does not look for
+            // the leader of a partition that had none in its latest metadata.
             let partitions = self.partitions(topic)?;
             match request(0..partitions) {
                 Err(error) if is_transient(&error) && Instant::now() < deadline => {
@@ -275,7 +280,8 @@ impl KafkaLog {
         Ok(Box::new(KafkaReader::open(config, topic, from, wake)?))
     }
 
-    /// Converts an error of a request to leaders of partitions that exist.
+    /// Converts the error of a request to the leaders of existing partitions. A transient error means that a broker
+    /// does not respond.
     fn no_offsets(&self, error: &KafkaError, topic: &str) -> LogError {
         match is_transient(error) {
             true => self.away(format!("{topic}: {error}")),
@@ -284,7 +290,7 @@ impl KafkaLog {
     }
 }
 
-/// Polls librdkafka's events: its log lines and errors would accumulate otherwise.
+/// Starts a thread that polls librdkafka's events. Otherwise the log lines and errors in them would accumulate.
 fn serve_events(
     clients: [Arc<BaseConsumer<Events>>; 2],
     closed: Arc<AtomicBool>,
@@ -293,8 +299,8 @@ fn serve_events(
         .name("kafka-events".to_owned())
         .spawn(move || {
             while !closed.load(Ordering::Acquire) {
-                // `poll` passes errors to the context, and there are no messages. A timeout in `poll` would busy-wait
-                // in its last millisecond.
+                // `poll` passes errors to the context. It returns nothing that is needed, since these clients read no
+                // messages. The timeout is zero, since `poll` busy-waits in the last millisecond of a timeout.
                 for client in &clients {
                     for _ in 0..MAX_EVENTS_PER_INTERVAL {
                         drop(client.poll(Duration::ZERO));
@@ -311,7 +317,7 @@ impl Drop for KafkaLog {
         self.closed.store(true, Ordering::Release);
         if let Some(events) = self.events.take() {
             events.thread().unpark();
-            // A panic there has been reported already.
+            // If the thread panicked, the panic was reported when it occurred.
             let _ = events.join();
         }
     }
@@ -381,7 +387,8 @@ impl Log for KafkaLog {
                 )
             };
             let starts = edges(Offset::Beginning)?;
-            // Read committed: the end is the start of the first open transaction.
+            // The client reads committed records, so the end is the start of the first open transaction, if there is
+            // one.
             let ends = edges(Offset::End)?;
             Ok(starts
                 .into_iter()
@@ -404,7 +411,7 @@ impl Log for KafkaLog {
                 .map_err(|error| self.failure(&error, topic, partition))
         };
         let end = end_of(&self.uncommitted)?;
-        // It was requested later, so it may be greater.
+        // The stable offset was requested after `end`, so it may be greater.
         let stable = end_of(&self.client)?.min(end);
         Ok(EndOffsets { stable, end })
     }
@@ -423,7 +430,8 @@ impl Log for KafkaLog {
             at_edge(&self.uncommitted, topic, partitions, Offset::End, timeout)
                 .map_err(|error| self.no_offsets(&error, topic))
         };
-        // One thread and one call per leader: a call for several leaders fails if one of them does not respond.
+        // Each leader gets its own call on its own thread: a call for several leaders fails if one of them does not
+        // respond.
         thread::scope(|scope| {
             let start = |partitions| {
                 let thread = thread::Builder::new().name("kafka-ends".to_owned());

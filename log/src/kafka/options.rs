@@ -14,10 +14,11 @@ pub struct KafkaOptions {
     pub properties: Vec<(String, String)>,
     /// Properties of a file (`--kafka-config`); `properties` override them.
     pub file: Option<PropertiesFile>,
-    /// When a broker responds to a fetch.
+    /// Decides when a broker responds to a fetch.
     pub fetching: Fetching,
     /// Time for which a request that the brokers deny is repeated before [`LogError::Denied`](crate::LogError::Denied)
-    /// is reported; zero, the default, reports it at once. In this time a start waits, and a running service continues.
+    /// is returned. With zero, the default, the error is returned at once. During this time a service that starts
+    /// waits, and a running service continues.
     pub denial_timeout: Duration,
 }
 
@@ -26,18 +27,18 @@ pub struct KafkaOptions {
 pub struct PropertiesFile {
     /// Path of the file.
     pub path: PathBuf,
-    /// The properties in the order of the file; the last of several with one name is used.
+    /// The properties in the order of the file. If a name occurs several times, the last one is used.
     pub properties: Vec<(String, String)>,
 }
 
 /// When a broker responds to a fetch of a reader that has read all records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fetching {
-    /// At the first record: for topics with few records, each of which is awaited.
+    /// As soon as there is a record: for topics with few records, which readers need without a delay.
     #[default]
     AtOnce,
     /// When 64 KiB are available, and after at most 15 ms: for thousands of records per second. Each response wakes
-    /// three threads; at 20,000 records per second, immediate responses use a quarter of a core, these a twentieth.
+    /// three threads, so fewer responses need much less CPU time.
     InBulk,
 }
 
@@ -62,7 +63,7 @@ impl fmt::Debug for PropertiesFile {
     }
 }
 
-/// `Debug` of properties without the values that may be secrets.
+/// Wraps properties, so that `Debug` prints no value that may be a secret.
 pub struct Redacted<'a>(pub &'a [(String, String)]);
 
 impl fmt::Debug for Redacted<'_> {
@@ -105,7 +106,7 @@ impl Property {
         canonical(&self.name)
     }
 
-    /// Returns whether no message may repeat the value.
+    /// Returns whether the value may be a secret, which no message may contain.
     pub(super) fn is_secret(&self) -> bool {
         is_secret(&self.name)
     }
@@ -123,8 +124,8 @@ impl fmt::Debug for Property {
 }
 
 impl KafkaOptions {
-    /// Returns each property once: a flag overrides the file, and the last of several in one place is used. The brokers
-    /// of the file are not included: they are in `brokers`.
+    /// Returns each property once: a flag overrides the file, and if flags or the file set a property several times,
+    /// the last one is used. The brokers that the file names are not included, since they are in `brokers`.
     pub(super) fn effective(&self) -> Vec<Property> {
         let mut effective: Vec<Property> = Vec::new();
         let file = self.file.iter().flat_map(|file| {
@@ -157,8 +158,8 @@ pub(super) fn is_brokers(name: &str) -> bool {
     canonical(name) == "bootstrap.servers"
 }
 
-/// Returns the property that an alias stands for. If both names were set, librdkafka would apply whichever comes last
-/// in a hash map.
+/// Returns librdkafka's name of a property that may be given by an alias. Properties are set only by this name: if both
+/// names were set, librdkafka would apply the one that comes last in a hash map.
 fn canonical(name: &str) -> &str {
     match name {
         "sasl.mechanism" => "sasl.mechanisms",
@@ -182,7 +183,7 @@ const SECRET_WORDS: [&str; 8] = [
     "jaas",
     "pem",
     "key",
-    // `principal=… scope=…` of an unsecured token, which librdkafka treats as sensitive too.
+    // The value describes an unsecured token (`principal=… scope=…`), which librdkafka treats as sensitive, too.
     "oauthbearer.config",
 ];
 
@@ -195,7 +196,7 @@ pub fn is_secret(name: &str) -> bool {
     !is_place && SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// Returns a value as `Debug` may print it.
+/// Returns the value for `Debug`, without a secret.
 fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     match is_secret(name) {
         true => "[redacted]",

@@ -5,7 +5,7 @@
 //! Properties that only affect time or memory (`linger.ms`, `fetch.*`, `client.rack`, `group.id`, …) are not in the
 //! table.
 
-/// Maximum produce requests in flight with which Kafka keeps the order when it retries one.
+/// Maximum number of produce requests in flight at which Kafka keeps the order of records when a request is retried.
 const MAX_ORDERED_IN_FLIGHT: u64 = 5;
 
 const ISOLATION: &str = "records of aborted transactions would be counted";
@@ -49,7 +49,7 @@ pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
         "queuing.strategy" => ORDER,
         "max.in.flight" | "max.in.flight.requests.per.connection" => {
             let ordered = |most: u64| most <= MAX_ORDERED_IN_FLIGHT;
-            // librdkafka refuses a value that is not a number.
+            // A value that is not a number is allowed here, since librdkafka refuses it.
             match value.parse().map_or(true, ordered) {
                 true => return None,
                 false => "above 5 a retry would change the order of records",
@@ -72,7 +72,7 @@ mod tests {
             assert_eq!(reason(property, "many"), None);
             assert!(reason(property, "6").is_some());
         }
-        // Also refused with the value that EmoStream sets.
+        // `acks` is refused even with the value that EmoStream sets.
         assert!(reason("acks", "all").is_some());
     }
 

@@ -6,7 +6,7 @@
 //!            └─ its own queue: errors, log lines; polled in every poll
 //! ```
 //!
-//! librdkafka fetches into each queue up to a limit, so a partition that is not polled uses no more memory than that.
+//! librdkafka fills each queue only up to a limit, so a partition that is not polled uses no more memory than that.
 //! Every queue calls `wake` when it receives a message.
 
 #![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
@@ -31,12 +31,12 @@ use super::{
 };
 use crate::{Header, Headers, LogError, Reader, Record, Wake};
 
-/// Minimum age of a consumer whose fetches are denied before it is replaced: librdkafka reports a denial once, so only
-/// another consumer shows whether it was repeated.
+/// Minimum age of a consumer whose fetches are denied before it is replaced. librdkafka reports a denial only once, so
+/// a new consumer is needed to find out whether the brokers still deny the fetches.
 const DENIED_REPLACE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Timeout of the request for the first offset of the log by a reader whose offset has expired, which cannot continue
-/// in any case.
+/// Timeout of the request for the first offset of a partition when the reader's offset has expired. It is short: the
+/// offset is only for the error message, since the reader cannot continue in any case.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct KafkaReader {
@@ -46,16 +46,18 @@ pub(super) struct KafkaReader {
     opened: Instant,
     /// Whether the brokers deny this reader's fetches.
     denied: bool,
-    // Declared before the consumer: a queue removes its callback while the consumer still exists.
+    // The queues are declared before the consumer, so that they are dropped first: a queue removes its callback when it
+    // is dropped, and needs the consumer for that.
     partitions: Vec<Partition>,
     consumer: Arc<BaseConsumer<Events>>,
 }
 
-/// The position of a partition, and its queue.
+/// A partition: its queue, and the position of the reader in it.
 struct Partition {
     number: u32,
     queue: PartitionQueue<Events>,
-    /// Messages that arrived before the partition had its own queue, and a record that was not consumed.
+    /// Messages to read before those in the queue: messages that arrived before the partition had its own queue, and a
+    /// record that was not consumed.
     early: VecDeque<Early>,
     next: u64,
     at_end: bool,
@@ -86,7 +88,8 @@ impl KafkaReader {
         })
     }
 
-    /// Replaces a consumer that will not recover, if it is old enough.
+    /// Replaces the consumer if it has no broker, or if its fetches are denied, and if it is old enough. It would not
+    /// recover by itself.
     fn replace_if_stuck(&mut self) -> Result<(), LogError> {
         let age = self.opened.elapsed();
         if self.consumer.context().has_no_broker() && age > REPLACE_INTERVAL {
@@ -99,7 +102,7 @@ impl KafkaReader {
         }
     }
 
-    /// Continues at the same positions with another consumer.
+    /// Replaces the consumer with a new one at the same positions.
     fn replace_consumer(&mut self) -> Result<(), LogError> {
         let from: Vec<(u32, u64)> = self
             .partitions
@@ -112,19 +115,20 @@ impl KafkaReader {
             std::mem::replace(&mut self.partitions, partitions),
             std::mem::replace(&mut self.consumer, consumer),
         );
-        // Closing a consumer may block on brokers.
+        // The old consumer is closed on another thread, since closing it may block on brokers.
         std::thread::spawn(move || drop(former));
         Ok(())
     }
 
-    /// Polls the consumer's own queue. It may have records that arrived between the assignment and the split of the
-    /// queues; they precede all records in their partition's queue.
+    /// Polls the consumer's own queue. This queue may have records that arrived between the assignment and the split of
+    /// the queues. They are stored in `early`, since they precede all records in the queue of their partition.
     fn serve_consumer(&mut self) {
         while let Some(event) = self.consumer.poll(Duration::ZERO) {
             let (number, early) = match event {
                 Ok(message) => (message.partition(), Early::Message(message.detach())),
                 Err(KafkaError::PartitionEOF(number)) => (number, Early::End),
-                // The context has logged it. An error of a partition arrives through that partition's queue.
+                // The context has logged this error. An error of a partition arrives through the queue of that
+                // partition.
                 Err(_) => continue,
             };
             if let Some(partition) = self
@@ -137,7 +141,7 @@ impl KafkaReader {
         }
     }
 
-    /// Returns the position after the end of the partition, including transaction markers.
+    /// Returns the position at the end of the partition, which is after the transaction markers there.
     fn position_at_end(&self, number: u32) -> Option<u64> {
         let positions = self.consumer.position().ok()?;
         match positions
@@ -149,7 +153,8 @@ impl KafkaReader {
         }
     }
 
-    /// Converts an error event; `None` if librdkafka recovers by itself.
+    /// Converts an error event; `None` if the reader can continue, because librdkafka recovers by itself or a denial is
+    /// not final yet.
     fn failure(&mut self, error: &KafkaError, number: u32, offset: u64) -> Option<LogError> {
         let topic = self.topic.clone();
         Some(match error.rdkafka_error_code()? {
@@ -188,26 +193,27 @@ impl KafkaReader {
 }
 
 impl Drop for KafkaReader {
-    /// Closes the consumer on a thread of its own: librdkafka takes a tenth of a second for that, or waits for
-    /// brokers, and a start opens several readers one after the other.
+    /// Closes the consumer on another thread. librdkafka needs some time for that, or waits for brokers, and several
+    /// readers are opened and closed one after the other at start-up.
     fn drop(&mut self) {
         let partitions = std::mem::take(&mut self.partitions);
         let consumer = self.consumer.clone();
         let close = move || {
             drop(partitions);
-            // Until the reader itself is dropped: the thread that drops the last reference closes the consumer.
+            // Waits until the reader has dropped its reference: the thread that drops the last reference closes the
+            // consumer.
             while Arc::strong_count(&consumer) > 1 {
                 std::thread::sleep(Duration::from_millis(1));
             }
         };
-        // Without a thread the closure is dropped here, and the consumer is closed in place.
+        // If no thread can start, the closure is dropped here, and the consumer is closed on the current thread.
         let _ = std::thread::Builder::new()
             .name("kafka-close".to_owned())
             .spawn(close);
     }
 }
 
-/// Creates a consumer of these partitions from these offsets, with a queue for each.
+/// Creates a consumer of the partitions and offsets in `from`, with a queue for each partition.
 fn consume(
     config: &Config,
     topic: &str,
@@ -227,7 +233,7 @@ fn consume(
             .map_err(refused)?;
     }
     consumer.assign(&assignment).map_err(refused)?;
-    // Only after the assignment, which would take the partitions' queues back.
+    // The queues are split after the assignment, since an assignment would connect them to the consumer's queue again.
     let mut partitions = Vec::with_capacity(from.len());
     for (number, next) in from {
         let mut queue = consumer
@@ -247,7 +253,7 @@ fn consume(
             failed: None,
         });
     }
-    // Messages that arrived before the callback was registered did not call it.
+    // Messages that arrived before a callback was registered did not call it, so `wake` is called once here.
     wake();
     Ok((consumer, partitions))
 }
@@ -268,13 +274,14 @@ impl Reader for KafkaReader {
             });
         };
         let mut count = 0;
-        // Continues after an event that is not a record: messages that remain in the queue cause no further wake-up.
+        // The loop continues after an event that is not a record: messages that remain in the queue cause no further
+        // wake-up.
         while count < limit {
             let (handed_out, event) = self.partitions[which].deliver(limit - count, each)?;
             count += handed_out;
             if handed_out > 0 || matches!(event, Some(KafkaError::PartitionEOF(_))) {
                 self.denied = false;
-                // Also if another reader was denied, which this one replaces.
+                // The denial is removed even if this reader was not denied: it may replace a reader that was.
                 let denials = self.config.denials();
                 denials.allow("Read", format_args!("topic {}", self.topic));
             }
@@ -288,7 +295,8 @@ impl Reader for KafkaReader {
                     let failure = self.failure(&error, partition, self.partitions[which].next);
                     self.partitions[which].failed.clone_from(&failure);
                     match failure {
-                        // The records before remain consumed; the next poll returns the error.
+                        // The records before the error were consumed, so their number is returned. The next poll
+                        // returns the error.
                         Some(_) if count > 0 => break,
                         Some(failure) => return Err(failure),
                         None => {}
@@ -315,8 +323,8 @@ impl Reader for KafkaReader {
 }
 
 impl Partition {
-    /// Passes on records until `limit`, an empty queue, a record that is not consumed, or an event that is not a
-    /// record.
+    /// Passes records to `each`. Ends at `limit`, at an empty queue, at a record that is not consumed, and at an event
+    /// that is not a record. Returns the number of consumed records, and that event.
     fn deliver(
         &mut self,
         limit: usize,
@@ -350,7 +358,7 @@ impl Partition {
         Ok((count, None))
     }
 
-    /// Polls the queue. Returns whether the next record, if there was one, was consumed.
+    /// Polls the queue once. Returns whether the record was consumed; `None` if the queue was empty.
     fn poll_queue(
         &mut self,
         each: &mut dyn FnMut(Record<'_>) -> bool,
@@ -361,7 +369,7 @@ impl Partition {
         };
         let offset = message.offset();
         let consumed = pass(self.number, &message, each);
-        // Copied only if it is stored: the message borrows from the queue.
+        // The message borrows from the queue. It is copied only if it was not consumed, since it is stored then.
         let unconsumed = consumed.then_some(()).ok_or_else(|| message.detach());
         self.advance(offset, unconsumed);
         Some(Ok(consumed))
@@ -377,7 +385,7 @@ impl Partition {
     }
 }
 
-/// Passes on a message without a copy. Returns whether it was consumed.
+/// Passes a message to `each` without a copy. Returns whether it was consumed.
 fn pass(partition: u32, message: &impl Message, each: &mut dyn FnMut(Record<'_>) -> bool) -> bool {
     each(Record {
         partition,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::LogError;
 
-/// Timeout of each step of a connection.
+/// Timeout of each step of a connection: of the connect, and of each read and write.
 const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The reason why a server's certificate is not accepted.
@@ -47,7 +47,7 @@ pub(super) fn in_place(location: &str) -> Result<Vec<CertificateDer<'static>>, S
     certificates(&read(Path::new(location))?).map_err(|why| format!("{location}: {why}"))
 }
 
-/// Returns the certificates of a text (PEM).
+/// Returns the certificates of a text in PEM.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
@@ -73,7 +73,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(all)
 }
 
-/// Returns the settings of connections to brokers, by the same properties as librdkafka's.
+/// Returns the TLS settings of connections to brokers. They follow the same properties as librdkafka's own TLS.
 pub(super) fn settings(config: &Config) -> Result<Arc<ClientConfig>, String> {
     let location = config.value("ssl.ca.location");
     let trusted = match (config.value("ssl.ca.pem"), location) {
@@ -142,7 +142,8 @@ pub(super) fn secured(
     Ok(StreamOwned::new(client, stream))
 }
 
-/// Returns the certificate error of a failed handshake, if it is one.
+/// Returns the problem with the certificate that made a handshake fail; `None` if the handshake failed for another
+/// reason.
 pub(super) fn certificate_problem(error: &io::Error) -> Option<CertificateProblem> {
     let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     certificate_problem_of(inner)
@@ -159,7 +160,8 @@ pub(super) fn certificate_problem_of(error: &rustls::Error) -> Option<Certificat
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             Some(CertificateProblem::Expired)
         }
-        // A CA of the same name with another key, or a CA's own certificate.
+        // These errors also occur if a trusted CA has the same name but another key, and if the server uses a CA's own
+        // certificate.
         CertificateError::UnknownIssuer
         | CertificateError::BadSignature
         | CertificateError::Other(_) => Some(CertificateProblem::Untrusted),
@@ -167,7 +169,7 @@ pub(super) fn certificate_problem_of(error: &rustls::Error) -> Option<Certificat
     }
 }
 
-/// Converts a failed handshake with a broker.
+/// Converts the error of a handshake with a broker; `None` if the certificate is not the reason.
 pub(super) fn trouble(error: &io::Error) -> Option<Trouble> {
     Some(match certificate_problem(error)? {
         CertificateProblem::Untrusted => Trouble::UntrustedCertificate,
@@ -176,8 +178,8 @@ pub(super) fn trouble(error: &io::Error) -> Option<Trouble> {
     })
 }
 
-/// Performs a handshake to find out why librdkafka does not accept the certificate of the broker that it reports;
-/// `None` if the report is about something else, or if that handshake succeeds.
+/// Repeats the handshake with the broker of the report, to find out why librdkafka does not accept its certificate.
+/// Returns `None` if the report is about something else, or if this handshake succeeds.
 pub(super) fn diagnose(config: &Config, report: &str) -> Option<LogError> {
     if trouble::of(report) != Some(Trouble::Certificate) {
         return None;

@@ -5,11 +5,12 @@
 //!               └── first failure ──▶ abort, once ──▶ cannot be used any more
 //! ```
 //!
-//! A transaction whose owner drops it before its end is aborted: otherwise readers would wait for its timeout.
+//! A transactor that is dropped aborts its open transaction: otherwise readers would wait for the timeout of the
+//! transaction.
 //!
-//! Brokers refuse a whole batch that is larger than its topic accepts, although each record of it may fit. After such a
-//! failure the transactors of this log send each record by itself, so that [`LogError::NotAccepted`] is about one
-//! record.
+//! Brokers refuse a batch as a whole if it is larger than the topic accepts, even if each of its records is small
+//! enough. After such a failure, new transactors of this log send each record alone, so that [`LogError::NotAccepted`]
+//! is about one record.
 
 #![allow(clippy::disallowed_methods, reason = "transactions have a deadline")]
 
@@ -41,18 +42,18 @@ use super::{
 };
 use crate::{LogError, NewRecord, Transactor};
 
-/// Pause when there is no delivery report. librdkafka's own `flush` checks every 100 ms, and a commit would take that
-/// long; rdkafka's `poll` busy-waits in the last millisecond of its timeout.
+/// Pause before the next poll if there was no delivery report. librdkafka's own `flush` checks only every 100 ms, so a
+/// commit would take that long, and rdkafka's `poll` busy-waits in the last millisecond of its timeout.
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// Timeout for fencing older transactors and aborting their open transactions.
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Timeout of the abort of a transaction that failed, or whose transactor is dropped. The caller waits for it, and the
-/// next transactor of the id aborts it in any case.
+/// Timeout of the abort of a transaction that failed, or whose transactor is dropped. It is short, since the caller
+/// waits for the abort, and the next transactor of the id aborts the transaction in any case.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Interval of polling a producer with a token while its owner does not poll it.
+/// Interval at which a thread polls a producer with a token while the producer's owner does not poll it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// End of librdkafka's log line about a topic that the client may not write to.
@@ -61,35 +62,35 @@ const TOPIC_DENIED: &str = "Topic authorization failed";
 /// End of librdkafka's report that the client may not use the transactional id any more.
 const ID_DENIED: &str = "Transactional Id authorization failed";
 
-/// Time before the timeout of a transaction at which it is aborted: after the timeout the brokers respond as if the
+/// A transaction is aborted this long before its timeout, since after the timeout the brokers respond as if the
 /// transactor had been fenced.
 const ABORT_MARGIN: Duration = Duration::from_secs(3);
 
 /// Minimum time that a commit waits for its response.
 const COMMIT_STEP: Duration = Duration::from_secs(1);
 
-/// Timeout of one call of an abort, before delivery reports are polled.
+/// Timeout of one call of librdkafka's abort. Between two calls, delivery reports are polled, which the abort needs.
 const ABORT_STEP: Duration = Duration::from_millis(50);
 
-/// Timeout of the request whether the topics of a transaction still exist.
+/// Timeout of the request that checks whether the topics of a transaction still exist.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time without a delivery report after which a transaction checks whether its topics still exist: librdkafka keeps the
 /// records of a deleted topic until they time out.
 const DELETED_CHECK_AFTER: Duration = Duration::from_secs(5);
 
-/// The settings that a single broker with Kafka's defaults needs; without them it does not respond.
+/// Hint for a cluster of one broker: with Kafka's default settings, it does not respond to a transactional producer.
 const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.replication.factor, transaction.state.log.replication.factor and transaction.state.log.min.isr to 1";
 
 pub(super) struct KafkaTransactor {
     producer: Arc<BaseProducer<Failures>>,
-    /// Dropping it ends the thread that polls in between.
+    /// Dropping this sender ends the thread of [`poll_in_between`].
     _polling: Option<Sender<()>>,
     failures: Failures,
     config: Config,
     id: String,
     timeout: Duration,
-    /// Whether each record is sent by itself.
+    /// Whether each record is sent alone, not in batches.
     singly: bool,
     /// The topics of the open transaction.
     topics: BTreeSet<String>,
@@ -98,8 +99,8 @@ pub(super) struct KafkaTransactor {
     failed: bool,
 }
 
-/// Stores the error of the first record that failed, or a denial, which replaces it: librdkafka purges the other
-/// records of a transaction that may not write to a topic, and reports them as purged.
+/// Stores the error of the first record that failed. A denial replaces that error: if a transaction may not write to a
+/// topic, librdkafka purges the transaction's other records, and their errors only report that.
 #[derive(Clone)]
 struct Failures {
     events: Events,
@@ -151,7 +152,7 @@ impl ClientContext for Failures {
         if reason.ends_with(ID_DENIED) {
             self.add(Operation::Write.denied(format!("transactional id {}", self.id)));
         }
-        // A fence is the result of a commit, and returned there.
+        // Fences and fatal errors are not logged here, since the failed call returns them.
         if !failure::is_fence(&error) && error.rdkafka_error_code() != Some(RDKafkaErrorCode::Fatal)
         {
             self.events.error(error, reason);
@@ -225,7 +226,8 @@ impl KafkaTransactor {
         }
     }
 
-    /// Adds records to the transaction. Returns the time by which it has to be committed.
+    /// Sends records in the open transaction, or begins one. Returns the time by which the transaction has to be
+    /// committed.
     fn try_write(&mut self, records: &[NewRecord]) -> Result<Instant, LogError> {
         let until = match self.open_until {
             Some(until) => until,
@@ -234,7 +236,8 @@ impl KafkaTransactor {
                     .begin_transaction()
                     .map_err(|error| self.why(&error))?;
                 self.topics.clear();
-                // A failure that was reported late belongs to the previous transaction.
+                // A failure that is stored here was reported late and belongs to the previous transaction, so it is
+                // removed.
                 self.failures.first().take();
                 let until = Instant::now() + self.timeout - ABORT_MARGIN.min(self.timeout / 4);
                 *self.open_until.insert(until)
@@ -246,7 +249,7 @@ impl KafkaTransactor {
             }
             self.send(record, until)?;
         }
-        // Successful delivery reports are discarded; failed ones are in `Failures` until the commit.
+        // This poll drops the delivery reports of stored records. Errors remain in `Failures` until the commit.
         self.producer.poll(Duration::ZERO);
         Ok(until)
     }
@@ -255,7 +258,8 @@ impl KafkaTransactor {
         let until = self.try_write(records)?;
         self.deliver(until)?;
         let left = until.saturating_duration_since(Instant::now());
-        // The thread that polls in between may have the delivery report of a failed record.
+        // If the commit fails, a stored failure is the reason: the thread of `poll_in_between` may store the failure of
+        // a record after `deliver` has returned.
         self.producer
             .commit_transaction(left.max(COMMIT_STEP))
             .map_err(|error| {
@@ -268,7 +272,7 @@ impl KafkaTransactor {
         Ok(())
     }
 
-    /// Waits until all records are in the log, or the first one has failed.
+    /// Waits until all records are in the log. Returns the first failure of a record as soon as there is one.
     fn deliver(&self, until: Instant) -> Result<(), LogError> {
         let (mut left, mut look) = (0, Instant::now() + DELETED_CHECK_AFTER);
         while self.producer.in_flight_count() > 0 && self.failures.first().is_none() {
@@ -290,7 +294,7 @@ impl KafkaTransactor {
         }
     }
 
-    /// Sends one record; waits while librdkafka's queue is full.
+    /// Sends one record. Waits while librdkafka's queue is full.
     fn send(&self, record: &NewRecord, until: Instant) -> Result<(), LogError> {
         loop {
             let time_ms = time_ms(record);
@@ -360,8 +364,8 @@ impl KafkaTransactor {
         })
     }
 
-    /// Aborts the open transaction. librdkafka waits until the delivery reports of the records are polled, which is the
-    /// caller's part, and continues the abort when it is called again.
+    /// Aborts the open transaction. librdkafka ends the abort only when the delivery reports of all records were
+    /// polled. So this function alternately polls and calls the abort again, which continues it.
     fn abort_within(&self, timeout: Duration) -> KafkaResult<()> {
         let until = Instant::now() + timeout;
         loop {
@@ -379,10 +383,11 @@ impl KafkaTransactor {
         }
     }
 
-    /// Aborts the failed transaction. Returns its error: that of a fence if there is one, since it causes other errors.
+    /// Aborts the failed transaction. Returns the reason of the failure: a fence or a denial, if there is one, since it
+    /// causes other errors; otherwise `first`, or a more exact error.
     fn abort(&self, first: LogError) -> LogError {
         let aborted = self.abort_within(ABORT_TIMEOUT);
-        // A denial that is reported only now replaces `first`, which it caused.
+        // A denial that is reported only during the abort has caused `first`, so it replaces `first`.
         let reported = self.failures.first().take();
         let first = match reported {
             Some(denied @ LogError::Denied { .. }) => denied,
@@ -413,7 +418,7 @@ impl KafkaTransactor {
     fn deleted_topic(&self) -> Option<LogError> {
         let client = self.producer.client();
         for topic in &self.topics {
-            // An unreachable cluster is another reason.
+            // If the cluster does not respond, this is the reason of the failure, and not a deleted topic.
             let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).ok()?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let code = found.and_then(|found| found.error());
@@ -427,11 +432,12 @@ impl KafkaTransactor {
     }
 }
 
-/// Polls the producer while its owner has nothing to send, or waits for Kafka: librdkafka requests a new token only in
-/// a poll. A delivery report that this thread polls reaches the owner too, through [`Failures`].
+/// Starts a thread that polls the producer while its owner has nothing to send, or waits for Kafka: librdkafka requests
+/// a new token only in a poll. If this thread polls a delivery report with an error, the owner gets the error through
+/// [`Failures`].
 fn poll_in_between(producer: &Arc<BaseProducer<Failures>>) -> Result<Sender<()>, LogError> {
     let (stop, stopped) = channel::<()>();
-    // The owner drops the producer, which closes it.
+    // The thread holds only a weak reference, so that the producer is closed when its owner drops it.
     let producer = Arc::downgrade(producer);
     let poll = move || {
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(POLL_INTERVAL) {

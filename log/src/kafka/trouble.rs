@@ -1,15 +1,15 @@
 //! Converts librdkafka's reports about TLS and SASL to sentences that name the property to set.
 //!
-//! librdkafka has one error code for most of these cases, so its text decides. An unknown text is treated as a report
-//! about the network.
+//! librdkafka has one error code for most of these cases, so they are distinguished by the text of its report. A report
+//! with an unknown text is treated as a report about the network.
 
 use std::fmt;
 
 /// Start of librdkafka's report that a client has no token.
 pub(super) const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 
-/// A port with SASL closes the connection of a client that does not authenticate at its first request, which arrives
-/// within this time.
+/// Maximum time until a port that requires SASL closes the connection of a client that does not authenticate: it does
+/// so at the client's first request. A connection that ends later was closed for another reason.
 const LOGIN_MS: u32 = 2_000;
 
 /// The reason why a connection fails although the broker is reachable.
@@ -29,25 +29,26 @@ pub(super) enum Trouble {
     ClientCertificate,
     /// The client's certificate has expired.
     ExpiredClientCertificate,
-    /// TLS versions or ciphers do not match, or another failure of the handshake: OpenSSL's words.
+    /// The TLS handshake failed for another reason, for example since the versions or ciphers do not match. Contains
+    /// the text of OpenSSL.
     Handshake(String),
-    /// The client does not use TLS at a port that does.
+    /// The client connects without TLS to a port that requires TLS.
     TlsPort,
-    /// The client uses TLS at a port that does not.
+    /// The client uses TLS on a port without TLS.
     PlaintextPort,
-    /// The client does not authenticate at a port that requires it, or there is TLS on it.
+    /// The client does not authenticate on a port that requires it. The port may require TLS, too.
     SaslPort,
-    /// The client authenticates at a port without SASL.
+    /// The client authenticates on a port without SASL.
     NoSasl,
-    /// The broker does not support the mechanism; those that it supports.
+    /// The broker does not support the SASL mechanism. Contains the mechanisms that it supports, separated by commas.
     Mechanism(String),
-    /// The broker refuses user and password.
+    /// The broker refuses the user name or the password.
     Credentials,
-    /// The broker refuses the token; its words.
+    /// The broker refuses the token. Contains the text of the broker's response.
     Token(String),
-    /// The client has no token, for this reason.
+    /// The client has no token. Contains the reason.
     NoToken(String),
-    /// Another failure of SASL; librdkafka's words.
+    /// SASL authentication failed for another reason. Contains the text of librdkafka.
     Sasl(String),
 }
 
@@ -115,9 +116,9 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
-    /// Returns whether it is only a guess about the port. A broker that shuts down closes connections, too, and one
-    /// that closed a connection because the token had expired may disconnect during the next authentication. So a guess
-    /// counts only until the first connection was made.
+    /// Returns whether this reason is only a guess about the port, because a connection was closed. A broker that shuts
+    /// down closes connections, too. A broker that closed a connection because the token had expired may disconnect
+    /// again during the next authentication. So a guess counts only until the client has connected for the first time.
     pub(super) fn is_guess(&self) -> bool {
         matches!(
             self,
@@ -132,7 +133,8 @@ pub(super) fn of(report: &str) -> Option<Trouble> {
     if let Some(why) = after(report, NO_TOKEN) {
         return Some(Trouble::NoToken(why.to_owned()));
     }
-    // A report of a failed SASL handshake without one of these texts means that the connection broke.
+    // A report of a failed SASL handshake is about SASL only if it has one of the following texts. Otherwise the
+    // connection broke.
     if has("Unsupported SASL mechanism") {
         let known = after(report, "supported mechanisms: ").unwrap_or_default();
         return Some(Trouble::Mechanism(known.replace(',', ", ")));
@@ -155,7 +157,7 @@ pub(super) fn of(report: &str) -> Option<Trouble> {
     handshake(report)
 }
 
-/// Converts a failed authentication.
+/// Converts the report of a failed SASL authentication.
 fn sasl(report: &str) -> Trouble {
     let why = [
         "SASL authentication error: ",
@@ -179,14 +181,15 @@ fn sasl(report: &str) -> Trouble {
     }
 }
 
-/// Converts a TLS alert of the broker. Kafka sends `certificate unknown` for most client certificates that it refuses.
+/// Converts the TLS alert that the broker sent, if the report contains one. Kafka sends `certificate unknown` for most
+/// client certificates that it refuses.
 fn alert(report: &str) -> Option<Trouble> {
     let alert = report.split("alert ").nth(1)?;
     if !report.contains("SSL") && !report.contains("ssl") {
         return None;
     }
     let is = |names: &[&str]| names.iter().any(|name| alert.starts_with(name));
-    // A broker (Java's TLS) sends `bad certificate` also to a client that has no certificate.
+    // Brokers use Java's TLS, which sends `bad certificate` even to a client without a certificate.
     Some(if is(&["certificate required", "bad certificate"]) {
         Trouble::NoClientCertificate
     } else if is(&["certificate expired"]) {
@@ -198,7 +201,7 @@ fn alert(report: &str) -> Option<Trouble> {
     })
 }
 
-/// Converts a handshake that failed on this side.
+/// Converts the report of a TLS handshake that failed without an alert of the broker.
 fn handshake(report: &str) -> Option<Trouble> {
     if report.contains("certificate verify failed") {
         return Some(Trouble::Certificate);
@@ -217,12 +220,12 @@ fn handshake(report: &str) -> Option<Trouble> {
     if has("client SSL authentication might be required") {
         return Some(Trouble::NoClientCertificate);
     }
-    // A connection that breaks during the handshake is a failure of the network.
+    // A connection that breaks during the handshake is a failure of the network, not of TLS.
     (!has("Disconnected") && !has("SSL transport error"))
         .then(|| Trouble::Handshake(first_words(why).to_owned()))
 }
 
-/// Converts a connection that the broker closed, by the state of the connection.
+/// Converts the report of a connection that the broker closed. The state of the connection shows the reason.
 fn closed(report: &str) -> Option<Trouble> {
     let (what, when) = report.split_once(" (after ")?;
     let protocol = what.split_once("://").map_or("", |(protocol, _)| protocol);
@@ -236,21 +239,22 @@ fn closed(report: &str) -> Option<Trouble> {
     (is_disconnected && soon && anonymous && state.starts_with("UP")).then_some(Trouble::SaslPort)
 }
 
-/// Returns whether the length of a response is the start of a TLS record: an alert (21), version 3.
+/// Returns whether librdkafka has read the start of a TLS record as the length of a response: an alert (21) of version
+/// 3.
 fn is_tls_record(report: &str) -> bool {
     let length = after(report, "Invalid response size ");
     let length = length.and_then(|text| text.split(' ').next()?.parse::<u32>().ok());
     length.is_some_and(|length| length >> 16 == 0x1503)
 }
 
-/// Returns the text after `start`, without librdkafka's note on the duration of the state.
+/// Returns the text after `start`, without the duration of the state, which librdkafka appends in parentheses.
 fn after<'a>(report: &'a str, start: &str) -> Option<&'a str> {
     let (_, rest) = report.split_once(start)?;
     let rest = rest.split(" (after ").next().unwrap_or(rest);
     Some(rest.trim())
 }
 
-/// Returns OpenSSL's and librdkafka's text up to the hint that librdkafka adds.
+/// Returns the text up to the hint in parentheses that librdkafka adds.
 fn first_words(text: &str) -> &str {
     let end = text.find(" (").unwrap_or(text.len());
     text[..end].trim()

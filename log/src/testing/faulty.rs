@@ -41,7 +41,7 @@ pub enum Reads {
     Work,
     /// Polls fail.
     Fail,
-    /// Polls return nothing new, as when a broker is unreachable.
+    /// Polls return no records, as if no broker was reachable.
     Stall,
 }
 
@@ -67,7 +67,8 @@ pub struct FaultyLog {
 
 #[derive(Default)]
 struct Appending {
-    /// The mode of all partitions, and of one partition that differs.
+    /// The result of appends to all partitions, or, if one partition is named, the results of appends to the others and
+    /// to it.
     mode: Mutex<(Appends, Option<(u32, Appends)>)>,
     held: Mutex<Vec<(NewRecord, Done)>>,
 }
@@ -79,7 +80,7 @@ struct Reading {
 }
 
 impl FaultyLog {
-    /// Behaves as `log` until a fault is set.
+    /// Returns a log that behaves as `log` until a fault is set.
     pub fn new(log: Arc<dyn Log>) -> Self {
         Self {
             log,
@@ -91,7 +92,7 @@ impl FaultyLog {
         }
     }
 
-    /// Calls `hook` with the topic before offsets are requested.
+    /// Sets a hook that is called with the topic before each request for offsets.
     pub fn before_offsets(self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let before_offsets = Box::new(hook);
         Self {
@@ -100,7 +101,7 @@ impl FaultyLog {
         }
     }
 
-    /// Calls `hook` with the id before a transactor is opened, which fences older ones.
+    /// Sets a hook that is called with the id before each transactor is opened, which fences older ones.
     pub fn before_transactor(self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let before_transactor = Box::new(hook);
         Self {
@@ -109,8 +110,8 @@ impl FaultyLog {
         }
     }
 
-    /// Calls `commit` instead of each commit, with the transactor of the wrapped log and all records of the
-    /// transaction.
+    /// Sets a function that is called instead of each commit, with the transactor of the wrapped log and all records of
+    /// the transaction.
     pub fn on_commit(
         self,
         commit: impl Fn(&mut dyn Transactor, Vec<NewRecord>) -> Result<(), LogError>
@@ -122,12 +123,12 @@ impl FaultyLog {
         Self { commit, ..self }
     }
 
-    /// Sets the result of appends from now on.
+    /// Sets the result of all appends after this call.
     pub fn appends(&self, mode: Appends) {
         *self.appending.mode.lock().unwrap() = (mode, None);
     }
 
-    /// Sets the result of appends to one partition; appends to other partitions are stored.
+    /// Sets the result of appends to one partition. Appends to other partitions are stored.
     pub fn appends_to(&self, partition: u32, mode: Appends) {
         *self.appending.mode.lock().unwrap() = (Appends::Stored, Some((partition, mode)));
     }
@@ -142,13 +143,13 @@ impl FaultyLog {
         }
     }
 
-    /// Stores appends from now on, and the held ones.
+    /// Stores the held appends, and all appends after this call.
     pub fn store(&self) {
         self.appends(Appends::Stored);
         self.release(usize::MAX);
     }
 
-    /// Sets the result of polls from now on.
+    /// Sets the result of all polls after this call.
     pub fn reads(&self, mode: Reads) {
         *self.reading.mode.lock().unwrap() = mode;
     }
@@ -337,7 +338,7 @@ impl Appender for FaultyAppender {
 
 struct FaultyTransactor {
     transactor: Box<dyn Transactor>,
-    /// Records that are written and not committed.
+    /// Records that were written since the last commit.
     written: Vec<NewRecord>,
     commit: Arc<Commit>,
 }

@@ -1,6 +1,7 @@
 //! Test fixtures for all crates whose tests use a log (feature `testing`).
 //!
-//! They panic if the log fails: a test that cannot continue has failed. [`FaultyLog`] is for tests of failures.
+//! The functions panic if the log fails, since a test that cannot continue has failed. [`FaultyLog`] is for tests of
+//! failures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 #![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
 
@@ -18,18 +19,18 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 pub use self::faulty::{Appends, FaultyLog, Reads};
 use crate::{Cleanup, Done, EventClock, Header, Log, LogError, NewRecord, TopicSpec, read_to_end};
 
-/// Timeout of a test, so long that no test depends on speed.
+/// Timeout of each wait in a test. It is so long that a slow host does not make a test fail.
 pub const DEADLINE: Duration = Duration::from_secs(100);
 
-/// Keeps all records.
+/// Cleanup that keeps all records.
 pub const KEEP: Cleanup = keep_for(Duration::from_secs(1 << 40));
 
-/// Deletes records that are older than `after`.
+/// Returns a cleanup that deletes records older than `after`.
 pub const fn keep_for(after: Duration) -> Cleanup {
     Cleanup::Delete { after, bytes: None }
 }
 
-/// A topic with replication factor 1 that accepts records of any time.
+/// Returns the settings of a topic with replication factor 1 that accepts records of any time.
 pub fn topic(name: impl Into<String>, partitions: u32, cleanup: Cleanup) -> TopicSpec {
     TopicSpec {
         name: name.into(),
@@ -48,7 +49,7 @@ pub fn create_topics(log: &dyn Log, topics: impl IntoIterator<Item = (String, u3
     }
 }
 
-/// A record for partition 0, with the time of its append and without key and headers.
+/// Returns a record for partition 0, without time, key and headers.
 pub fn record(topic: impl Into<String>, value: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         topic: topic.into(),
@@ -60,7 +61,7 @@ pub fn record(topic: impl Into<String>, value: impl Into<Bytes>) -> NewRecord {
     }
 }
 
-/// A record for the partition of its key, with the time of its append and without headers.
+/// Returns a record for the partition of its key, without time and headers.
 pub fn keyed(topic: impl Into<String>, key: &str, value: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         partition: None,
@@ -69,7 +70,7 @@ pub fn keyed(topic: impl Into<String>, key: &str, value: impl Into<Bytes>) -> Ne
     }
 }
 
-/// A header with a text as its value.
+/// Returns a header with a text as its value.
 pub fn header(name: &str, value: &str) -> Header {
     Header {
         name: name.to_owned(),
@@ -92,14 +93,14 @@ pub fn append(log: &dyn Log, records: impl IntoIterator<Item = NewRecord>) -> Ve
     offsets.collect()
 }
 
-/// The values of all records in a topic, partition by partition.
+/// Returns the values of all records in a topic, partition by partition.
 pub fn values(log: &dyn Log, topic: &str) -> Vec<Vec<u8>> {
     let mut values = Vec::new();
     read_to_end(log, topic, &mut |record| values.push(record.value.to_vec())).unwrap();
     values
 }
 
-/// The time of the host clock, Unix milliseconds.
+/// Returns the time of the host clock, Unix milliseconds.
 pub fn now_ms() -> u64 {
     EventClock::host().unix_ms()
 }
@@ -113,8 +114,8 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The first `count` seeds, or the one in the environment variable `SEED`; each is printed when its turn comes, so that
-/// a failure can be replayed.
+/// Returns the seeds from 0 to `count - 1`, or only the seed in the environment variable `SEED`. Each seed is printed
+/// when it is used, so that a failure can be replayed.
 pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
     let one = std::env::var("SEED").map(|seed| seed.parse::<u64>().unwrap());
     let seeds = one.map_or(0..count, |seed| seed..seed + 1);

@@ -1,4 +1,4 @@
-//! Tests of the embedded log only: files, damage, retention, and the lock of the directory.
+//! Tests that only the embedded log has to pass: files, damage, retention, and the lock of the directory.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use crate::fixture::{
 
 const TOPIC: &str = "t";
 
-/// Opens a log in a directory of its own, with a topic of one partition.
+/// Opens the log in `dir`, and creates a topic with one partition.
 fn open(dir: &Path) -> EmbeddedLog {
     let log = EmbeddedLog::open(dir).unwrap();
     log.create_topic(&spec(TOPIC, 1)).unwrap();
@@ -57,7 +57,7 @@ fn all_records_are_stored_after_a_reopen() {
     transactor
         .commit(vec![record(TOPIC, "b"), keyed("compact", "k", "v")])
         .unwrap();
-    // The appender's last record is only queued; dropping everything still writes it.
+    // The last record is only queued when all handles are dropped. The log still writes it.
     let queued = queue(log.appender(TIMEOUT).unwrap().as_ref(), record(TOPIC, "c"));
     drop((transactor, log));
     queued.recv_timeout(DEADLINE).unwrap().unwrap();
@@ -125,8 +125,8 @@ fn the_last_handle_may_be_dropped_by_done() {
 
 // Two processes, one directory
 
-/// Appends until it is killed, and prints every acknowledgement: `partition offset value`. The test below starts it as
-/// a process of its own.
+/// Appends until its process is killed, and prints every acknowledgement: `ack partition offset value`. The tests below
+/// start it as a process of its own.
 #[test]
 #[ignore = "the child process of acknowledged_records_survive_kill_9"]
 fn child_that_appends_until_it_is_killed() {
@@ -313,7 +313,7 @@ fn a_directory_without_a_process_is_read_from_its_file() {
     acknowledgements(&mut output, 100);
     child.kill().unwrap();
     child.wait().unwrap();
-    // Killed: the file has to be repaired first.
+    // The process was killed, so the file has to be repaired when it is opened.
     let reading = EmbeddedLog::open_for_reading(dir.path()).unwrap();
     assert!(kept(reading.as_ref(), TOPIC).len() >= 50);
     assert_eq!(reading.describe(TOPIC).unwrap().partitions, 2);
@@ -391,7 +391,7 @@ fn flipped_bytes_are_reported_or_harmless() {
     let bytes = fs::read(file(&whole)).unwrap();
     let expected: Vec<String> = (0..2_000).map(|n| format!("{n:0100}")).collect();
     let (mut told, mut harmless) = (0, 0);
-    // Every 4999th byte: a prime, so that all positions of a page occur.
+    // Every 4999th byte is damaged. The step is a prime number, so that the positions within a page differ.
     for place in (0..bytes.len()).step_by(4_999) {
         let dir = tempfile::tempdir().unwrap();
         let mut damaged = bytes.clone();
@@ -425,8 +425,8 @@ fn a_path_that_is_not_a_directory_is_a_disk_error() {
     );
 }
 
-/// Fills the disk that it is given: a limit on the size of its files. A process of its own, since the limit applies to
-/// the whole process.
+/// Appends until the disk is full. A limit on the size of files stands for a full disk; it applies to a whole process,
+/// so this test runs in a process of its own.
 #[test]
 #[ignore = "the child process of a_full_disk_is_reported_and_loses_no_acknowledged_record"]
 fn child_that_fills_its_disk() {
@@ -450,7 +450,8 @@ fn child_that_fills_its_disk() {
 fn a_full_disk_is_reported_and_loses_no_acknowledged_record() {
     let dir = tempfile::tempdir().unwrap();
     let filled = Command::new("bash")
-        // Blocks of 1024 bytes; the signal is ignored, so that writing fails instead.
+        // The limit is in blocks of 1024 bytes. The signal of an exceeded limit is ignored, so that the write fails
+        // instead of the process.
         .args(["-c", "trap '' XFSZ; ulimit -f 4000; exec \"$@\"", "bash"])
         .arg(std::env::current_exe().unwrap())
         .args([
@@ -498,7 +499,8 @@ fn retention_by_age_deletes_from_the_oldest_on() {
         );
     }
     log.sweep().unwrap();
-    // `d` is old, but follows `c`, which is not: only the first records are ever deleted.
+    // `d` is old enough, but `c` before it is not. Only the first records of a partition are ever deleted, so `d` is
+    // kept.
     assert_eq!(texts(&kept(&log, TOPIC)), ["c", "d", "e"]);
     assert_eq!(log.offsets(TOPIC).unwrap()[0], 2..5);
     for (age_s, offset) in [(2_500, 2), (301, 2), (299, 4), (0, 4)] {

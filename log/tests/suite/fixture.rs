@@ -1,4 +1,4 @@
-//! Fixtures of the tests: a log with topics, and functions that wait without sleeping.
+//! Fixtures of the tests: a log with topics, and functions that wait for the log's wake-ups.
 
 use std::{
     collections::HashMap,
@@ -19,10 +19,10 @@ use emostream_log::{
 };
 use tempfile::TempDir;
 
-/// The appenders' and transactors' timeout.
+/// Timeout of appenders and transactors.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A log, and a prefix for its topics.
+/// A log, and a prefix for the names of its topics, since tests share a broker.
 pub(crate) struct TestLog {
     pub(crate) log: Arc<dyn Log>,
     prefix: String,
@@ -91,12 +91,12 @@ impl TestLog {
         self.log.appender(TIMEOUT).unwrap()
     }
 
-    /// Appends a record and waits. Returns the offset.
+    /// Appends a record, waits until it is stored, and returns its offset.
     pub(crate) fn append(&self, record: NewRecord) -> Result<u64, LogError> {
         append(self.appender().as_ref(), record)
     }
 
-    /// Opens a reader of all partitions from their beginnings, with its signal.
+    /// Opens a reader that starts at the beginning of all partitions. Returns it with the signal that wakes it.
     pub(crate) fn reader(&self, topic: &str) -> (Box<dyn Reader>, WakeSignal) {
         let partitions = self.log.partitions(topic).unwrap();
         let from: Vec<(u32, u64)> = (0..partitions).map(|partition| (partition, 0)).collect();
@@ -112,7 +112,8 @@ impl TestLog {
         (self.log.reader(topic, from, signal.wake()).unwrap(), signal)
     }
 
-    /// Returns when all commits of the transactor of that name can be read: at the latest when a newer one is open.
+    /// Waits until all commits of the transactor with that name can be read. For that it opens a newer transactor with
+    /// the same id.
     pub(crate) fn settle(&self, transactor: &str) {
         let newer = self.log.transactor(&self.name(transactor), TIMEOUT);
         drop(newer.unwrap());
@@ -133,7 +134,7 @@ pub(crate) fn spec(name: &str, partitions: u32) -> TopicSpec {
     topic(name, partitions, keep_for(Duration::from_secs(3600)))
 }
 
-/// Appends and waits for the acknowledgement.
+/// Appends a record, waits for the acknowledgement, and returns the record's offset.
 pub(crate) fn append(appender: &dyn Appender, record: NewRecord) -> Result<u64, LogError> {
     let (told, answered) = channel();
     appender.append(record, Box::new(move |result| drop(told.send(result))))?;
@@ -199,7 +200,7 @@ pub(crate) fn poll(
     Ok(records)
 }
 
-/// Polls once. Notifies the signal after a full poll, since the records that it left unread cause no wake-up.
+/// Polls once. Notifies the signal if there were records, since records that the poll left unread cause no wake-up.
 fn poll_on(
     reader: &mut dyn Reader,
     signal: &WakeSignal,
@@ -213,7 +214,7 @@ fn poll_on(
     records
 }
 
-/// Reads `count` records, waiting on the signal.
+/// Reads `count` records. Waits on the signal while there are fewer.
 pub(crate) fn next(
     reader: &mut dyn Reader,
     signal: &WakeSignal,
@@ -228,7 +229,7 @@ pub(crate) fn next(
     records
 }
 
-/// Reads until the end.
+/// Reads all records up to the end of the partition.
 pub(crate) fn to_end(reader: &mut dyn Reader, signal: &WakeSignal, partition: u32) -> Vec<Owned> {
     let mut records = Vec::new();
     wait_until(signal, || {
@@ -238,7 +239,7 @@ pub(crate) fn to_end(reader: &mut dyn Reader, signal: &WakeSignal, partition: u3
     records
 }
 
-/// Polls until an error is returned.
+/// Polls until a poll returns an error. Returns the error.
 pub(crate) fn until_error(
     reader: &mut dyn Reader,
     signal: &WakeSignal,

@@ -1,4 +1,4 @@
-//! Tests of the log on Kafka only.
+//! Tests that only the log on Kafka has to pass.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -32,7 +32,7 @@ fn with(properties: &[(&str, &str)]) -> Result<KafkaLog, LogError> {
 
 #[test]
 fn an_unreachable_broker_is_reported_with_the_reason() {
-    // Bound and dropped: no process listens on this port.
+    // The listener is dropped at once, so no process listens on this port.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -149,7 +149,7 @@ fn wait_for<F: std::future::Future>(future: F) -> F::Output {
     }
 }
 
-/// The client of this open transaction is not a [`Log`].
+/// The open transaction is that of another Kafka client, not of a [`Log`].
 #[test]
 fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
     let test = on_kafka();
@@ -179,7 +179,7 @@ fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
     let ends = test.log.high_watermarks(&topic, TIMEOUT).unwrap();
     assert_eq!(*ends[0].as_ref().unwrap(), 1);
 
-    // Opening a transactor of the same id aborts it.
+    // Opening a transactor of the same id aborts the open transaction.
     let mut ours = test.log.transactor(&id, TIMEOUT).unwrap();
     ours.commit(vec![record(&topic, "ours")]).unwrap();
     assert_eq!(texts(&next(reader.as_mut(), &signal, 0, 1)), ["ours"]);

@@ -1,4 +1,4 @@
-//! Tests of the invariants of [`emostream_log::Log`], for any implementation. Every test gets a log of its own.
+//! Tests of the invariants of [`emostream_log::Log`] for all implementations. Every test has its own log.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -89,7 +89,7 @@ pub(crate) fn offsets_rise_and_the_stored_range_is_returned(test: &TestLog) {
 }
 
 pub(crate) fn a_new_topic_has_offsets(test: &TestLog) {
-    // So many that the broker may not know yet that it is the leader of all of them.
+    // The topic has so many partitions that the broker may not know yet that it leads all of them.
     let topic = test.topic("fresh", 24);
     assert_eq!(test.log.offsets(&topic).unwrap(), vec![0..0; 24]);
 }
@@ -99,7 +99,7 @@ pub(crate) fn offsets_are_those_of_every_partition_in_order(test: &TestLog) {
     let topic = test.topic("in-order", partitions);
     let base = now_ms() - 60_000;
     let appender = test.appender();
-    // A partition has as many records as its number, each a second after the previous one.
+    // Partition `n` has `n` records, and the time of each is a second after that of the previous one.
     let records = (0..partitions).flat_map(|partition| (0..partition).map(move |n| (partition, n)));
     let queued: Vec<_> = records
         .map(|(partition, n)| {
@@ -162,7 +162,7 @@ pub(crate) fn a_topic_is_described_as_it_was_created(test: &TestLog) {
         test.log.create_topic(&made).unwrap();
         let described = test.log.describe(&made.name).unwrap();
         let expected = TopicDescription {
-            // Kafka's default limit applies to a topic without one.
+            // On Kafka, a topic without a limit of its own has the default limit, so the limit is not compared.
             timestamps: match max_ahead {
                 Some(_) => Timestamps::Written { max_ahead },
                 None => described.timestamps,
@@ -201,11 +201,11 @@ pub(crate) fn a_key_keeps_its_partition(test: &TestLog) {
     assert_eq!(partition_of.len(), 50);
     let used: HashSet<u32> = partition_of.values().copied().collect();
     assert_eq!(used.len(), 4, "keys spread");
-    // The same on every log: Kafka's murmur2 of this key, of four partitions.
+    // The partition is the same on every log, since each uses Kafka's murmur2.
     assert_eq!(partition_of[&Some(b"key-0".to_vec())], KEY_0_OF_4);
 }
 
-/// The partition of the key `key-0` in Kafka's Java client, of four partitions.
+/// The partition that Kafka's Java client chooses for the key `key-0` in a topic with four partitions.
 const KEY_0_OF_4: u32 = 1;
 
 pub(crate) fn a_record_without_key_goes_to_the_first_partition(test: &TestLog) {
@@ -228,7 +228,7 @@ pub(crate) fn a_waiting_reader_is_woken_by_an_append(test: &TestLog) {
     thread::scope(|scope| {
         let sleeper = scope.spawn(move || {
             asleep.send(()).unwrap();
-            // Waits until the deadline unless it is woken.
+            // Each wait lasts until the deadline unless the reader is woken.
             let began = std::time::Instant::now();
             let mut read = Vec::new();
             while read.is_empty() && began.elapsed() < DEADLINE {
@@ -245,7 +245,8 @@ pub(crate) fn a_waiting_reader_is_woken_by_an_append(test: &TestLog) {
 
 pub(crate) fn records_that_a_poll_leaves_unread_are_followed_by_a_wake_up(test: &TestLog) {
     let topic = test.topic("left", 1);
-    // This partition is not polled, so its queue has its end, followed by the record.
+    // `reader` is not polled until the record is stored, so its queue has the end of the partition, followed by the
+    // record.
     let (mut reader, signal) = test.reader(&topic);
     let (mut other, others_bell) = test.reader(&topic);
     assert!(to_end(other.as_mut(), &others_bell, 0).is_empty());
@@ -296,7 +297,7 @@ pub(crate) fn a_reader_resumes_from_its_position(test: &TestLog) {
     let (mut resumed, signal) = test.reader_from(&topic, &[(0, reader.position(0))]);
     read.extend(to_end(resumed.as_mut(), &signal, 0));
     assert_eq!(texts(&read), ["0", "1", "2", "3", "4", "5"]);
-    // At the end, the position is also after the marker of the last transaction.
+    // At the end of a partition, the position is also after the marker of the last transaction.
     assert_eq!(
         resumed.position(0),
         test.log.offsets(&topic).unwrap()[0].end
@@ -310,7 +311,7 @@ pub(crate) fn a_record_that_is_not_consumed_is_first_in_the_next_poll(test: &Tes
     }
     let (mut reader, signal) = test.reader(&topic);
     let mut read = Vec::new();
-    // The third record is not consumed twice.
+    // The record at offset 2 is left unconsumed in the first two rounds. In the third round, all records are consumed.
     for refused in [2, 2, 5] {
         let until = Instant::now() + DEADLINE;
         let mut seen = None;
@@ -367,7 +368,7 @@ pub(crate) fn a_transaction_over_three_topics_is_atomic(test: &TestLog) {
     let mut transactor = test.log.transactor(&test.name("three"), TIMEOUT).unwrap();
     thread::scope(|scope| {
         for topic in &topics {
-            // Reads continuously, and checks whenever it is at the end.
+            // Reads continuously. Whenever the reader is at the end, it must have read whole transactions only.
             scope.spawn(move || {
                 let (mut reader, signal) = test.reader(topic);
                 let mut seen = 0;
@@ -436,7 +437,7 @@ pub(crate) fn written_records_of_a_dropped_transactor_are_never_read(test: &Test
     transactor.commit(vec![record(&topic, "before")]).unwrap();
     transactor.write(vec![record(&topic, "never")]).unwrap();
     drop(transactor);
-    // With another id: opening it must not end the open transaction.
+    // This transactor has another id, so that opening it does not abort the open transaction of the first one.
     let mut other = test.log.transactor(&test.name("other"), TIMEOUT).unwrap();
     other.commit(vec![record(&topic, "after")]).unwrap();
     test.settle("other");
@@ -557,7 +558,7 @@ pub(crate) fn offsets_at_are_the_first_of_that_time_or_later(test: &TestLog) {
         [0],
         "an empty partition ends at 0"
     );
-    // Times need not rise.
+    // The times of records need not rise.
     let times = [10, 20, 15, 40, 40, 30, 50];
     for time in times {
         test.append(NewRecord {
@@ -600,7 +601,8 @@ pub(crate) fn a_record_too_far_ahead_is_refused(test: &TestLog) {
         let records = vec![ahead(0), ahead(60_000)];
         transactor.unwrap().commit(records).unwrap_err()
     };
-    // Kafka refuses a whole batch. Afterwards each record is sent by itself, so that the error is about one record.
+    // On Kafka the first commit may be aborted, since Kafka refuses a batch as a whole. After that each record is sent
+    // alone, so that the error is about one record.
     let refused = match commit() {
         LogError::Aborted { .. } => commit(),
         refused => refused,
@@ -622,7 +624,7 @@ pub(crate) fn a_record_too_large_is_refused(test: &TestLog) {
         matches!(&refused, LogError::NotAccepted { topic: told, .. } if *told == topic),
         "{refused}"
     );
-    // The appender still accepts half a mebibyte.
+    // The appender can still be used, for example for a record of half a mebibyte.
     append(appender.as_ref(), record(&topic, vec![7; 512 * 1024])).unwrap();
     assert_eq!(test.all(&topic)[&0][0].value, vec![7; 512 * 1024]);
 }
@@ -630,7 +632,7 @@ pub(crate) fn a_record_too_large_is_refused(test: &TestLog) {
 pub(crate) fn a_full_queue_is_an_error_and_recovers(test: &TestLog) {
     let topic = test.topic("full", 1);
     let appender = test.appender();
-    // While `done` blocks, the log's thread cannot drain the queue.
+    // While `done` blocks, the thread that drains the log's queue is blocked, too, so the queue fills.
     let (release, released) = channel::<()>();
     let (blocked, is_blocked) = channel();
     let gate = move |_| {

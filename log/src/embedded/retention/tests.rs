@@ -1,4 +1,4 @@
-//! Retention compared with a model of a compacted topic.
+//! Compares retention with a model of a compacted topic.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,8 +30,9 @@ struct Kept {
     appended_ms: u64,
 }
 
-/// A compacted topic as Kafka documents it: it keeps the newest record of each key, and deletes it if it is a tombstone
-/// older than a day. Each element holds the kept records of a partition, by offset.
+/// A model of a compacted topic, as Kafka documents it. The topic keeps the newest record of each key, and deletes this
+/// record, too, if it is a tombstone that is older than a day. Each element has the kept records of a partition, by
+/// offset.
 #[derive(Debug, Clone, Default)]
 struct Model(Vec<BTreeMap<u64, Kept>>);
 
@@ -53,7 +54,7 @@ impl Model {
     }
 }
 
-/// The log under test: its database, and what the writer keeps in memory.
+/// The log under test: its database, and the tails that the writer keeps in memory.
 struct Fixture {
     store: Store,
     topics: Topics,
@@ -81,7 +82,7 @@ impl Fixture {
         let mut batch = Batch::begin(&transaction, &self.tails).unwrap();
         let done = work(&mut batch, &self.topics);
         let changed = batch.finish().unwrap();
-        // As the writer does.
+        // As in the writer, a batch without changes is not committed.
         if !dies && !changed.is_empty() {
             transaction.commit().unwrap();
             self.tails.extend(changed);
@@ -96,7 +97,7 @@ impl Fixture {
         })
     }
 
-    /// Returns what a reader at `from` reads with one poll, and its next offset.
+    /// Returns the records that one poll at offset `from` reads, and the offset of the next poll.
     fn read(&self, partition: u32, from: u64, limit: usize) -> (Vec<(u64, Vec<u8>)>, u64) {
         let mut read = Vec::new();
         let page = self
@@ -167,8 +168,8 @@ fn append(
     Ok(batch.append(accept(topics, new, now_ms)?).unwrap())
 }
 
-/// With any appends, sweeps in small steps, crashes and steps of the clock, the log keeps what the model keeps, and
-/// readers read exactly that meanwhile.
+/// After any appends, sweeps in small steps, crashes and steps of the clock, the log has the same records as the model,
+/// and readers read exactly these records.
 #[test]
 fn a_compacted_topic_keeps_what_the_model_keeps() {
     for seed in seeds(60) {
@@ -218,7 +219,7 @@ fn a_compacted_topic_keeps_what_the_model_keeps() {
                 if dies {
                     assert_eq!(removed, 0);
                 } else if more {
-                    // The step was full. The rest follows in the next steps.
+                    // This step used its whole budget. The next steps delete the rest.
                     assert_eq!(removed, budget);
                     let steps = (0..entries).take_while(|_| log.sweep(false, budget, now_ms));
                     assert!(steps.count() <= entries / budget);

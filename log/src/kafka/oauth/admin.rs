@@ -1,12 +1,12 @@
-//! Administrative requests of a client with a token. librdkafka could send them, but rdkafka 0.39 serves no events of
-//! an `AdminClient`, which therefore never gets a token (rust-rdkafka, issue 757). So they use a connection of our own,
-//! with messages of the crate kafka-protocol.
+//! Administrative requests of a client with a token. librdkafka could send them, but rdkafka 0.39 does not serve the
+//! events of an `AdminClient`, so an `AdminClient` never gets a token (rust-rdkafka, issue 757). So this module sends
+//! the requests over its own connection, with messages of the crate kafka-protocol.
 //!
 //! ```text
 //!  TCP ─▶ TLS (SASL_SSL) ─▶ SaslHandshake ─▶ SaslAuthenticate ─▶ request, answer
 //! ```
 //!
-//! The versions of the messages are those that Kafka 3.6 and 4.x have in common.
+//! Each message has a version that both Kafka 3.6 and Kafka 4.x support.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,8 @@ use crate::{
 };
 
 const CLIENT: &str = "emostream";
-/// Maximum bytes of a response: the settings of one topic, or the names of some hundred brokers.
+/// Maximum bytes of a response. The largest responses have the settings of one topic, or the names of some hundred
+/// brokers.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
 const OF_TOPICS: i8 = 2;
 
@@ -129,7 +130,7 @@ impl Connection {
     fn any(config: &Config, tokens: &Tokens) -> Result<Self, LogError> {
         let mut last = None;
         for broker in config.brokers().split(',') {
-            // librdkafka accepts a protocol before the address.
+            // As in librdkafka, there may be a protocol before the address.
             let broker = broker.trim().rsplit("://").next().unwrap_or_default();
             match Self::open(broker, config, tokens) {
                 Ok(connection) => return Ok(connection),
@@ -173,13 +174,14 @@ impl Connection {
             let known: Vec<&str> = shaken.mechanisms.iter().map(|it| &**it).collect();
             return Err(refused(Trouble::Mechanism(known.join(", "))));
         }
-        // RFC 7628, section 3.1.
+        // The format of this message is that of RFC 7628, section 3.1.
         let first = format!("n,,\x01auth=Bearer {}\x01\x01", token.token);
         let authenticate = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(first));
         let answer: SaslAuthenticateResponse =
             connection.ask(ApiKey::SaslAuthenticate, 2, &authenticate)?;
         let told = answer.error_message.map(|message| message.to_string());
-        // A broker that refuses a token sends JSON, and waits for a last message before it fails.
+        // A broker that refuses a token first sends JSON without an error code, and waits for another message before it
+        // fails. So JSON already means that the token is refused.
         let json = String::from_utf8_lossy(&answer.auth_bytes).into_owned();
         match (answer.error_code, json.is_empty()) {
             (0, true) => Ok(connection),
@@ -188,8 +190,8 @@ impl Connection {
         }
     }
 
-    /// Connects to the broker that creates topics. With KRaft every broker forwards that request; with ZooKeeper none
-    /// does.
+    /// Connects to the controller, the broker that creates topics. With KRaft every broker forwards the request to it;
+    /// with ZooKeeper no broker does.
     fn controller(mut self, config: &Config, tokens: &Tokens) -> Result<Self, LogError> {
         let nothing = MetadataRequest::default()
             .with_topics(Some(Vec::new()))

@@ -1,4 +1,4 @@
-//! The token endpoint: the client_credentials grant of RFC 6749, section 4.4.
+//! Requests tokens from the token endpoint, by the client_credentials grant of RFC 6749, section 4.4.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,11 +21,12 @@ use crate::kafka::tls::{self, CertificateProblem};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum bytes of a response; tokens with many claims have some kilobytes.
 const MAX_RESPONSE_BYTES: u64 = 256 * 1024;
-/// Lifetime of a token that has no expiry. RFC 6749 allows such tokens and recommends against them.
+/// Lifetime that is assumed for a token whose expiry is unknown. RFC 6749 allows such tokens and recommends against
+/// them.
 const DEFAULT_LIFETIME_MS: i64 = 300_000;
-/// Maximum lifetime, a year: a token that never expires is replaced as well.
+/// Maximum lifetime of a token, a year, so that a token that never expires is replaced, too.
 const MAX_LIFETIME_MS: i64 = 365 * 24 * 3_600_000;
-/// Maximum length of an error of the endpoint in a message.
+/// Maximum length of each text of the endpoint that an error message repeats.
 const REPEATED_CHARS: usize = 200;
 
 pub(in crate::kafka) struct Endpoint {
@@ -34,19 +35,19 @@ pub(in crate::kafka) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Reads the certificates that are trusted.
+    /// Reads the CA certificates, and creates an HTTP client that trusts them.
     pub(in crate::kafka) fn new(oidc: Oidc) -> Result<Self, Objection> {
         let mut config = Agent::config_builder()
             .timeout_global(Some(REQUEST_TIMEOUT))
             .http_status_as_error(false)
-            // A redirect would send the client's secret to another address.
+            // Redirects are not followed, since they would send the client's secret to another address.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("emostream/", env!("CARGO_PKG_VERSION")));
         if oidc.endpoint.scheme() == "https" {
             config = config.tls_config(trust(&oidc.ca)?);
         } else {
-            // An endpoint without TLS is on this host, which a proxy does not reach.
+            // An endpoint without TLS is on this host, which a proxy does not reach, so no proxy is used.
             config = config.proxy(None);
         }
         let agent = config.build().new_agent();
@@ -57,7 +58,7 @@ impl Endpoint {
         self.oidc.host()
     }
 
-    /// Requests a token. The error is a sentence that names the endpoint.
+    /// Requests a token. An error is a sentence that names the endpoint.
     pub(super) fn request(&self) -> Result<Token, String> {
         self.ask()
             .map_err(|why| format!("the token endpoint {} {why}", self.host()))
@@ -93,7 +94,8 @@ impl Endpoint {
     }
 }
 
-/// Returns the credentials. Both parts are encoded as in a form before they are joined (RFC 6749, section 2.3.1).
+/// Returns the `Authorization` header. The client's id and secret are encoded as in a form before they are joined (RFC
+/// 6749, section 2.3.1).
 fn basic(client_id: &str, client_secret: &str) -> String {
     let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let joined = format!("{}:{}", encoded(client_id), encoded(client_secret));
@@ -118,7 +120,7 @@ fn trust(ca: &Ca) -> Result<TlsConfig, Objection> {
 }
 
 /// Parses the token in a response. A token that is not a JWT shows neither its principal nor its expiry: then the
-/// client's id is the principal, and `expires_in` counts.
+/// client's id is used as the principal, and `expires_in` of the response as the lifetime.
 fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     let answer: Value = serde_json::from_str(body).map_err(|_| {
         "answers with something other than JSON; check sasl.oauthbearer.token.endpoint.url"
@@ -127,7 +129,7 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     let value = answer["access_token"].as_str();
     let value = value
         .ok_or("answers without an access_token; check sasl.oauthbearer.token.endpoint.url")?;
-    // In the message to the broker (RFC 7628) a control character ends the token.
+    // A control character would end the token in the message to the broker (RFC 7628), so it is refused.
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("answers with an access_token that is not printable text".to_owned());
     }
@@ -138,12 +140,12 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     };
     let lifetime_ms = seconds(&answer["expires_in"]).map(|it| (it * 1000.0) as i64);
     let expires_ms = match (lifetime_ms, seconds(&claims["exp"])) {
-        // Preferred, because it is correct also if the clocks of the provider and of this host differ.
+        // `expires_in` is preferred, because it is correct even if the clocks of the provider and of this host differ.
         (Some(lifetime_ms), _) => now_ms.saturating_add(lifetime_ms),
         (None, Some(expires)) => (expires * 1000.0) as i64,
         (None, None) => now_ms + DEFAULT_LIFETIME_MS,
     };
-    // librdkafka multiplies the remaining lifetime, which would overflow.
+    // The lifetime is limited: librdkafka multiplies it, which could overflow.
     let expires_ms = expires_ms.min(now_ms.saturating_add(MAX_LIFETIME_MS));
     if expires_ms <= now_ms {
         return Err("answers with a token that has expired; check this host's clock".to_owned());
@@ -155,7 +157,7 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     })
 }
 
-/// Returns the claims of a JWT; the broker verifies them.
+/// Returns the claims of a JWT, without verifying them, which the broker does; `None` if the token is not a JWT.
 fn claims(token: &str) -> Option<Value> {
     let mut parts = token.split('.');
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
@@ -168,7 +170,7 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
     let answer: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |name: &str| {
         let text = answer[name].as_str().unwrap_or_default();
-        // Before the text is shortened, which could cut the secret.
+        // The secret is replaced before the text is shortened: a part of the secret would not be found.
         let text = text.replace(client_secret, "[redacted]");
         text.chars().take(REPEATED_CHARS).collect::<String>()
     };
@@ -192,7 +194,7 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
     format!("gives no token ({said}); check {check}")
 }
 
-/// Describes why there is no response.
+/// Describes why the endpoint has sent no response.
 fn describe(error: &ureq::Error) -> String {
     let fault = match error {
         ureq::Error::Rustls(error) => tls::certificate_problem_of(error),
@@ -355,7 +357,8 @@ mod tests {
         assert!(request.ends_with(form), "{request}");
     }
 
-    /// A server with a certificate for `localhost`; answers one request, if the handshake succeeds.
+    /// Starts a server with a certificate for `localhost`. It answers one request if the handshake succeeds. Returns
+    /// its port, its certificate in PEM, and its thread.
     fn tls_server() -> (u16, String, JoinHandle<()>) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let pem = made.cert.pem();

@@ -5,18 +5,18 @@
 //!                     (when ¾ of its time is over)          └─▶ administrative requests
 //! ```
 //!
-//! librdkafka requests a token by an event in the queue that the client's owner polls, on that owner's thread: a timely
-//! worker for a reader. So the callback never waits for the endpoint: it returns the current token.
+//! librdkafka requests a token by an event. The thread that polls the client handles the event; for a reader, this is a
+//! timely worker. So the callback never waits for the endpoint: it returns the current token.
 //!
 //! | client | thread that serves the event |
 //! |---|---|
 //! | the two consumers of `KafkaLog` | the thread `kafka-events`, every 100 ms |
 //! | a reader | its owner, in every poll; the event calls its `wake` |
 //! | an appender | its own thread |
-//! | a transactor | the thread `kafka-transactor`, which runs only here: librdkafka serves nothing while it waits in `init_transactions` or `commit_transaction` |
-//! | an `AdminClient` | no thread: rdkafka does not poll its events. [`admin`] sends those requests |
+//! | a transactor | `kafka-transactor`: librdkafka serves no event in `init_transactions` and `commit_transaction` |
+//! | an `AdminClient` | no thread: rdkafka does not poll its events, so [`admin`] sends its requests |
 //!
-//! Invariant: a token or the client's secret is in no message and in no `Debug`.
+//! Invariant: no message and no `Debug` contains a token or the client's secret.
 
 pub(super) mod admin;
 mod endpoint;
@@ -38,16 +38,17 @@ pub(super) use self::endpoint::Endpoint;
 use super::{config::PROBE, context::is_due, options::Property};
 use crate::LogError;
 
-/// Interval at which the thread reads the clock, which may be set while it waits.
+/// Maximum time until the thread reads the clock again, since the clock may be set while the thread waits.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after the first failed request; each further failure doubles it.
 const FIRST_PAUSE_MS: i64 = 1_000;
 const MAX_PAUSE_MS: i64 = 10_000;
-/// A token that expires within this time is not used: it would have expired when the broker reads it.
+/// Minimum remaining lifetime of a token, in milliseconds. A token that expires sooner is not used, since it may have
+/// expired when the broker reads it.
 const MARGIN_MS: i64 = 1_000;
 
-/// Properties that this module parses. librdkafka could use them only with libcurl, so it does not get them; it refuses
-/// the other properties, and unknown names.
+/// Properties that this module parses. They are not passed to librdkafka, which could use them only with libcurl. All
+/// other properties are passed to librdkafka, which refuses unknown names.
 const OWN_PROPERTIES: [&str; 11] = [
     "sasl.oauthbearer.method",
     "sasl.oauthbearer.token.endpoint.url",
@@ -73,7 +74,7 @@ pub(super) struct Oidc {
     ca: Ca,
 }
 
-/// The CA certificates for the endpoint's certificate.
+/// The CA certificates that are trusted for the endpoint's certificate.
 #[derive(Clone, PartialEq, Eq)]
 enum Ca {
     System,
@@ -81,7 +82,7 @@ enum Ca {
     Pem(String),
 }
 
-/// A property that cannot be used, by librdkafka's name, with the reason.
+/// librdkafka's name of a property that cannot be used, and the reason.
 pub(super) type Objection = (&'static str, String);
 
 impl fmt::Debug for Oidc {
@@ -91,7 +92,7 @@ impl fmt::Debug for Oidc {
 }
 
 impl Oidc {
-    /// Parses the properties of tokens; `None` if the mechanism is another one.
+    /// Parses the properties for tokens; `None` if the SASL mechanism is not OAUTHBEARER.
     pub(super) fn of(properties: &[Property]) -> Result<Option<Self>, Objection> {
         let value = |name: &str| {
             let found = properties.iter().find(|it| it.canonical() == name);
@@ -109,7 +110,7 @@ impl Oidc {
         }
         let protocol = value("security.protocol").unwrap_or_default();
         if !protocol.to_lowercase().starts_with("sasl_") {
-            // A token that is sent without TLS can be read by others.
+            // The message names only sasl_ssl, since others could read a token that is sent without TLS.
             let why = "needs security.protocol=sasl_ssl for OAUTHBEARER".to_owned();
             return Err(("sasl.mechanisms", why));
         }
@@ -141,12 +142,12 @@ impl Oidc {
         }))
     }
 
-    /// Returns whether this module uses the property, and librdkafka does not get it.
+    /// Returns whether this module uses the property, so that librdkafka does not get it.
     pub(super) fn is_own(canonical: &str) -> bool {
         OWN_PROPERTIES.contains(&canonical)
     }
 
-    /// Returns the endpoint for messages: without its path, which may contain a tenant's id.
+    /// Returns the endpoint's host and port for messages. The path is left out, since it may contain a tenant's id.
     fn host(&self) -> String {
         let host = self.endpoint.host_str().unwrap_or_default();
         match self.endpoint.port() {
@@ -196,7 +197,8 @@ const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     ),
 ];
 
-/// Returns whether the value is the one that applies in any case.
+/// Returns whether the value of an unsupported property changes nothing, because it is the value that is used in any
+/// case.
 fn is_harmless(property: &str, value: &str) -> bool {
     match property {
         "enable.sasl.oauthbearer.unsecure.jwt" => value == "false",
@@ -208,7 +210,7 @@ fn is_harmless(property: &str, value: &str) -> bool {
     }
 }
 
-/// Parses the endpoint's URL. The client's secret is sent to it, so it may be without TLS only on this host.
+/// Parses the endpoint's URL. The client's secret is sent there, so an endpoint without TLS must be on this host.
 fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
     let is_here = match url.host() {
@@ -235,16 +237,16 @@ fn address(text: &str) -> Result<Url, String> {
 #[derive(Clone, PartialEq, Eq)]
 struct Token {
     value: String,
-    /// The principal that it names; librdkafka only logs it.
+    /// The principal that the token names. librdkafka only logs it.
     principal: String,
-    /// Unix milliseconds.
+    /// Time at which the token expires, Unix milliseconds.
     expires_ms: i64,
 }
 
 /// The tokens of one log: a thread replaces the current one before it expires.
 pub(super) struct Tokens {
     shared: Arc<Shared>,
-    /// The thread ends when it is dropped.
+    /// Dropping this sender ends the thread.
     _stop: Sender<()>,
 }
 
@@ -266,7 +268,7 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Requests the first token, and starts the thread. `brokers` is for messages.
+    /// Requests the first token, and starts the thread that replaces it. `brokers` is for error messages.
     pub(super) fn start(endpoint: Endpoint, brokers: &str) -> Result<Self, LogError> {
         let failed = |why: String| LogError::Security {
             broker: brokers.to_owned(),
@@ -353,14 +355,15 @@ impl Shared {
 /// The time of the next token request.
 #[derive(Debug, PartialEq, Eq)]
 struct Schedule {
-    /// Time of this decision: a clock that shows an earlier time was set back.
+    /// Time at which the schedule was made. If the clock shows an earlier time, it was set back, and a request is due.
     set_ms: i64,
     next_ms: i64,
     pause_ms: i64,
 }
 
 impl Schedule {
-    /// librdkafka requests a new token after four fifths of a token's lifetime; the thread has it by then.
+    /// Returns the schedule after a token was obtained: the next request is due after three quarters of the token's
+    /// lifetime, so that the thread has a new token when librdkafka requests one, after four fifths.
     fn after(obtained_ms: i64, token: &Token) -> Self {
         let lifetime_ms = token.expires_ms.saturating_sub(obtained_ms);
         Self {
