@@ -1,4 +1,4 @@
-//! Fuzz test of the timestamp parser, compared with the calendar.
+//! Fuzz test of the timestamp parser. Its results are compared with times that are computed by counting days.
 
 use emostream_model::parse_timestamp;
 use proptest::prelude::*;
