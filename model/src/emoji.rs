@@ -53,7 +53,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     table
 });
 
-/// All emojis, each followed by its variants with skin tones.
+/// Iterates over all emojis, each followed by its variants with skin tones.
 fn with_skin_tones() -> impl Iterator<Item = &'static emojis::Emoji> {
     emojis::iter()
         .flat_map(|emoji| std::iter::once(emoji).chain(emoji.skin_tones().into_iter().flatten()))

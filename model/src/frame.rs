@@ -176,7 +176,7 @@ pub enum Frame {
     Gap {
         /// The last final that the subscriber received, or the one from which it resumed.
         after: ResultId,
-        /// Why finals are missing.
+        /// The reason why finals are missing.
         reason: GapReason,
     },
     /// The server is about to close the connection.

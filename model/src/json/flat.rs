@@ -38,7 +38,7 @@ pub(super) fn read(json: &str) -> Option<JsonReaction<'_>> {
     (scanner.at == json.len()).then_some(entry)
 }
 
-/// A position in the text.
+/// A parser's position in the text.
 struct Scanner<'a> {
     json: &'a str,
     at: usize,

@@ -71,7 +71,7 @@ pub struct ReadRange {
 }
 
 impl ReadRange {
-    /// Returns whether the range ends after `id`, which must be in the same partition.
+    /// Returns whether `id` is in this partition and before the end of the range.
     pub fn is_behind(&self, id: ResultId) -> bool {
         id.partition == self.partition && id.offset < self.end
     }
@@ -97,7 +97,7 @@ pub struct Hello {
 pub struct Welcome {
     /// The proof that the sender knows the token.
     pub proof: Nonce,
-    /// The upstream, its own upstream, and so on up to the publisher.
+    /// The ids of the upstream, of its own upstream, and so on up to the publisher.
     pub path: Vec<NodeId>,
     /// The settings of the dataflow's windows, which the relay sends to its subscribers in `hello` frames.
     pub window_settings: WindowSettings,

@@ -120,12 +120,12 @@ impl Batch {
         append(update, &mut self.body);
     }
 
-    /// Bytes of the encoded updates.
+    /// Returns the length of the encoded updates, in bytes.
     pub fn bytes(&self) -> usize {
         self.body.len()
     }
 
-    /// Whether the batch has no updates.
+    /// Returns whether the batch has no updates.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
