@@ -2,8 +2,8 @@
 
 use crate::{ResultOrder, Window};
 
-/// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. That process's clock
-/// sets the time of the record, so the application can name a process whose clock differs from the others.
+/// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. The clock of that
+/// process sets the time of the record. So the application can report a process whose clock differs from the others.
 pub const INSTANCE_HEADER: &str = "instance";
 
 /// Header of results (finals and tables): how often progress had been reset to an earlier time when the result was

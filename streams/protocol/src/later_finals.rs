@@ -51,7 +51,7 @@ impl<C> Default for LaterFinals<C> {
 }
 
 impl<C: Default> LaterFinals<C> {
-    /// Whether there are no later finals.
+    /// Returns whether there are no later finals.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A final: whether the key moves to a new partition with it, whether the totals begin with it, and its count.
+    /// A final: whether the key moves to a new partition with it, whether the totals begin at 0 with it, and its count.
     type Step = (bool, bool, u64);
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {

@@ -61,7 +61,7 @@ pub struct FinalsFrom {
     /// The order. No final of this order, or of a later one, has an offset before `offsets`.
     #[serde(flatten)]
     pub since: ResultOrder,
-    /// The number of each partition, with its offset.
+    /// The number of each partition, with the offset from which to read it.
     pub offsets: Vec<(u32, u64)>,
 }
 
