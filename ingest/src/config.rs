@@ -47,7 +47,7 @@ pub struct Config {
     pub rooms: Option<RoomPattern>,
     /// Maximum number of rooms in use at once. It limits the memory of the dataflow, which has tallies for each room.
     pub max_rooms: usize,
-    /// Names of emojis.
+    /// The names by which clients may send emojis.
     pub emojis: EmojiNames,
     /// Origins whose pages may send reactions.
     pub allow_origin: AllowOrigin,
@@ -55,11 +55,11 @@ pub struct Config {
     pub authenticator: Authenticator,
     /// Rate limit of a user; `None` for no limit.
     pub per_user: Option<RateLimit>,
-    /// Rate limit of an address (IPv6: of a /64 network); `None` for no limit.
+    /// Rate limit of an IPv4 address or of a /64 network of IPv6; `None` for no limit.
     pub per_address: Option<RateLimit>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Clock of event times: the log's clock if the log is in this process.
+    /// Clock of event times. If the log is in this process, it is the log's clock.
     pub clock: EventClock,
 }
 

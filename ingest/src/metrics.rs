@@ -15,7 +15,7 @@ use crate::buffer::Buffer;
 /// requests that wait for the flush and for the broker.
 const REQUEST_SECONDS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
-/// Buckets of flush times: from a local disk to a broker that times out.
+/// Buckets of flush times: from the time of a local disk to the timeout of a broker.
 const FLUSH_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 8.0];
 
 /// Buckets of the difference between the time of receipt and the time that a client sent. The clock of a phone may be

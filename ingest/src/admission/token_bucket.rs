@@ -53,7 +53,7 @@ impl RateLimit {
 
     /// Returns the time in which an empty bucket is full.
     fn burst_ns(self) -> u64 {
-        // At a rate below one per second a bucket holds one token.
+        // A bucket holds at least one token, even at a rate below one per second.
         self.interval_ns().max(BURST.as_nanos() as u64)
     }
 

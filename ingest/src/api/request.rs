@@ -20,18 +20,18 @@ const SMALLEST_REACTION_BYTES: u64 = 22;
 /// The API that a client uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ApiFlavor {
-    /// `/v1/reactions`.
+    /// The API at `/v1/reactions`.
     V1,
-    /// `/send_emoji` and its aliases, for clients that were written for common Flask servers.
+    /// The API at `/send_emoji` and its aliases, for clients that were written for common Flask servers.
     Flask,
 }
 
-/// When the response is sent.
+/// The event after which the response is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// When the reactions are in the buffer.
+    /// The reactions are in the buffer.
     Buffered,
-    /// When the log has acknowledged the reactions.
+    /// The log has acknowledged the reactions.
     Stored,
 }
 

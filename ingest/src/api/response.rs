@@ -42,7 +42,7 @@ struct AcceptedBody<'a> {
 }
 
 impl Receipt {
-    /// Returns 202, 200 or 207, by [`Wait`], the API and whether entries were rejected.
+    /// Returns 202, 200 or 207. The status depends on [`Wait`], on the API, and on whether entries were rejected.
     pub(crate) fn into_response(self, flavor: ApiFlavor) -> Response {
         let stored = self.wait == Wait::Stored;
         let whole = self.rejected.is_empty();

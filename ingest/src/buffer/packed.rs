@@ -5,8 +5,8 @@
 //!  users    u-17u-4711…                                                   one text
 //! ```
 //!
-//! If each reaction were a separate value, it would take 80 bytes and an allocation, which another thread frees. The
-//! allocator then held twice as much memory as was in use.
+//! If each reaction were a separate value, it would take 80 bytes and an allocation, which another thread frees. In
+//! that form, the allocator held twice as much memory as was in use.
 
 use emostream_model::{Emoji, MAX_USER_BYTES, ParsedReaction, ReactionRef, Room};
 

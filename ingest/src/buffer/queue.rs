@@ -1,5 +1,5 @@
-//! The bounded buffer of accepted reactions. It contains the reactions that wait for the next flush, and counts the
-//! reactions in flight.
+//! The bounded buffer of accepted reactions. It contains the reactions that wait for the next flush. Reactions in
+//! flight also count towards its capacity.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,11 +11,11 @@ use crate::{
     buffer::packed::{AdmittedReaction, Packed},
 };
 
-/// Notifies a waiting request that its reactions are stored, or why they are not.
+/// Notifies a waiting request that its reactions are stored, or of the error of the log.
 pub(crate) type StoredSender = oneshot::Sender<Result<(), LogError>>;
 
-/// The bounded buffer. A permit per reaction is held from its reservation until the log has acknowledged the reaction
-/// or has refused it for good.
+/// The bounded buffer. Each reaction holds a permit, from the reservation until the log has acknowledged the reaction
+/// or has finally refused it.
 pub(crate) struct Buffer {
     clock: Clock,
     permits: Arc<Semaphore>,

@@ -9,7 +9,7 @@ enum Damage {
     Insert(Index, u8),
     Remove(Index),
     Truncate(Index),
-    /// Repeats a part.
+    /// Repeats a part of the bytes.
     Repeat(Index, Index),
 }
 

@@ -69,7 +69,8 @@ impl Timestamp {
         )
     }
 
-    /// Returns the Unix milliseconds by counting days; `None` for an invalid date, or one before 1970.
+    /// Computes the time in Unix milliseconds by counting days. Returns `None` for an invalid date, or for a time
+    /// before 1970.
     fn ms(&self) -> Option<u64> {
         if !(1..=12).contains(&self.month) || !(1..=days(self.year, self.month)).contains(&self.day)
         {

@@ -42,21 +42,22 @@ use crate::{
     producer::partition_health::PartitionHealth,
 };
 
-/// Maximum number of reactions in a record. So many reactions of [`REACTION_BYTES`] each are less than Kafka's default
-/// maximum for a record, which is 1,000,000 bytes.
+/// Maximum number of reactions in a record. This number times [`REACTION_BYTES`] is less than Kafka's default maximum
+/// for a record, which is 1,000,000 bytes.
 const RECORD_REACTIONS: usize = 4000;
 
 /// Maximum bytes of a reaction in a batch: it has the longest user id, and a room that no other reaction has.
 const REACTION_BYTES: u64 = 247;
 
 /// Maximum bytes of a record that is sent alone, besides its reactions: Kafka's framing, the header with the process's
-/// id, and the other fields of the batch. They take at most 200 bytes; this is rounded up.
+/// id, and the other fields of the batch. Together they take at most 200 bytes; the constant is rounded up.
 const OVERHEAD_BYTES: u64 = 256;
 
 /// Limits of a topic's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordLimit {
-    /// Maximum number of reactions in a record. So many reactions never exceed `bytes`, whatever their sizes are.
+    /// Maximum number of reactions in a record. A batch with this number of reactions never exceeds `bytes`, whatever
+    /// the sizes of the reactions are.
     reactions: usize,
     /// Maximum bytes of a batch.
     bytes: u64,

@@ -31,7 +31,7 @@ pub(crate) struct Record {
     completion: Mutex<RecordCompletion>,
 }
 
-/// What to release and notify when a record is acknowledged or has failed: buffer permits and waiting requests.
+/// The buffer permits to release and the waiting requests to notify when a record is acknowledged or has failed.
 #[derive(Default)]
 pub(crate) struct RecordCompletion {
     pub(crate) permits: Option<OwnedSemaphorePermit>,

@@ -47,7 +47,7 @@ struct Deliveries {
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// Send times of the records in flight, by their tickets.
+    /// The times at which the records in flight were sent, by their tickets.
     in_flight: BTreeMap<u64, Instant>,
     /// Ticket of the newest record with a result. The result of an older record is ignored, since it does not show the
     /// present state of the partition.

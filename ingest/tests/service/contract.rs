@@ -24,7 +24,7 @@ thread_local! {
 
 const PROBLEM: &str = "/components/schemas/Problem";
 
-/// Returns an error if `response`, to a request of this line, is not as documented.
+/// Returns an error if `response` is not as documented for a request with the request line `line`.
 pub(crate) fn violation(line: &str, response: &Response) -> Result<(), String> {
     let (method, target) = line.split_once(' ').unwrap();
     let path = target.split('?').next().unwrap();

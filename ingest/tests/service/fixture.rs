@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::violation;
 
-/// Timeout of the tests.
+/// Maximum time that a test waits for a result.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A flush interval that is longer than any test, so that it never ends during a test.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
-/// Partitions of the topic.
+/// Number of partitions of the topic.
 pub(crate) const PARTITIONS: u32 = 3;
 
 pub(crate) struct TestService {

@@ -47,7 +47,7 @@ fn chunked(lines: &str) -> String {
     format!("{head}21\r\n{ONE}\r\n0\r\n\r\n")
 }
 
-/// Requests that two parsers may understand in different ways.
+/// Requests that two HTTP parsers may understand in different ways (request smuggling).
 fn smuggling() -> Vec<Attack> {
     let smuggled = "GET /openapi.json HTTP/1.1\r\nhost: h\r\n\r\n";
     let line = |line: &str| [&head(line), ONE].concat();

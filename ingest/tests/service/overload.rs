@@ -136,7 +136,7 @@ fn refusals_do_not_wait_for_the_log() {
     assert_eq!(service.post("/v1/reactions", array(1)).status, 202);
 }
 
-/// Stops the other threads when this thread ends, even if it ends by a panic.
+/// Sets its flag when it is dropped. So the other threads stop when this thread ends, even if it ends by a panic.
 struct OnDrop<'a>(&'a AtomicBool);
 
 impl Drop for OnDrop<'_> {
