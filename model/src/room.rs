@@ -69,7 +69,7 @@ impl Room {
     }
 }
 
-/// Returns the room `default`, to which a reaction without a `room` field is sent.
+/// The default room has the name `default`. A reaction without a `room` field is sent to it.
 impl Default for Room {
     fn default() -> Room {
         Room(Room::DEFAULT.into())
