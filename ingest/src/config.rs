@@ -1,4 +1,4 @@
-//! Settings of an ingest, validated. No other module of this crate reads a flag.
+//! Validated settings of an ingest. The other modules of this crate depend on these settings and not on flags.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
 /// Maximum reactions of a request (README.md, "Send reactions").
 pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
 
-/// Timeout of requests that wait for the log. After it the response is 503, and whether the reactions are stored is
-/// unknown. A process that is being stopped has 10 s.
+/// Timeout of requests that wait for the log. After this time the response is 503, and the client does not know whether
+/// the reactions are stored. The timeout is shorter than the 10 s in which a process must stop.
 pub(crate) const LOG_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Timeout for the log to store accepted reactions: longer than any outage without an operator.
-/// [`crate::producer::partition_health::ACK_TIMEOUT`] bounds how many reactions wait meanwhile.
+/// Timeout for the log to store accepted reactions. It is longer than any outage in which no operator intervenes.
+/// [`crate::producer::partition_health::ACK_TIMEOUT`] limits the number of reactions that wait during an outage.
 pub(crate) const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// Interval of reading the number of partitions. A dataflow that finds a new partition restarts within 5 s, so it reads
-/// the partition before the first record is written to it.
+/// Interval at which the number of partitions is read from the log. A dataflow restarts within 5 s after a partition
+/// was added, so it usually reads the partition before the first record is written to it.
 pub(crate) const PARTITION_REFRESH: Duration = Duration::from_secs(60);
 
 /// Settings of an ingest.
@@ -31,22 +31,23 @@ pub(crate) const PARTITION_REFRESH: Duration = Duration::from_secs(60);
 pub struct Config {
     /// The topics; reactions are written to [`Topics::reactions`].
     pub topics: Topics,
-    /// Interval of flushes. The allowed lateness must exceed it.
+    /// Interval of flushes. The lateness of the dataflow must be longer.
     pub flush: Duration,
     /// Number of pending reactions that triggers a flush before the interval ends.
     pub flush_count: usize,
-    /// Maximum reactions that are pending or unacknowledged. At most 152 bytes each, with the longest user ids: the
-    /// default is 30 MB.
+    /// Maximum number of reactions that are pending or unacknowledged. A reaction takes at most 152 bytes, with the
+    /// longest user id, so the default takes at most 30 MB.
     pub buffer_reactions: u32,
     /// Timeout for receiving a body.
     pub body_time: Duration,
-    /// Maximum bytes of all bodies over 4 KiB that are being received: the default is 128 of the largest.
+    /// Maximum bytes of all bodies that are being received; the first 4 KiB of each body are not counted. The default
+    /// is enough for 128 bodies of maximum size.
     pub bodies_bytes: u32,
-    /// Pattern for the names of rooms; `None` for all.
+    /// Pattern that the names of rooms must match; `None` accepts all names.
     pub rooms: Option<RoomPattern>,
-    /// Maximum rooms in use at once: each room has its own tallies in the dataflow.
+    /// Maximum number of rooms in use at once. It limits the memory of the dataflow, which has tallies for each room.
     pub max_rooms: usize,
-    /// Names of emojis.
+    /// The names by which clients may send emojis.
     pub emojis: EmojiNames,
     /// Origins whose pages may send reactions.
     pub allow_origin: AllowOrigin,
@@ -54,11 +55,11 @@ pub struct Config {
     pub authenticator: Authenticator,
     /// Rate limit of a user; `None` for no limit.
     pub per_user: Option<RateLimit>,
-    /// Rate limit of an address (IPv6: of a /64 network); `None` for no limit.
+    /// Rate limit of an IPv4 address or of a /64 network of IPv6; `None` for no limit.
     pub per_address: Option<RateLimit>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Clock of event times: the log's clock if the log is in this process.
+    /// Clock of event times. If the log is in this process, it is the log's clock.
     pub clock: EventClock,
 }
 

@@ -1,4 +1,4 @@
-//! The ingest service: reactions over HTTP into the log.
+//! The ingest service. It receives reactions over HTTP and writes them to the log.
 //!
 //! ```text
 //!  POST ─▶ api: request ─▶ body ─▶ admission ─▶ buffer ──every 500 ms──▶ producer: flusher ─▶ [reactions]
@@ -7,14 +7,15 @@
 //!          ◀────────────────────── response ◀──────┴────── stored? ◀───── in_flight (acknowledged)
 //! ```
 //!
-//! Layers: service → api → {admission, producer} → buffer. A file imports downward only.
+//! Layers: service → api → {admission, producer} → buffer. A file imports only from its own layer and from lower
+//! layers.
 //!
 //! Invariants:
 //! - A body is read only if the buffer has permits for its reactions. Bodies have a budget of their own, which is
 //!   charged as their bytes arrive. Buffer permits are acquired when the body is complete, and released when the log
-//!   has acknowledged the reactions or has refused them for good. So the memory of the process is bounded.
-//! - The event time of a reaction is the time when it entered the buffer, by a clock that does not go back within a
-//!   flush.
+//!   has acknowledged the reactions or has finally refused them. So the memory of the process is bounded.
+//! - The event time of a reaction is the time when it was added to the buffer. The clock of event times does not go
+//!   back within a flush.
 //! - Every flush writes to every available partition: a heartbeat if there are no reactions for it.
 //! - A response with `stored` is sent only after the log has acknowledged all records that contain the request's
 //!   reactions. If a flush fails, waiting requests get 503, and the failure is counted and logged.
@@ -25,7 +26,7 @@ mod admission;
 mod api;
 mod buffer;
 mod config;
-// In `src/` and not in `tests/`, because it tests parsers that are not public.
+// This module is in `src/` and not in `tests/`, because it tests parsers that are not public.
 #[cfg(test)]
 mod fuzz;
 mod metrics;

@@ -11,14 +11,15 @@ use prometheus::{
 
 use crate::buffer::Buffer;
 
-/// Buckets of response times: microseconds for buffered reactions, a flush interval and a broker's latency for requests
-/// that wait for the log.
+/// Buckets of response times. The low ones are for requests whose reactions are only buffered. The high ones are for
+/// requests that wait for the flush and for the broker.
 const REQUEST_SECONDS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
-/// Buckets of flush times: from a local disk to a broker that times out.
+/// Buckets of flush times: from the time of a local disk to the timeout of a broker.
 const FLUSH_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 8.0];
 
-/// Buckets of clock differences of phones: seconds, or hours (a wrong time zone), behind or ahead.
+/// Buckets of the difference between the time of receipt and the time that a client sent. The clock of a phone may be
+/// wrong by seconds, or by hours if its time zone is wrong.
 const SKEW_SECONDS: [f64; 10] = [
     -3600.0, -60.0, -5.0, -1.0, 0.0, 1.0, 5.0, 60.0, 3600.0, 86_400.0,
 ];
@@ -27,12 +28,12 @@ const SKEW_SECONDS: [f64; 10] = [
 #[derive(Debug)]
 pub(crate) struct Metrics {
     requests: IntCounterVec,
-    /// Of nearly all requests: looked up once.
+    /// Counter of responses with 202. Nearly all requests get this status, so the counter is looked up only once.
     requests_202: IntCounter,
     request_seconds: Histogram,
     /// Reactions with a 2xx response.
     pub(crate) accepted: IntCounter,
-    /// Invalid reactions, each of which was rejected by itself.
+    /// Reactions that were rejected alone, as invalid or because too many rooms are in use.
     pub(crate) rejected: IntCounter,
     /// Reactions that the sender's token does not allow.
     pub(crate) forbidden: IntCounter,
@@ -40,9 +41,9 @@ pub(crate) struct Metrics {
     pub(crate) limited: IntCounter,
     /// Reactions acknowledged by the log.
     pub(crate) stored: IntCounter,
-    /// Reactions that the log did not store, whose clients waited and received an error.
+    /// Reactions that the log did not store, and whose requests waited and got an error.
     pub(crate) refused: IntCounter,
-    /// Reactions with a 202 that the log did not store afterwards.
+    /// Reactions that the log did not store after their requests got 202.
     pub(crate) lost: IntCounter,
     pub(crate) flushes: IntCounter,
     pub(crate) failed_flushes: IntCounter,

@@ -1,4 +1,4 @@
-//! The running ingest: start, the refresh of the number of partitions, and drain.
+//! The running ingest: its start, the task that reads the number of partitions, and its drain.
 
 #![allow(clippy::disallowed_methods, reason = "the start of the service")]
 
@@ -34,7 +34,8 @@ use crate::{
     producer::partition_health::PartitionHealth,
 };
 
-/// A running ingest. If it is dropped without [`Ingest::drain`], it flushes once more and does not wait for the log.
+/// A running ingest. If it is dropped without [`Ingest::drain`], it flushes once more, and does not wait until the log
+/// has stored the reactions.
 pub struct Ingest {
     service: Arc<Service>,
     flusher: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
@@ -80,8 +81,8 @@ pub enum StartError {
 }
 
 impl Ingest {
-    /// Starts an ingest on a log that has its topic. It must be called in a tokio runtime. The ingest is not ready
-    /// until the log has acknowledged a first record.
+    /// Starts an ingest. The log must have the topic of reactions, and the function must be called in a tokio runtime.
+    /// The ingest is not ready until the log has acknowledged a first record.
     pub async fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -148,8 +149,8 @@ impl Ingest {
         self.service.clone().router()
     }
 
-    /// Refuses further reactions, flushes, and waits until the log has acknowledged everything. Call it after the drain
-    /// of the listener.
+    /// Refuses further reactions, flushes, and waits until the log has acknowledged all reactions. The caller must
+    /// first drain the listener.
     pub async fn drain(&self, within: Duration) -> Result<(), DrainError> {
         let Service {
             buffer, metrics, ..
@@ -174,7 +175,8 @@ impl Ingest {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some((stop, flusher)) = flusher {
-            // Sending fails if the flusher has ended: it has flushed then, or its panic has ended the process.
+            // Sending fails only if the flusher has already ended. In this case it has flushed, or its panic has ended
+            // the process.
             let _ = stop.send(());
             let _ = flusher.await;
         }
@@ -188,14 +190,14 @@ impl Drop for Ingest {
     }
 }
 
-/// The topic's state that is required before the ingest serves requests.
+/// The values that the ingest reads from the log before it serves requests.
 struct OpenedTopic {
     partitions: u32,
     appender: Box<dyn Appender>,
     limit: RecordLimit,
 }
 
-/// Opens the topic on a blocking thread: the log may wait for a broker.
+/// Opens the topic on a blocking thread, since the log may wait for a broker.
 async fn open(log: Arc<dyn Log>, topic: String) -> Result<OpenedTopic, StartError> {
     let stopping = || LogError::Refused("the process is stopping".to_owned());
     let opened = spawn_blocking(move || open_now(&*log, &topic)).await;
@@ -222,7 +224,7 @@ fn open_now(log: &dyn Log, topic: &str) -> Result<OpenedTopic, StartError> {
     })
 }
 
-/// Polls the number of the topic's partitions.
+/// Reads the number of the topic's partitions periodically.
 async fn watch_partitions(
     log: Arc<dyn Log>,
     topic: String,

@@ -1,4 +1,4 @@
-//! Tests of the service over a log: raw requests, and the records that it writes.
+//! Tests of the service with a log. They send raw HTTP requests, and check the responses and the records in the log.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "service/access.rs"]

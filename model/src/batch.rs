@@ -6,9 +6,10 @@
 //! └─────────┴─────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Rooms and emojis are written once, and entries refer to them by index: this decodes several times faster than a
-//! string for each reaction. The users are a separate block at the end, because counting does not decode them. A batch
-//! without entries is a heartbeat: it shows that the ingest works, and its base advances the partition's watermark.
+//! Each room and each emoji is written once, and entries refer to it by index. This decodes several times faster than a
+//! string for each reaction. The users are a separate block at the end, so that a program that only counts need not
+//! decode them. A batch without entries is a heartbeat: it shows that the ingest works, and its time (`base_ms`)
+//! advances the partition's watermark.
 
 use std::collections::HashMap;
 
@@ -16,18 +17,20 @@ use bincode::{BorrowDecode, Encode, config};
 
 use crate::{Emoji, ReactionRef, Room, UserId};
 
-/// First byte of a batch. It cannot start a JSON record, which starts with white space or `{`.
+/// First byte of a batch. A JSON record starts with white space or `{`, so the first byte shows which of the two a
+/// record is.
 pub(crate) const VERSION: u8 = 1;
 
 /// Maximum number of reactions in one batch.
 pub const MAX_BATCH_REACTIONS: usize = 65_535;
 
-/// Maximum length of an emoji that this build does not know, in bytes: more than the longest emoji of Unicode has. A
-/// rejected part of a batch repeats the texts that it refers to, so a long text would be written once for each window.
+/// Maximum length of an emoji that this build does not know, in bytes. All emojis of Unicode are shorter. If reactions
+/// of a batch are rejected, the dataflow writes the texts of their emojis once for each window, so without this limit
+/// one long text could be written many times.
 const MAX_EMOJI_BYTES: usize = 64;
 
-/// Maximum memory that decoding a batch may allocate, in bytes: a batch of [`MAX_BATCH_REACTIONS`] with the longest
-/// user ids fits.
+/// Maximum memory that decoding a batch may allocate, in bytes. It is enough for a batch of [`MAX_BATCH_REACTIONS`]
+/// reactions with the longest user ids.
 const MAX_DECODE_BYTES: usize = 16 << 20;
 
 /// The encoded form of a batch, after the version byte.
@@ -59,7 +62,7 @@ pub struct Batch<'a> {
     users: &'a [u8],
 }
 
-/// Why bytes are not a batch.
+/// The reason why bytes are not a batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// bincode cannot decode the bytes.
@@ -80,17 +83,18 @@ pub enum BatchError {
     /// A time does not fit into 64 bits.
     #[error("the batch's times overflow")]
     Time,
-    /// The number of users is not that of the entries, or a user id is not valid.
+    /// The number of users differs from the number of entries, or a user id is not valid.
     #[error("the batch's users do not match its entries")]
     Users,
 }
 
 impl<'a> Batch<'a> {
-    /// Encodes a record's value with `reactions`, whose event times are `base_ms` or later. Without reactions the
+    /// Encodes `reactions`, whose event times are `base_ms` or later, as the value of a record. Without reactions the
     /// result is a heartbeat at `base_ms`.
     ///
-    /// An event time before the base is set to the base, and one more than 2³² ms after it to that limit: a flush spans
-    /// less than a second. Reactions after the first [`MAX_BATCH_REACTIONS`] are left out.
+    /// An event time before `base_ms` is set to `base_ms`, and an event time more than 2³² ms after it is set to that
+    /// limit. This does not change correct times, since a flush spans less than a second. Reactions after the first
+    /// [`MAX_BATCH_REACTIONS`] are left out.
     pub fn encode<'r, R: Into<ReactionRef<'r>>>(
         base_ms: u64,
         reactions: impl IntoIterator<Item = R>,
@@ -125,10 +129,11 @@ impl<'a> Batch<'a> {
         Batch::encode(now_ms, [] as [ReactionRef<'_>; 0])
     }
 
-    /// Decodes a record's value, version byte included. The users are decoded and validated by [`Batch::reactions`].
+    /// Decodes a record's value, which begins with the version byte. Does not decode the users: [`Batch::reactions`]
+    /// decodes and validates them.
     ///
-    /// An emoji that this build does not know is not an error: an ingest of another build may have written it, and the
-    /// other reactions of the batch are counted.
+    /// An emoji that this build does not know is not an error. An ingest of another build may have written it, and the
+    /// other reactions of the batch must still be counted.
     pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
         let body = match bytes.split_first() {
             Some((&VERSION, body)) => body,
@@ -164,37 +169,38 @@ impl<'a> Batch<'a> {
         dangling.map_or(Ok(batch), |at| Err(BatchError::Reference(at)))
     }
 
-    /// The time that the offsets of the entries are relative to; of a heartbeat, its time. Unix milliseconds.
+    /// Returns the time to which the offsets of the entries are relative, in Unix milliseconds. For a heartbeat it is
+    /// the time when the heartbeat was written.
     pub fn base_ms(&self) -> u64 {
         self.base_ms
     }
 
-    /// The greatest event time of the batch, its base included. Unix milliseconds.
+    /// Returns the greatest event time of the batch, in Unix milliseconds; for a heartbeat, its time.
     pub fn newest_ms(&self) -> u64 {
         self.newest_ms
     }
 
-    /// The rooms that entries refer to; [`Room::from_record`] accepts each of them.
+    /// Returns the names of the rooms to which entries refer. [`Room::from_record`] accepts each of them.
     pub fn rooms(&self) -> &[&'a str] {
         &self.rooms
     }
 
-    /// The emojis that entries refer to; `None` for one that this build does not know.
+    /// Returns the emojis to which entries refer; `None` for an emoji that this build does not know.
     pub fn emojis(&self) -> &[Option<Emoji>] {
         &self.emojis
     }
 
-    /// The texts of the emojis that entries refer to, as they were written, in the order of [`Batch::emojis`].
+    /// Returns the texts of the emojis to which entries refer, as they were written, in the order of [`Batch::emojis`].
     pub fn emoji_texts(&self) -> &[&'a str] {
         &self.emoji_texts
     }
 
-    /// Number of reactions.
+    /// Returns the number of reactions.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether the batch is a heartbeat.
+    /// Returns whether the batch is a heartbeat.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -340,7 +346,7 @@ mod tests {
             cut in any::<proptest::sample::Index>(),
         ) {
             let mut bytes = Batch::encode(1_764_000_000_000, borrowed(&reactions));
-            // Checked before the damage, after which a prefix may be a valid batch.
+            // Prefixes are checked before the batch is damaged, since a prefix of a damaged batch may be valid.
             prop_assert!(Batch::decode(&bytes[..cut.index(bytes.len())]).is_err());
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -359,8 +365,8 @@ mod tests {
         assert!(bytes.len() < 20, "a heartbeat is small: {}", bytes.len());
     }
 
-    /// An ingest of an earlier version may still run: its reactions to `..` must not make those to other rooms
-    /// unreadable.
+    /// An ingest of an earlier version, which accepts the room `..`, may still run. Its reactions to that room must not
+    /// make reactions to other rooms unreadable.
     #[test]
     fn a_room_that_is_not_accepted_any_more_does_not_make_a_batch_invalid() {
         let reactions = ["..", "match-7"].map(|room| Reaction {

@@ -8,12 +8,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One Unicode emoji in its fully qualified form, without skin tone.
 ///
-/// The value is a number that is valid within one build of the program; outside of a process an emoji is its text.
-/// Numbers are assigned in the order of the texts, so that results can be sorted by number.
+/// The value is a number that is valid only within one build of the program. So records and messages contain the
+/// emoji's text instead of the number. Numbers are assigned in the order of the texts, so that results can be sorted by
+/// number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Emoji(u16);
 
-/// The text is not an emoji of Unicode, a shortcode or an alias.
+/// The error of a text that is not a Unicode emoji, a shortcode or an alias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an emoji: send one Unicode emoji (🔥), its shortcode (fire) or an alias (love)")]
 pub struct UnknownEmoji;
@@ -22,9 +23,10 @@ struct Table {
     /// Text of each emoji, by its number.
     texts: Vec<&'static str>,
     ids: HashMap<&'static str, u16>,
-    /// Numbers by [`normalized`] text, those with skin tones included.
+    /// Number of each emoji, by [`normalized`] text. The texts of variants with skin tones are included, since some of
+    /// them contain other emojis than the text without skin tones.
     by_normalized: HashMap<String, u16>,
-    /// Numbers in Unicode's order, which is that of keyboards: smileys first.
+    /// Numbers in the order of Unicode's list, which keyboards also use: smileys come first.
     keyboard: Vec<u16>,
 }
 
@@ -51,7 +53,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     table
 });
 
-/// All emojis, each followed by its variants with skin tones.
+/// Iterates over all emojis, each followed by its variants with skin tones.
 fn with_skin_tones() -> impl Iterator<Item = &'static emojis::Emoji> {
     emojis::iter()
         .flat_map(|emoji| std::iter::once(emoji).chain(emoji.skin_tones().into_iter().flatten()))
@@ -65,8 +67,8 @@ impl Table {
     }
 }
 
-/// Returns `text` without variation selectors and skin tones. A variation selector requests text or a picture;
-/// keyboards differ in whether they send it.
+/// Returns `text` without variation selectors and skin tones. A variation selector requests that an emoji is shown as
+/// text or as a picture. Some keyboards send it and others do not, so it is ignored.
 fn normalized(text: &str) -> String {
     let dropped = |c: &char| matches!(c, '\u{fe0e}' | '\u{fe0f}' | '\u{1f3fb}'..='\u{1f3ff}');
     text.chars().filter(|c| !dropped(c)).collect()
@@ -75,10 +77,10 @@ fn normalized(text: &str) -> String {
 impl Emoji {
     /// Parses exactly one emoji, without other characters before or after it.
     ///
-    /// Variation selectors and skin tones are ignored at any position. The `emojis` crate has the sequences, from
-    /// Unicode's emoji-test.txt.
+    /// Variation selectors and skin tones are ignored at any position. The `emojis` crate contains the valid sequences
+    /// of code points, which are those of Unicode's emoji-test.txt.
     pub fn from_text(text: &str) -> Result<Emoji, UnknownEmoji> {
-        // Nearly all texts are already in the fully qualified form.
+        // Nearly all texts are already in the fully qualified form, so the text is looked up first as it is.
         if let Some(id) = TABLE.ids.get(text) {
             return Ok(Emoji(*id));
         }
@@ -89,7 +91,7 @@ impl Emoji {
         known.copied().map(Emoji).ok_or(UnknownEmoji)
     }
 
-    /// Parses a shortcode of gemoji: `fire` or `:fire:`.
+    /// Parses a shortcode of gemoji (the list that GitHub uses): `fire` or `:fire:`.
     pub fn from_shortcode(code: &str) -> Result<Emoji, UnknownEmoji> {
         emojis::get_by_shortcode(without_colons(code))
             .and_then(|emoji| TABLE.base_id(emoji))
@@ -97,22 +99,22 @@ impl Emoji {
             .ok_or(UnknownEmoji)
     }
 
-    /// The fully qualified text.
+    /// Returns the fully qualified text.
     pub fn as_str(self) -> &'static str {
         TABLE.texts[usize::from(self.0)]
     }
 
-    /// The number of the emoji in this build of the program.
+    /// Returns the number of the emoji in this build of the program.
     pub fn id(self) -> u16 {
         self.0
     }
 
-    /// The emoji with this number in this build of the program.
+    /// Returns the emoji with this number in this build of the program.
     pub fn from_id(id: u16) -> Option<Emoji> {
         (usize::from(id) < TABLE.texts.len()).then_some(Emoji(id))
     }
 
-    /// All emojis in Unicode's order, which is that of keyboards: smileys first.
+    /// Iterates over all emojis in the order of Unicode's list, which keyboards also use: smileys come first.
     pub fn all() -> impl ExactSizeIterator<Item = Emoji> {
         TABLE.keyboard.iter().map(|id| Emoji(*id))
     }
@@ -143,8 +145,8 @@ impl<'de> Deserialize<'de> for Emoji {
     }
 }
 
-/// Encodes the text, since numbers differ between builds. There is no decoder of a single emoji: the receiver may not
-/// know it, and the lists of `known.rs` leave it out.
+/// Encodes the text, since numbers differ between builds. There is no decoder of a single emoji, since the receiver may
+/// not know the emoji. Lists are decoded in `known.rs`, which leaves out unknown emojis.
 impl Encode for Emoji {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.as_str().encode(encoder)
@@ -164,10 +166,10 @@ pub struct EmojiNames {
     aliases: BTreeMap<String, Emoji>,
 }
 
-/// `--emoji-alias` is not `NAME=EMOJI`.
+/// The error of an `--emoji-alias` that is not `NAME=EMOJI`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AliasError {
-    /// The text has no `=`, or nothing before it.
+    /// The text has no `=`, or no name before the `=`.
     #[error("'{0}' is not NAME=EMOJI, for example goal=⚽")]
     Shape(String),
     /// The text after the `=` is not an emoji.
@@ -176,7 +178,7 @@ pub enum AliasError {
 }
 
 impl Default for EmojiNames {
-    /// The aliases of the HTTP interface: love, sad, happy, laugh, like, celebrate.
+    /// Returns the aliases of the HTTP interface: love, sad, happy, laugh, like, celebrate.
     fn default() -> EmojiNames {
         let defaults = [
             ("love", "❤️"),
@@ -210,13 +212,13 @@ impl EmojiNames {
         Ok(())
     }
 
-    /// The aliases, by name.
+    /// Returns the aliases, by name.
     pub fn aliases(&self) -> &BTreeMap<String, Emoji> {
         &self.aliases
     }
 
-    /// Resolves a name that a client has sent: an alias first, then an emoji, then a shortcode. Colons around aliases
-    /// and shortcodes are ignored.
+    /// Resolves a name that a client has sent. The name is looked up first as an alias, then as an emoji, then as a
+    /// shortcode. Colons around aliases and shortcodes are ignored.
     pub fn resolve(&self, name: &str) -> Result<Emoji, UnknownEmoji> {
         match self.aliases.get(without_colons(name)) {
             Some(emoji) => Ok(*emoji),

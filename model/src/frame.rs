@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Emoji, Room, Tally, Window, known};
 
-/// Maximum number of counts in a frame; the sum of the others is its `others`.
+/// Maximum number of counts in a list of a frame. The field `others` has the sum of the counts that are not listed.
 pub const FRAME_COUNTS: usize = 20;
 
 /// Count of one emoji, without swarms.
@@ -20,23 +20,23 @@ pub struct Count {
 }
 
 /// Position of a final in the `windows` topic, as text `partition-offset`. All publishers and relays have the same ids,
-/// so a subscriber can resume at another one.
+/// so a subscriber can resume at another publisher or relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub struct ResultId {
-    /// The partition. All finals of a room are in one partition, so its ids are ordered by offset.
+    /// The partition. All finals of a room are in one partition, so the ids of a room are ordered by their offsets.
     pub partition: u32,
     /// The offset.
     pub offset: u64,
 }
 
 impl ResultId {
-    /// Whether its final is `newest` or an earlier one of the same partition.
+    /// Returns whether this id is `newest` or an earlier id of the same partition.
     pub fn is_up_to(self, newest: ResultId) -> bool {
         self.partition == newest.partition && self.offset <= newest.offset
     }
 }
 
-/// The text is not `partition-offset`.
+/// The error of a text that is not `partition-offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id looks like 3-10422")]
 pub struct ResultIdError;
@@ -75,18 +75,18 @@ impl<'de> Deserialize<'de> for ResultId {
     }
 }
 
-/// Why finals are missing between two messages.
+/// The reason why finals are missing between two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GapReason {
-    /// The subscriber read too slowly: the ring dropped finals that were not sent to it.
+    /// The subscriber read too slowly, and the ring dropped finals before they were sent.
     Slow,
     /// The subscriber resumed from an id that is not in the ring any more.
     Expired,
 }
 
-/// A message to a subscriber. Lists contain the top [`FRAME_COUNTS`]; `others` is the sum of the remaining counts, and
-/// is omitted if it is 0.
+/// A message to a subscriber. A list contains the top [`FRAME_COUNTS`] emojis. `others` is the sum of the remaining
+/// counts, and is omitted if it is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Frame {
@@ -94,15 +94,15 @@ pub enum Frame {
     Hello {
         /// The room of the subscription.
         room: Room,
-        /// The server's time, Unix milliseconds. 0 from a server that does not send it.
+        /// The server's time, Unix milliseconds. 0 if the server does not send this field.
         #[serde(default)]
         now: u64,
-        /// Maximum time without a frame, in milliseconds: then the server sends a `heartbeat`. 0 from a server that
-        /// sends no heartbeats.
+        /// Maximum time between two frames, in milliseconds: after this time the server sends a `heartbeat`. 0 if the
+        /// server sends no heartbeats.
         #[serde(default)]
         heartbeat_ms: u64,
-        /// The newest final that the room had when the subscriber joined: finals up to it are from before. `None` if
-        /// the server keeps no final of the room, so that every final that follows is new.
+        /// The newest final of the room when the subscriber connected. A final with this id or an earlier one is older
+        /// than the connection. `None` if the server has no final of the room: then every final that follows is new.
         latest: Option<ResultId>,
         /// Length of a window, in milliseconds.
         window_ms: u64,
@@ -110,7 +110,7 @@ pub enum Frame {
         live_ms: u64,
         /// Number of identical emojis in a swarm.
         swarm_size: u64,
-        /// Whether all finals after the requested id follow.
+        /// Whether all finals after the id that the subscriber requested follow, without a gap.
         resumed: bool,
     },
     /// Sent when no other frame was sent for `heartbeat_ms`, so that the subscriber knows that the connection works.
@@ -118,14 +118,14 @@ pub enum Frame {
         /// The server's time, Unix milliseconds.
         now: u64,
     },
-    /// The tally of an open window. A newer one replaces it.
+    /// The tally of an open window. A newer tally of the same window replaces it.
     Live {
         /// The room.
         room: Room,
         /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
-        /// When the dataflow emitted it, Unix milliseconds.
+        /// When the dataflow emitted the tally, Unix milliseconds.
         emitted_at: u64,
         /// The sum of all counts.
         total: u64,
@@ -145,7 +145,7 @@ pub enum Frame {
         /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
-        /// When it was committed to the log, Unix milliseconds.
+        /// When the final was committed to the log, Unix milliseconds.
         emitted_at: u64,
         /// The sum of all counts.
         total: u64,
@@ -162,7 +162,7 @@ pub enum Frame {
         #[serde(default, skip_serializing_if = "is_zero")]
         totals_others: u64,
     },
-    /// The top emojis of the sliding span.
+    /// The top emojis of the room in the sliding span.
     Trending {
         /// The room.
         room: Room,
@@ -174,20 +174,20 @@ pub enum Frame {
     },
     /// Finals were missed. The room's state (`GET /v1/rooms/ROOM`) has the current counts.
     Gap {
-        /// The last final that was delivered or resumed from.
+        /// The last final that the subscriber received, or the one from which it resumed.
         after: ResultId,
-        /// Why finals are missing.
+        /// The reason why finals are missing.
         reason: GapReason,
     },
     /// The server is about to close the connection.
     Bye {
-        /// Reconnect after this many milliseconds.
+        /// Time after which the subscriber is to reconnect, in milliseconds.
         retry_ms: u64,
     },
 }
 
 impl Frame {
-    /// The frame's `type`.
+    /// Returns the frame's `type`.
     pub fn kind(&self) -> &'static str {
         match self {
             Frame::Hello { .. } => "hello",
@@ -204,7 +204,7 @@ impl Frame {
 /// Returns the first [`FRAME_COUNTS`] of sorted counts, and the sum of the others.
 pub fn top<T: Clone>(counts: &[T], count: impl Fn(&T) -> u64) -> (Vec<T>, u64) {
     let (listed, rest) = counts.split_at(counts.len().min(FRAME_COUNTS));
-    // Saturating: another program may have written a record with any counts.
+    // The sum saturates, since another program may have written a record with any counts.
     let others = rest.iter().map(count).fold(0, u64::saturating_add);
     (listed.to_vec(), others)
 }

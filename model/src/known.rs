@@ -1,7 +1,8 @@
-//! Decoders of lists by emoji that another build of the program wrote, which may know emojis that this build does not.
+//! Decoders of lists by emoji. Another build of the program may have written the list, and may know emojis that this
+//! build does not know.
 //!
-//! Entries with an unknown emoji are left out. The total of such a list still contains their counts, so a frame that is
-//! made from the list has them in its `others`.
+//! Entries with an unknown emoji are left out. The record's total still contains their counts, so a frame that is made
+//! from the record includes these counts in its `others`.
 
 use std::borrow::Cow;
 
@@ -39,7 +40,7 @@ impl<'de, C> ByEmoji<'de, C> for Count {
     }
 }
 
-/// An entry, if this build knows its emoji.
+/// An entry; `None` if this build does not know its emoji.
 struct Entry<T>(Option<T>);
 
 impl<'de, C, T: ByEmoji<'de, C>> BorrowDecode<'de, C> for Entry<T> {
@@ -62,8 +63,8 @@ where
     Ok(entries.into_iter().filter_map(|entry| entry.0).collect())
 }
 
-/// Implements `BorrowDecode` for a record: its fields in their order, of which the one between the semicolons is a
-/// list that [`decode`] reads.
+/// Implements `BorrowDecode` for a record. The arguments are the record's fields in their order. The field between the
+/// semicolons is a list by emoji, and [`decode`] decodes it.
 macro_rules! decoded {
     ($record:ident: $($before:ident),+; $list:ident; $($after:ident),*) => {
         impl<'de, C> bincode::BorrowDecode<'de, C> for $record {

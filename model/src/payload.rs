@@ -10,17 +10,18 @@ use crate::{
 pub enum Payload<'a> {
     /// A batch of an ingest; an empty one is a heartbeat.
     Batch(Batch<'a>),
-    /// One reaction as plain JSON, of another producer. Its event time is the record's timestamp.
+    /// One reaction as plain JSON, written by a producer that is not an ingest. Its event time is the record's
+    /// timestamp.
     Plain(ParsedReaction<'a>),
 }
 
-/// Why a record of the `reactions` topic cannot be decoded.
+/// The reason why a record of the `reactions` topic cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// The value is empty.
     #[error("the record is empty")]
     Empty,
-    /// The first byte is that of a batch, which cannot be decoded.
+    /// The value begins with the first byte of a batch, but the batch cannot be decoded.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The value is neither a batch nor JSON.
@@ -43,7 +44,8 @@ impl<'a> Payload<'a> {
             Some(_) => {
                 let not_json =
                     |error: &dyn std::fmt::Display| PayloadError::Json(error.to_string());
-                // One UTF-8 check of the whole text takes less time than one for each string in it.
+                // The whole text is checked for UTF-8 at once, since this takes less time than a check of each string
+                // in it.
                 let text = std::str::from_utf8(value).map_err(|error| not_json(&error))?;
                 let text = json::without_bom(text);
                 let entry =

@@ -7,7 +7,8 @@ use crate::{Emoji, EmojiNames, Room};
 /// Maximum length of a user id, in bytes.
 pub const MAX_USER_BYTES: usize = 128;
 
-/// The id of a user: text of 1 to [`MAX_USER_BYTES`] bytes. A client may send an integer, whose digits are the text.
+/// The id of a user: text of 1 to [`MAX_USER_BYTES`] bytes. A client may also send an integer: then its digits are the
+/// text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserId(Box<str>);
 
@@ -17,12 +18,12 @@ impl UserId {
         UserId::is_valid(id).then(|| UserId(id.into()))
     }
 
-    /// Whether `id` is a valid user id.
+    /// Returns whether `id` is a valid user id.
     pub(crate) fn is_valid(id: &str) -> bool {
         (1..=MAX_USER_BYTES).contains(&id.len())
     }
 
-    /// The text of the id.
+    /// Returns the text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -60,7 +61,7 @@ pub struct Reaction {
 pub struct ReactionRef<'a> {
     /// The text of a valid [`UserId`].
     pub user: &'a str,
-    /// The text of an emoji. Another build may have written it, so this one may not know it.
+    /// The text of an emoji. Another build may have written it, so this build may not know it.
     pub emoji: &'a str,
     /// The name of a valid [`Room`].
     pub room: &'a str,
@@ -79,7 +80,7 @@ impl<'a> From<&'a Reaction> for ReactionRef<'a> {
     }
 }
 
-/// Why a JSON value is not a reaction.
+/// The reason why a JSON value is not a reaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReaction {
     /// The value is not a JSON object.
@@ -96,15 +97,15 @@ pub enum InvalidReaction {
     Field {
         /// The field's name.
         field: &'static str,
-        /// The error, and the expected value.
+        /// The error and the expected value, as text for the client.
         why: String,
     },
-    /// This build does not know the emoji. A separate variant, since another build may know it.
+    /// This build does not know the emoji. This is a separate variant, since another build may know the emoji.
     #[error("{field} {why}")]
     UnknownEmoji {
         /// The field's name.
         field: &'static str,
-        /// The value that was sent, and the expected one.
+        /// The value that was sent and the expected value, as text for the client.
         why: String,
     },
 }

@@ -1,14 +1,15 @@
 //! Encodes result records as JSON without serde_json.
 //!
-//! A close of many rooms writes all their records at once, and serde_json took most of that time (`make bench
-//! FIGURE=rooms`). The output is the same as that of the records' `Serialize`, which tests compare.
+//! When a window closes, the records of all rooms are written at once. With serde_json, encoding took most of that time
+//! (`make bench FIGURE=rooms`), so these functions write the JSON themselves. Tests check that their output equals that
+//! of the records' `Serialize`.
 //!
 //! No text needs an escape: names of rooms consist of unreserved characters, and no emoji contains a quote or a control
-//! character. A record with emojis that this build does not know is left to serde_json.
+//! character. If a record has emojis that this build does not know, serde_json encodes it.
 
 use crate::{Count, Emoji, LeadersRecord, TotalsRecord, Trending, TrendingRecord, WindowRecord};
 
-/// Expected bytes of a record without its lists; the buffer grows if a record has more.
+/// Expected bytes of a record without its lists. The buffer grows if a record is longer.
 const HEAD_BYTES: usize = 192;
 /// Expected bytes of an entry of a list.
 const ENTRY_BYTES: usize = 64;
@@ -37,7 +38,8 @@ impl TotalsRecord {
     /// Encodes the record as JSON.
     pub fn to_json(&self) -> Vec<u8> {
         if !self.counts.unnamed.is_empty() {
-            // The texts of unknown emojis may need escapes. Few records have them.
+            // The texts of unknown emojis may need escapes, so serde_json encodes the record. Few records have such
+            // emojis.
             return serde_json::to_vec(self).expect("plain data is JSON");
         }
         let mut json = Json::of(self.counts.named.len());
@@ -104,7 +106,7 @@ impl Json {
         self.text(itoa::Buffer::new().format(number))
     }
 
-    /// Writes the start of an entry, up to its count.
+    /// Writes the beginning of an entry: the emoji and the name of the field `count`. The caller writes the number.
     fn emoji(&mut self, emoji: Emoji) -> &mut Json {
         self.text("{\"emoji\":\"").text(emoji.as_str());
         self.text("\",\"count\":")

@@ -15,8 +15,8 @@ pub struct WindowRecord {
     /// `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
     pub window: Window,
-    /// When the dataflow emitted it, Unix milliseconds. Only live results have it, so that the bytes of a final do not
-    /// depend on when it was computed.
+    /// When the dataflow emitted the tally, Unix milliseconds. Only live tallies have this field, so that the bytes of
+    /// a final do not depend on the time when it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emitted_at: Option<u64>,
     /// The sum of the counts.
@@ -50,7 +50,7 @@ pub enum Trending {
 }
 
 impl Trending {
-    /// The record's key.
+    /// Returns the record's key.
     pub fn key(&self) -> &str {
         match self {
             Trending::Room(record) => record.room.as_str(),
@@ -69,8 +69,8 @@ pub struct TrendingRecord {
     pub window: Window,
     /// Length of the span, in milliseconds.
     pub span_ms: u64,
-    /// The most frequent emojis of the span, the most frequent first. Empty once the room has no reactions in the span:
-    /// nothing is trending in it any more.
+    /// The most frequent emojis of the span, the most frequent first. Empty if the room has no reactions in the span
+    /// any more, so that nothing is trending in it.
     pub top: Vec<Count>,
 }
 
@@ -99,7 +99,7 @@ pub struct RoomCount {
     pub count: u64,
 }
 
-/// Stands for all rooms in the place of a room's name. No room has this name.
+/// Text that is used instead of a room's name in a record of all rooms together. No room has this name.
 pub const ALL_ROOMS: &str = "*";
 
 /// A value that is serialized as [`ALL_ROOMS`].
@@ -122,7 +122,8 @@ impl<'de> Deserialize<'de> for AllRooms {
 }
 
 impl WindowRecord {
-    /// The part of the total that is not in the counts: emojis that only another build of the program knows.
+    /// Returns the part of the total that is not in the counts. It is the count of emojis that only another build of
+    /// the program knows.
     pub fn unnamed(&self) -> u64 {
         let named = self.counts.iter().map(|tally| tally.count);
         self.total

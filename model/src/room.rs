@@ -14,14 +14,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub const MAX_ROOM_BYTES: usize = 64;
 
 /// The name of a room: 1 to [`MAX_ROOM_BYTES`] characters that a URL path never escapes (RFC 3986, "unreserved"), but
-/// not `.` or `..`, which clients remove from a path before they send it (5.2.4).
+/// not `.` or `..`, which clients remove from a path before they send it (RFC 3986, 5.2.4).
 ///
-/// Cheap to clone.
+/// A clone is cheap, since it shares the text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Room(Arc<str>);
 
-/// The text is not a room's name.
+/// The error of a text that is not a room's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a room is 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not . or ..")]
 pub struct InvalidRoom;
@@ -32,18 +32,18 @@ impl Room {
         Room::validate(name).map(|()| Room(name.into()))
     }
 
-    /// Validates a name in a record. Earlier versions accepted `.` and `..`, and such a room must not make a whole
-    /// record unreadable.
+    /// Validates a name in a record, where `.` and `..` are valid too. Earlier versions accepted these names, and such
+    /// a room must not make a whole record unreadable.
     pub fn from_record(name: &str) -> Result<Room, InvalidRoom> {
         Room::validate_record(name).map(|()| Room(name.into()))
     }
 
-    /// The room in the key of a record; `None` if there is no key, or the key is not the name of a room.
+    /// Returns the room in the key of a record; `None` if there is no key, or the key is not the name of a room.
     pub fn from_key(key: Option<&[u8]>) -> Option<Room> {
         Room::from_record(std::str::from_utf8(key?).ok()?).ok()
     }
 
-    /// The room of a reaction without a room.
+    /// Name of the room that a reaction without a `room` field is sent to.
     pub(crate) const DEFAULT: &'static str = "default";
 
     /// Validates a name without storing it.
@@ -54,7 +54,7 @@ impl Room {
         }
     }
 
-    /// Like [`Room::validate`], for a name in a record.
+    /// Validates a name in a record without storing it. In records `.` and `..` are valid too.
     pub(crate) fn validate_record(name: &str) -> Result<(), InvalidRoom> {
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
         let fits = (1..=MAX_ROOM_BYTES).contains(&name.len());
@@ -63,13 +63,13 @@ impl Room {
             .ok_or(InvalidRoom)
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The room of a reaction without a room: `default`.
+/// The default room has the name `default`. A reaction without a `room` field is sent to it.
 impl Default for Room {
     fn default() -> Room {
         Room(Room::DEFAULT.into())

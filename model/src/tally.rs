@@ -1,4 +1,4 @@
-//! Tallies, and the swarms that stand for many identical emojis.
+//! Tallies, and the swarms that each replace many identical emojis.
 
 use bincode::Encode;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,8 @@ pub struct Tally {
     pub loose: u64,
 }
 
-/// Returns the tally of `count` emojis, of which each `swarm_size` form a swarm. With a size of 0 there are no swarms.
+/// Returns the tally of `count` emojis, grouped into swarms of `swarm_size` emojis. With a size of 0 there are no
+/// swarms.
 pub fn compress(emoji: Emoji, count: u64, swarm_size: u64) -> Tally {
     let swarms = count.checked_div(swarm_size).unwrap_or(0);
     Tally {

@@ -2,8 +2,8 @@
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-/// Numbers below this are Unix seconds, others Unix milliseconds: as seconds it is in the year 5138, as milliseconds in
-/// 1973.
+/// Numbers below this limit are Unix seconds, and other numbers are Unix milliseconds. The limit itself is in the year
+/// 5138 if it is seconds, and in 1973 if it is milliseconds, so current times are never confused.
 const SECONDS_LIMIT: f64 = 1e11;
 
 /// The last time with a year of four digits: 9999-12-31T23:59:59.999Z.
@@ -25,8 +25,8 @@ pub(crate) fn from_number(number: f64) -> Result<u64, &'static str> {
     }
 }
 
-/// Parses RFC 3339, or ISO 8601 without a zone (`T` or a space between date and time), which is taken as UTC. Returns
-/// Unix milliseconds.
+/// Parses a time in the format of RFC 3339, or of ISO 8601 without a time zone (`T` or a space between date and time).
+/// A time without a time zone is in UTC. Returns Unix milliseconds.
 ///
 /// The error names the expected notations.
 pub fn from_text(text: &str) -> Result<u64, &'static str> {

@@ -8,7 +8,7 @@ pub struct Topics {
     prefix: String,
 }
 
-/// The text cannot be the prefix of a topic's name.
+/// The error of a text that cannot be the prefix of a topic's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a topic prefix is 1 to 200 of the characters A-Z a-z 0-9 . _ -")]
 pub struct InvalidPrefix;
@@ -22,7 +22,8 @@ impl Default for Topics {
 }
 
 impl Topics {
-    /// The topics whose names begin with `prefix`. Kafka allows names of at most 249 characters.
+    /// Returns the topics whose names begin with `prefix`. The prefix has at most 200 characters, since Kafka allows
+    /// names of at most 249 characters.
     pub fn with_prefix(prefix: &str) -> Result<Topics, InvalidPrefix> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         let fits = (1..=200).contains(&prefix.len()) && prefix.bytes().all(legal);
@@ -32,12 +33,12 @@ impl Topics {
         fits.then_some(topics).ok_or(InvalidPrefix)
     }
 
-    /// The prefix of the names.
+    /// Returns the prefix of the names.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The names of all topics.
+    /// Returns the names of all topics.
     pub fn all(&self) -> [String; 7] {
         [
             self.reactions(),
@@ -54,31 +55,32 @@ impl Topics {
         format!("{}.{what}", self.prefix)
     }
 
-    /// Reactions as they were received: batches and plain JSON.
+    /// Name of the topic of reactions as they were received: batches and plain JSON.
     pub fn reactions(&self) -> String {
         self.named("reactions")
     }
-    /// Finals.
+    /// Name of the topic of finals.
     pub fn windows(&self) -> String {
         self.named("windows")
     }
-    /// Cumulative counts of a room.
+    /// Name of the topic of the rooms' cumulative counts.
     pub fn totals(&self) -> String {
         self.named("totals")
     }
-    /// The top emojis of a sliding span.
+    /// Name of the topic of the top emojis in a sliding span.
     pub fn trending(&self) -> String {
         self.named("trending")
     }
-    /// Live tallies of open windows.
+    /// Name of the topic of live tallies of open windows.
     pub fn live(&self) -> String {
         self.named("live")
     }
-    /// Rejected events, with the reason in a header: late, malformed, ahead, or with an unknown emoji.
+    /// Name of the topic of rejected events. A header of each record has the reason: late, malformed, ahead, or an
+    /// unknown emoji.
     pub fn rejected(&self) -> String {
         self.named("rejected")
     }
-    /// The progress of the dataflow, from which a restart continues.
+    /// Name of the topic of the dataflow's progress, from which a restart continues.
     pub fn progress(&self) -> String {
         self.named("progress")
     }

@@ -1,7 +1,7 @@
-//! The list by emoji of a totals record, with emojis that this build does not know.
+//! The list by emoji of a totals record. It also contains emojis that this build does not know.
 //!
-//! A dataflow of another build has counted them. The next totals record of a room replaces the one before, so counts
-//! that it left out would be lost.
+//! A dataflow of another build has counted these emojis. Each totals record of a room replaces the record before it. If
+//! a new record left out the counts of unknown emojis, these counts would be lost.
 
 use std::{borrow::Cow, iter};
 
@@ -28,7 +28,7 @@ pub struct UnnamedCount {
 }
 
 impl TotalCounts {
-    /// All counts with the emojis' texts, in the order of the lists.
+    /// Iterates over the counts of both lists with the emojis' texts, in the order in which each list is sorted.
     pub fn entries(&self) -> impl Iterator<Item = (&str, u64)> {
         let named = self.named.iter().map(|it| (it.emoji.as_str(), it.count));
         let unnamed = self.unnamed.iter().map(|it| (&*it.emoji, it.count));

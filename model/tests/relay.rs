@@ -1,4 +1,5 @@
-//! Messages between publishers and relays: each is decoded as it was encoded, and any bytes are a message or an error.
+//! Tests of the messages between publishers and relays: each message is decoded as it was encoded, and any bytes give a
+//! message or an error.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use emostream_model::*;
@@ -188,7 +189,7 @@ fn up() -> impl Strategy<Value = RelayUp> {
     ]
 }
 
-/// The message of a frame, whose length is checked.
+/// Returns the message that follows the length in `frame`. Checks the length and the version.
 fn message(frame: &[u8]) -> &[u8] {
     let (length, message) = frame.split_at(4);
     let length = u32::from_be_bytes(length.try_into().unwrap());
@@ -257,7 +258,7 @@ fn another_version_is_reported_by_its_number() {
     assert_eq!(RelayUp::decode(&trailing), Err(MessageError::Trailing(2)));
 }
 
-/// The format changes only with its version.
+/// The format must not change without a new version number.
 #[test]
 fn the_bytes_of_version_2() {
     let record = WindowRecord {
@@ -295,7 +296,7 @@ fn the_bytes_of_version_2() {
         &[0, 0, 0, 31, 2][..],
         // Variant `Updates`, its origin time, two updates, the first of them a final.
         &[3, 1, 2, 0],
-        // Id 3-300, written at 9, after one backward reset; the totals begin with it.
+        // Id 3-300, written at 9, after one backward reset; the totals begin with this final.
         &[3, 251, 44, 1, 9, 1, 1],
         // Room, window, no `emitted_at`, total.
         &[1, b'r', 2, 4, 0, 5],
@@ -303,14 +304,14 @@ fn the_bytes_of_version_2() {
         &[1, 3],
         "⚽".as_bytes(),
         &[5, 0, 5],
-        // Removal of a room: its name, the order after one backward reset and before 7.
+        // Removal of a room: its name, and the order (one backward reset, start 7).
         &[6, 1, b'q', 1, 7],
     ]
     .concat();
     assert_eq!(frame, expected);
 }
 
-/// A message of a newer build: counts of unknown emojis are left out, and the rest is decoded.
+/// If a message of a newer build has counts of unknown emojis, these counts are left out, and the rest is decoded.
 #[test]
 fn an_emoji_of_another_build_does_not_end_a_session() {
     let tally = |text| compress(Emoji::from_text(text).unwrap(), 5, 1000);
@@ -333,7 +334,7 @@ fn an_emoji_of_another_build_does_not_end_a_session() {
         updates: vec![update, range.clone()],
     };
     let mut frame = message(live(vec![tally("⚽"), tally("🔥")])).frame();
-    // A text of the same length that is not an emoji.
+    // One emoji is replaced by a text of the same length that is not an emoji.
     let at = frame.windows(3).position(|b| b == "⚽".as_bytes()).unwrap();
     frame[at..at + 3].copy_from_slice("新".as_bytes());
     let read = RelayDown::decode(&frame[4..]).unwrap();
@@ -347,7 +348,7 @@ fn an_emoji_of_another_build_does_not_end_a_session() {
     assert_eq!(record.unnamed(), 5);
 }
 
-/// Thirty bytes that claim millions of entries.
+/// A message of a few bytes may announce a list of millions of entries. Memory must not be allocated for them.
 #[test]
 fn an_announced_length_allocates_no_memory() {
     for count in [[252, 0xff, 0xff, 0xff, 0xff], [252, 0, 0, 0x40, 0]] {

@@ -1,4 +1,4 @@
-//! Result records and frames: their JSON is that of the interface, and is read as it was written.
+//! Tests of result records and frames: their JSON is as documented, and is decoded as it was encoded.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use emostream_model::*;

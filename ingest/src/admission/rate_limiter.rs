@@ -13,7 +13,7 @@ use emostream_model::ParsedReaction;
 
 use crate::admission::token_bucket::{Buckets, GENERATION_KEYS, Insufficient, RateLimit};
 
-/// Token buckets of the users and of the addresses, as far as they are limited.
+/// Limits the rates of users and of addresses, with a token bucket for each of them.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     start: Instant,
@@ -39,7 +39,8 @@ pub(crate) enum LimitedKey {
 pub(crate) struct RateExceeded {
     pub(crate) limited: LimitedKey,
     pub(crate) rate: RateLimit,
-    /// Time until the request could be admitted; `None` if it is larger than the burst.
+    /// Time until the request could be admitted; `None` if it has more reactions than the burst, so that it is never
+    /// admitted.
     pub(crate) wait: Option<Duration>,
 }
 
@@ -61,7 +62,8 @@ impl Limiter {
         }
     }
 
-    /// Consumes a token per reaction from the bucket of the address and from those of the users, if all have enough.
+    /// Consumes a token for each reaction from the bucket of the address, and from the bucket of the reaction's user.
+    /// If a bucket has too few tokens, consumes none and returns an error.
     pub(crate) fn try_acquire(
         &self,
         address: IpAddr,
@@ -121,7 +123,8 @@ fn users_of<'a>(reactions: &'a [(usize, ParsedReaction<'_>)]) -> HashMap<&'a str
     users
 }
 
-/// Returns the key of an address: of IPv6 the /64 network, since a provider assigns at least that to each customer.
+/// Returns the key of an address. All IPv6 addresses of a /64 network have the same key, since a provider assigns at
+/// least such a network to each customer.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

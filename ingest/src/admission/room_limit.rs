@@ -9,8 +9,8 @@ use std::{
 use emostream_model::{InvalidRoom, Room};
 use regex::{Regex, RegexBuilder};
 
-/// Length of a generation. A room counts as in use for at least this long after its last reaction, and for at most
-/// twice as long: subscribers keep a room's finals for ten minutes.
+/// Length of a generation. A room counts as in use for at least this time after its last reaction, and for at most
+/// twice this time. Publishers keep a room's finals for the same time, ten minutes.
 const GENERATION: Duration = Duration::from_secs(600);
 
 /// Maximum bytes of a compiled pattern: far more than a pattern written by hand needs.
@@ -23,7 +23,7 @@ pub struct RoomPattern {
     whole: Regex,
 }
 
-/// The error of a `--rooms` that is not a regular expression.
+/// The error of a value of `--rooms` that is not a regular expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a regular expression; write, for example, match-[0-9]+|lobby")]
 pub struct InvalidPattern(String);
@@ -33,7 +33,8 @@ impl FromStr for RoomPattern {
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
         let invalid = || InvalidPattern(text.to_owned());
-        // Compiled by itself first: in the parentheses below, `a)|(b` would become a valid expression.
+        // The text is first compiled without the parentheses that are added below. Otherwise the invalid text `a)|(b`
+        // would become a valid expression.
         Regex::new(text).map_err(|_| invalid())?;
         let whole = RegexBuilder::new(&format!("^(?:{text})$"))
             .size_limit(PATTERN_BYTES)
@@ -56,8 +57,8 @@ pub(crate) enum Refused {
     TooMany { room: Room, max_rooms: usize },
 }
 
-/// The rooms in use, in two generations: rooms with reactions since the last rotation, and rooms of the generation
-/// before.
+/// The rooms in use, in two generations: rooms with reactions since the last rotation, and rooms of the previous
+/// generation.
 #[derive(Debug)]
 pub(crate) struct Rooms {
     pattern: Option<RoomPattern>,
@@ -79,7 +80,8 @@ impl Rooms {
         }
     }
 
-    /// Marks the room of this valid name as in use. Returns the shared copy of the room.
+    /// Marks the room with this name as in use, and returns it. Fails if the name does not match the pattern, or if the
+    /// maximum number of rooms is in use.
     pub(crate) fn admit(&mut self, name: &str, now: Instant) -> Result<Room, Refused> {
         self.rotate_if_due(now);
         if let Some(known) = self.current.get(name) {

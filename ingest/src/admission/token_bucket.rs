@@ -7,24 +7,28 @@
 //!  current generation ──rotate──▶ previous: keys not seen since ──rotate──▶ evicted: a full bucket again
 //! ```
 //!
-//! Generations rotate when every bucket that was last used in the previous generation is full again: its eviction
-//! then changes nothing. They rotate earlier when a generation has its maximum of keys, as under a flood of invented
-//! keys. Then the keys that were unused for longest get a full bucket too early. The alternative, refusing new keys,
-//! would lock out all new clients because of one sender. A key that keeps sending is never evicted.
+//! Generations rotate when every bucket that was last used in the previous generation is full again. A new bucket is
+//! full too, so the eviction of such a bucket changes nothing. Generations rotate earlier if the current one has its
+//! maximum number of keys, for example under a flood of invented keys. Then the keys that were unused for the longest
+//! time get a full bucket too early. The alternative is to refuse new keys, but then one sender could lock out all new
+//! clients. A key that keeps sending is never evicted.
 //!
-//! Invariants: in any interval of time a key consumes at most the burst and the rate times the interval, unless it was
-//! evicted in between. At most two generations of [`GENERATION_KEYS`] are stored. A key within its rate is never
+//! Invariants: in any interval of time a key consumes at most the burst plus the rate times the interval, unless it was
+//! evicted in this interval. At most two generations of [`GENERATION_KEYS`] are stored. A key within its rate is never
 //! refused.
 
 use std::{collections::HashMap, hash::BuildHasher, mem, time::Duration};
 
-/// Maximum keys of a generation: the spectators of a stadium. About 34 bytes each: 4.5 MB.
+/// Maximum number of keys in a generation: enough for the spectators of a stadium. A key takes about 34 bytes, so a
+/// generation takes at most 4.5 MB.
 pub(crate) const GENERATION_KEYS: usize = 1 << 17;
 
-/// Time in which an empty bucket is full again: the burst is what the rate allows in it.
+/// Time in which an empty bucket becomes full. So the burst is the number of reactions that the rate allows in this
+/// time.
 ///
-/// One second, so that a client that sends three times as fast is refused within the first second. A longer burst would
-/// help clients that were offline, but our own client does not need it: it sends fewer at once after a 429.
+/// It is one second, so that a client that sends at three times the rate is refused within its first second. A longer
+/// burst would help clients that were offline and then send many reactions at once. Our own client does not need it,
+/// since it sends fewer reactions at once after a 429.
 const BURST: Duration = Duration::from_secs(1);
 
 /// Maximum time per token, 36 years: a slower rate would overflow the arithmetic.
@@ -37,7 +41,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Returns a limit of `per_second` reactions per second; `None` unless that is finite and above zero.
+    /// Returns a limit of `per_second` reactions per second; `None` unless the number is finite and above zero.
     pub fn per_second(per_second: f64) -> Option<Self> {
         (per_second > 0.0 && per_second.is_finite()).then_some(Self { per_second })
     }
@@ -49,7 +53,7 @@ impl RateLimit {
 
     /// Returns the time in which an empty bucket is full.
     fn burst_ns(self) -> u64 {
-        // At a rate below one per second a bucket holds one token.
+        // A bucket holds at least one token, even at a rate below one per second.
         self.interval_ns().max(BURST.as_nanos() as u64)
     }
 
@@ -99,7 +103,7 @@ impl Buckets {
         self.rate
     }
 
-    /// Returns the hash by which the buckets know a key.
+    /// Returns the hash that identifies a key in all other functions.
     pub(crate) fn key(&self, key: impl std::hash::Hash) -> u64 {
         self.current.hasher().hash_one(key)
     }
@@ -118,7 +122,8 @@ impl Buckets {
         }
     }
 
-    /// Consumes `cost` tokens, which [`Buckets::check`] has found.
+    /// Consumes `cost` tokens. The caller must first call [`Buckets::check`], which reports whether the bucket has
+    /// enough tokens.
     pub(crate) fn consume(&mut self, key: u64, cost: u64, now_ns: u64) {
         let full_at_ns = self.full_at_ns(key).unwrap_or(0).max(now_ns);
         let full_at_ns = self.full_after(full_at_ns, cost);
@@ -184,8 +189,8 @@ mod tests {
         enough
     }
 
-    /// The costs that a key has consumed, with their times. It checks the definition itself: in every interval that
-    /// ends now, at most the burst and the rate times the interval.
+    /// The costs that a key has consumed, with their times. It checks the definition of the limit: in every interval
+    /// that ends now, the key consumes at most the burst plus the rate times the interval.
     #[derive(Default)]
     struct Consumed(Vec<(u64, u64)>);
 
@@ -203,7 +208,7 @@ mod tests {
         }
     }
 
-    /// Steps of time, keys, costs.
+    /// Requests: the milliseconds since the previous request, a key, and a cost.
     fn requests() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
         let cost = prop_oneof![8 => 1_u64..30, 1 => 100_u64..1001];
         let step_ms = prop_oneof![8 => 0_u64..400, 1 => 1000_u64..30_000];

@@ -1,4 +1,5 @@
-//! Parses the reactions of a body: one object, or an array in which a bad entry does not affect the others.
+//! Parses the reactions in the body of a request: one object, or an array. An invalid entry of an array does not affect
+//! the other entries.
 
 use std::{fmt, marker::PhantomData};
 
@@ -125,8 +126,9 @@ impl<'a> ReactionRequest<'a> {
         Ok(request)
     }
 
-    /// Parses an array entry by entry, after its entries could not be parsed together: it is not JSON, or it contains
-    /// JSON that no value can represent (`1e999`, half a surrogate pair), which affects only its own entry.
+    /// Parses an array entry by entry. It is called if the array could not be parsed at once. Then either the array is
+    /// not JSON, or an entry contains JSON that no Rust type can represent (`1e999`, half a surrogate pair). Such a
+    /// value makes only its own entry invalid.
     fn parse_one_by_one(
         &mut self,
         text: &'a str,
@@ -151,7 +153,7 @@ impl<'a> ReactionRequest<'a> {
         })
     }
 
-    /// Separates the valid entries that `principal` may send from all other entries.
+    /// Returns the valid entries that `principal` may send, and the rejections of all other entries.
     pub(crate) fn allowed(
         self,
         principal: &Principal,
@@ -193,8 +195,8 @@ where
     Ok(count)
 }
 
-/// Passes on each entry of an array as it is parsed, so that the array itself is never in memory. Entries beyond the
-/// limit are only counted.
+/// Visitor that passes each entry of an array to a function when the entry is parsed, so that the whole array is never
+/// in memory. Entries after the first [`MAX_REQUEST_REACTIONS`] are only counted.
 struct Entries<T, F>(F, PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, F: FnMut(usize, T)> Visitor<'de> for Entries<T, F> {

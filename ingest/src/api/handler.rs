@@ -1,4 +1,4 @@
-//! Handles a request from its head through the buffer to its response.
+//! Handles requests: checks the head, reads the body, adds the reactions to the buffer, and returns the response.
 
 #![allow(clippy::disallowed_methods, reason = "dates requests on arrival")]
 
@@ -39,7 +39,7 @@ pub(crate) struct Service {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Receives the result of a request's reactions: stored, or the log's error.
+/// Receives the result for a request that waits: its reactions are stored, or the log has returned an error.
 type StoredReceiver = oneshot::Receiver<Result<(), LogError>>;
 
 /// The authenticated sender of a request, and its address.
@@ -83,8 +83,8 @@ impl Service {
         response
     }
 
-    /// Handles a POST. After an error, none of its reactions is accepted, except if the log fails after the buffer has
-    /// accepted them.
+    /// Handles a POST. If it returns an error, none of the request's reactions was accepted. There is one exception: an
+    /// error of the log occurs after the buffer has accepted the reactions.
     async fn receive(
         &self,
         request: &mut Request,
@@ -110,7 +110,8 @@ impl Service {
         }
         let body = self.bodies.read(request).await?;
         let parsed = ReactionRequest::parse(&body, &self.config.emojis, flavor.names())?;
-        // Not earlier: otherwise clients that announce bodies and do not send them could hold all permits.
+        // Permits are reserved only after the body was read. Otherwise clients that announce bodies and do not send
+        // them could hold all permits.
         let count = parsed.valid.len() as u32;
         let reservation = self
             .buffer
@@ -144,8 +145,8 @@ impl Service {
         Ok(Sender { principal, address })
     }
 
-    /// Separates the reactions that the sender may send, and whose rooms are admitted, from the rejected entries. Fails
-    /// for the whole request if a rate is exceeded.
+    /// Returns the reactions that the sender may send and whose rooms are admitted, and the rejections of all other
+    /// entries. If a rate is exceeded, returns an error for the whole request.
     fn admit<'a>(
         &self,
         request: ReactionRequest<'a>,
@@ -183,7 +184,8 @@ impl Service {
         Ok((admitted, rejected))
     }
 
-    /// Adds reactions to the buffer. Returns a receiver of the result if the request waits for it.
+    /// Adds reactions to the buffer. Returns a receiver of the result if the request waits until the reactions are
+    /// stored.
     fn enqueue(
         &self,
         reactions: Vec<AdmittedReaction<'_>>,

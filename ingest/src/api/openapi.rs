@@ -5,7 +5,7 @@ use axum::{Router, routing::any};
 use emostream_http::{AllowOrigin, Body, Response, compress_json};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 
-/// The path of the document.
+/// The path of the OpenAPI document.
 pub(crate) const PATH: &str = "/openapi.json";
 
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -22,7 +22,7 @@ fn document() -> Response {
     let mut response = Response::new(Body::from(DOCUMENT));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
-    // The document changes only with the program, so a cached copy may be some minutes old.
+    // The document changes only with a new version of the program, so a cached copy may be some minutes old.
     let minutes = HeaderValue::from_static("max-age=300");
     response.headers_mut().insert(CACHE_CONTROL, minutes);
     response

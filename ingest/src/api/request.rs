@@ -1,4 +1,4 @@
-//! The head of a request: its path, content type, and whether it waits until its reactions are stored.
+//! The head of a request: its path, its content type, and whether the client waits until the reactions are stored.
 
 use emostream_http::Problem;
 use emostream_model::FieldNames;
@@ -9,29 +9,29 @@ use hyper::{
 
 use crate::config::MAX_REQUEST_REACTIONS;
 
-/// The methods of all paths in this module.
+/// The HTTP methods that all [`PATHS`] support.
 pub(crate) const METHODS: &str = "POST, OPTIONS";
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Bytes of the smallest valid reaction, with the shortcode of ❌: `{"user":1,"emoji":"x"}`.
+/// Length of the smallest valid reaction, in bytes: `{"user":1,"emoji":"x"}`, where `x` is the shortcode of ❌.
 const SMALLEST_REACTION_BYTES: u64 = 22;
 
 /// The API that a client uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ApiFlavor {
-    /// `/v1/reactions`.
+    /// The API at `/v1/reactions`.
     V1,
-    /// `/send_emoji` and its aliases, for clients that were written for common Flask servers.
+    /// The API at `/send_emoji` and its aliases, for clients that were written for common Flask servers.
     Flask,
 }
 
-/// When the response is sent.
+/// The event after which the response is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// When the reactions are in the buffer.
+    /// The reactions are in the buffer.
     Buffered,
-    /// When the log has acknowledged the reactions.
+    /// The log has acknowledged the reactions.
     Stored,
 }
 
@@ -54,8 +54,8 @@ impl ApiFlavor {
 }
 
 impl Wait {
-    /// Parses `?wait=stored`, or `Prefer: wait` (RFC 7240). The seconds of the preference are ignored: the timeout of
-    /// the log applies.
+    /// Returns when the response is sent, as requested by `?wait=stored` or by `Prefer: wait` (RFC 7240). The number of
+    /// seconds in `Prefer: wait=10` is ignored, since the timeout of the log applies.
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Result<Self, Problem> {
         let pairs = uri.query().unwrap_or_default().split('&');
         let mut values = pairs.filter_map(|pair| match pair.split_once('=') {
@@ -83,8 +83,8 @@ fn prefers_waiting(headers: &HeaderMap) -> bool {
     names.any(|name| name.trim().eq_ignore_ascii_case("wait"))
 }
 
-/// Returns 415 unless the body is JSON or plain text (`navigator.sendBeacon`) by its content type, and not compressed.
-/// A body without a content type is parsed as JSON.
+/// Returns 415 if the body is compressed, or if its content type is neither JSON nor plain text, which
+/// `navigator.sendBeacon` sends. A body without a content type is parsed as JSON.
 pub(crate) fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")

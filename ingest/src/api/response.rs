@@ -1,4 +1,4 @@
-//! Responses: the receipt of accepted reactions, and the problems.
+//! Responses: the receipt of accepted reactions, and the problem documents of errors.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Receipt {
     /// Number of accepted reactions.
     pub(crate) count: usize,
-    /// Response mode: the reactions are buffered, or stored.
+    /// Whether the reactions are buffered or stored when the response is sent.
     pub(crate) wait: Wait,
     /// The rejected entries.
     pub(crate) rejected: Vec<Rejection>,
@@ -42,7 +42,7 @@ struct AcceptedBody<'a> {
 }
 
 impl Receipt {
-    /// Returns 202, 200 or 207, by [`Wait`], the API and whether entries were rejected.
+    /// Returns 202, 200 or 207. The status depends on [`Wait`], on the API, and on whether entries were rejected.
     pub(crate) fn into_response(self, flavor: ApiFlavor) -> Response {
         let stored = self.wait == Wait::Stored;
         let whole = self.rejected.is_empty();
@@ -55,7 +55,7 @@ impl Receipt {
         let word = if whole { "success" } else { "partial" };
         let body = AcceptedBody {
             status: flask.then_some(word),
-            // Clients of the Flask API do not know `stored` alone.
+            // Clients of the Flask API read `accepted`, so their response has it beside `stored`.
             accepted: (flask || !stored).then_some(self.count),
             stored: stored.then_some(self.count),
             rejected: &self.rejected,
@@ -70,8 +70,8 @@ impl Receipt {
     }
 }
 
-/// Returns the problem of a request without an accepted entry: 503 if all rooms exceed the limit of rooms in use, 403
-/// if the token forbids all entries, otherwise 400.
+/// Returns the problem of a request without an accepted entry: 503 if all entries are rejected because too many rooms
+/// are in use, 403 if the token forbids all entries, and otherwise 400.
 pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem {
     let first = rejected.first().map_or("", |first| &first.detail);
     let all = |kind| rejected.iter().all(|rejection| rejection.kind == kind);
@@ -97,7 +97,7 @@ pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem 
     Problem::new(status, detail).member("rejected", json!(rejected))
 }
 
-/// 429: a user or an address exceeds its rate.
+/// Returns 429: a user or an address exceeds its rate.
 pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
     let RateExceeded {
         limited,
@@ -114,7 +114,7 @@ pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
         None => format!("and at most {most} are accepted at once: send fewer"),
     };
     let detail = format!("{sender} sends more than {rate}; nothing was kept, {advice}");
-    // Maximum jitter, so that clients that are refused at one moment do not retry at one moment.
+    // Maximum jitter, so that clients that are refused at the same moment retry at different moments.
     const SPREAD_SECONDS: u64 = 2;
     let wait = wait.unwrap_or_default().as_secs_f64().ceil() as u64;
     let jitter = rand::random_range(0..=SPREAD_SECONDS);
@@ -122,30 +122,30 @@ pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
         .retry_after(Duration::from_secs(wait.saturating_add(jitter)))
 }
 
-/// 503: the buffer does not have enough permits for the request's reactions.
+/// Returns 503: the buffer does not have enough permits for the request's reactions.
 pub(crate) fn buffer_full() -> Problem {
     Problem::unavailable(
         "too many reactions wait for the log; nothing was kept, send it again later",
     )
 }
 
-/// 503: no partition of the log is available.
+/// Returns 503: no partition of the log is available.
 pub(crate) fn log_unavailable() -> Problem {
     Problem::unavailable("the log does not answer; nothing was kept, send it again later")
 }
 
-/// 503: the service is stopping.
+/// Returns 503: the service is stopping.
 pub(crate) fn stopping() -> Problem {
     Problem::unavailable("the service is stopping; nothing was kept, send it again")
 }
 
-/// 503: the log did not store the reactions; 413 for a batch that is too large for the topic.
+/// Returns 503 if the log did not store the reactions, or 413 if their batch is too large for the topic.
 pub(crate) fn not_stored(error: &LogError) -> Problem {
     if let LogError::TooLarge { .. } = error {
         return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string());
     }
     Problem::unavailable(match error {
-        // Only the acknowledgement may have been lost.
+        // The log may have stored the reactions, and only its acknowledgement was lost.
         LogError::TimedOut { detail } => format!(
             "the log did not acknowledge in time: {detail}; whether the reactions are stored is not known"
         ),
@@ -153,12 +153,12 @@ pub(crate) fn not_stored(error: &LogError) -> Problem {
     })
 }
 
-/// 503: the log has neither stored nor refused the reactions in time.
+/// Returns 503: the log has neither stored nor refused the reactions in time.
 pub(crate) fn not_yet_stored() -> Problem {
     Problem::unavailable("the log does not answer; the reactions may or may not be stored later")
 }
 
-/// Returns the response of a problem. Clients of the Flask API read `error`.
+/// Returns the response of a problem. Clients of the Flask API read the field `error`, so their response has it too.
 pub(crate) fn refusal(problem: Problem, flavor: ApiFlavor) -> Response {
     match flavor {
         ApiFlavor::V1 => problem.into_response(),

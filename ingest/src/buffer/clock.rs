@@ -1,15 +1,17 @@
-//! The time of receipt.
+//! The clock that sets the time of receipt of each reaction.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use emostream_log::EventClock;
 
-/// Maximum time that the time of receipt stands still after the clock stepped back: as far ahead as a log
-/// accepts records. A record dated later would be refused until the clock has caught up.
+/// Maximum time by which the time of receipt may be ahead of the event clock, after the event clock was set back. The
+/// log accepts records that are ahead of its clock by at most this time. It would refuse records that are further
+/// ahead, until its clock has reached their time.
 const MAX_STANDSTILL_MS: u64 = 5_000;
 
-/// The event clock, except that it stands still for a moment when the event clock steps back a little: a reaction
-/// dated before records that the log already has would be late.
+/// The event clock, except that this clock does not go back when the event clock is set back a little: it returns its
+/// latest time again until the event clock has reached that time. Otherwise reactions could get earlier times than
+/// records that the log already has, and would be late.
 #[derive(Debug)]
 pub(crate) struct Clock {
     events: EventClock,
@@ -53,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_far_ahead_is_followed_when_it_is_corrected() {
-        // Otherwise the log would refuse the records of an hour.
+        // If the clock returned its latest time until then, the log would refuse all records for an hour.
         let hour = 3_600_000;
         assert_eq!(seen([hour + 9, 10, 9, 12]), [hour + 9, 10, 10, 12]);
     }

@@ -1,12 +1,12 @@
-//! Accepted reactions in packed form. They are most of the memory of an ingest.
+//! Accepted reactions in packed form. These reactions take most of the memory of an ingest.
 //!
 //! ```text
 //!  entries  [ room, ms after the first, emoji, bytes of user ] [ … ] …    24 bytes each
 //!  users    u-17u-4711…                                                   one text
 //! ```
 //!
-//! As values of their own, they would cost 80 bytes each and an allocation that another thread frees. The allocator
-//! then held twice as much memory as was in use.
+//! If each reaction were a separate value, it would take 80 bytes and an allocation, which another thread frees. In
+//! that form, the allocator held twice as much memory as was in use.
 
 use emostream_model::{Emoji, MAX_USER_BYTES, ParsedReaction, ReactionRef, Room};
 
@@ -28,7 +28,7 @@ struct Entry {
     user_bytes: u8,
 }
 
-/// A reaction that the service accepts: valid, allowed, and for a room that is in use.
+/// A reaction that the service accepts: it is valid, its sender may send it, and its room is marked as in use.
 #[derive(Debug, Clone)]
 pub(crate) struct AdmittedReaction<'a> {
     pub(crate) room: Room,
@@ -36,7 +36,7 @@ pub(crate) struct AdmittedReaction<'a> {
 }
 
 impl Packed {
-    /// Adds reactions that were all received at `now_ms`, which must not be before the last one.
+    /// Adds reactions that were all received at `now_ms`, which must not be before the time of the last reaction.
     pub(crate) fn extend<'a>(
         &mut self,
         admitted: impl Iterator<Item = AdmittedReaction<'a>>,
@@ -58,7 +58,7 @@ impl Packed {
             }));
     }
 
-    /// Adds other reactions, which must not be before the last one.
+    /// Adds the reactions of `others`, none of which may be before the last reaction of `self`.
     pub(crate) fn append(&mut self, others: Self) {
         if self.entries.is_empty() {
             *self = others;
@@ -103,7 +103,7 @@ impl Packed {
         self
     }
 
-    /// Returns the time after the first reaction, at most 49 days, as in a batch.
+    /// Returns the milliseconds from the first reaction to `at_ms`, limited to 32 bits (49 days), as in a batch.
     fn offset_ms(&self, at_ms: u64) -> u32 {
         let offset_ms = at_ms.saturating_sub(self.base_ms);
         offset_ms.min(u64::from(u32::MAX)) as u32

@@ -1,4 +1,5 @@
-//! The bounded buffer of accepted reactions: those that wait for the next flush, and those in flight.
+//! The bounded buffer of accepted reactions. It contains the reactions that wait for the next flush. Reactions in
+//! flight also count towards its capacity.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,11 +11,11 @@ use crate::{
     buffer::packed::{AdmittedReaction, Packed},
 };
 
-/// Notifies a waiting request that its reactions are stored, or why they are not.
+/// Notifies a waiting request that its reactions are stored, or of the error of the log.
 pub(crate) type StoredSender = oneshot::Sender<Result<(), LogError>>;
 
-/// The bounded buffer. A permit per reaction is held from its reservation until the log has acknowledged the reaction
-/// or has refused it for good.
+/// The bounded buffer. Each reaction holds a permit, from the reservation until the log has acknowledged the reaction
+/// or has finally refused it.
 pub(crate) struct Buffer {
     clock: Clock,
     permits: Arc<Semaphore>,
@@ -33,18 +34,18 @@ struct Pending {
 /// The reactions of the next flush.
 #[derive(Debug, Default)]
 pub(crate) struct PendingBatch {
-    /// The reactions that are answered already (202), in the order of their times.
+    /// The reactions of requests that already got their response (202), in the order of their times.
     pub(crate) accepted: Packed,
     /// The permits of `accepted`.
     pub(crate) permits: Option<OwnedSemaphorePermit>,
     /// The reactions of requests that wait until the log has stored them.
     pub(crate) awaited: Vec<AwaitedBatch>,
-    /// The number of all these reactions.
+    /// The number of reactions in `accepted` and `awaited`.
     pub(crate) count: usize,
 }
 
-/// The reactions of a request that waits until the log has stored them. They share one record, so either all of them
-/// are stored or none.
+/// The reactions of a request that waits until the log has stored them. These reactions share one record, so either all
+/// of them are stored or none.
 #[derive(Debug)]
 pub(crate) struct AwaitedBatch {
     pub(crate) reactions: Packed,
@@ -83,7 +84,8 @@ impl Buffer {
         permits.ok().map(Reservation)
     }
 
-    /// Adds reactions, received now, with permits of `reservation`. Releases the remaining permits.
+    /// Adds reactions with the current time as their event time. They hold one permit each, and the remaining permits
+    /// of `reservation` are released.
     pub(crate) fn add(
         &self,
         admitted: Vec<AdmittedReaction<'_>>,
@@ -95,8 +97,8 @@ impl Buffer {
         if pending.closed {
             return Err(Closed);
         }
-        // Read under the lock, so that times do not go back within a flush or from one flush to the next, unless the
-        // clock was far ahead.
+        // The time is read under the lock, so that times do not go back within a flush or from one flush to the next,
+        // unless the clock was far ahead and is corrected.
         let now_ms = self.clock.now_ms();
         let batch = &mut pending.batch;
         let permits = reservation.0.split(admitted.len());
@@ -122,9 +124,9 @@ impl Buffer {
         Ok(())
     }
 
-    /// Removes all pending reactions. Returns them and the time of the flush: no reaction is later, and no reaction of
-    /// the next flush is earlier, unless the clock was far ahead. The next reactions reuse the memory of `flushed`, the
-    /// previous flush.
+    /// Removes and returns all pending reactions, with the time of the flush. None of them is later than this time, and
+    /// no reaction of the next flush is earlier, unless the clock was far ahead and is corrected. `flushed` has the
+    /// reactions of the previous flush, and its memory is used for the next reactions.
     pub(crate) fn drain(&self, flushed: Packed) -> (PendingBatch, u64) {
         let accepted = flushed.cleared(self.flush_count);
         let mut pending = self.pending();
@@ -148,7 +150,7 @@ impl Buffer {
 
     /// Waits until no reaction is pending or unacknowledged.
     pub(crate) async fn wait_until_empty(&self) {
-        // The semaphore is never closed.
+        // The result is ignored, since the semaphore is never closed.
         let _ = self.permits.acquire_many(self.capacity).await;
     }
 
@@ -157,7 +159,7 @@ impl Buffer {
         self.clock.now_ms()
     }
 
-    /// Returns the maximum number of reactions.
+    /// Returns the maximum number of reactions in the buffer.
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity
     }

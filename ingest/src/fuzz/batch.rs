@@ -45,7 +45,7 @@ fn a_damaged_batch_is_refused_or_valid() {
             prop_assert_eq!(batch.emojis()[emoji], Emoji::from_text(text).ok());
             prop_assert!((batch.base_ms()..=batch.newest_ms()).contains(&at_ms));
         }
-        // A decoded batch can be encoded, and decoded with the same result.
+        // If a decoded batch is encoded again, decoding it gives the same reactions.
         if let Ok(reactions) = batch.reactions() {
             let again = Batch::encode(batch.base_ms(), reactions.iter().copied());
             let again = Batch::decode(&again).unwrap();

@@ -1,4 +1,4 @@
-//! Fuzz test of the body parser, compared with an implementation over `serde_json::Value`.
+//! Fuzz test of the body parser. Its results are compared with those of a simpler parser that uses `serde_json::Value`.
 
 use emostream_model::{Emoji, EmojiNames, FieldNames, ParsedReaction, Room, parse_timestamp};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -86,7 +86,7 @@ fn bodies() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Returns the fields of an entry by the documented rules; `None` if it is to be rejected.
+/// Returns the fields of an entry by the documented rules; `None` if the entry must be rejected.
 fn expected_reaction(
     entry: &Value,
     names: FieldNames,
@@ -124,8 +124,8 @@ fn expected_reaction(
     valid.then(|| (user, emoji, room.to_owned(), claimed_ms))
 }
 
-/// Converts Unix seconds (before the year 5138) or milliseconds (after it) to milliseconds; `None` beyond the year
-/// 9999.
+/// Converts Unix seconds or milliseconds to milliseconds. Numbers are milliseconds if they would be after the year 5138
+/// as seconds. Returns `None` for times before 1970 or after the year 9999.
 fn moment(number: f64) -> Option<u64> {
     let ms = if number < 1e11 {
         number * 1000.0
@@ -152,7 +152,8 @@ fn check(body: &[u8], names: FieldNames) -> Result<(), TestCaseError> {
     }
     let value = serde_json::from_str::<Value>(text);
     let Ok(request) = read else {
-        // JSON may be refused as a whole only for too many entries, or for one that no value can represent.
+        // A JSON body may be refused as a whole in two cases only: it is an array with too many entries, or it is a
+        // single value that no Rust type can represent.
         let entries = serde_json::from_str::<Vec<IgnoredAny>>(text);
         let refusable = match entries {
             Ok(entries) => entries.len() > MAX_REQUEST_REACTIONS,

@@ -1,4 +1,4 @@
-//! Damages bytes at random.
+//! Damages the bytes of valid input at random positions.
 
 use bytes::Bytes;
 use proptest::{prelude::*, sample::Index};
@@ -9,13 +9,13 @@ enum Damage {
     Insert(Index, u8),
     Remove(Index),
     Truncate(Index),
-    /// Repeats a part.
+    /// Repeats a part of the bytes.
     Repeat(Index, Index),
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
     let (at, byte) = (any::<Index>, any::<u8>);
-    // Bytes with a meaning for a parser are more likely to reveal an error.
+    // Bytes that have a meaning in JSON occur often, since they are more likely to reveal an error of a parser.
     let syntax_byte = prop_oneof![
         byte(),
         proptest::sample::select(b"\"\\[]{},:0e-\0\xff".to_vec())
@@ -30,7 +30,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
-    // The position after the last byte is included.
+    // The position may be the one after the last byte.
     let position = |at: &Index| at.index(bytes.len() + 1);
     match damage {
         Damage::Insert(at, byte) => bytes.insert(position(at), *byte),
@@ -49,7 +49,7 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
     }
 }
 
-/// Returns the bytes with up to three damages, and whether they are unchanged.
+/// Generates the source of valid bytes, the bytes after up to three damages, and whether the bytes are unchanged.
 pub(super) fn damaged<T: Clone + std::fmt::Debug>(
     whole: impl Strategy<Value = (T, Vec<u8>)>,
 ) -> impl Strategy<Value = (T, Bytes, bool)> {
@@ -58,7 +58,7 @@ pub(super) fn damaged<T: Clone + std::fmt::Debug>(
         let mut bytes = whole.clone();
         damages.iter().for_each(|damage| apply(&mut bytes, damage));
         let intact = bytes == whole;
-        // `Bytes` are printed as text where possible.
+        // The type is `Bytes`, since a failed case then prints its input as text where possible.
         (source, Bytes::from(bytes), intact)
     })
 }

@@ -1,4 +1,4 @@
-//! Fuzz test of emoji names, with the spellings of phones, keyboards and attackers.
+//! Fuzz test of emoji names, as phones, keyboards and attackers may write them.
 
 use emostream_model::{Emoji, EmojiNames};
 use proptest::{prelude::*, sample::select};
@@ -21,7 +21,7 @@ fn essence(text: &str) -> String {
         .collect()
 }
 
-/// Known emojis with code points inserted or removed.
+/// Generates known emojis with code points inserted or removed.
 fn disguised() -> impl Strategy<Value = String> {
     let emojis: Vec<Emoji> = Emoji::all().collect();
     let sign = prop_oneof![
@@ -70,7 +70,8 @@ fn a_name_is_resolved_to_one_emoji_or_refused() {
         prop_assert_eq!(known.resolve(text), Ok(emoji));
         prop_assert_eq!(Emoji::from_id(emoji.id()), Some(emoji));
         prop_assert!(!text.chars().any(is_tone), "{text} has a skin tone");
-        // A name that is not a word is its emoji in another spelling.
+        // Shortcodes and aliases are ASCII. Any other name equals its emoji, except for variation selectors and skin
+        // tones.
         if !name.is_ascii() {
             prop_assert_eq!(essence(&name), essence(text));
         }

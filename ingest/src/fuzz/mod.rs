@@ -4,8 +4,8 @@
 //!  seed ─▶ valid input ─▶ damage ─▶ parser ─▶ compared with a slower, simpler parser
 //! ```
 //!
-//! `cargo test` runs some hundred cases of each, `make soak` as many as `FUZZ_SECONDS` allows. A failure prints the
-//! smallest case that was found, and the command that replays it.
+//! `cargo test` runs a few hundred cases of each test. `make soak` runs as many cases as `FUZZ_SECONDS` allows. A
+//! failure prints the smallest case that was found, and the command that replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod batch;
@@ -26,10 +26,11 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
 };
 
-/// Cases per seed.
+/// Number of cases that are run with each seed.
 const CASES: u32 = 400;
 
-/// Runs `test` on cases of `strategy`, with one seed after another.
+/// Runs `test` on cases of `strategy`, with one seed after another until `FUZZ_SECONDS` are over. With `FUZZ_SEED`,
+/// runs only the cases of that seed.
 fn fuzz<S: Strategy>(
     target: &str,
     strategy: S,

@@ -1,4 +1,4 @@
-//! Fuzz test of the timestamp parser, compared with the calendar.
+//! Fuzz test of the timestamp parser. Its results are compared with times that are computed by counting days.
 
 use emostream_model::parse_timestamp;
 use proptest::prelude::*;
@@ -69,7 +69,8 @@ impl Timestamp {
         )
     }
 
-    /// Returns the Unix milliseconds by counting days; `None` for an invalid date, or one before 1970.
+    /// Computes the time in Unix milliseconds by counting days. Returns `None` for an invalid date, or for a time
+    /// before 1970.
     fn ms(&self) -> Option<u64> {
         if !(1..=12).contains(&self.month) || !(1..=days(self.year, self.month)).contains(&self.day)
         {

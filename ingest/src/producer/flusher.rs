@@ -1,5 +1,5 @@
-//! Writes the buffer to the log: one record per partition in every flush, each half second or when enough reactions are
-//! pending.
+//! Writes the buffer to the log. A flush happens every half second, or earlier if enough reactions are pending. It
+//! writes at least one record to each available partition.
 //!
 //! ```text
 //!                  accepted (202) ──split evenly────────▶ ┐
@@ -7,9 +7,9 @@
 //!                  awaited ──whole requests─────────────▶ ┘
 //! ```
 //!
-//! Accepted reactions are already answered, so no client can send them again: the log gets as much time as it needs to
-//! store them. All records use one appender: records of a second appender could arrive later, and would be late for the
-//! watermark of their partition.
+//! Clients already have the response for accepted reactions and do not send them again, so the log gets as much time as
+//! it needs to store them. All records use one appender, which keeps them in order. Records of a second appender could
+//! be stored after newer records, and would be late for the watermark of their partition.
 //!
 //! Architecture invariant: the flusher does not wait for the log. Acknowledgements arrive through [`InFlightFlush`].
 
@@ -42,29 +42,30 @@ use crate::{
     producer::partition_health::PartitionHealth,
 };
 
-/// Maximum reactions of a record. With the longest users and rooms, a reaction has [`REACTION_BYTES`], and Kafka's
-/// default maximum for a record is 1,000,000 bytes.
+/// Maximum number of reactions in a record. This number times [`REACTION_BYTES`] is less than Kafka's default maximum
+/// for a record, which is 1,000,000 bytes.
 const RECORD_REACTIONS: usize = 4000;
 
-/// Maximum bytes of a reaction in a batch, with the longest user and a room of its own.
+/// Maximum bytes of a reaction in a batch: it has the longest user id, and a room that no other reaction has.
 const REACTION_BYTES: u64 = 247;
 
-/// Maximum bytes that Kafka, the header with the process's id, and the batch add to the reactions of a record that is
-/// sent alone: at most 200, rounded up.
+/// Maximum bytes of a record that is sent alone, besides its reactions: Kafka's framing, the header with the process's
+/// id, and the other fields of the batch. Together they take at most 200 bytes; the constant is rounded up.
 const OVERHEAD_BYTES: u64 = 256;
 
 /// Limits of a topic's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordLimit {
-    /// Maximum reactions of a record, so that they fit whatever their sizes are.
+    /// Maximum number of reactions in a record. A batch with this number of reactions never exceeds `bytes`, whatever
+    /// the sizes of the reactions are.
     reactions: usize,
     /// Maximum bytes of a batch.
     bytes: u64,
 }
 
 impl RecordLimit {
-    /// Returns the limits of a topic that accepts records of `topic_bytes`; `None` if the largest reaction does not
-    /// fit.
+    /// Returns the limits of a topic that accepts records of `topic_bytes`; `None` if a record cannot contain a
+    /// reaction of maximum size.
     pub(crate) fn of(topic_bytes: u64) -> Option<Self> {
         let bytes = topic_bytes.saturating_sub(OVERHEAD_BYTES);
         let reactions = usize::try_from(bytes / REACTION_BYTES).unwrap_or(usize::MAX);
@@ -105,7 +106,7 @@ struct FlushPlan {
 }
 
 impl FlushPlan {
-    /// Returns the writable partition at `index`, modulo their number.
+    /// Returns the writable partition at `index`, modulo the number of writable partitions.
     fn partition(&self, index: usize) -> u32 {
         self.writable[index % self.writable.len()]
     }
@@ -136,11 +137,12 @@ impl Flusher {
                 break;
             }
         }
-        // Dropping the appender may block until the log is closed.
+        // Dropping the appender may block until the log is closed, so it is dropped on a blocking thread.
         spawn_blocking(move || drop(self));
     }
 
-    /// Sends a flush to the log. Returns the memory of the accepted reactions, whose batches are encoded then.
+    /// Sends the pending reactions to the log. Returns the accepted reactions, so that their memory can be used again:
+    /// their batches are already encoded.
     fn flush(&self, rotation: usize, pending: PendingBatch, now_ms: u64) -> Packed {
         let PendingBatch {
             accepted,
@@ -192,12 +194,13 @@ impl Flusher {
         accepted
     }
 
-    /// Sends a record to the writable partition at `index`. If the log refuses it there at once, tries the next
-    /// partition.
+    /// Sends a record to the writable partition at `index`. If the log refuses to queue the record, tries the next
+    /// writable partition.
     fn send(&self, record: &Arc<Record>, plan: &FlushPlan, index: usize, batch: Bytes) {
         let bytes = batch.len() as u64;
         if bytes > self.limit.bytes {
-            // Only a request that waits can be this large: its reactions share one record, which contains nothing else.
+            // Only the reactions of a waiting request can be this large: they must share one record, even if they
+            // exceed the maximum number of reactions.
             return record.complete(Err(LogError::TooLarge {
                 topic: self.topic.clone(),
                 bytes,
@@ -236,8 +239,8 @@ fn offer(appender: &dyn Appender, record: &Arc<Record>, new: NewRecord) -> Resul
     })
 }
 
-/// Encodes a batch of reactions in the order of their times. No time in it is after `now_ms`: a clock that was
-/// corrected in between may have dated reactions in the future, and the dataflow would reject the whole batch.
+/// Encodes a batch of reactions in the order of their times. Times after `now_ms` are set to `now_ms`. They occur if
+/// the clock was set back after reactions were received, and the dataflow would reject the whole batch because of them.
 fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> Bytes {
     let dated = |reaction: ReactionRef<'a>| ReactionRef {
         at_ms: reaction.at_ms.min(now_ms),
@@ -248,8 +251,8 @@ fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> B
     Batch::encode(base_ms, reactions).into()
 }
 
-/// Splits `count` reactions evenly between partitions, as (partition index, size) of each record with at most
-/// `max_reactions`. `rotation` selects the partitions that get one reaction more.
+/// Splits `count` reactions evenly between partitions, in records of at most `max_reactions`. Returns the partition
+/// index and the size of each record. `rotation` selects the partitions that get one reaction more than the others.
 fn split_evenly(
     count: usize,
     partitions: usize,
@@ -268,8 +271,8 @@ fn split_evenly(
     })
 }
 
-/// Assigns requests to records, round-robin over the partitions from `rotation` on. A request is never split. A record
-/// of several requests contains at most `max_reactions` reactions.
+/// Assigns requests to records: round-robin over the partitions, beginning with the partition at `rotation`. A request
+/// is never split. A record of several requests contains at most `max_reactions` reactions.
 fn assign_requests(
     awaited: Vec<AwaitedBatch>,
     partitions: usize,

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{buffer::StoredSender, metrics::Metrics, producer::partition_health::PartitionHealth};
 
-/// One flush. It is dropped with the last of its records, and then counted.
+/// One flush. Its records share it, so it is dropped together with the last record, and is counted in the metrics then.
 pub(crate) struct InFlightFlush {
     started: Instant,
     health: Arc<PartitionHealth>,
@@ -31,7 +31,7 @@ pub(crate) struct Record {
     completion: Mutex<RecordCompletion>,
 }
 
-/// What to release and notify when a record is acknowledged or has failed: buffer permits and waiting requests.
+/// The buffer permits to release and the waiting requests to notify when a record is acknowledged or has failed.
 #[derive(Default)]
 pub(crate) struct RecordCompletion {
     pub(crate) permits: Option<OwnedSemaphorePermit>,
@@ -50,7 +50,7 @@ impl RecordCompletion {
 }
 
 impl InFlightFlush {
-    /// Starts a flush now.
+    /// Creates a flush that starts now.
     pub(crate) fn start(health: Arc<PartitionHealth>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
@@ -92,8 +92,8 @@ impl Record {
         (ticket, Box::new(done))
     }
 
-    /// Reports to the partition's health that the log has acknowledged or refused the record there. After a refusal,
-    /// another partition may accept the record.
+    /// Reports to [`PartitionHealth`] that the log has acknowledged or refused the record in this partition. After a
+    /// refusal, the record may be sent to another partition.
     pub(crate) fn on_delivery(&self, partition: u32, ticket: u64, refused: Option<&LogError>) {
         let health = &self.flush.health;
         health.on_delivery(partition, ticket, refused, Instant::now());
@@ -122,7 +122,8 @@ impl Record {
                 }
             }
         }
-        // Before the notification: a client that sends its next request after the response finds these permits free.
+        // Permits are released before requests are notified. So these permits are free when a client sends its next
+        // request after the response.
         drop(permits);
         for stored in waiting {
             // Sending fails if the request has timed out or its client has disconnected.

@@ -1,4 +1,4 @@
-//! Writes the buffer to the log: one record per partition and flush. Tracks which partitions respond.
+//! Writes the buffer to the log in flushes, and tracks which partitions acknowledge records.
 
 pub(crate) mod flusher;
 pub(crate) mod in_flight;

@@ -1,4 +1,4 @@
-//! Which partitions of the log are available, by the acknowledgements of the records that are sent to them.
+//! Tracks which partitions of the log are available, by the acknowledgements of the records that are sent to them.
 //!
 //! ```text
 //!              no acknowledgement for 2 s, or refused
@@ -7,8 +7,8 @@
 //!              the next record is acknowledged
 //! ```
 //!
-//! No reaction is lost with a partition's leader: the other partitions get its share. When no partition is available,
-//! the log is not, and the service accepts no reaction until a partition is available again.
+//! If a partition's leader fails, no reaction is lost, since the other partitions get its share. If no partition is
+//! available, the service accepts no reactions until a partition is available again.
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +23,9 @@ use emostream_http::Component;
 use emostream_log::LogError;
 use prometheus::IntGauge;
 
-/// Time without an acknowledgement after which a partition counts as unavailable. Far more than a slow broker's commit
-/// takes; a crash loses at most the reactions that are accepted within it.
+/// Time without an acknowledgement after which a partition counts as unavailable. It is far longer than a slow broker
+/// needs to acknowledge a record. If the log fails and then this process crashes, at most the reactions that were
+/// accepted within this time are lost.
 pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tracks acknowledgements. Selects the partitions of each flush, and sets the readiness of the ingest.
@@ -32,7 +33,7 @@ pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct PartitionHealth {
     component: Component,
     unavailable: IntGauge,
-    /// No partition is available. Atomic, since every request reads it.
+    /// Whether no partition is available. It is atomic and outside of the mutex, since every request reads it.
     none_available: AtomicBool,
     deliveries: Mutex<Deliveries>,
 }
@@ -46,9 +47,9 @@ struct Deliveries {
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// Send times of the records in flight, by their tickets.
+    /// The times at which the records in flight were sent, by their tickets.
     in_flight: BTreeMap<u64, Instant>,
-    /// Ticket of the newest record with a result. The result of an older record is ignored: it does not show the
+    /// Ticket of the newest record with a result. The result of an older record is ignored, since it does not show the
     /// present state of the partition.
     newest_completed: Option<u64>,
     last_sent: Option<Instant>,
@@ -177,9 +178,9 @@ impl PartitionHealth {
 }
 
 impl Partition {
-    /// Returns whether a heartbeat has to test an unavailable partition. Records in flight do not suffice: they may
-    /// have been lost with a connection. At most one per [`ACK_TIMEOUT`], so that heartbeats do not accumulate during a
-    /// long outage.
+    /// Returns whether a heartbeat must test an unavailable partition. Records in flight are not enough for the test,
+    /// since they may have been lost with a connection. While records are in flight, at most one heartbeat is sent per
+    /// [`ACK_TIMEOUT`], so that heartbeats do not accumulate during a long outage.
     fn needs_probe(&self, now: Instant) -> bool {
         let elapsed = |sent_at: Instant| now.saturating_duration_since(sent_at) >= ACK_TIMEOUT;
         self.in_flight.is_empty() || self.last_sent.is_none_or(elapsed)

@@ -1,4 +1,4 @@
-//! Authentication and authorization: an ingest with a `--jwt-key`.
+//! Tests of authentication and authorization, with an ingest that has a `--jwt-key`.
 
 use std::{
     io::Write,
@@ -168,7 +168,7 @@ fn without_a_valid_token_the_response_is_401_and_nothing_is_accepted() {
             assert!(token.len() < 7 || !text.contains(token), "{text}");
         }
     }
-    // A URL may be logged: a client that can set a header must not send a token in the URL.
+    // A token in the URL is refused, since URLs may be logged and clients of this service can set a header instead.
     let target = format!("POST /v1/reactions?token={good}");
     assert_eq!(service.request(&target, &[], &body).status, 401);
     assert_eq!(ask(&service, POST, &good, &of("u-17", "a")).status, 202);
@@ -199,7 +199,7 @@ fn another_user_or_another_room_is_403_and_nothing_is_accepted() {
         (&good(), of("u-17", "any"), 202, ""),
         (&good(), of("u-18", "any"), 403, sub),
         (&good(), of(17, "any"), 403, sub),
-        // An integer equals its digits, in tokens as in bodies.
+        // As a user id, an integer equals the text of its digits, in tokens as in bodies.
         (&limited, of(17, "match-7"), 202, ""),
         (&limited, of("17", "side-service"), 202, ""),
         (&limited, of("17", "match-8"), 403, closed),
@@ -210,7 +210,7 @@ fn another_user_or_another_room_is_403_and_nothing_is_accepted() {
             403,
             "\"default\"",
         ),
-        // An invalid body is 400, also without permission.
+        // An invalid body gets 400, even if the token does not allow its user or room.
         (&limited, json!({"user_id": 18}), 400, "emoji_type"),
         (
             &limited,

@@ -1,4 +1,4 @@
-//! Any body gets a response, and the log contains exactly the accepted reactions.
+//! Tests that any body gets a response, and that the log contains exactly the accepted reactions.
 
 use std::{cell::Cell, time::Duration};
 

@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::fixture::Response;
 
-/// The document, parsed from the source.
+/// The OpenAPI document, parsed from its source file.
 pub(crate) static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../openapi.json")).unwrap());
 
-/// The name by which its schemas refer to one another.
+/// The URL of the document. Its schemas refer to one another by this URL.
 const NAME: &str = "file:///openapi.json";
 
 thread_local! {
@@ -24,7 +24,7 @@ thread_local! {
 
 const PROBLEM: &str = "/components/schemas/Problem";
 
-/// Returns an error if `response`, to a request of this line, is not as documented.
+/// Returns an error if `response` is not as documented for a request with the request line `line`.
 pub(crate) fn violation(line: &str, response: &Response) -> Result<(), String> {
     let (method, target) = line.split_once(' ').unwrap();
     let path = target.split('?').next().unwrap();
@@ -77,7 +77,8 @@ pub(crate) fn matches(pointer: &str, value: &Value) -> Result<(), String> {
     })
 }
 
-/// Checks the response of a method or path that the document does not list: an allowed status, and a problem as body.
+/// Checks the response of a method or path that the document does not list: the status must be allowed, and the body
+/// must be empty or a problem.
 fn undocumented(response: &Response, allowed: &[(u16, &str)], method: &str) -> Result<(), String> {
     if !allowed.contains(&(response.status, method)) {
         return Err(format!("{} where nothing is documented", response.status));
@@ -88,7 +89,7 @@ fn undocumented(response: &Response, allowed: &[(u16, &str)], method: &str) -> R
     }
 }
 
-/// Resolves references; `None` if there is nothing at the JSON pointer.
+/// Returns the JSON pointer after all references are resolved; `None` if the document has no value there.
 pub(crate) fn follow(mut pointer: String) -> Option<String> {
     loop {
         match DOCUMENT.pointer(&pointer)?["$ref"].as_str() {

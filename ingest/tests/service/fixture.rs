@@ -1,4 +1,4 @@
-//! An ingest on port 0 with a client, and a reader of its topic.
+//! An ingest on a free port, with a client that sends requests and a reader of its topic.
 
 use std::{
     io::{Read, Write},
@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::violation;
 
-/// Timeout of the tests.
+/// Maximum time that a test waits for a result.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A flush interval longer than any test.
+/// A flush interval that is longer than any test, so that it never ends during a test.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
-/// Partitions of the topic.
+/// Number of partitions of the topic.
 pub(crate) const PARTITIONS: u32 = 3;
 
 pub(crate) struct TestService {
@@ -65,7 +65,7 @@ impl TestService {
         Self::limited(config, Limits::default())
     }
 
-    /// Starts an ingest whose listener has other limits.
+    /// Starts an ingest whose listener has these limits.
     pub(crate) fn limited(config: Config, limits: Limits) -> Self {
         let log = FaultyLog::new(Arc::new(EmbeddedLog::in_memory().unwrap()));
         log.create_topic(&TopicSpec {
@@ -107,7 +107,8 @@ impl TestService {
         stream
     }
 
-    /// Sends a request of these header lines. Returns the response, which must be as in the OpenAPI document.
+    /// Sends a request with this request line, these headers and this body. Returns the response, which must be as in
+    /// the OpenAPI document.
     pub(crate) fn request(&self, line: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Response {
         let response = Response::read(&mut self.begin(line, headers, body));
         if let Err(why) = violation(line, &response) {
@@ -176,7 +177,7 @@ impl TestService {
         value.trim().parse().unwrap()
     }
 
-    /// Stops as a process does: the listener first, then the ingest.
+    /// Stops the service in the order in which the process does it: first the listener, then the ingest.
     pub(crate) fn stop(&mut self, within: Duration) -> Result<(), DrainError> {
         self.shutdown.cancel();
         let drained = self.runtime.block_on(&mut self.served).unwrap();
@@ -184,14 +185,14 @@ impl TestService {
         self.drain(within)
     }
 
-    /// Drains the ingest alone.
+    /// Drains the ingest, but not the listener.
     pub(crate) fn drain(&self, within: Duration) -> Result<(), DrainError> {
         self.runtime.block_on(self.ingest.drain(within))
     }
 }
 
 impl Response {
-    /// Reads until the connection ends.
+    /// Reads a response until the server closes the connection.
     pub(crate) fn read(stream: &mut TcpStream) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();

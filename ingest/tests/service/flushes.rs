@@ -1,4 +1,4 @@
-//! The records that flushes write.
+//! Tests of the records that flushes write.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +19,7 @@ fn every_partition_gets_a_record_each_flush_a_heartbeat_without_reactions() {
     });
     assert_eq!(service.readiness.check(), Ok(()));
     service.stop(Duration::from_secs(10)).unwrap();
-    // The drain does not wait for the last heartbeats.
+    // The drain does not wait for the last heartbeats, so this test waits for them.
     until("partitions advance together", || {
         let mut times: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
         for record in service.written() {
@@ -56,7 +56,7 @@ fn every_record_names_the_process_that_wrote_it() {
         assert_eq!(instance.name, INSTANCE_HEADER);
         assert!(records.iter().all(|headers| *headers == records[0]));
     }
-    // Two processes on one host have different ids, but for one case in 65,536.
+    // Only the host names in the ids are compared. The other digits are random, so they may be equal.
     let host = |records: &[Vec<Header>]| {
         let id = String::from_utf8(records[0][0].value.to_vec()).unwrap();
         id.rsplit_once('-').unwrap().0.to_owned()

@@ -1,4 +1,4 @@
-//! Rate limits of users and addresses: an ingest with `--per-user-rate` and `--per-address-rate`.
+//! Tests of rate limits for users and addresses, with an ingest that has `--per-user-rate` and `--per-address-rate`.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn a_user_above_the_rate_is_429_and_nothing_of_the_request_is_accepted() {
     for (body, advice) in [
         (of(&["a"]), "send it again later"),
         (of(&["b", "b"]), "send fewer"),
-        // The request is refused whole, also for users below their rate.
+        // The whole request is refused, including the reaction of `b`, who is below the rate.
         (of(&["b", "a"]), "later"),
     ] {
         let response = service.post("/v1/reactions", &body);
@@ -82,7 +82,7 @@ fn an_array_costs_its_address_as_much_as_its_reactions() {
         detail.starts_with("this address") && detail.ends_with("send fewer"),
         "{detail}"
     );
-    // A client can only prepend addresses to the header.
+    // The proxy appends the client's address to the header, so a client can only add other addresses before its own.
     let claimed = format!("203.0.113.9, {here}");
     for (address, status) in [
         (here, 202),
@@ -113,7 +113,7 @@ fn a_429_has_a_jittered_retry_after() {
     let waits: Vec<u64> = (0..40)
         .map(|_| ask().header("retry-after").unwrap().parse().unwrap())
         .collect();
-    // 1000 s less the time of the test, and up to 2 s of jitter.
+    // The wait is 1000 s, less the time since the first request, plus up to 2 s of jitter.
     assert!(
         waits.iter().all(|wait| (500..=1002).contains(wait)),
         "{waits:?}"

@@ -1,5 +1,5 @@
-//! Malformed requests. After each, a well-formed request is served, and the log contains exactly the accepted
-//! reactions.
+//! Tests of malformed requests. After each of them a well-formed request is served, and at the end the log contains
+//! exactly the accepted reactions.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -10,13 +10,13 @@ use emostream_ingest::Config;
 
 use crate::fixture::TestService;
 
-/// 33 bytes.
+/// A valid reaction of 33 bytes.
 const ONE: &str = r#"{"user_id":1,"emoji_type":"fire"}"#;
 
-/// Timeout of a body.
+/// Timeout for receiving a body.
 const BODY_TIME: Duration = Duration::from_millis(200);
 
-/// The bytes of an attack, and the statuses of the responses.
+/// The bytes of an attack, and the expected statuses of the responses.
 struct Attack {
     name: &'static str,
     bytes: Vec<u8>,
@@ -47,7 +47,7 @@ fn chunked(lines: &str) -> String {
     format!("{head}21\r\n{ONE}\r\n0\r\n\r\n")
 }
 
-/// Requests that two parsers may understand in different ways.
+/// Requests that two HTTP parsers may understand in different ways (request smuggling).
 fn smuggling() -> Vec<Attack> {
     let smuggled = "GET /openapi.json HTTP/1.1\r\nhost: h\r\n\r\n";
     let line = |line: &str| [&head(line), ONE].concat();
@@ -77,7 +77,8 @@ fn smuggling() -> Vec<Attack> {
             line("content-length: 99999999999999999999999\r\n"),
             &[400],
         ),
-        // Chunks override the length, and the connection is closed, so no bytes after them are a request.
+        // The chunks override the length, and the server closes the connection after the response. So the bytes after
+        // the chunks are not parsed as a request.
         attack(
             "a length and chunks",
             chunked("content-length: 33\r\n") + smuggled,
@@ -117,7 +118,7 @@ fn smuggling() -> Vec<Attack> {
     ]
 }
 
-/// Heads and framings that are too long or not HTTP.
+/// Requests whose head or framing of the body is too long or is not valid HTTP.
 fn floods() -> Vec<Attack> {
     let long = "y".repeat(40_000);
     let endless = format!("{}1\r\n[\r\n", head("transfer-encoding: chunked\r\n"));
@@ -190,7 +191,7 @@ fn floods() -> Vec<Attack> {
     ]
 }
 
-/// JSON that breaks careless parsers.
+/// Requests with JSON that breaks careless parsers.
 fn bodies() -> Vec<Attack> {
     let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let with = |field: &str| post(ONE.replacen('{', &format!("{{{field},"), 1));
@@ -254,10 +255,10 @@ fn bodies() -> Vec<Attack> {
     ]
 }
 
-/// Returns all bytes until the connection ends, by a close or a reset.
+/// Sends an attack. Returns all bytes that the server sends until it closes or resets the connection.
 fn everything(service: &TestService, attack: &Attack) -> String {
     let mut stream = service.connect();
-    // An early response may arrive during the write, and close the connection.
+    // The write may fail, since the server may respond early and close the connection.
     let _ = stream.write_all(&attack.bytes);
     let mut response = Vec::new();
     match stream.read_to_end(&mut response) {

@@ -1,4 +1,4 @@
-//! A full buffer, and a log that refuses records or does not acknowledge them.
+//! Tests with a full buffer, and with a log that refuses records or does not acknowledge them.
 
 use std::{io::Write, time::Duration};
 
@@ -28,7 +28,7 @@ fn a_full_buffer_is_503_before_the_body_is_read() {
     assert_eq!(service.post("/v1/reactions", array(50)).status, 202);
     assert_eq!(service.post("/v1/reactions", array(30)).status, 202);
     let mut stream = service.connect();
-    // The body never arrives: the response must not wait for it.
+    // The body is never sent, so the test fails if the response waits for it.
     stream
         .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 500\r\n\r\n")
         .unwrap();
@@ -76,7 +76,8 @@ fn unacknowledged_reactions_fill_the_buffer() {
     assert_eq!(service.reactions().len(), 110);
 }
 
-/// Returns a configuration that flushes each request at once and sends no heartbeats, which would detect the outage.
+/// Returns a configuration that flushes each request at once. No heartbeats are sent during a test, since they would
+/// detect the outage before the request.
 fn at_once() -> Config {
     Config {
         flush: NEVER,
@@ -189,7 +190,8 @@ fn no_reaction_is_lost_with_an_unavailable_partition() {
 
 #[test]
 fn the_other_partitions_get_the_records_of_one_that_is_not_writable_yet() {
-    // The partition count may be known before the producer knows the partition.
+    // When a partition is added, the ingest may know the new number of partitions before its producer knows the new
+    // partition.
     let mut service = TestService::start(at_once());
     until("ready", || service.readiness.check().is_ok());
     service.log.appends_to(2, Appends::Full);

@@ -1,4 +1,5 @@
-//! More reactions than the log accepts: fast refusals, bounded memory, and no accepted reaction is lost.
+//! Tests with more reactions than the log accepts: refusals are fast, memory is bounded, and no accepted reaction is
+//! lost.
 
 use std::{
     collections::BTreeSet,
@@ -19,10 +20,12 @@ const CAPACITY: u32 = 1000;
 const CLIENTS: usize = 8;
 const POSTED_AT_ONCE: usize = 50;
 
-/// Number of refusals, so that each of the three `Retry-After` values occurs with near certainty.
+/// Minimum number of refusals. It is large enough that each of the three values of `Retry-After` almost certainly
+/// occurs.
 const REFUSALS: usize = 200;
 
-/// Several times the capacity of the buffer, so that the log limits the throughput.
+/// Minimum number of accepted reactions: several times the capacity of the buffer, so that the log limits the
+/// throughput.
 const ACCEPTED: usize = 5 * CAPACITY as usize;
 
 /// The responses that clients received.
@@ -123,7 +126,7 @@ fn refusals_do_not_wait_for_the_log() {
         service.post("/v1/reactions", &all);
         fill(&service) == f64::from(CAPACITY)
     });
-    // The log acknowledges nothing in this loop.
+    // The log acknowledges nothing in this loop, so a request that waits for the log would get no response.
     for _ in 0..100 {
         assert_eq!(service.post("/v1/reactions", array(1)).status, 503);
         assert_eq!(service.post("/emoji?wait=stored", array(1)).status, 503);
@@ -133,7 +136,7 @@ fn refusals_do_not_wait_for_the_log() {
     assert_eq!(service.post("/v1/reactions", array(1)).status, 202);
 }
 
-/// Stops the other threads when this thread ends, also by a panic.
+/// Sets its flag when it is dropped. So the other threads stop when this thread ends, even if it ends by a panic.
 struct OnDrop<'a>(&'a AtomicBool);
 
 impl Drop for OnDrop<'_> {

@@ -1,4 +1,4 @@
-//! The documented responses, row by row of README.md's tables.
+//! Tests of the documented responses: of each row of the tables in README.md.
 
 use std::{
     io::{Read, Write},

@@ -1,5 +1,5 @@
-//! Connections that only use resources: slow heads, slow bodies, idle ones. Other clients are served, and the server
-//! closes each of these connections.
+//! Tests with connections that use resources and never complete a request: slow heads, slow bodies, and idle
+//! connections. Other clients are served, and the server closes each of these connections.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -18,10 +18,10 @@ const SLOW_HEADS: usize = 200;
 const SLOW_BODIES: usize = 200;
 const IDLE: usize = 1000;
 
-/// Connections for the other clients.
+/// Number of connections that are left for other clients.
 const SPARE: usize = 16;
 
-/// Timeout of heads and bodies.
+/// Timeout for receiving a head or a body.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 const HEAD: &[u8] = b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\n";
@@ -54,9 +54,10 @@ impl SlowClient {
         }
     }
 
-    /// Sends some more bytes, and reads whether the server has closed the connection.
+    /// Sends some more bytes, and checks whether the server has closed the connection.
     fn step(&mut self) {
-        // The write fails after the server has closed the connection; the read detects it.
+        // The result of the write is ignored. It fails if the server has closed the connection, and the read below
+        // detects this case.
         let _ = self.stream.write_all(self.drop);
         let mut bytes = [0; 1024];
         match self.stream.read(&mut bytes) {
@@ -67,7 +68,7 @@ impl SlowClient {
     }
 }
 
-/// Repeats until the server has closed all connections.
+/// Lets all clients send bytes until the server has closed all connections.
 fn drive(clients: &mut [SlowClient]) {
     let start = Instant::now();
     while clients.iter().any(|client| !client.ended) {
@@ -84,7 +85,8 @@ fn other_clients_are_served_and_every_slow_client_is_closed() {
     let config = Config {
         flush: Duration::from_millis(20),
         body_time: CLIENT_TIMEOUT,
-        // If each slow body reserved its maximum, no permit would be left.
+        // If each slow body reserved permits for the maximum number of reactions, no permit would be left for other
+        // clients.
         buffer_reactions: 1000 * SLOW_BODIES as u32,
         ..Config::default()
     };
@@ -122,7 +124,7 @@ fn other_clients_are_served_and_every_slow_client_is_closed() {
     assert!(served > 0);
     let late = |client: &&SlowClient| client.response.starts_with(b"HTTP/1.1 408 ");
     assert_eq!(clients.iter().filter(late).count(), SLOW_BODIES);
-    // The server has closed its side of all connections, although the clients have not.
+    // The server has closed all connections, although the clients have not closed their side, so the service can stop.
     service.stop(Duration::from_secs(10)).unwrap();
     assert_eq!(service.reactions().len(), served);
 }
@@ -142,7 +144,8 @@ fn unfinished_large_bodies_refuse_only_large_ones() {
         stream
     };
     let mut unfinished_bodies: Vec<TcpStream> = (0..3).map(|_| unfinished(90_000)).collect();
-    // At least one exceeds the budget and gets 503; its bytes are released for another.
+    // The budget is enough for only one of the three bodies. A body that exceeds it gets 503, and its bytes are
+    // released for another body.
     let mut refused = 0;
     let start = Instant::now();
     while refused < 2 {

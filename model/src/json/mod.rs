@@ -1,7 +1,7 @@
 //! Parses and validates the JSON form of a reaction, which is not trusted.
 //!
 //! A [`JsonReaction`] can be parsed from any JSON value, so that an invalid element of an array does not make the
-//! others invalid; [`JsonReaction::validate`] returns what is wrong with it. Unknown fields are ignored.
+//! others invalid. [`JsonReaction::validate`] returns the error of such an element. Unknown fields are ignored.
 
 mod flat;
 
@@ -23,14 +23,15 @@ use crate::{
 pub enum FieldNames {
     /// `user_id`, `emoji_type`: the names of the `/v1` interface.
     V1,
-    /// Also `client_id` or `user`, and `emoji`, which clients of common Flask servers send.
+    /// The names of [`FieldNames::V1`], and also `client_id` or `user` instead of `user_id`, and `emoji` instead of
+    /// `emoji_type`. Clients that were written for common Flask servers send these names.
     WithAliases,
 }
 
-/// One reaction as parsed from JSON, not validated.
+/// One reaction that was parsed from JSON and is not validated yet.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct JsonReaction<'a> {
-    /// The type of the value if it is not an object.
+    /// The type of the JSON value, if it is not an object.
     not_an_object: Option<&'static str>,
     user_id: Value<'a>,
     client_id: Value<'a>,
@@ -53,13 +54,14 @@ enum Value<'a> {
     Other(&'static str),
 }
 
-/// Returns the text without a byte order mark, which some editors and libraries write before JSON. A parser may ignore
-/// it (RFC 8259, 8.1).
+/// Returns the text without a byte order mark, which some editors and libraries write before JSON. RFC 8259, 8.1 allows
+/// a parser to ignore the mark.
 pub fn without_bom(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Whether `text` is JSON. A value in it may still be unreadable: no type holds `1e999` or half a surrogate pair.
+/// Returns whether `text` is JSON. A value in it may still be unreadable, since JSON allows values that no Rust type
+/// can represent, such as `1e999` or half a surrogate pair.
 pub fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
@@ -103,7 +105,8 @@ impl<'a> JsonReaction<'a> {
     }
 }
 
-/// Returns the first field that is present; if there is none, the name that [`FieldNames::V1`] has for it.
+/// Returns the name and the value of the first field that is present, among those that `names` allows. If no field is
+/// present, returns the name that [`FieldNames::V1`] uses, with [`Value::Absent`].
 fn first_present<'a, const COUNT: usize>(
     fields: [(&'static str, Value<'a>); COUNT],
     names: FieldNames,

@@ -1,4 +1,4 @@
-//! The bytes with which a relay and its upstream prove to each other that they know the same token.
+//! The input of the proofs with which a relay and its upstream show each other that they know the same token.
 
 use super::{NodeId, Nonce};
 
@@ -23,8 +23,8 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Returns the bytes whose HMAC-SHA-256 with the token as the key is the proof of `side`. They differ between the
-    /// two sides and between any two handshakes, so that a proof cannot be reflected or replayed.
+    /// Returns the bytes whose HMAC-SHA-256 is the proof of `side`; the key of the HMAC is the token. The bytes differ
+    /// between the two sides and between any two handshakes, so that a proof cannot be reflected or replayed.
     pub fn proof_input(&self, side: Side) -> Vec<u8> {
         let side: &[u8] = match side {
             Side::Relay => b"emostream relay",

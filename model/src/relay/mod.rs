@@ -15,9 +15,9 @@
 //!  └────────────────────┴─────────┴────────────────────────────────────┘
 //! ```
 //!
-//! A snapshot consists of updates, so the relay applies it in the same way as later updates, whatever the relay has
-//! missed. Rooms without results are not in it: if a room of the relay is missing, and the upstream has read the room's
-//! newest final, then the room was removed in the meantime.
+//! A snapshot consists of updates, so the relay applies it in the same way as later updates. It does not matter which
+//! updates the relay has missed. A snapshot contains no room without results. So the relay removes a room that is not
+//! in the snapshot, if the upstream has read the room's newest final.
 //!
 //! The token is never sent: each side proves with an HMAC over both nonces that it knows the token.
 
@@ -35,25 +35,27 @@ pub use update::{Batch, Final, RoomSnapshot, TrendingNow, Update};
 /// begin at 0 again.
 pub const RELAY_VERSION: u8 = 2;
 
-/// Maximum bytes of a message from a relay, and of one from an upstream that is not authenticated yet. The longest are
-/// a hello, which lists the partitions, and an audience, which has at most a thousand rooms.
+/// Maximum length of a message from a relay, and of a message from an upstream that is not authenticated yet, in bytes.
+/// The longest messages are a hello, which lists all partitions, and an audience, which lists at most a thousand rooms.
 pub const MAX_UP_BYTES: usize = 256 << 10;
 
-/// Maximum bytes of a message from an upstream. The longest is the snapshot of a room with a full ring of finals.
+/// Maximum length of a message from an upstream, in bytes. The longest message is the snapshot of a room with a full
+/// ring of finals.
 pub const MAX_DOWN_BYTES: usize = 32 << 20;
 
-/// Maximum memory that decoding a message may allocate, in bytes. A list has at most as many elements as bytes, and an
-/// element takes a small multiple of its bytes.
+/// Maximum memory that decoding a message from a relay may allocate, in bytes. It is a small multiple of
+/// [`MAX_UP_BYTES`], since decoded elements of a list are larger than encoded ones.
 const MAX_UP_CLAIM: usize = 4 << 20;
+/// Maximum memory that decoding a message from an upstream may allocate, in bytes.
 const MAX_DOWN_CLAIM: usize = 256 << 20;
 
-/// Maximum depth of a tree of relays: a message contains the whole path.
+/// Maximum depth of a tree of relays. The depth is limited because messages contain the whole path to the publisher.
 pub const MAX_PATH: usize = 16;
 
-/// A random number that makes a proof unique, or a proof.
+/// A random number that makes a proof unique. Proofs have this type too.
 pub type Nonce = [u8; 32];
 
-/// Id of a publisher or relay: a random number for each process, by which loops are detected.
+/// Id of a publisher or relay: a random number that each process chooses. Relays detect loops by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub struct NodeId(pub u64);
 
@@ -62,14 +64,14 @@ pub struct NodeId(pub u64);
 pub struct ReadRange {
     /// The partition.
     pub partition: u32,
-    /// The first offset; the node has not read earlier ones.
+    /// The first offset. The node has not read earlier offsets.
     pub start: u64,
-    /// The offset after the last one that was read.
+    /// The offset after the last offset that was read.
     pub end: u64,
 }
 
 impl ReadRange {
-    /// Whether the range ends after `id`.
+    /// Returns whether `id` is in this partition and before the end of the range.
     pub fn is_behind(&self, id: ResultId) -> bool {
         id.partition == self.partition && id.offset < self.end
     }
@@ -86,7 +88,7 @@ pub struct Hello {
     pub nonce: Nonce,
     /// The proof that the sender knows the token.
     pub proof: Nonce,
-    /// The finals that the relay has.
+    /// The ranges of finals that the relay has, which the snapshot need not contain.
     pub has: Vec<ReadRange>,
 }
 
@@ -95,13 +97,13 @@ pub struct Hello {
 pub struct Welcome {
     /// The proof that the sender knows the token.
     pub proof: Nonce,
-    /// The upstream, its own upstream, and so on up to the publisher.
+    /// The ids of the upstream, of its own upstream, and so on up to the publisher.
     pub path: Vec<NodeId>,
-    /// The settings that the upstream sends in `hello`.
+    /// The settings of the dataflow's windows, which the relay sends to its subscribers in `hello` frames.
     pub window_settings: WindowSettings,
 }
 
-/// The settings of the dataflow's windows, as `hello` contains them.
+/// The settings of the dataflow's windows, as subscribers receive them in a `hello` frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct WindowSettings {
     /// Length of a window, in milliseconds.
@@ -112,13 +114,13 @@ pub struct WindowSettings {
     pub live_ms: u64,
 }
 
-/// Why an upstream refuses a relay.
+/// The reason why an upstream refuses a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode, thiserror::Error)]
 pub enum Refusal {
     /// The proof is not valid.
     #[error("it knows another token; give both the same --relay-token-file")]
     WrongToken,
-    /// The upstream has its maximum number of relays.
+    /// The upstream already has its maximum number of relays.
     #[error("it has as many relays as it takes; raise its --max-relays, or name another upstream")]
     Full,
     /// The upstream is disconnected from its own upstream.
@@ -134,9 +136,9 @@ pub enum Refusal {
 pub enum Up {
     /// The relay's identity and proof.
     Hello(Hello),
-    /// Sent when no other message is sent.
+    /// Sent when there is no other message to send, so that the upstream knows that the relay works.
     Heartbeat,
-    /// Number of subscribers of each of these rooms, at this relay and below it.
+    /// Number of subscribers of each room in the list, at this relay and at the relays below it.
     Audience(Vec<RoomCount>),
 }
 
@@ -149,9 +151,9 @@ pub enum Down {
     Refused(Refusal),
     /// The relay is accepted.
     Welcome(Welcome),
-    /// Updates, of the snapshot or new ones.
+    /// Updates that belong to the snapshot, or new updates.
     Updates {
-        /// When the publisher read the oldest of them, Unix microseconds.
+        /// When the publisher read the oldest of these updates, Unix microseconds.
         origin_us: u64,
         /// The updates, in the order in which they are applied.
         updates: Vec<Update>,
@@ -160,16 +162,17 @@ pub enum Down {
     SnapshotEnd,
     /// The upstream's path to the publisher has changed.
     Path(Vec<NodeId>),
-    /// Sent when no other message is sent, by an upstream that is connected to its own upstream or to the log.
+    /// Sent when there is no other message to send, but only while the upstream is connected to its own upstream or to
+    /// the log.
     Heartbeat,
     /// Start of the snapshot: updates with every room that has results follow, until [`Down::SnapshotEnd`].
     Snapshot,
 }
 
-/// Why bytes are not a message.
+/// The reason why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// The first byte is that of another version.
+    /// The first byte is the number of another version of the protocol.
     #[error(
         "it uses version {0} of the relay protocol, and this process uses version {RELAY_VERSION}; run the same emostream \
          on both"
@@ -226,7 +229,7 @@ fn append(value: &impl Encode, to: &mut Vec<u8>) {
         .expect("plain data goes into a vector");
 }
 
-/// Writes the number of bytes after the first four into the first four.
+/// Writes the length of the message, which begins after the first four bytes, into the first four bytes.
 fn set_length(frame: &mut [u8]) {
     let length = frame.len().saturating_sub(4).min(u32::MAX as usize) as u32;
     frame[..4].copy_from_slice(&length.to_be_bytes());
@@ -241,7 +244,7 @@ fn body(message: &[u8]) -> Result<&[u8], MessageError> {
 }
 
 fn whole<T>(decoded: Result<(T, usize), DecodeError>, body: &[u8]) -> Result<T, MessageError> {
-    // bincode's error is dropped: it may contain bytes of an unauthenticated peer, and errors are logged.
+    // bincode's error is dropped, since it may contain bytes from an unauthenticated peer, and errors are logged.
     let (message, read) = decoded.map_err(|_| MessageError::Encoding)?;
     match body.len() - read {
         0 => Ok(message),

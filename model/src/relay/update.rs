@@ -18,16 +18,18 @@ pub enum Update {
     Trending(TrendingRecord),
     /// The leaders across rooms.
     Leaders(LeadersRecord),
-    /// The state of a room. It is applied as a whole, since its totals are as of its newest final.
+    /// The state of a room. The receiver applies the whole state at once, since the totals include all finals up to the
+    /// newest one.
     Room(RoomSnapshot),
-    /// All finals of a partition from `start` to `end` were sent; earlier ones are not sent.
+    /// All finals of a partition from offset `start` up to offset `end` were sent. Finals before `start` are not sent.
     Read(ReadRange),
-    /// The dataflow has removed a room that had no final for longer than the retention of totals: unless the room has
-    /// a final of `before` or later, its totals are 0 and nothing in it is trending.
+    /// The dataflow has removed a room, since the room had no final for longer than the retention of totals. The room's
+    /// totals are then 0 and nothing is trending in it, unless it has a final of the order `before` or of a later one.
     Removed {
         /// The room.
         room: Room,
-        /// Finals before this order are removed. Those of this order or a later one count from 0.
+        /// Finals before this order are removed from the totals. Finals of this order or of a later one are counted
+        /// from 0.
         before: ResultOrder,
     },
 }
@@ -35,38 +37,38 @@ pub enum Update {
 /// The final of a window.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Final {
-    /// The position in the log.
+    /// The final's position in the log.
     pub id: ResultId,
     /// The record's timestamp, Unix milliseconds.
     pub written_ms: u64,
     /// Number of backward resets before this final.
     pub resets: u64,
-    /// Whether the totals of the room begin at 0 with this final: counts of earlier finals are dropped.
+    /// Whether the totals of the room begin at 0 with this final. If so, the counts of earlier finals are dropped.
     pub begins: bool,
     /// The tally.
     pub record: WindowRecord,
 }
 
 impl Final {
-    /// The position among the results of the room.
+    /// Returns the position of the final among the results of the room.
     pub fn order(&self) -> ResultOrder {
         ResultOrder::new(self.resets, self.record.window)
     }
 }
 
-/// The state of a room. Its frames are the JSON texts that subscribers receive.
+/// The state of a room. Frames in it are the JSON texts that subscribers receive.
 #[derive(Debug, Clone, PartialEq, Eq, Encode)]
 pub struct RoomSnapshot {
     /// The room.
     pub room: Room,
-    /// Finals up to this one are not in the ring any more.
+    /// The newest final that is not in the ring any more. All finals before it are not in the ring either.
     pub evicted_through: Option<ResultId>,
     /// The newest final in the ring, and its window.
     pub newest: Option<(ResultId, Window)>,
     /// The finals in the ring that the relay does not have, oldest first.
     pub finals: Vec<String>,
-    /// Each final of this order or an earlier one is in the totals, or was removed from them. `None`: no final was
-    /// counted.
+    /// The order up to which the totals are complete: each final of this order or of an earlier one was added to the
+    /// totals, or was removed from them. `None` if no final was counted.
     pub totals_as_of: Option<ResultOrder>,
     /// The counts since the totals last began at 0, as of the newest final.
     pub totals: Vec<Count>,
@@ -118,17 +120,18 @@ impl Batch {
         append(update, &mut self.body);
     }
 
-    /// Bytes of the encoded updates.
+    /// Returns the length of the encoded updates, in bytes.
     pub fn bytes(&self) -> usize {
         self.body.len()
     }
 
-    /// Whether the batch has no updates.
+    /// Returns whether the batch has no updates.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Removes the updates and returns their message, with its length before it; `None` if there are none.
+    /// Removes the updates and returns a message with them, preceded by its length. Returns `None` if there are no
+    /// updates.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         if self.is_empty() {
             return None;

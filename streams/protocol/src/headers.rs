@@ -2,8 +2,8 @@
 
 use crate::{ResultOrder, Window};
 
-/// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. That process's clock
-/// sets the time of the record, so the application can name a process whose clock differs from the others.
+/// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. The clock of that
+/// process sets the time of the record. So the application can report a process whose clock differs from the others.
 pub const INSTANCE_HEADER: &str = "instance";
 
 /// Header of results (finals and tables): how often progress had been reset to an earlier time when the result was
@@ -15,9 +15,9 @@ pub const RESETS_HEADER: &str = "resets";
 /// the retention of the table. The value is empty.
 pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 
-/// Header of a tombstone (a record of a table without a value), which removes its key: the start of the window at whose
-/// close the key was removed, Unix milliseconds, as the text of a decimal number. The tombstone does not cover finals
-/// of that window or of later ones.
+/// Header of a tombstone, which is a record without a value that removes its key from a table. The header has the start
+/// of the window at whose close the key was removed, in Unix milliseconds, as the text of a decimal number. The
+/// tombstone does not remove finals of that window or of later windows.
 pub const REMOVED_HEADER: &str = "removed-before";
 
 /// The parsed headers of a result: a final, or a record of a table.
@@ -33,7 +33,7 @@ pub struct ResultHeaders {
     /// The number of backward resets before the result was written. 0 if the header is absent or not a
     /// number.
     pub resets: u64,
-    /// Whether the totals of its key begin at 0 with this final.
+    /// Whether the totals of the key begin at 0 with this final.
     pub totals_begin: bool,
     removed_before_ms: Option<u64>,
 }
@@ -62,9 +62,9 @@ impl ResultHeaders {
         ResultOrder::new(self.resets, window)
     }
 
-    /// Returns the order before which a tombstone (a record without a value) removes the finals of its key. `None`
-    /// without a valid `removed-before` header: another program has deleted the key, and it is not known which finals
-    /// are removed.
+    /// Returns the order before which a tombstone (a record without a value) removes the finals of its key. `None` if
+    /// there is no valid `removed-before` header: then another program has deleted the key, and it is not known which
+    /// finals are removed.
     pub fn removed_before(&self) -> Option<ResultOrder> {
         self.removed_before_ms.map(|start_ms| ResultOrder {
             resets: self.resets,

@@ -1,18 +1,19 @@
-//! Counts of the finals of a key that are later than its record in a table, for any order in which partitions are
-//! read.
+//! Counts of the finals of a key that are later than the key's record in a table. The totals do not depend on the order
+//! in which partitions are read.
 //!
 //! ```text
 //!  [finals]  partition 0:  · · · 4 2 │                              record ─▶ base
 //!            partition 3:            │ 1 begins·7 5                 fold: base + (4 2), dropped by begins, (7 5)
 //! ```
 //!
-//! After partitions were added to the topic, the finals of a key may lie in two partitions. A restore may read the new
+//! After partitions were added to the topic, the finals of a key may be in two partitions. A restore may read the new
 //! partition first, and the totals may begin at 0 with a final in it. Then the finals of the old partition, which are
-//! read later, must not be added. So counts are kept for each partition, and [`LaterFinals::fold`] adds them in order.
+//! read later, must not be added. So the counts of each partition are kept separately, and [`LaterFinals::fold`] adds
+//! them in the order of their finals.
 
 use crate::ResultOrder;
 
-/// Counts of the finals of a key that are later than its record in a table.
+/// Counts of the finals of a key that are later than the key's record in a table.
 ///
 /// ```
 /// # use emostream_protocol::{LaterFinals, ResultOrder};
@@ -27,18 +28,18 @@ use crate::ResultOrder;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaterFinals<C> {
-    /// Usually one part: a key seldom moves to another partition.
+    /// One part for each partition. Usually there is only one, since a key seldom moves to another partition.
     parts: Vec<Part<C>>,
 }
 
-/// The counts of the finals in one partition, from the last final that begins the totals on. If none begins them, the
-/// counts of all finals.
+/// The counts of the finals in one partition. If the totals begin at 0 with a final, the part contains only the last
+/// such final and the finals after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part<C> {
     partition: u32,
-    /// The order of the part's first final.
+    /// The order of the first final in the part.
     first: ResultOrder,
-    /// Whether the totals begin at 0 with that final.
+    /// Whether the totals begin at 0 with the first final.
     begins: bool,
     counts: C,
 }
@@ -50,13 +51,13 @@ impl<C> Default for LaterFinals<C> {
 }
 
 impl<C: Default> LaterFinals<C> {
-    /// Whether there are no later finals.
+    /// Returns whether there are no later finals.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// Returns the counts to which the final of this order is to be added. If `begins`, the totals begin at 0 with this
-    /// final, and the counts of the finals before it in its partition are dropped.
+    /// Returns the counts to which the caller must add the counts of the final of this order. If `begins`, the totals
+    /// begin at 0 with this final, and the counts of the finals before it in its partition are dropped.
     ///
     /// The finals of a partition must be added in their order. Of two partitions, all finals of one must be earlier
     /// than all finals of the other; which one is read first does not matter.
@@ -81,8 +82,9 @@ impl<C: Default> LaterFinals<C> {
         &mut self.parts[at].counts
     }
 
-    /// Returns the totals of the key. `base` are the counts of its record, to which `merge` adds the counts of
-    /// each partition in order. Where the totals begin at 0, all counts before are dropped, `base` included.
+    /// Returns the totals of the key. `base` has the counts of the key's record, and `merge` adds the counts of each
+    /// partition in order. If the totals begin at 0 with a final, all counts before that final are dropped, also those
+    /// of `base`.
     pub fn fold(self, base: C, mut merge: impl FnMut(&mut C, C)) -> C {
         let mut parts = self.parts;
         parts.sort_unstable_by_key(|part| part.first);
@@ -101,7 +103,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A final: whether the key moves to a new partition with it, whether the totals begin with it, and its count.
+    /// A final: whether the key moves to a new partition with it, whether the totals begin at 0 with it, and its count.
     type Step = (bool, bool, u64);
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -118,7 +120,7 @@ mod tests {
         fn the_totals_are_those_of_all_finals_in_order_whichever_partition_is_read_first(
             steps in steps(), base in 0..99_u64, seed in any::<u64>(),
         ) {
-            // The oracle has all finals in their order.
+            // The oracle counts all finals in their order.
             let mut expected = base;
             let mut partitions: Vec<Vec<(ResultOrder, bool, u64)>> = vec![Vec::new()];
             for (nth, (moves, begins, count)) in (0..).zip(steps) {
@@ -126,7 +128,7 @@ mod tests {
                 if moves {
                     partitions.push(Vec::new());
                 }
-                // After every ten finals the time is reset backward: windows begin earlier again.
+                // After every ten finals there is a backward reset, and windows begin earlier again.
                 let order = ResultOrder { resets: nth / 10, start_ms: 2000 * (nth % 10) };
                 partitions.last_mut().into_iter().for_each(|it| it.push((order, begins, count)));
             }

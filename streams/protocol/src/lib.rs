@@ -5,7 +5,8 @@
 //!                                                           └─ progress: which results complete a table
 //! ```
 //!
-//! The crate contains values without IO, so that a reader of results depends neither on the engine nor on timely.
+//! The crate contains only values, without IO, so that a program that reads results depends neither on the engine nor
+//! on timely.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 

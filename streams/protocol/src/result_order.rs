@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::Window;
 
 /// Position of a result among the results of its key. After each reset of the application to an earlier time, windows
-/// begin earlier again, so the number of such resets is compared first and the window second. Offsets order records
-/// only within a partition, and a key can move to another partition when partitions are added to the topic.
+/// begin earlier again, so the number of such resets is compared first and the window second. Offsets cannot be used
+/// instead: they order records only within a partition, and a key can move to another partition when partitions are
+/// added to the topic.
 #[derive(
     Debug,
     Clone,
@@ -26,7 +27,7 @@ use crate::Window;
 pub struct ResultOrder {
     /// The number of backward resets before the result.
     pub resets: u64,
-    /// The start of its window, Unix milliseconds.
+    /// The start of the result's window, Unix milliseconds.
     pub start_ms: u64,
 }
 
@@ -39,8 +40,8 @@ impl ResultOrder {
         }
     }
 
-    /// Returns the latest order before this one: windows begin at whole milliseconds. Returns the first order
-    /// unchanged.
+    /// Returns the latest order before this one, assuming that windows begin at whole milliseconds. The first order has
+    /// none before it, and is returned unchanged.
     pub fn just_before(self) -> ResultOrder {
         let ResultOrder { resets, start_ms } = self;
         match (start_ms.checked_sub(1), resets.checked_sub(1)) {
@@ -57,15 +58,15 @@ impl ResultOrder {
 /// Offsets from which the topic of finals must be read to find all finals of an order or a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalsFrom {
-    /// The order. No final of this order, or of a later one, lies before `offsets`.
+    /// The order. No final of this order, or of a later one, has an offset before `offsets`.
     #[serde(flatten)]
     pub since: ResultOrder,
-    /// An offset of each partition, by number.
+    /// The number of each partition, with the offset from which to read it.
     pub offsets: Vec<(u32, u64)>,
 }
 
 impl FinalsFrom {
-    /// Returns the offset of `partition`; 0 for a partition that the topic did not have yet.
+    /// Returns the offset of `partition`. Returns 0 for a partition that was added to the topic later.
     pub fn offset(&self, partition: u32) -> u64 {
         let of = self.offsets.iter().find(|(of, _)| *of == partition);
         of.map_or(0, |(_, offset)| *offset)
@@ -74,9 +75,9 @@ impl FinalsFrom {
 
 /// The finals that are not contained in totals records yet: part of the value of a progress record.
 ///
-/// The value is also correct for the totals as of the previous commit. A reader that sees the progress record of a
-/// transaction may not see the other records of it yet, since the partitions of a Kafka transaction become visible one
-/// after another.
+/// The value is also correct for the totals as of the previous commit. This is necessary because the partitions of a
+/// Kafka transaction become visible one after another: a reader that sees the progress record of a transaction may not
+/// yet see the other records of this transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unwritten {
     /// The oldest final that is not in its key's totals record. `None` if each totals record is complete.
@@ -86,8 +87,8 @@ pub struct Unwritten {
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<ResultOrder>,
-    /// The offsets from which the finals that complete the tables are read. `None` if they are not known: the whole
-    /// topic is read.
+    /// The offsets from which a reader must read finals to complete the tables. `None` if the offsets are not known:
+    /// then the reader must read the whole topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finals: Option<FinalsFrom>,
 }

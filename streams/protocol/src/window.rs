@@ -30,8 +30,8 @@ impl WindowSize {
         }
     }
 
-    /// Returns the latest start of a window at or before `at_ms`. A watermark of `at_ms` has closed every window that
-    /// ends at or before that time.
+    /// Returns the latest start of a window at or before `at_ms`. A watermark of `at_ms` closes every window that ends
+    /// at or before the returned time.
     pub fn floor(self, at_ms: u64) -> u64 {
         at_ms - at_ms % self.0
     }
@@ -69,7 +69,7 @@ pub struct Window {
 
 impl Window {
     /// Returns the last millisecond of the window. The window's results have this timestamp, so a frontier at or after
-    /// `end` has passed them, for any size of the window.
+    /// `end` has passed them, whatever the window size is.
     pub fn last_ms(self) -> u64 {
         self.end - 1
     }
