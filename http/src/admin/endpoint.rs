@@ -25,7 +25,7 @@ impl Admin {
         }
     }
 
-    /// Returns the routes; all other paths are 404.
+    /// Returns the router. Every path that is not one of the endpoints gets 404.
     pub fn router(self) -> Router {
         let (ready, measured) = (self.clone(), self);
         Router::new()
