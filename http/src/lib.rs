@@ -15,7 +15,7 @@
 //! Layers: server → middleware → {admin, client} → message → net. A file imports only from its own layer and from the
 //! layers to its right.
 //!
-//! Clients use HTTP/1.1, or HTTP/2 if they negotiate it by ALPN or begin with its connection preface.
+//! Clients use HTTP/1.1, or HTTP/2 if they negotiate it by ALPN or begin the connection with the preface of HTTP/2.
 //!
 //! Invariants: every connection counts against [`Limits::connections`] for as long as its socket is open, also after a
 //! takeover. Concurrent HTTP/2 requests beyond the first of each connection have a second limit of the same size. Every

@@ -26,7 +26,7 @@ pub struct Component {
 }
 
 impl Readiness {
-    /// Creates a readiness without components, so the process is ready at first.
+    /// Creates a readiness without components. A process without components counts as ready.
     pub fn new() -> Self {
         Self::default()
     }

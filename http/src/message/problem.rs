@@ -102,7 +102,7 @@ impl Problem {
         let text = self.text();
         let mut response = format!("HTTP/1.1 {}\r\n", self.status);
         let mut add = |name: HeaderName, value: &str| {
-            // A write to a string never fails.
+            // A write to a string never fails, so the result is ignored.
             let _ = write!(response, "{name}: {value}\r\n");
         };
         for (name, value) in &self.headers {

@@ -9,9 +9,9 @@
 //!
 //! Streams are never compressed. tower-http's layer is not used. It compresses while the client reads, so a client that
 //! keeps the flow-control windows of its HTTP/2 streams at 0 would hold a brotli encoder for each of its 100 concurrent
-//! requests (`bench/README.md` has its size). Here, a response is compressed before it is sent, so only the compressed
-//! bytes wait for the client. tower-http's layer also compresses on the runtime's threads, without a limit on the
-//! number of responses that are compressed at once.
+//! requests (`bench/README.md` lists its size). Here, a response is compressed before it is sent, so only the
+//! compressed bytes wait for the client. tower-http's layer also compresses on the runtime's threads, without a limit
+//! on the number of responses that are compressed at once.
 //!
 //! Invariant: at most half of the cores (at least one) compress responses, so other requests do not wait for them.
 
@@ -38,8 +38,8 @@ use crate::{Body, Request, Response};
 /// compression.
 const MIN_BYTES: u64 = 1 << 10;
 
-/// Maximum bytes that are compressed on a runtime thread (`bench/README.md` has how long that takes). Longer room lists
-/// and histories are compressed on another thread, since they would delay the other connections of the runtime thread.
+/// Maximum bytes that are compressed on a runtime thread (`bench/README.md` lists the times). Longer room lists and
+/// histories are compressed on another thread, since they would delay the other connections of the runtime thread.
 const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// Window of brotli as a power of 2 (256 KiB). A larger window would not help, since no file that is served is longer.
@@ -203,7 +203,8 @@ impl Compressor {
         };
         let encoded = match inline {
             true => encode(),
-            // An error would mean a panic, but the panic hook of the program ends the process then.
+            // `spawn_blocking` fails only if the closure panics, and then the program's panic hook has already ended
+            // the process.
             false => spawn_blocking(encode).await.unwrap_or_default(),
         };
         Response::from_parts(parts, Body::from(encoded))

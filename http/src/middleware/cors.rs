@@ -111,7 +111,7 @@ impl Origin {
         origin.to_str().ok()?.parse().ok()
     }
 
-    /// Returns whether this is the origin of the request's host.
+    /// Returns whether this is the origin of `host`, the value of a request's Host header.
     fn is_of(&self, host: &HeaderValue) -> bool {
         let Some((scheme, _)) = self.0.split_once("://") else {
             return false;
@@ -251,8 +251,8 @@ mod tests {
         assert!(list.permits(&HeaderMap::new()));
     }
 
-    /// Browsers send no default port in `Origin`. `https://a.example:443` was accepted as an allowed origin, and every page
-    /// of that origin got 403.
+    /// Browsers send no default port in `Origin`. `https://a.example:443` was accepted as an allowed origin, and every
+    /// page of that origin got 403.
     #[test]
     fn an_origin_is_the_same_in_every_spelling() {
         for (listed, origin) in [

@@ -53,9 +53,9 @@ pub struct TlsFiles {
 /// One of the two files of [`TlsFiles`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFile {
-    /// [`TlsFiles::certificate`]
+    /// The file [`TlsFiles::certificate`].
     Certificate,
-    /// [`TlsFiles::key`]
+    /// The file [`TlsFiles::key`].
     Key,
 }
 
@@ -67,7 +67,7 @@ pub enum TlsError {
     Unreadable {
         /// The file.
         file: TlsFile,
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         error: io::Error,
@@ -77,7 +77,7 @@ pub enum TlsError {
     Invalid {
         /// The file.
         file: TlsFile,
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
         /// The expected content.
         expected: &'static str,
@@ -151,7 +151,8 @@ impl Tls {
             tokio::time::sleep(interval).await;
             let identity = self.identity.clone();
             let reload = move || identity.reload_if_changed(known, seen);
-            // An error would mean a panic, but the panic hook of the program ends the process then.
+            // `spawn_blocking` fails only if the closure panics, and then the program's panic hook has already ended
+            // the process.
             if let Ok(state) = spawn_blocking(reload).await {
                 (known, seen) = state;
             }

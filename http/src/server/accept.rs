@@ -35,10 +35,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// response, since a response would require a handshake.
 const MAX_REFUSALS: usize = 64;
 
-/// Time that a refused client has to read the 503.
+/// Maximum time for a refused client to read the 503.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Result of a drain.
+/// Result of the drain at shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainOutcome {
     /// Number of connections that were open at the deadline, detached ones included.

@@ -51,7 +51,7 @@ use crate::{
 
 /// Maximum time that a drain waits for the rest of a connection's first request head, which may be in transit. Without
 /// this timeout, hyper would wait for [`Limits::head`](crate::Limits::head). hyper closes other connections at once:
-/// those that have sent nothing, and those that have sent a complete request before.
+/// those that have sent nothing, and those that have already sent a complete request.
 const FIRST_HEAD_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
@@ -109,8 +109,8 @@ impl Serving {
         http.timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
             // With `half_close`, a client that has closed its sending side still gets its response. Without it, hyper
-            // also reads from the socket while a handler runs, to detect the end of the connection. For this read it
-            // allocates another 8 KiB if the request's body uses its buffer.
+            // also reads from the socket while a handler runs, to detect the end of the connection. For this read,
+            // hyper allocates another 8 KiB if the request's body uses the read buffer.
             .half_close(true)
             // Most responses are short, so copying them into one buffer costs less than a vectored write.
             .writev(false)

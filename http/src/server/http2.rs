@@ -47,7 +47,7 @@ const SEND_BUFFER_BYTES: usize = 64 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PONG_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Time in which a client has to close a connection without requests after a GOAWAY.
+/// Maximum time for a client to close a connection without requests after it has received a GOAWAY.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Serving {

@@ -9,12 +9,12 @@ pub struct Limits {
     /// they are closed without a response. The same number limits the concurrent HTTP/2 requests beyond the first of
     /// each connection.
     ///
-    /// `bench/README.md` has the memory of an idle connection. TLS, the kernel and the bodies of requests need
+    /// `bench/README.md` lists the memory of an idle connection. TLS, the kernel and the bodies of requests need
     /// additional memory. The process needs one file descriptor for each connection (`ulimit -n`).
     pub connections: u32,
     /// Maximum number of new connections per second. Further ones get 503 and are closed; with TLS they are closed
     /// without a response. All connections of one second may arrive at once. `None`, the default, means no limit, since
-    /// even many clients that connect at once are accepted within seconds (`bench/README.md` has the CPU time of a
+    /// even many clients that connect at once are accepted within seconds (`bench/README.md` lists the CPU time of a
     /// connection).
     pub connection_rate: Option<f64>,
     /// Timeout of a TLS handshake. It is several times longer than a phone on a slow network needs.

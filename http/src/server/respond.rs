@@ -132,7 +132,8 @@ impl Responder {
 }
 
 /// Returns a 400 for a request with several Host headers, or for an HTTP/1.1 request with none, as RFC 9112 (3.2)
-/// requires. With several headers, a proxy in front of the service may have used another one than the service would.
+/// requires. If there are several, a proxy in front of the service may have routed the request by one of them, while
+/// the service would use another.
 fn misdirected<B>(request: &Request<B>) -> Option<Problem> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;

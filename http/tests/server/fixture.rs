@@ -1,4 +1,4 @@
-//! A server with sample handlers on port 0, and its clients.
+//! A server with sample handlers on a free port, and its clients.
 
 use std::{
     convert::Infallible,

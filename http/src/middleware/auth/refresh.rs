@@ -67,7 +67,7 @@ impl Refresh {
         }
     }
 
-    /// Returns when the next fetch begins.
+    /// Returns the time at which the next fetch begins.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
