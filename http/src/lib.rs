@@ -1,4 +1,4 @@
-//! EmoStream's HTTP library: the parts that all HTTP services share, without their endpoints.
+//! EmoStream's HTTP library: the parts that all HTTP services share. The services themselves define the endpoints.
 //!
 //! ```text
 //!             ┌───────────── serve ─────────────┐
@@ -6,19 +6,21 @@
 //!             └─────── CancellationToken ───────┘              or the socket itself ([`takeover()`])
 //! ```
 //!
-//! A service is an axum `Router`; the routers of two services on one address are merged. [`listen()`] binds an address,
-//! and [`serve()`] serves it until its `CancellationToken` is cancelled, over TLS if the [`Listener`] has a
-//! certificate. Errors are RFC 9457 problems ([`Problem`]). [`AllowOrigin`] decides which other origins may use a
-//! service, an [`Authenticator`] verifies tokens with the keys of a file or of an identity provider, and [`Admin`]
-//! serves health, readiness and metrics. [`serve_unix()`] serves a router to processes of this host.
+//! A service is an axum `Router`. Two services on one address are served by one merged router. [`listen()`] binds an
+//! address, and [`serve()`] serves it until its `CancellationToken` is cancelled, over TLS if the [`Listener`] has a
+//! certificate. Errors are RFC 9457 problems ([`Problem`]). [`AllowOrigin`] decides which pages of other origins may
+//! use a service, an [`Authenticator`] verifies tokens with the keys of a file or of an identity provider, and
+//! [`Admin`] serves health, readiness and metrics. [`serve_unix()`] serves a router to processes of this host.
 //!
-//! Layers: server → middleware → {admin, client} → message → net. A file imports downward only.
+//! Layers: server → middleware → {admin, client} → message → net. A file imports only from its own layer and from the
+//! layers to its right.
 //!
-//! Clients use HTTP/1.1, or HTTP/2 if they negotiate it by ALPN or begin with its connection preface.
+//! Clients use HTTP/1.1, or HTTP/2 if they negotiate it by ALPN or begin the connection with the preface of HTTP/2.
 //!
-//! Invariants: every connection counts against one limit for as long as its socket is open, also after a takeover, and
-//! so does each concurrent HTTP/2 request beyond its connection's first. Every wait for a client has a timeout. Bytes
-//! that a client sends are never buffered beyond a named limit, and bytes that it only announces reserve no memory.
+//! Invariants: every connection counts against [`Limits::connections`] for as long as its socket is open, also after a
+//! takeover. Concurrent HTTP/2 requests beyond the first of each connection have a second limit of the same size. Every
+//! wait for a client has a timeout. The bytes that are buffered for a client never exceed a named limit, and a large
+//! `Content-Length` alone reserves no memory.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 

@@ -9,7 +9,8 @@ use prometheus::{Encoder, Registry, TEXT_FORMAT, TextEncoder};
 
 use crate::{Body, Problem, Readiness, Response, message::not_found::unknown_path};
 
-/// Reports whether a process is alive and ready (or why not), and its metrics as Prometheus text.
+/// The endpoints for operators. They report whether a process is alive, whether it is ready or why not, and its metrics
+/// as Prometheus text.
 #[derive(Debug, Clone)]
 pub struct Admin {
     registry: Registry,
@@ -25,7 +26,7 @@ impl Admin {
         }
     }
 
-    /// Returns the routes; all other paths are 404.
+    /// Returns the router. Every path that is not one of the endpoints gets 404.
     pub fn router(self) -> Router {
         let (ready, measured) = (self.clone(), self);
         Router::new()

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The readiness of a process: that of all its components together.
+/// The readiness of a process, which is ready if all its components are ready.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Mutex<Vec<State>>>);
 
@@ -14,7 +14,7 @@ struct State {
     name: &'static str,
     /// The reason why the component is not ready.
     reason: Option<String>,
-    /// What the component does while it is ready, if there are several ways to be ready.
+    /// What a ready component does, for example `standby`. `None` if the component can do only one thing.
     activity: Option<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct Component {
 }
 
 impl Readiness {
-    /// Creates a readiness without components: the process is ready.
+    /// Creates a readiness without components. A process without components counts as ready.
     pub fn new() -> Self {
         Self::default()
     }
@@ -45,13 +45,13 @@ impl Readiness {
         }
     }
 
-    /// Returns an error with all reasons if the process is not ready.
+    /// Returns an error with the reasons of all components that are not ready, if there are any.
     pub fn check(&self) -> Result<(), String> {
         let mut reasons = String::new();
         for state in self.states().iter() {
             if let Some(reason) = &state.reason {
                 let separator = if reasons.is_empty() { "" } else { "; " };
-                // Writing to a string does not fail.
+                // A write to a string never fails, so the result is ignored.
                 let _ = write!(reasons, "{separator}{}: {reason}", state.name);
             }
         }
@@ -62,7 +62,7 @@ impl Readiness {
         }
     }
 
-    /// Returns what each ready component does, as `name: activity; …`, for components with several ways to be ready.
+    /// Returns the activities of all components that have one, as `name: activity; …`.
     pub fn activities(&self) -> String {
         let states = self.states();
         let activities = states.iter().filter_map(|state| {
@@ -83,7 +83,8 @@ impl Component {
         self.set(None, None);
     }
 
-    /// Marks the component as ready and sets its activity: a standby is as ready as an active process.
+    /// Marks the component as ready and sets its activity. For example, a standby process is ready like the active one,
+    /// and only the activity distinguishes the two.
     pub fn ready_as(&self, activity: impl Into<String>) {
         self.set(None, Some(activity.into()));
     }

@@ -8,12 +8,13 @@ use tokio_util::either::Either;
 
 use crate::ClientTls;
 
-/// A client's connection. TLS is boxed, since its state is large.
+/// A connection to a server. The TLS stream is boxed, since its state is large.
 pub type ClientStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// Connects to `host`, a name or an address without brackets; over TLS if there is `trust`.
+/// Connects to `host` (a name, or an IP address without brackets). Uses TLS if `trust` is given.
 ///
-/// Fails if the server is not reachable, or `trust` does not trust its certificate. It has no timeout.
+/// Returns an error if the server is not reachable, or if `trust` does not trust its certificate. This function has no
+/// timeout, so the caller has to set one.
 pub async fn connect(host: &str, port: u16, trust: Option<&ClientTls>) -> io::Result<ClientStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;

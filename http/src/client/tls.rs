@@ -1,14 +1,16 @@
-//! TLS of clients, and which servers they trust.
+//! Client-side TLS: which certificates of servers are trusted.
 //!
 //! ```text
 //!  the system's roots, or a file ──▶ ClientTls ──▶ handshake: chain, name, dates ──▶ a stream
 //! ```
 //!
-//! rustls-platform-verifier is not used: on Linux it consists of rustls-native-certs and webpki, which are used here.
-//! It cannot use the roots of a file instead of the system's, or trust a server's own certificate from a file.
+//! rustls-platform-verifier is not used: on Linux it only combines rustls-native-certs and webpki, which are used here
+//! directly. It cannot use the roots of a file instead of those of the system, and it cannot trust a self-signed
+//! certificate that a file contains.
 //!
-//! Invariant: a stream exists only if the server's certificate is trusted, is in date and names the host. No flag turns
-//! this off: a self-signed certificate is trusted by naming its file.
+//! Invariant: [`ClientTls::connect`] returns a stream only if the server's certificate is trusted, is valid at this
+//! time, and names the host. No flag turns this check off. For a server with a self-signed certificate, the user gives
+//! the file of that certificate.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -35,15 +37,15 @@ use crate::net::tls::without_bom;
 /// The protocol that a client requests by ALPN.
 const PROTOCOL: &[u8] = b"http/1.1";
 
-/// TLS of clients, with the certificates that they trust. Clones share their TLS sessions.
+/// Client-side TLS with its trusted certificates. Clones share the cache of TLS sessions.
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
-    /// The flag or variable that names more certificates, for messages.
+    /// The flag or environment variable that adds trusted certificates. Error messages name it.
     named_by: &'static str,
 }
 
-/// The reason why no certificate can be trusted.
+/// The reason why the trusted certificates cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientTlsError {
     /// The file is missing, or this process may not read it.
@@ -58,11 +60,12 @@ pub enum ClientTlsError {
 }
 
 impl ClientTls {
-    /// Trusts the certificates of the system. `SSL_CERT_FILE` and `SSL_CERT_DIR` are read.
+    /// Creates an instance that trusts the root certificates of the system, or those that the environment variables
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     pub fn with_system_roots() -> Result<Self, ClientTlsError> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
-        // Invalid roots are skipped.
+        // Invalid root certificates are skipped.
         let (good, _) = roots.add_parsable_certificates(found.certs);
         match good {
             0 => Err(ClientTlsError::NoRoots),
@@ -70,7 +73,7 @@ impl ClientTls {
         }
     }
 
-    /// Trusts the certificates of a file (PEM), and certificates that they have signed.
+    /// Creates an instance that trusts the certificates of a PEM file, and all certificates that these have signed.
     pub fn with_ca_file(file: &Path) -> Result<Self, ClientTlsError> {
         let text = without_bom(std::fs::read(file)?);
         let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -106,7 +109,7 @@ impl ClientTls {
         }
     }
 
-    /// Names this flag or variable in messages instead of `--cacert`.
+    /// Sets the flag or environment variable that error messages name instead of `--cacert`.
     pub(crate) fn named_by(self, flag: &'static str) -> Self {
         Self {
             named_by: flag,
@@ -114,7 +117,7 @@ impl ClientTls {
         }
     }
 
-    /// Performs the TLS handshake over `stream` with `host`: a name, or an address without brackets.
+    /// Performs the TLS handshake with `host` over `stream`. `host` is a name, or an IP address without brackets.
     pub async fn connect<S>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -132,7 +135,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Describes a failed handshake to the caller: the cause, and what to do.
+/// Returns an error that says why a handshake has failed, and what the user can do.
 fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(inner) = inner else {
@@ -144,8 +147,9 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
         };
     };
     io::Error::other(match inner {
-        // `BadSignature`: another CA has the same name. `Other`: a CA's own certificate, which is trusted only if the
-        // file names it.
+        // `BadSignature` means that a CA with the name of a trusted CA, but with another key, has signed the
+        // certificate. `Other` means that the server uses the certificate of a CA, which is trusted only if the file
+        // contains it.
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer
             | CertificateError::BadSignature
@@ -164,7 +168,7 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     })
 }
 
-/// Verifies a chain to a root, or a certificate that is named itself.
+/// Accepts a chain of certificates up to a trusted root, or a certificate that the file itself contains (`named`).
 #[derive(Debug)]
 struct Verifier {
     chains: Arc<WebPkiServerVerifier>,
@@ -188,8 +192,9 @@ impl ServerCertVerifier for Verifier {
             now,
         );
         match chained {
-            // `openssl req -x509` marks its certificates as those of a CA, which no server should have (RFC 5280). curl
-            // trusts such a certificate if it is named. Its dates have been checked before.
+            // `openssl req -x509` marks its certificates as CA certificates, which a server should not use (RFC 5280),
+            // so webpki refuses them. Like curl, this verifier accepts such a certificate if the file contains it.
+            // webpki has already checked the dates, so only the name is checked here.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.named.iter().any(|named| named == end_entity) =>
             {

@@ -1,4 +1,4 @@
-//! Reads the bodies of requests within limits: of each body, and of all bodies together.
+//! Reads the bodies of requests within two limits: one for each body, and a budget for all bodies together.
 //!
 //! ```text
 //!  chunk ──▶ still small? ──▶ counts as part of the connection ─┐
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariant: the budget is charged for bytes that have arrived, never for announced bytes. So a client that announces
-//! a large body and sends little takes nothing from other clients.
+//! a large body and sends little uses no budget that other clients need.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -21,9 +21,9 @@ use tokio::{
 
 use crate::{Problem, Request};
 
-/// Bytes of each body that are not charged to the budget: they count as part of the connection, which has read buffers
-/// of that size in any case. So a client that sends one reaction, or an array of fifty, is served while unfinished
-/// large bodies use the whole budget.
+/// Number of bytes of each body that are not charged to the budget, since every connection has read buffers of that
+/// size in any case. So a client that sends one reaction, or an array of fifty, is served even while large bodies use
+/// the whole budget.
 const SMALL_BODY_BYTES: usize = 4 << 10;
 
 /// Limits of the bodies of a service's requests.
@@ -33,7 +33,7 @@ pub struct BodyLimits {
     pub body_bytes: usize,
     /// Timeout for receiving a body.
     pub time: Duration,
-    /// Maximum bytes of all bodies that are being received or processed; small bodies are not counted.
+    /// Maximum bytes of all bodies that are being received or processed. The first 4 KiB of each body are not counted.
     pub total_bytes: u32,
 }
 
@@ -74,7 +74,7 @@ pub enum BodyError {
     /// Other bodies use the whole budget.
     #[error("too many large bodies arrive at once; nothing was kept, send it again later")]
     BudgetExceeded,
-    /// The client disconnected, or the framing is invalid.
+    /// The client disconnected, or the framing of the body is invalid.
     #[error("the body broke off: {0}")]
     Broken(String),
 }
@@ -98,7 +98,8 @@ impl BodyReader {
         Self { limits, budget }
     }
 
-    /// Refuses a body whose announced length exceeds the limit, before the client sends it (RFC 9110, 10.1.1).
+    /// Returns an error if the announced length of the body exceeds the limit. A client that sends `Expect:
+    /// 100-continue` is then refused before it sends the body (RFC 9110, 10.1.1).
     pub fn check(&self, request: &Request) -> Result<(), BodyError> {
         let body_bytes = self.limits.body_bytes;
         if request.body().size_hint().lower() > body_bytes as u64 {
@@ -137,7 +138,7 @@ impl BodyReader {
         })
     }
 
-    /// Charges a body of `bytes` to the budget, less the permits that it already has.
+    /// Acquires permits from the budget until `held` covers a body of `bytes` bytes.
     fn charge(
         &self,
         held: &mut Option<OwnedSemaphorePermit>,
@@ -159,7 +160,7 @@ impl BodyReader {
     }
 }
 
-/// Joins chunks. A body of one chunk, as most are, is not copied.
+/// Joins the chunks of a body. Most bodies have a single chunk, which is not copied.
 #[derive(Default)]
 struct Chunks {
     first: Bytes,

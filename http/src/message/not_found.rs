@@ -8,10 +8,10 @@ use hyper::{
 
 use crate::{Body, Problem, Response};
 
-/// Page for a person who has mistyped an address.
+/// HTML page for a person who has mistyped an address.
 const PAGE: &str = include_str!("not_found.html");
 
-/// Returns 404: a small page for browsers, a problem for programs.
+/// Returns a 404: an HTML page for browsers, an RFC 9457 problem for programs.
 pub(crate) fn unknown_path(request: &HeaderMap) -> Response {
     match accepts_html(request) {
         true => page(),
@@ -19,8 +19,8 @@ pub(crate) fn unknown_path(request: &HeaderMap) -> Response {
     }
 }
 
-/// Returns whether the client is a browser that opens a page: it names HTML; scripts and programs accept anything or
-/// JSON.
+/// Returns whether a browser has sent the request to open a page. Its `Accept` header then contains `text/html`, while
+/// scripts and programs accept `*/*` or JSON.
 fn accepts_html(request: &HeaderMap) -> bool {
     let lines = request.get_all(ACCEPT).iter();
     let mut ranges = lines

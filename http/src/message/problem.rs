@@ -19,7 +19,7 @@ use crate::{
 /// The content type of a problem.
 const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The detail of a 5xx response, for the log line of the failed request.
+/// The detail of a 5xx response, in the extensions of the response. The log line of the failed request contains it.
 #[derive(Clone)]
 pub(crate) struct Failure(pub(crate) Cow<'static, str>);
 
@@ -102,7 +102,7 @@ impl Problem {
         let text = self.text();
         let mut response = format!("HTTP/1.1 {}\r\n", self.status);
         let mut add = |name: HeaderName, value: &str| {
-            // A write to a string never fails.
+            // A write to a string never fails, so the result is ignored.
             let _ = write!(response, "{name}: {value}\r\n");
         };
         for (name, value) in &self.headers {
@@ -142,7 +142,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Returns one to three seconds, so that clients that are refused at one moment do not retry at one moment.
+/// Returns a random time of one to three seconds, so that clients that are refused at the same moment do not all retry
+/// at the same moment.
 fn jittered_retry() -> Duration {
     Duration::from_secs(rand::random_range(1..=3))
 }

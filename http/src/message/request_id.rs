@@ -8,11 +8,11 @@ use hyper::{
 /// The header with the id that a request has in the client, in proxies and in our log.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Maximum bytes of a client's id: it is repeated in a header and in the log. A UUID has 36, the trace ids of proxies
-/// up to 100.
+/// Maximum bytes of an id that a client sends, since the id is repeated in the response and in the log. A UUID has 36
+/// bytes, and the trace ids of proxies have up to 100.
 const REQUEST_ID_BYTES: usize = 128;
 
-/// Returns the client's id if it is short and cannot break a log line, otherwise a random one.
+/// Returns the client's id if it is short and has only characters that are safe in a log line, otherwise a random id.
 pub(crate) fn request_id(request: &HeaderMap) -> HeaderValue {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=/+@".contains(byte);
     let valid = |id: &&HeaderValue| {
@@ -26,7 +26,7 @@ pub(crate) fn request_id(request: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// Returns an id for a request that has none.
+/// Returns a random id, for a request without a valid one.
 pub(crate) fn random() -> String {
     format!("{:016x}", rand::random::<u64>())
 }

@@ -1,7 +1,8 @@
-//! A response after which the connection no longer carries HTTP: the service gets the socket.
+//! A response after which the connection no longer carries HTTP: the service receives the socket and owns it.
 //!
-//! The takeover is in the response's extensions, as a hyper upgrade is. hyper's upgrades cannot replace it: they happen
-//! only after a 101, and a stream of Server-Sent Events, which a shard writes too, is a 200.
+//! The callback that receives the socket is in the response's extensions, as a hyper upgrade is. hyper's upgrades are
+//! not used because they happen only after a 101. Streams of Server-Sent Events need a takeover too, since a shard
+//! writes them, and their status is 200.
 
 use std::{
     convert::Infallible,
@@ -17,15 +18,17 @@ use crate::DetachedConnection;
 /// The callback that receives the socket.
 pub(crate) type OnTakeover = Box<dyn FnOnce(DetachedConnection) + Send>;
 
-/// The callback, in an `Arc<Mutex<Option>>` because extensions must be `Clone` and the callback is called once.
+/// The callback. It is in an `Arc<Mutex<Option>>`, because extensions must be `Clone` and the callback can be called
+/// only once.
 #[derive(Clone)]
 struct Takeover(Arc<Mutex<Option<OnTakeover>>>);
 
-/// Returns a response without a body: `take` receives the socket and has to write the response's head. The service sets
-/// the headers that describe a body (`Content-Length`, `Transfer-Encoding`).
+/// Returns a response without a body, whose socket is passed to `take`. `take` has to write the head of the response,
+/// and owns the connection. The caller sets the headers that describe a body (`Content-Length`, `Transfer-Encoding`),
+/// if the response needs them.
 ///
-/// Only for HTTP/1; over HTTP/2, where many requests share a socket, the response ends with its head. `take` is not
-/// called if the client has disconnected before. It must not block.
+/// A takeover needs HTTP/1. Over HTTP/2 many requests share a socket, so `take` is not called and the response ends
+/// with its head. `take` is not called either if the client has already disconnected. `take` must not block.
 pub fn takeover(take: impl FnOnce(DetachedConnection) + Send + 'static) -> Response {
     // The length of a stream is unknown, so axum adds no `Content-Length: 0`.
     let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
@@ -36,7 +39,7 @@ pub fn takeover(take: impl FnOnce(DetachedConnection) + Send + 'static) -> Respo
     response
 }
 
-/// Removes the takeover from a response that has one.
+/// Removes the takeover callback from a response and returns it; `None` if the response has none.
 pub(crate) fn of(response: &mut Response) -> Option<OnTakeover> {
     let Takeover(take) = response.extensions_mut().remove()?;
     take.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -9,8 +9,9 @@
 //!
 //! Streams are never compressed. tower-http's layer is not used. It compresses while the client reads, so a client that
 //! keeps the flow-control windows of its HTTP/2 streams at 0 would hold a brotli encoder for each of its 100 concurrent
-//! requests (`bench/README.md` has its size); here only the compressed bytes wait for the client. And it compresses on
-//! the runtime's threads, any number of responses at once.
+//! requests (`bench/README.md` lists its size). Here, a response is compressed before it is sent, so only the
+//! compressed bytes wait for the client. tower-http's layer also compresses on the runtime's threads, without a limit
+//! on the number of responses that are compressed at once.
 //!
 //! Invariant: at most half of the cores (at least one) compress responses, so other requests do not wait for them.
 
@@ -33,31 +34,32 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{Body, Request, Response};
 
-/// Minimum bytes of JSON that is compressed: a shorter response fits one packet, compressed or not.
+/// Minimum bytes of a JSON response that is compressed. A shorter one needs a single packet with or without
+/// compression.
 const MIN_BYTES: u64 = 1 << 10;
 
-/// Maximum bytes that are compressed on a runtime thread (`bench/README.md` has how long that takes). The room lists
-/// and histories that are longer would delay the other connections of the thread.
+/// Maximum bytes that are compressed on a runtime thread (`bench/README.md` lists the times). Longer room lists and
+/// histories are compressed on another thread, since they would delay the other connections of the runtime thread.
 const MAX_INLINE_BYTES: usize = 64 << 10;
 
-/// Window of brotli as a power of 2 (256 KiB): no file that is served is longer.
+/// Window of brotli as a power of 2 (256 KiB). A larger window would not help, since no file that is served is longer.
 const BROTLI_WINDOW: i32 = 18;
 
 /// A content coding that browsers accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
-    /// RFC 7932; browsers offer it over TLS and on localhost.
+    /// Brotli (RFC 7932). Browsers accept it only over TLS and on localhost.
     Brotli,
-    /// RFC 1952.
+    /// gzip (RFC 1952).
     Gzip,
 }
 
 /// CPU time that a compression may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Much: a file is compressed once and sent many times.
+    /// Much CPU time, for a file that is compressed once and sent many times.
     Once,
-    /// Little: each response is compressed.
+    /// Little CPU time, for a response that is compressed each time it is sent.
     Each,
 }
 
@@ -65,8 +67,8 @@ impl Coding {
     /// All codings, the best first.
     pub const ALL: [Self; 2] = [Self::Brotli, Self::Gzip];
 
-    /// Returns the coding to which the sender of a request gives the highest weight (RFC 9110, 12.5.3), the best of
-    /// several. `None`: it accepts no coding, or prefers `identity`.
+    /// Returns the coding with the highest weight in a request's `Accept-Encoding` (RFC 9110, 12.5.3), and the best one
+    /// if several have that weight. Returns `None` if the client accepts no coding or prefers `identity`.
     pub fn accepted(request: &HeaderMap) -> Option<Self> {
         let weights: Vec<(&str, f32)> = request
             .get_all(ACCEPT_ENCODING)
@@ -79,11 +81,12 @@ impl Coding {
             let named = weights.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
             named.map(|(_, weight)| *weight)
         };
-        // Without a weight of its own, no coding is the last choice, not the one that `*` means.
+        // If the header does not name `identity`, an uncompressed response is the last choice: the weight of `*` is not
+        // used for it.
         let identity = named("identity").unwrap_or(0.0);
         let of = |coding: Self| named(coding.name()).or_else(|| named("*")).unwrap_or(0.0);
         let codings = Self::ALL.map(|coding| (of(coding), coding)).into_iter();
-        // The last of several maxima is the result.
+        // `max_by` returns the last of several maxima, so the codings are reversed: the best one comes last.
         let preferred = codings.rev().max_by(|(a, _), (b, _)| a.total_cmp(b));
         let (weight, coding) = preferred?;
         (weight > 0.0 && weight >= identity).then_some(coding)
@@ -126,8 +129,8 @@ impl Coding {
         encoded.into()
     }
 
-    /// Sets the headers of a response that is compressed by `coding`. `None` for an uncompressed one: it needs `Vary`
-    /// too, or a cache would send it to all clients.
+    /// Sets the headers of a response that is compressed by `coding`, or that is not compressed (`None`). An
+    /// uncompressed response needs `Vary` too, since a cache would otherwise send it to all clients.
     pub fn mark(coding: Option<Self>, response: &mut HeaderMap) {
         response.append(VARY, HeaderValue::from_static("accept-encoding"));
         if let Some(coding) = coding {
@@ -137,7 +140,7 @@ impl Coding {
 }
 
 /// Parses an element of `Accept-Encoding`: the coding's name, and its weight from 0 (not acceptable) to 1. An invalid
-/// weight is 0: uncompressed responses are valid for every client.
+/// weight counts as 0, since an uncompressed response is valid for every client.
 fn weight(element: &str) -> (&str, f32) {
     let Some((name, parameter)) = element.split_once(';') else {
         return (element.trim(), 1.0);
@@ -162,12 +165,12 @@ pub fn compress_json(router: Router) -> Router {
     }))
 }
 
-/// Compresses responses, a limited number at once.
+/// Compresses responses, a limited number at the same time.
 #[derive(Clone)]
 struct Compressor(Arc<Semaphore>);
 
 impl Compressor {
-    /// Compresses on half of the cores at most.
+    /// Creates a compressor that uses at most half of the cores, or one core if there is only one.
     fn new() -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
         Self(Arc::new(Semaphore::new((cores / 2).max(1))))
@@ -193,14 +196,15 @@ impl Compressor {
         let body = body.unwrap_or_default();
         parts.headers.remove(CONTENT_LENGTH);
         let inline = body.len() <= MAX_INLINE_BYTES;
-        // The permit is held until the compression ends, also if the client is gone before.
+        // The permit is held until the compression ends, even if the client disconnects earlier.
         let encode = move || {
             let _permit = permit;
             coding.encode(&body, Effort::Each)
         };
         let encoded = match inline {
             true => encode(),
-            // A panic would have ended the process.
+            // `spawn_blocking` fails only if the closure panics, and then the program's panic hook has already ended
+            // the process.
             false => spawn_blocking(encode).await.unwrap_or_default(),
         };
         Response::from_parts(parts, Body::from(encoded))

@@ -1,7 +1,8 @@
 //! Decides which pages of other origins may use a service (CORS).
 //!
-//! tower-http's CORS layer is not used: it answers a preflight with 200 (here: 204 with `Allow`), it runs the handler
-//! for a request of an origin that is not allowed, and it has no rule for a page's own host behind a proxy.
+//! tower-http's CORS layer is not used: it answers a preflight with 200 (this module answers with 204 and `Allow`), it
+//! runs the handler for a request of an origin that is not allowed, and it does not accept pages of the service's own
+//! host behind a proxy.
 
 use std::{str::FromStr, sync::Arc};
 
@@ -22,7 +23,8 @@ use url::Url;
 
 use crate::{Body, Problem, Request, Response};
 
-/// Time for which a browser may cache a preflight response. Browsers cap it themselves, at 2 to 24 hours.
+/// Time in seconds for which a browser may cache a preflight response. Browsers have maximums of their own, from 2 to
+/// 24 hours.
 const PREFLIGHT_SECONDS: &str = "7200";
 
 /// Request headers that pages of other origins may set.
@@ -33,7 +35,8 @@ const RESPONSE_HEADERS: &str = "retry-after, x-request-id";
 
 /// The origins whose pages may use a service: `*`, or a comma separated list of origins.
 ///
-/// Pages of the service's own origin always may, and so may programs, which send no origin.
+/// Pages of the service's own origin may always use it, and so may programs that are not browsers, since they send no
+/// `Origin`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AllowOrigin {
     /// Every page.
@@ -43,8 +46,8 @@ pub enum AllowOrigin {
     List(Vec<Origin>),
 }
 
-/// An origin as browsers serialise it (WHATWG HTML, "Serialization of an origin"): in lower case, a host in its one
-/// spelling, no port that the scheme has by default.
+/// An origin as browsers serialise it (WHATWG HTML, "Serialization of an origin"): in lower case, with the host in its
+/// normal form, and without the default port of the scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
@@ -55,7 +58,7 @@ pub struct Origin(String);
 )]
 pub struct InvalidOrigin(String);
 
-/// Schemes that cannot be the origin of a page.
+/// Schemes that the origin of a page cannot have.
 const NOT_OF_PAGES: [&str; 4] = ["ws", "wss", "ftp", "file"];
 
 impl FromStr for AllowOrigin {
@@ -100,7 +103,7 @@ impl FromStr for Origin {
 impl Origin {
     /// Returns whether a request's `Origin` is this one, in any spelling.
     fn is(&self, origin: &HeaderValue) -> bool {
-        // Nearly all are spelt as browsers do.
+        // Nearly all requests come from browsers and have their spelling, so comparing the bytes is usually enough.
         self.0.as_bytes() == origin.as_bytes() || Self::of(origin).as_ref() == Some(self)
     }
 
@@ -108,7 +111,7 @@ impl Origin {
         origin.to_str().ok()?.parse().ok()
     }
 
-    /// Returns whether this is the origin of the request's host.
+    /// Returns whether this is the origin of `host`, the value of a request's Host header.
     fn is_of(&self, host: &HeaderValue) -> bool {
         let Some((scheme, _)) = self.0.split_once("://") else {
             return false;
@@ -120,8 +123,8 @@ impl Origin {
 }
 
 impl AllowOrigin {
-    /// Returns whether the page that sent a request with these headers may use the service. Call it before the request
-    /// has any effect: browsers send simple requests and WebSocket handshakes without a preflight.
+    /// Returns whether the page that sent a request with these headers may use the service. Call this function before
+    /// the request has any effect, since browsers send simple requests and WebSocket handshakes without a preflight.
     pub fn permits(&self, request: &HeaderMap) -> bool {
         match (self, request.get(ORIGIN)) {
             (Self::Any, _) | (_, None) => true,
@@ -137,7 +140,7 @@ impl AllowOrigin {
         Problem::new(StatusCode::FORBIDDEN, detail)
     }
 
-    /// Sets the headers that let a page of this origin read the response and its headers.
+    /// Sets the headers that let a page of `origin` read the response and its headers, if the origin is allowed.
     pub fn apply(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
         if self.allow(origin, response) {
             let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
@@ -145,7 +148,7 @@ impl AllowOrigin {
         }
     }
 
-    /// Sets the headers that name the allowed origin. Returns whether it is allowed.
+    /// Sets the headers that name the allowed origin. Returns whether `origin` is allowed.
     fn allow(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) -> bool {
         match self {
             Self::Any => {
@@ -164,8 +167,8 @@ impl AllowOrigin {
         true
     }
 
-    /// Wraps the routes of `router`, all of which accept `methods` (comma separated): preflights are answered, other
-    /// methods and other origins are refused, and allowed pages may read the responses.
+    /// Adds CORS to the routes of `router`, all of which accept `methods` (comma separated). Preflights are answered,
+    /// other methods and origins that are not allowed are refused, and pages of allowed origins may read the responses.
     pub fn around(&self, methods: &'static str, router: Router) -> Router {
         let allow = Arc::new(self.clone());
         router.route_layer(from_fn(move |request: Request, next: Next| {
@@ -191,7 +194,8 @@ impl AllowOrigin {
         response
     }
 
-    /// Returns the response to `OPTIONS`: 204 with what is allowed (`methods` comma separated).
+    /// Returns the response to `OPTIONS`: 204 with the allowed origin, methods and headers. `methods` is comma
+    /// separated.
     pub fn preflight(&self, request: &HeaderMap, methods: &'static str) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -209,7 +213,8 @@ impl AllowOrigin {
     }
 }
 
-/// Returns whether a page's origin is the host of its request. A proxy may add the default port, which browsers omit.
+/// Returns whether a page's origin is the host to which it sends the request. A proxy may add the default port to the
+/// Host header. Browsers omit this port in `Origin`, so it makes no difference here.
 fn is_own(origin: &HeaderValue, request: &HeaderMap) -> bool {
     match (Origin::of(origin), request.get(HOST)) {
         (Some(origin), Some(host)) => origin.is_of(host),
@@ -246,8 +251,8 @@ mod tests {
         assert!(list.permits(&HeaderMap::new()));
     }
 
-    /// Browsers send no default port in `Origin`. `https://a.example:443` was accepted as an allowed origin, and every page
-    /// of that origin got 403.
+    /// Browsers send no default port in `Origin`. `https://a.example:443` was accepted as an allowed origin, and every
+    /// page of that origin got 403.
     #[test]
     fn an_origin_is_the_same_in_every_spelling() {
         for (listed, origin) in [
@@ -299,7 +304,7 @@ mod tests {
             "null",
             "https://a?b",
             "https://a/#b",
-            // They would be accepted and never match.
+            // If these were accepted, they would never match, since no page has such an origin.
             "https://*.a.example",
             "wss://a.example",
             "localhost:8080",

@@ -6,8 +6,8 @@
 //!     └ the first that is not trusted, from the right
 //! ```
 //!
-//! Invariant: the header is trusted only as far as it was written by trusted addresses. So a client cannot choose its
-//! own address, however long the list that it sends.
+//! Invariant: an entry of the header is trusted only if a trusted address has added it. So a client cannot choose its
+//! own address, whatever list it sends.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,7 +28,6 @@ pub struct TrustedProxies(Vec<IpNet>);
 #[error("'{0}' is not a network; write, for example, 10.0.0.0/8 or ::1")]
 pub struct InvalidNetwork(String);
 
-/// One network: an address and the length of its prefix, or one address alone.
 impl FromStr for TrustedProxies {
     type Err = InvalidNetwork;
 
@@ -49,8 +48,8 @@ impl FromIterator<TrustedProxies> for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Returns the address that a request comes from, as far as it can be trusted. An IPv4 address is the same when it
-    /// is written as IPv6.
+    /// Returns the address of the client that sent a request: the rightmost address, beginning with `peer`, that is not
+    /// a trusted proxy. An IPv4 address that is written as IPv6 counts as the IPv4 address.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(FORWARDED_FOR).into_iter().rev();
         let mut hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
@@ -69,7 +68,7 @@ impl TrustedProxies {
     }
 }
 
-/// Parses an address. Some proxies add the port.
+/// Parses an address. Some proxies add the port, which is dropped.
 fn address(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let bare = hop
@@ -117,7 +116,7 @@ mod tests {
             ("192.0.2.7", &["198.51.100.1"], "198.51.100.1"),
             ("192.0.2.8", &["198.51.100.1"], "192.0.2.8"),
             ("2001:db8:1:2::3", &["2001:db8:2::1"], "2001:db8:2::1"),
-            // The addresses that the client claims are to the left.
+            // The addresses that the client itself has sent are to the left of its real address, so they are ignored.
             (
                 "10.1.2.3",
                 &["1.1.1.1, 198.51.100.1 ,10.9.9.9"],

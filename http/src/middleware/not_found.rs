@@ -8,16 +8,16 @@ use hyper::{
 
 use crate::{AllowOrigin, Request, Response, message::not_found::unknown_path};
 
-/// The methods that the preflight for an unknown path allows: those of all routes.
+/// Methods that the response to a preflight for an unknown path allows: the methods of all routes.
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
-/// 404 for every unknown path. Pages of allowed origins may read it, and their preflight is answered: otherwise a page
-/// with a mistyped path would only see a CORS error.
+/// The fallback that responds with 404 to every unknown path. Preflights are answered, and pages of allowed origins may
+/// read the 404. Otherwise a page that uses a mistyped path would only see a CORS error.
 #[derive(Debug, Clone)]
 pub struct NotFound(AllowOrigin);
 
 impl NotFound {
-    /// Pages of these origins may read the response.
+    /// Creates the fallback. Pages of the origins in `allow` may read the response.
     pub fn new(allow: AllowOrigin) -> Self {
         Self(allow)
     }

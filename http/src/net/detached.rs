@@ -1,4 +1,4 @@
-//! A client's socket after a takeover: its new owner uses it without a runtime, and no call blocks.
+//! A client's socket after a takeover: the new owner uses it outside of the tokio runtime, and no call blocks.
 //!
 //! ```text
 //!  hyper ── response's head ──▶ DetachedConnection ──▶ NonBlockingStream: read, write, flush, finish ──▶ TCP
@@ -20,25 +20,28 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::rustls::ServerConnection;
 
-/// Maximum TLS records that one read processes: a client may send any number of records without data.
+/// Maximum number of TLS records that one read processes. Without this limit, a client that sends many records without
+/// data would keep the thread busy.
 const MAX_RECORDS_PER_READ: usize = 16;
 
-/// A client's socket without a runtime. It counts against the listener's limit of connections until it is dropped.
+/// A client's socket that is used without a tokio runtime. It counts against the listener's limit of connections until
+/// it is dropped.
 pub struct NonBlockingStream {
     stream: TcpStream,
-    /// Boxed, since its state is large and most sockets have none.
+    /// The TLS state, if the client uses TLS. It is boxed, since it is large and most sockets have none.
     tls: Option<Box<ServerConnection>>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The argument of a takeover: the socket, and the bytes that belong before and after the response.
+/// The argument of a takeover callback: the socket, the head that has to be written, and the bytes that were already
+/// read.
 #[derive(Debug)]
 pub struct DetachedConnection {
     /// The socket.
     pub stream: NonBlockingStream,
     /// The response's head, which is not written yet.
     pub head: Bytes,
-    /// Bytes that were read after the end of the request.
+    /// Bytes that the client has sent after the request and that were already read from the socket.
     pub read_ahead: Bytes,
 }
 
@@ -55,8 +58,9 @@ impl NonBlockingStream {
         }
     }
 
-    /// Reads available bytes. Returns 0 if the client sends no more. [`ErrorKind::WouldBlock`]: nothing is available;
-    /// [`ErrorKind::Interrupted`]: there may be more, but other connections should be served first.
+    /// Reads available bytes. Returns 0 at the end of the client's data. The error [`ErrorKind::WouldBlock`] means that
+    /// no bytes are available. [`ErrorKind::Interrupted`] means that more bytes may be available, but that other
+    /// connections should be served first.
     pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return self.stream.read(bytes);
@@ -70,15 +74,16 @@ impl NonBlockingStream {
                 return Ok(0);
             }
             let processed = tls.process_new_packets();
-            // TLS may have to send a response or an alert. Records that cannot be sent now are sent before the next write.
+            // TLS itself may have to send records, such as an alert. If the socket does not accept them now, they are
+            // sent before the next write, so the error is ignored.
             let _ = write_records(tls, &mut self.stream);
             processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         }
         Err(ErrorKind::Interrupted.into())
     }
 
-    /// Writes as many bytes as possible without blocking. Returns the number of accepted bytes.
-    /// [`ErrorKind::WouldBlock`]: none.
+    /// Writes as many bytes as possible without blocking. Returns the number of accepted bytes, or the error
+    /// [`ErrorKind::WouldBlock`] if none were accepted.
     pub fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return match pieces {
@@ -102,16 +107,17 @@ impl NonBlockingStream {
         }
     }
 
-    /// Returns whether all accepted bytes are in the kernel.
+    /// Returns whether all accepted bytes have been written to the kernel's socket buffer.
     pub fn is_flushed(&self) -> bool {
         self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
     }
 
-    /// Closes the sending side. The client may still be read from.
+    /// Closes the sending side. Bytes that the client sends can still be read.
     pub fn finish(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // If the close_notify cannot be sent because the client does not read, TCP's FIN still ends the stream.
+            // If the close_notify cannot be sent because the client does not read, TCP's FIN still ends the stream, so
+            // the error is ignored.
             let _ = write_records(tls, &mut self.stream);
         }
         self.stream.shutdown(Shutdown::Write)

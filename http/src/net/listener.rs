@@ -1,4 +1,4 @@
-//! Binds addresses.
+//! Bound addresses, with or without TLS.
 
 use std::{io, net::SocketAddr};
 
@@ -6,13 +6,14 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::Tls;
 
-/// Maximum connections that wait to be accepted; Linux allows 4096 by default (`net.core.somaxconn`).
+/// Maximum number of connections in the kernel's accept queue. Linux allows 4096 by default (`net.core.somaxconn`).
 ///
-/// Many clients connect at one moment: at a goal, or after a restart. A client that finds the queue full retries after
-/// a second, so with the usual 128 some response times were above a second.
+/// Many clients connect at the same moment, for example after a goal or a restart. If the queue is full, a client's TCP
+/// stack retries after a second. With the usual length of 128, some responses took longer than a second for this
+/// reason.
 const BACKLOG: u32 = 4096;
 
-/// Binds a listener to `address`. It must be called in a tokio runtime.
+/// Binds a listener to `address`. Call this function in a tokio runtime.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),

@@ -1,4 +1,5 @@
-//! Sockets: TCP with a permit of the connection limit and timeouts, TLS over it, and sockets detached from the runtime.
+//! Sockets: TCP streams with a permit of the connection limit and timeouts, TLS over these streams, and sockets that
+//! are detached from the tokio runtime.
 
 mod detached;
 mod listener;

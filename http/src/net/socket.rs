@@ -14,16 +14,16 @@ use tokio_util::either::Either;
 
 use crate::{NonBlockingStream, net::tcp::ClientTcpStream};
 
-/// A client's socket. TLS is boxed, since its state is large and most sockets have none.
+/// A client's socket. The TLS stream is boxed, since its state is large and most sockets do not use TLS.
 ///
-/// It counts against the limit of connections until it is dropped. A write or a flush that waits for a client that does
-/// not read fails after the write timeout.
+/// The socket counts against the limit of connections until it is dropped. A write or a flush fails if the client reads
+/// nothing for longer than the write timeout.
 pub(crate) type Socket = Either<ClientTcpStream, Box<TlsStream<ClientTcpStream>>>;
 
-/// Detaches a socket from the runtime. Returns it and the bytes to read before its own: `read`, then the bytes that the
-/// stream has read ahead.
+/// Detaches a socket from the tokio runtime. Returns the socket, and the bytes that its owner has to process before it
+/// reads from the socket: `read`, followed by the bytes that the stream has read ahead.
 ///
-/// Call it in a tokio runtime, when no written bytes are unsent.
+/// Call this function in a tokio runtime, when all written bytes are flushed.
 pub(crate) fn detach(socket: Socket, read: &[u8]) -> io::Result<(NonBlockingStream, Bytes)> {
     let (tcp, tls) = match socket {
         Either::Left(tcp) => (tcp, None),

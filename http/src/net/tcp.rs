@@ -1,7 +1,7 @@
 //! A client's TCP stream, with its permit of the connection limit and its write timeout.
 //!
-//! HTTP and TLS lie above it ([`crate::net::socket`]). So a client that does not read is detected here, however much
-//! the layers above still buffer for it.
+//! HTTP and TLS are the layers above it ([`crate::net::socket`]). A client that does not read is detected here, so the
+//! detection does not depend on the number of bytes that the layers above buffer.
 
 use std::{
     future::Future,
@@ -19,10 +19,11 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// Time for which a closing connection waits until the client closes too, and maximum bytes that it reads in that time.
+/// Maximum time that a closing connection waits until the client closes too, and maximum bytes that it reads and
+/// discards in that time.
 ///
-/// Closing a socket with unread bytes resets the connection, and the client might lose the response that names the
-/// error: the rest of a refused body is still in transit then.
+/// When a body is refused, the rest of it is still in transit. Closing a socket with unread bytes resets the
+/// connection, and the client might lose the response that names the error. So the unread bytes are read first.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 
@@ -32,12 +33,13 @@ pub(crate) struct ClientTcpStream {
     stream: TcpStream,
     /// The permit of the connection limit, released when the stream is dropped.
     permit: OwnedSemaphorePermit,
-    /// Bytes that were read to detect the protocol, to be read again.
+    /// Bytes that were read to detect the protocol, and that the next reads return again.
     read_ahead: Bytes,
     write_timeout: Duration,
     /// Timer that runs while a write waits for the client.
     waiting: Option<Pin<Box<Sleep>>>,
-    /// Timer of the linger, and the bytes that the client may still send.
+    /// The timer of [`LINGER`], and the number of bytes that may still be discarded. `None` until the sending side is
+    /// closed.
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
@@ -58,12 +60,12 @@ impl ClientTcpStream {
         }
     }
 
-    /// Returns the TCP stream, its permit, and the bytes to be read again.
+    /// Returns the TCP stream, its permit, and the bytes that were put back and not read again.
     pub(crate) fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit, Bytes) {
         (self.stream, self.permit, self.read_ahead)
     }
 
-    /// Puts bytes back, to be read again.
+    /// Puts bytes back, so that the next reads return them again.
     pub(crate) fn put_back(&mut self, read_ahead: &[u8]) {
         self.read_ahead = Bytes::copy_from_slice(read_ahead);
     }
@@ -109,7 +111,8 @@ impl AsyncRead for ClientTcpStream {
         buffer.put_slice(&self.read_ahead[..bytes]);
         self.read_ahead.advance(bytes);
         if self.read_ahead.is_empty() && buffer.remaining() > 0 {
-            // Bytes that arrived with the first ones, in the same read. An error occurs again at the next read.
+            // The buffer has space for bytes that have arrived since then. An error is ignored here, since the next
+            // read returns it again.
             let _ = Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
         Poll::Ready(Ok(()))
@@ -143,7 +146,7 @@ impl AsyncWrite for ClientTcpStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closes the sending side, then lingers.
+    /// Closes the sending side, then discards received bytes until the client closes too or [`LINGER`] is over.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.lingering.is_none() {

@@ -1,4 +1,4 @@
-//! TLS for listeners: a certificate and its key from two files, reloaded when they change.
+//! TLS for listeners: a certificate and its key from two files, which are reloaded when they change.
 //!
 //! ```text
 //!  certificate.pem ─┐
@@ -34,7 +34,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-/// U+FEFF in UTF-8, which some editors put before a text and do not show.
+/// The byte order mark (U+FEFF) in UTF-8. Some editors write it before a text and do not show it.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The protocols that a handshake offers (ALPN), in order of preference.
@@ -50,12 +50,12 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// One of the two files.
+/// One of the two files of [`TlsFiles`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFile {
-    /// [`TlsFiles::certificate`]
+    /// The file [`TlsFiles::certificate`].
     Certificate,
-    /// [`TlsFiles::key`]
+    /// The file [`TlsFiles::key`].
     Key,
 }
 
@@ -67,7 +67,7 @@ pub enum TlsError {
     Unreadable {
         /// The file.
         file: TlsFile,
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         error: io::Error,
@@ -77,7 +77,7 @@ pub enum TlsError {
     Invalid {
         /// The file.
         file: TlsFile,
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
         /// The expected content.
         expected: &'static str,
@@ -93,7 +93,7 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// Returns the file to fix.
+    /// Returns the file that the user has to fix.
     pub fn file(&self) -> TlsFile {
         match self {
             Self::Unreadable { file, .. } | Self::Invalid { file, .. } => *file,
@@ -110,10 +110,11 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files, and uses them.
+    /// Reads the certificate and its key from the files.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        // Taken before the files are read, so that a change during the read is detected later.
+        // The versions are read before the files, so that [`Tls::reload_on_change`] detects a change that happens
+        // during the read.
         let read_at = FileVersions::of(&files);
         let pair = files.read(&provider)?;
         let identity = Arc::new(Identity {
@@ -128,7 +129,8 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(identity.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        // Clients resume sessions by a ticket that only this process can decrypt, so sessions need no memory here.
+        // Clients resume a session with a ticket that only this process can decrypt, so the process does not have to
+        // store sessions.
         if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
             config.ticketer = ticketer;
         }
@@ -138,24 +140,26 @@ impl Tls {
         })
     }
 
-    /// Checks the files at each `interval` for as long as it is polled, and uses a new valid pair.
+    /// Checks the files at each `interval`, and uses the new pair if they have changed and are valid. Runs until the
+    /// future is dropped.
     ///
-    /// A pair counts as new when both files are unchanged between two checks: the two files are replaced one after the
-    /// other.
+    /// The two files are replaced one after the other. So a changed pair is read only after two checks in a row have
+    /// found the same versions of both files.
     pub async fn reload_on_change(&self, interval: Duration) {
         let (mut known, mut seen) = (self.identity.read_at, self.identity.read_at);
         loop {
             tokio::time::sleep(interval).await;
             let identity = self.identity.clone();
             let reload = move || identity.reload_if_changed(known, seen);
-            // A panic would have ended the process.
+            // `spawn_blocking` fails only if the closure panics, and then the program's panic hook has already ended
+            // the process.
             if let Ok(state) = spawn_blocking(reload).await {
                 (known, seen) = state;
             }
         }
     }
 
-    /// Performs the TLS handshake of a client that does not use HTTP. It has no timeout.
+    /// Performs the TLS handshake with a client that uses another protocol than HTTP. This function has no timeout.
     pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -174,7 +178,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// The pair that handshakes use.
+/// The certificate and key that handshakes use, and the files that they come from.
 struct Identity {
     files: TlsFiles,
     provider: Arc<CryptoProvider>,
@@ -183,8 +187,8 @@ struct Identity {
 }
 
 impl Identity {
-    /// Reloads the files if they have changed since `known` and are unchanged since `seen`. Returns the new `known` and
-    /// `seen`.
+    /// Reloads the files if they have changed since they were last read (`known`) and are unchanged since the last
+    /// check (`seen`). Returns `known` and `seen` for the next check.
     fn reload_if_changed(
         &self,
         known: FileVersions,
@@ -268,7 +272,7 @@ fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map(without_bom).map_err(unreadable)
 }
 
-/// Removes a byte order mark from PEM: it would hide the first line.
+/// Removes a byte order mark from PEM, since a parser would not recognize the first line after it.
 pub(crate) fn without_bom(mut pem: Vec<u8>) -> Vec<u8> {
     if pem.starts_with(BOM) {
         pem.drain(..BOM.len());
@@ -280,7 +284,7 @@ pub(crate) fn without_bom(mut pem: Vec<u8>) -> Vec<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileVersions([Option<FileVersion>; 2]);
 
-/// Inode, length, and time of the last change in seconds and nanoseconds.
+/// Inode and length of a file, and the time of its last change in seconds and nanoseconds.
 type FileVersion = (u64, u64, i64, i64);
 
 impl FileVersions {

@@ -1,4 +1,5 @@
-//! The accept loop: which connections are accepted, which get 503, and how all of them are drained.
+//! The accept loop. It accepts connections, refuses those beyond the limits with 503, and drains all of them at
+//! shutdown.
 
 #![allow(clippy::disallowed_methods, reason = "the accept loop")]
 
@@ -26,28 +27,29 @@ use crate::{
 };
 
 /// Pause after an error of `accept`. The usual error is a lack of file descriptors, which lasts until connections
-/// close; retrying at once would use a whole core.
+/// close. Without the pause, the loop would use a whole core in that time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum refused clients that are sent a 503 at once. Further ones are closed without a response, so that a flood of
-/// connections costs little. With TLS all are closed without one: a response would require a handshake.
+/// Maximum number of refused connections that receive a 503 at the same time. Further ones are closed without a
+/// response, so that a flood of connections costs little. With TLS, refused connections are always closed without a
+/// response, since a response would require a handshake.
 const MAX_REFUSALS: usize = 64;
 
-/// Timeout of a refused client for reading the 503.
+/// Maximum time for a refused client to read the 503.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Result of a drain.
+/// Result of the drain at shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainOutcome {
     /// Number of connections that were open at the deadline, detached ones included.
     pub remaining: usize,
 }
 
-/// Serves `listener` until `shutdown` is cancelled. Then accepts no more connections, waits up to [`Limits::drain`] for
-/// requests in flight, and returns.
+/// Serves `listener` until `shutdown` is cancelled. Then the function accepts no more connections, waits up to
+/// [`Limits::drain`] for requests in flight, and returns.
 ///
-/// Handlers have to end endless responses and detached sockets when `shutdown` is cancelled: the drain waits for them
-/// too.
+/// The drain waits for endless responses and detached sockets too. So handlers have to end these when `shutdown` is
+/// cancelled.
 pub async fn serve(
     listener: impl Into<Listener>,
     router: Router,
@@ -97,7 +99,7 @@ pub async fn serve(
             false => None,
         };
         if let Some(permit) = permit {
-            // A broken socket fails at its first read.
+            // An error is ignored, since a broken socket fails again at its first read.
             let _ = stream.set_nodelay(true);
             let tcp = ClientTcpStream::new(stream, permit, serving.limits.write_timeout);
             tokio::spawn(serving.clone().connection(tcp, peer));
@@ -123,7 +125,8 @@ pub async fn serve(
     drained
 }
 
-/// Pauses after an error of `accept`, unless it concerns only one connection, such as a reset before `accept`.
+/// Pauses after an error of `accept`, unless the error concerns only one connection, for example one that was reset
+/// before `accept`.
 pub(crate) async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     let harmless = [

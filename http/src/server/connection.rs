@@ -23,18 +23,18 @@ pub(crate) struct Serving {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
-    /// Permits for the concurrent requests of HTTP/2 connections beyond the first of each.
+    /// Permits for concurrent HTTP/2 requests. The first of each connection needs no permit.
     ///
-    /// As many as connections: the memory that each request may use, such as a small body, is then bounded by twice the
-    /// number of connections, not by a hundred times.
+    /// There are as many permits as connections. So the number of concurrent requests, each of which may use memory for
+    /// a small body, is at most twice the maximum number of connections, and not a hundred times that number.
     pub(crate) extra_streams: Arc<Semaphore>,
 }
 
 /// The two stages of a shutdown.
 pub(crate) struct Shutdown {
-    /// Connections close after their requests in flight.
+    /// Cancelled when shutdown is requested: connections close after their requests in flight.
     pub(crate) graceful: CancellationToken,
-    /// Connections close at once: the deadline of the drain has passed.
+    /// Cancelled when the deadline of the drain has passed: connections close at once.
     pub(crate) forced: CancellationToken,
 }
 
@@ -45,12 +45,12 @@ enum Protocol {
 }
 
 impl Serving {
-    /// Serves a connection to its end.
+    /// Serves a connection until it ends.
     pub(crate) async fn connection(self: Arc<Self>, tcp: ClientTcpStream, peer: SocketAddr) {
         let protocol = tokio::select! {
             biased;
             protocol = self.begin(tcp) => protocol,
-            // The client has not sent a request yet.
+            // The client has not sent a request yet, so the connection is closed without a response.
             () = self.shutdown.graceful.cancelled() => return,
         };
         let ended = match protocol {
@@ -66,7 +66,8 @@ impl Serving {
         }
     }
 
-    /// Detects the protocol, or performs the TLS handshake. Both have a timeout.
+    /// Detects the protocol of a connection: from the first bytes, or with TLS from the ALPN result of the handshake.
+    /// Both have a timeout.
     async fn begin(&self, mut tcp: ClientTcpStream) -> io::Result<Protocol> {
         let Some(tls) = &self.tls else {
             let begun = timeout(self.limits.head, begins_http2(&mut tcp)).await;
@@ -89,7 +90,8 @@ async fn tls_handshake(
     tls: &TlsAcceptor,
     mut tcp: ClientTcpStream,
 ) -> io::Result<TlsStream<ClientTcpStream>> {
-    // A TLS record begins with its type, which is not a letter; a plain HTTP request begins with a method.
+    // A TLS record begins with its type, which is not a letter. A plain HTTP request begins with a method in capital
+    // letters, so the client gets a 400 that names https.
     if tcp
         .first_byte()
         .await?

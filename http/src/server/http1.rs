@@ -1,4 +1,4 @@
-//! HTTP/1 on a connection: hyper serves it, until a response takes the socket over.
+//! HTTP/1 on a connection: hyper serves the connection until a response takes the socket over.
 //!
 //! ```text
 //!  ┌─▶ hyper reads a request ──▶ handler ──▶ bytes, a stream ──▶ hyper writes the response ─┐
@@ -6,10 +6,11 @@
 //!  └────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A service that takes a socket over writes the head of its response itself. So hyper never begins a response that it
-//! cannot finish: for hyper, the handler of that request is still running. hyper's upgrades cannot be used: they happen
-//! only after a 101, and a shard also writes Server-Sent Events, which are a 200. hyper-util's `auto` and `graceful`
-//! cannot be used either: they wait for a client's first bytes without a timeout, and do not return the socket.
+//! A service that takes a socket over writes the head of its response itself. For hyper, the handler of that request
+//! never returns, so hyper never begins a response that it cannot finish. hyper's upgrades cannot be used: they happen
+//! only after a 101, but a shard also takes sockets over for Server-Sent Events, whose status is 200. hyper-util's
+//! `auto` and `graceful` cannot be used either: they wait for a client's first bytes without a timeout, and do not
+//! return the socket.
 
 #![allow(clippy::disallowed_methods, reason = "responses have a date")]
 
@@ -48,8 +49,9 @@ use crate::{
     server::{connection::Serving, streams::TrackedBody},
 };
 
-/// Timeout of a drain for the rest of a connection's first head, which may be in transit. hyper alone would wait for
-/// [`Limits::head`](crate::Limits::head); it closes connections at once that have sent nothing, or a request before.
+/// Maximum time that a drain waits for the rest of a connection's first request head, which may be in transit. Without
+/// this timeout, hyper would wait for [`Limits::head`](crate::Limits::head). hyper closes other connections at once:
+/// those that have sent nothing, and those that have already sent a complete request.
 const FIRST_HEAD_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
@@ -58,10 +60,10 @@ type PendingTakeover = (Bytes, OnTakeover);
 /// State that the handler and the socket, both owned by hyper, share with the connection's task.
 #[derive(Default)]
 struct ConnectionState {
-    /// A head has been read.
+    /// Whether hyper has read the head of a request.
     has_request: AtomicBool,
     takeover: Mutex<Option<PendingTakeover>>,
-    /// Written bytes are not flushed yet.
+    /// Whether some written bytes are not flushed yet.
     unsent: AtomicBool,
 }
 
@@ -70,7 +72,7 @@ impl ConnectionState {
         self.takeover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ready once the responses before the takeover are sent: those that hyper still holds would be lost.
+    /// Returns the takeover when all responses before it are sent. A response that hyper still buffers would be lost.
     fn poll_takeover(&self) -> Poll<PendingTakeover> {
         let sent = !self.unsent.load(Ordering::Relaxed);
         match self.takeover().take_if(|_| sent) {
@@ -80,14 +82,14 @@ impl ConnectionState {
     }
 }
 
-/// The end of hyper's part of a connection.
+/// The reason why hyper's part of a connection ends.
 enum End {
     Closed(Result<(), hyper::Error>),
     Takeover(PendingTakeover),
 }
 
 impl Serving {
-    /// Serves a connection to its end, or until it is taken over.
+    /// Serves a connection until it ends or is taken over.
     pub(crate) async fn http1(&self, socket: Socket, peer: SocketAddr) -> Result<(), hyper::Error> {
         let state: Arc<ConnectionState> = Arc::default();
         let shared = &*state;
@@ -95,8 +97,8 @@ impl Serving {
             shared.has_request.store(true, Ordering::Relaxed);
             let refusal = poll_body(&mut request);
             let response = self.respond(request, refusal, peer, shared);
-            // hyper keeps its buffer while the connection lives, as large as it ever was: in pieces, a response of
-            // megabytes does not make it larger than twice `max_buf_size`.
+            // hyper never shrinks the write buffer of a connection. `TrackedBody` splits a response of megabytes into
+            // chunks, so that this buffer does not grow beyond twice `max_buf_size`.
             async { Ok::<_, Infallible>(response.await.map(|body| TrackedBody::new(body, None))) }
         });
         let io = TokioIo::new(TrackedIo {
@@ -106,10 +108,11 @@ impl Serving {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
-            // A client that has closed its sending side still gets its response. Without this, hyper also reads for the
-            // end of the connection while a handler runs, and allocates another 8 KiB if the body uses its buffer.
+            // With `half_close`, a client that has closed its sending side still gets its response. Without it, hyper
+            // also reads from the socket while a handler runs, to detect the end of the connection. For this read,
+            // hyper allocates another 8 KiB if the request's body uses the read buffer.
             .half_close(true)
-            // Responses are short: copying them into one buffer costs less than a vectored write.
+            // Most responses are short, so copying them into one buffer costs less than a vectored write.
             .writev(false)
             .max_buf_size(self.limits.head_bytes);
         let mut served = http.serve_connection(io, service);
@@ -154,7 +157,8 @@ impl Serving {
         Ok(())
     }
 
-    /// Returns the response to a request. Never returns if the socket is taken over, so that hyper writes nothing.
+    /// Returns the response to a request. If the socket is taken over, the function never returns, so that hyper writes
+    /// nothing.
     async fn respond(
         &self,
         request: Request<Incoming>,
@@ -175,9 +179,11 @@ impl Serving {
     }
 }
 
-/// Polls the body before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1); returns the problem to
-/// respond with, if there is one. Bytes that arrived with the head are then available when the handler polls first, so
-/// the body needs no timer: without this, each POST sets a timer and removes it (bench/README.md).
+/// Polls the body once before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1). Bytes that
+/// arrived with the head are then available when the handler polls for the first time, so the handler does not set a
+/// timer for the body. Otherwise each POST would set and remove a timer (bench/README.md).
+///
+/// Returns the problem to respond with, if there is one.
 fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
     if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
         return None;
@@ -185,7 +191,8 @@ fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
     let mut cx = Context::from_waker(Waker::noop());
     match Pin::new(request.body_mut()).poll_frame(&mut cx) {
         Poll::Pending => None,
-        // hyper returns no data at the first poll; if it did, the handler would miss it.
+        // hyper returns no data at the first poll. If hyper did, the handler would miss that data, so the request is
+        // refused.
         Poll::Ready(_) => {
             let detail = "the body arrived before it was requested; nothing was kept";
             Some(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
@@ -193,7 +200,8 @@ fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
     }
 }
 
-/// A socket that records whether hyper still holds some of a response: hyper flushes when it has written all of it.
+/// A socket that records whether hyper still buffers a part of a response. hyper flushes the socket after it has
+/// written the whole response.
 struct TrackedIo {
     socket: Socket,
     state: Arc<ConnectionState>,
@@ -238,7 +246,7 @@ fn head(version: Version, response: &Response) -> Bytes {
         _ => "HTTP/1.1",
     };
     let date = httpdate::fmt_http_date(SystemTime::now());
-    // A write to a Vec never fails.
+    // A write to a Vec never fails, so the results are ignored.
     let _ = write!(head, "{version} {}\r\ndate: {date}\r\n", response.status());
     for (name, value) in response.headers() {
         let _ = write!(head, "{name}: ");

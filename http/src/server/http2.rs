@@ -1,7 +1,7 @@
-//! HTTP/2 on a connection: its limits, and its end.
+//! HTTP/2 on a connection: limits of counts and times, and the end of the connection.
 //!
-//! A client can send many requests at once and cancel them at no cost, so every number is bounded. HTTP/1 is bounded by
-//! its nature: one request at a time, which ends before the next. Here, limits of counts and times take its place.
+//! An HTTP/1 connection has only one request at a time. An HTTP/2 client can send many requests at once and cancel them
+//! at no cost. So the number of requests, resets and buffered bytes of each HTTP/2 connection is limited here.
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -25,30 +25,33 @@ use crate::{
 /// Maximum concurrent requests of a connection; RFC 9113 (6.5.2) recommends at least 100.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
 
-/// Maximum requests that the client has reset before hyper has accepted them. A client with more of them floods the
-/// server ("rapid reset", CVE-2023-44487), and its connection is closed; a browser that leaves a page resets a handful.
+/// Maximum number of requests that the client has reset before hyper has accepted them. If there are more, the client
+/// floods the server ("rapid reset", CVE-2023-44487), so its connection is closed. A browser resets only a few
+/// requests, when its user leaves a page.
 const MAX_PENDING_RESETS: usize = 20;
 
-/// Maximum streams that the server resets because of a client's errors. More errors are an attack.
+/// Maximum number of streams that the server resets because of a client's errors. More errors are an attack, so the
+/// connection is closed.
 const MAX_LOCAL_RESETS: usize = 100;
 
 /// Flow-control windows: bytes that a client may send before the server has read them, per request and per connection.
-/// A reaction has a hundred bytes, and a body is read as it arrives: a large body needs at worst some more round trips.
+/// Small windows are enough, since a reaction has about a hundred bytes, and a large body only needs some more round
+/// trips.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 
-/// Maximum bytes of each response in HTTP/2's buffers.
+/// Maximum bytes of each response that hyper buffers.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// Interval of pings, and timeout of the pong: the same as for WebSockets.
+/// Interval of pings, and timeout of the pong. WebSockets use the same values.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PONG_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Time in which a client has to close a connection without requests after a GOAWAY.
+/// Maximum time for a client to close a connection without requests after it has received a GOAWAY.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Serving {
-    /// Serves a connection to its end.
+    /// Serves a connection until it ends.
     pub(crate) async fn http2(
         self: &Arc<Self>,
         socket: Socket,
@@ -102,7 +105,8 @@ impl Serving {
     fn settings(&self) -> http2::Builder<TokioExecutor> {
         let head_bytes = u32::try_from(self.limits.head_bytes).unwrap_or(u32::MAX);
         let mut http = http2::Builder::new(TokioExecutor::new());
-        // Also bounds the number of CONTINUATION frames: no more are accepted than a head of this size needs.
+        // This also limits the number of CONTINUATION frames, since no more of them are accepted than a head of this
+        // size needs.
         http.max_header_list_size(head_bytes)
             .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
@@ -116,7 +120,7 @@ impl Serving {
         http
     }
 
-    /// Handles a request as HTTP/1 would.
+    /// Returns the response to a request, as HTTP/1 would send it. Without a `stream`, the request is refused with 503.
     async fn exchange(
         &self,
         mut request: Request<Incoming>,
@@ -132,15 +136,15 @@ impl Serving {
         let head = *request.method() == Method::HEAD;
         let mut response = self.responder.respond(request, peer).await;
         if head {
-            // The router does this too, but not every response comes from the router.
+            // A response to HEAD has no body. The router removes it too, but not every response comes from the router.
             *response.body_mut() = Body::empty();
         }
         response.map(|body| TrackedBody::new(body, stream))
     }
 }
 
-/// Adds the Host header that the request would have in HTTP/1. If it already has another one, there are two, and the
-/// request is refused.
+/// Adds the Host header that the request would have in HTTP/1. If the request already has a different Host header, it
+/// then has two, so it is refused.
 fn set_host(request: &mut Request<Incoming>) {
     let Some(authority) = request.uri().authority() else {
         return;

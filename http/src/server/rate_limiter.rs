@@ -1,10 +1,11 @@
 //! A token bucket. It limits new connections per second, and log lines per second.
 //!
-//! governor is not used: it adds nine crates and a second version of hashbrown, and would replace 30 lines.
+//! The crate governor is not used: it would replace only 30 lines, and add nine crates and a second version of
+//! hashbrown.
 
 use std::time::Instant;
 
-/// A bucket that holds the tokens of one second, and at least one.
+/// A token bucket. It holds at most the tokens of one second, or one token if a second has less than one.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     per_second: f64,
@@ -22,7 +23,8 @@ impl RateLimiter {
         }
     }
 
-    /// Takes a token; returns `false` if there is none. `now` must not go back.
+    /// Removes a token from the bucket. Returns `false` if there is none. `now` must not be earlier than in the
+    /// previous call.
     pub(crate) fn try_acquire(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         let full = self.per_second.max(1.0);
@@ -57,7 +59,8 @@ mod tests {
     }
 
     proptest! {
-        /// At any moments, no interval admits more than the rate allows and the bucket holds.
+        /// The number of tokens acquired in an interval is at most what a full bucket holds, plus the rate times the
+        /// interval.
         #[test]
         fn no_interval_admits_more(
             per_second in 0.2_f64..200.0,

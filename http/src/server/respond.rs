@@ -1,9 +1,10 @@
-//! The response to a request of any kind of connection: request id, routing, and a log line for a failure.
+//! Responds to the requests of all kinds of connections: request id, routing, and a log line for a failure.
 //!
-//! Every response of this crate has a request id, also those that refuse a connection before a request is read. Only
-//! the 400 and 431 that hyper sends for a head which it cannot parse have none: no handler is called for them.
+//! Every response of this crate has a request id, even one that refuses a connection before a request is read. The
+//! exceptions are the 400 and 431 that hyper itself sends for a head that it cannot parse, since hyper then calls no
+//! handler.
 //!
-//! tower-http's request-id layer is not used: it keeps any id that a client sends, of any length.
+//! tower-http's request-id layer is not used: it accepts every id that a client sends, however long the id is.
 
 #![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
 
@@ -28,8 +29,8 @@ use crate::{
     server::rate_limiter::RateLimiter,
 };
 
-/// Maximum log lines of failed requests per second: during an outage every request fails, and the outage itself is
-/// logged elsewhere.
+/// Maximum log lines about failed requests per second. During an outage every request fails, and the outage itself is
+/// logged elsewhere, so a line for each request is not needed.
 const FAILURE_LINES_PER_SECOND: f64 = 1.0;
 
 /// Responds to the requests of one listener.
@@ -40,7 +41,7 @@ pub(crate) struct Responder {
 
 struct Failures {
     lines: RateLimiter,
-    /// Failures since the last line.
+    /// Number of failures since the last log line.
     unlogged: u64,
 }
 
@@ -59,7 +60,7 @@ impl Responder {
     /// Returns the service's response with a request id, and with `no-store` for `GET` and `HEAD` if the service has
     /// set no `Cache-Control`.
     ///
-    /// Handlers find the address of the client in the extensions, as a [`SocketAddr`].
+    /// Handlers find the address of the client in the extensions of the request, as a [`SocketAddr`].
     pub(crate) async fn respond(&self, request: Request<Incoming>, peer: SocketAddr) -> Response {
         if let Some(problem) = misdirected(&request) {
             return self.refuse(&request, problem);
@@ -72,7 +73,7 @@ impl Responder {
         self.complete(response, id, &method, uri.path())
     }
 
-    /// Returns the response that refuses a request which the router does not get.
+    /// Returns the response to a request that is refused before it reaches the router.
     pub(crate) fn refuse(&self, request: &Request<Incoming>, problem: Problem) -> Response {
         let id = request_id(request.headers());
         let path = request.uri().path();
@@ -89,15 +90,16 @@ impl Responder {
         if let Some(Failure(detail)) = response.extensions_mut().remove() {
             self.log_failure(&id, response.status(), method, path, &detail);
         }
-        // axum sets `Content-Length: 0` for an empty body. A 204 must not have the header, and in a 304 it is the
-        // length of the 200 (RFC 9110, 8.6).
+        // axum sets `Content-Length: 0` for an empty body. A 204 must not have this header, and in a 304 it would be
+        // the length of the 200 response (RFC 9110, 8.6). So it is removed.
         if matches!(
             response.status(),
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         ) {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        // Without it, a cache may store a 404 for a time that it chooses itself (RFC 9111, 4.2.2).
+        // Without `Cache-Control`, a cache may store a response such as a 404 for a time that the cache chooses (RFC
+        // 9111, 4.2.2).
         let cacheable =
             matches!(*method, Method::GET | Method::HEAD) && !response.status().is_informational();
         let headers = response.headers_mut();
@@ -108,7 +110,7 @@ impl Responder {
         response
     }
 
-    /// Logs a failed request, without the query: it may contain a token.
+    /// Logs a failed request. The query of its URL is not logged, since it may contain a token.
     fn log_failure(
         &self,
         id: &HeaderValue,
@@ -129,7 +131,9 @@ impl Responder {
     }
 }
 
-/// Returns the refusal that RFC 9112 (3.2) requires: a proxy in front may have used another one of the hosts.
+/// Returns a 400 for a request with several Host headers, or for an HTTP/1.1 request with none, as RFC 9112 (3.2)
+/// requires. If there are several, a proxy in front of the service may have routed the request by one of them, while
+/// the service would use another.
 fn misdirected<B>(request: &Request<B>) -> Option<Problem> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;

@@ -1,14 +1,15 @@
-//! The streams of an HTTP/2 connection: how many are open, and which of them wait for the client.
+//! The streams of an HTTP/2 connection: which of them are open, and which of these wait for the client.
 //!
 //! ```text
 //!  open ──▶ the server reads, works, waits for data ⇄ chunks wait to be sent to the client ──▶ all are sent: ended
 //! ```
 //!
-//! TCP does not detect a client that reads the connection but keeps the flow-control window of a stream closed, so the
-//! progress of each response is tracked.
+//! A client can read the connection and keep the flow-control window of a stream closed. The write timeout of the TCP
+//! stream does not detect this, so the progress of each response is tracked here.
 //!
 //! Invariant: a stream is open until its last chunk is written to the socket. hyper drops the body of a response
-//! earlier: up to 64 KiB of each are in its buffers, and would be lost if the connection was closed as idle.
+//! earlier, and still has up to 64 KiB of it in its buffers. If the stream ended with the body, the connection could be
+//! closed as idle, and these bytes would be lost.
 
 #![allow(clippy::disallowed_methods, reason = "times the streams of a client")]
 
@@ -29,8 +30,8 @@ use tokio::{
 
 use crate::Body;
 
-/// Maximum bytes of a chunk: the size of a frame, so that hyper buffers no more than one or two chunks of each
-/// response.
+/// Maximum bytes of a chunk. This is the default size of an HTTP/2 frame, so that hyper buffers no more than one or two
+/// chunks of each response.
 const CHUNK_BYTES: usize = 16 << 10;
 
 /// The streams of one connection.
@@ -41,7 +42,7 @@ pub(crate) struct Streams {
 }
 
 struct Open {
-    /// For each stream, the time since when a chunk waits to be sent.
+    /// For each open stream, the time since which a chunk waits to be sent. `None` if no chunk waits.
     streams: BTreeMap<u64, Option<Instant>>,
     next: u64,
     idle_since: Instant,
@@ -50,9 +51,9 @@ struct Open {
 /// Timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StreamTimeouts {
-    /// Earliest start of the idle time.
+    /// Earliest time at which the connection can become idle.
     pub(crate) from: Instant,
-    /// Timeout of a connection without streams.
+    /// Timeout of a connection without open streams.
     pub(crate) idle: Duration,
     /// Timeout of a chunk that the client does not read.
     pub(crate) write_timeout: Duration,
@@ -61,11 +62,11 @@ pub(crate) struct StreamTimeouts {
 /// The state of a connection's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamsState {
-    /// No timeout has passed; none passes before this time.
+    /// No timeout has passed, and none will pass before this time.
     Active(Instant),
-    /// There was no stream for too long.
+    /// No stream was open for the idle timeout.
     Idle,
-    /// A chunk was not read for too long.
+    /// The client did not read a chunk within the write timeout.
     WriteTimeout,
 }
 
@@ -82,8 +83,8 @@ impl Streams {
         })
     }
 
-    /// Opens a stream. The first of a connection uses its connection's permit, each further one needs a permit of its
-    /// own: `None` if none is free.
+    /// Opens a stream. If it is the only open stream of its connection, it uses the permit of the connection. Otherwise
+    /// it needs a permit of its own, and the result is `None` if no permit is free.
     pub(crate) fn open(self: &Arc<Self>) -> Option<Stream> {
         let mut open = self.lock();
         let permit = match open.streams.is_empty() {
@@ -100,11 +101,11 @@ impl Streams {
         })
     }
 
-    /// Returns the state of the streams.
+    /// Returns whether a timeout has passed, or the time until which none can pass.
     pub(crate) fn state(&self, timeouts: StreamTimeouts) -> StreamsState {
         let (now, open) = (Instant::now(), self.lock());
         let oldest_pending = open.streams.values().flatten().min();
-        // Streams that open from now on do not time out before these deadlines.
+        // Streams that are opened after this call do not time out before these deadlines.
         let (mut idle_deadline, mut write_deadline) =
             (now + timeouts.idle, now + timeouts.write_timeout);
         if let Some(since) = oldest_pending {
@@ -127,7 +128,7 @@ impl Streams {
     }
 }
 
-/// An open stream. Dropping it ends the stream.
+/// An open stream. The stream ends when this value is dropped.
 pub(crate) struct Stream {
     streams: Arc<Streams>,
     number: u64,
@@ -139,7 +140,7 @@ impl Stream {
         self.streams.lock().streams.insert(self.number, since);
     }
 
-    /// Records that a chunk was sent: if further chunks wait, they wait from now on.
+    /// Records that a chunk was sent. If further chunks wait, their timeout starts again now.
     fn sent(&self) {
         let mut open = self.streams.lock();
         if let Some(Some(since)) = open.streams.get_mut(&self.number) {
@@ -158,16 +159,16 @@ impl Drop for Stream {
     }
 }
 
-/// The body of a response, in chunks that are tracked.
+/// The body of a response, split into chunks whose progress is tracked.
 pub(crate) struct TrackedBody {
     body: Body,
     /// The rest of a body frame that is longer than a chunk.
     rest: Bytes,
-    /// `None` for HTTP/1, and for a refusal, which is too short to be tracked.
+    /// `None` for HTTP/1, and for the response to a refused request, which is too short to be tracked.
     stream: Option<Arc<Stream>>,
 }
 
-/// A chunk of a response, which hyper drops when it is written to the socket. Until then its stream is open.
+/// A chunk of a response. hyper drops it when it is written to the socket, and the stream is open until then.
 pub(crate) struct TrackedChunk {
     bytes: Bytes,
     stream: Option<Arc<Stream>>,
@@ -224,7 +225,7 @@ impl HttpBody for TrackedBody {
             // hyper polls for more, so it has sent the previous chunk.
             this.set_pending_since(None);
             match Pin::new(&mut this.body).poll_frame(cx) {
-                // No response has trailers.
+                // No response of this server has trailers, so a frame without data is treated as an empty one.
                 Poll::Ready(Some(Ok(frame))) => this.rest = frame.into_data().unwrap_or_default(),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => return Poll::Ready(None),

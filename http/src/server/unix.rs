@@ -1,7 +1,7 @@
-//! Serving a [`Router`] on a Unix socket, to processes of this host.
+//! Serves a [`Router`] on a Unix socket to processes of this host.
 //!
-//! The permissions of the socket decide who may connect: there is no TLS and no token. Each connection carries one
-//! request, which is what lets one timeout bound every wait for a client.
+//! The file permissions of the socket decide which users may connect, so TLS and tokens are not used. Each connection
+//! carries one request, so a single timeout limits every wait for a client.
 
 use std::{
     convert::Infallible,
@@ -24,13 +24,16 @@ use crate::{
     server::{accept::pause_after, respond::Responder},
 };
 
-/// Maximum connections at once, for commands that people and scripts run. Further ones wait in the kernel's queue.
+/// Maximum number of concurrent connections. Only commands that people and scripts run connect here, so few are enough.
+/// Further connections wait in the kernel's accept queue.
 const CONNECTIONS: usize = 64;
 
-/// Maximum duration of a connection. Ends clients that send no request or do not read the response.
+/// Maximum duration of a connection. Without it, a client that sends no request, or does not read the response, would
+/// keep a connection open forever.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The peer that handlers see: a Unix socket has no address, and its clients are processes of this host.
+/// The client address that handlers see. A Unix socket has no IP address, and its clients are processes of this host,
+/// so the address is that of localhost.
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Serves `listener` until the future is dropped, which also closes the connections.

@@ -1,4 +1,5 @@
-//! Which servers a client trusts: the certificates of its file, in date, and for this host.
+//! Tests of the servers that a client trusts: their certificate must be trusted by the client's file, be valid at this
+//! time, and name the host.
 
 use std::fs;
 
@@ -33,7 +34,8 @@ fn signed_by_itself(params: &CertificateParams) -> Pair {
     }
 }
 
-/// Connects a client that trusts `named` to a server with `pair`, as `host`.
+/// Connects a client to a server that uses the certificate of `pair`. The client trusts the certificate `named` and
+/// expects the host name `host`.
 async fn handshake(pair: &Pair, named: &str, host: &str) -> Result<String, String> {
     let dir = TempDir::new().unwrap();
     let files = ["certificate.pem", "key.pem", "named.pem"].map(|name| dir.path().join(name));

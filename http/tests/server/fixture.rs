@@ -1,4 +1,4 @@
-//! A server with sample handlers on port 0, and its clients.
+//! A server with sample handlers on a free port, and its clients.
 
 use std::{
     convert::Infallible,
@@ -40,13 +40,14 @@ const BODIES: BodyLimits = BodyLimits {
     total_bytes: 0,
 };
 
-/// The length of `/large`.
+/// Number of bytes that `/large` returns.
 pub(crate) const LARGE_BYTES: usize = 4 << 20;
 
 static LARGE: [u8; LARGE_BYTES] = [0; LARGE_BYTES];
 
 /// The sample handlers: `/echo` returns the body (at most 10 bytes), `/large` returns [`LARGE_BYTES`] bytes, `/slow`
-/// waits for its gate, `/stream` sends until the shutdown, `/upgrade` echoes bytes.
+/// waits until its gate is notified, `/stream` sends until the shutdown, `/upgrade` takes the socket over and echoes
+/// bytes.
 struct Sample {
     bodies: BodyReader,
     gate: Arc<Notify>,
@@ -192,7 +193,7 @@ impl TestServer {
         Client(TcpStream::connect(self.address).await.unwrap())
     }
 
-    /// Sends bytes, and returns all bytes until the connection ends.
+    /// Sends bytes on a new connection, and returns all bytes that arrive until the connection ends.
     pub(crate) async fn request(&self, bytes: &str) -> String {
         let mut client = self.connect().await;
         client.send(bytes).await;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 without TLS.
+//! Tests of HTTP/1.1 without TLS.
 
 use std::time::Duration;
 
@@ -328,13 +328,14 @@ async fn a_detached_socket_keeps_its_permit() {
     assert_eq!(server.stop().await, DrainOutcome { remaining: 1 });
 }
 
-/// The client sends all requests at once and reads late: the previous responses are still being sent then.
+/// The client sends all requests at once, so the previous responses are still being sent when the server handles the
+/// last request, which takes the socket over.
 #[tokio::test]
 async fn a_socket_is_taken_over_after_the_previous_responses_are_sent() {
     let server = TestServer::start(Limits::default()).await;
     let client = server.connect().await;
     let asked = "GET /nothing HTTP/1.1\r\nhost: h\r\n\r\n";
-    // The responses exceed the buffers of both sockets.
+    // The responses are larger than the buffers of both sockets together.
     const TIMES: usize = 50_000;
     let last = "GET /upgrade HTTP/1.1\r\nhost: h\r\n\r\nahead";
     let all = [&asked.repeat(TIMES), last].concat();
@@ -384,7 +385,8 @@ async fn a_client_that_never_reads_its_responses_is_disconnected() {
     let server = TestServer::start(limits).await;
     let mut deaf = server.connect().await;
     let requests = "GET /metrics-of-nothing HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1000);
-    // Responses fill the buffers in both directions until the server closes the connection and the write fails.
+    // The responses fill the buffers of both sockets. Then the server closes the connection, and the client's write
+    // fails.
     let flood = async { while deaf.0.write_all(requests.as_bytes()).await.is_ok() {} };
     timeout(DEADLINE, flood).await.unwrap();
 }
@@ -410,7 +412,7 @@ async fn a_request_must_have_one_host_header() {
 async fn connections_at_one_moment_fit_the_accept_queue() {
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    // The test does not accept: a connection that finds the queue full waits for seconds, repeatedly.
+    // The test does not accept connections. If the queue was too short, each further connection would wait for seconds.
     let mut crowd = Vec::new();
     for _ in 0..500 {
         let connected = timeout(DEADLINE, TcpStream::connect(address)).await;

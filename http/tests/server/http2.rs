@@ -1,4 +1,4 @@
-//! HTTP/2, and its limits for clients.
+//! Tests of HTTP/2 and of its limits for clients.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -27,7 +27,7 @@ struct Http2Client {
     ended: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// A response.
+/// A response whose body was read to its end.
 struct Response {
     status: StatusCode,
     headers: HeaderMap,
@@ -52,7 +52,8 @@ impl Http2Client {
         Self::over(TcpStream::connect(address).await.unwrap()).await
     }
 
-    /// Sends a request with its body, and the end of the body if `end` is set. Returns the head of the response.
+    /// Sends a request and its body, and ends the body if `end` is set. Returns the head of the response and its unread
+    /// body.
     async fn begin(
         &self,
         request: Request<()>,
@@ -66,7 +67,7 @@ impl Http2Client {
                 sending.send_data(Bytes::copy_from_slice(body.as_bytes()), end)?;
             }
             let (head, body) = answer.await?.into_parts();
-            // Kept until the response: dropping an open stream resets it.
+            // `sending` is kept until the response has arrived, since dropping an open stream resets it.
             drop(sending);
             Ok((head.headers, head.status, body))
         };
@@ -208,7 +209,7 @@ async fn concurrent_requests_beyond_the_first_need_permits() {
     };
     let server = TestServer::start(limits).await;
     let client = Http2Client::to(server.address).await;
-    // The gate stays closed: three requests are in flight, the first and two further ones.
+    // The gate is never notified, so three requests stay in flight: the first, and two that need permits.
     let mut slow = Vec::new();
     for _ in 0..3 {
         let mut sender = client.sender.clone().ready().await.unwrap();
@@ -272,7 +273,7 @@ async fn a_response_that_is_not_read_closes_its_connection() {
     };
     let server = TestServer::start(limits).await;
     let stream = TcpStream::connect(server.address).await.unwrap();
-    // The client reads the connection, but does not open the window of the stream.
+    // The client reads the connection, but does not open the flow-control window of the stream.
     let deaf = Http2Client::by(Builder::new().initial_window_size(0), stream).await;
     let (_, status, _body) = deaf
         .begin(to(Method::GET, "/healthz"), "", true)
@@ -295,7 +296,8 @@ async fn a_response_that_is_not_read_closes_its_connection() {
     assert!(more.is_err(), "it goes on: {more:?}");
 }
 
-/// hyper has all of a response in its buffers before the client has received it.
+/// hyper has the end of a response in its buffers before the client has received it. The connection must not be closed
+/// as idle then.
 #[tokio::test]
 async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_client() {
     const LAST_BYTES: usize = 1000;
@@ -316,7 +318,7 @@ async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_c
     while received < LARGE_BYTES - LAST_BYTES {
         received += body.data().await.unwrap().unwrap().len();
     }
-    // Longer than the timeouts of a head and of a GOAWAY.
+    // This pause is longer than the timeouts of a head and of a GOAWAY.
     sleep(Duration::from_secs(2)).await;
     body.flow_control().release_capacity(received).unwrap();
     while let Some(piece) = timeout(DEADLINE, body.data()).await.unwrap() {
@@ -338,7 +340,7 @@ async fn a_head_beyond_the_limit_is_431_in_http2_too() {
     assert_eq!(client.get("/healthz").await.unwrap().status, 200);
 }
 
-/// Frames as bytes (RFC 9113, 4.1): client libraries do not send these.
+/// Frames that the tests encode themselves (RFC 9113, 4.1), since client libraries do not send such frames.
 mod raw {
     pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     pub(super) const HEADERS: u8 = 1;
@@ -348,7 +350,7 @@ mod raw {
     pub(super) const CONTINUATION: u8 = 9;
     pub(super) const END_STREAM: u8 = 1;
     pub(super) const END_HEADERS: u8 = 4;
-    /// GET http://h/healthz in HPACK, with nothing indexed.
+    /// The header fields of `GET http://h/healthz` in HPACK. None of them is added to the dynamic table.
     pub(super) const ALIVE: &[u8] = b"\x82\x86\x04\x08/healthz\x01\x01h";
 
     pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -367,7 +369,7 @@ use raw::{
     ALIVE, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, frame,
 };
 
-/// Writes until the server has closed the connection, and reads in between.
+/// Sends `begin`, and then what `again` returns, until the server has closed the connection. Reads at the same time.
 async fn flood(address: SocketAddr, begin: &[u8], again: impl Fn(u32) -> Vec<u8>) {
     let (mut reads, mut writes) = TcpStream::connect(address).await.unwrap().into_split();
     let reading = tokio::spawn(async move { reads.read_to_end(&mut Vec::new()).await });
@@ -382,7 +384,7 @@ async fn flood(address: SocketAddr, begin: &[u8], again: impl Fn(u32) -> Vec<u8>
     timeout(DEADLINE, writing)
         .await
         .expect("the flood is ended");
-    // Closed or reset.
+    // The connection may end with an error, since the server may reset it.
     let _ = timeout(DEADLINE, reading).await.expect("it is closed");
 }
 
@@ -391,7 +393,7 @@ async fn floods_close_their_own_connection_only() {
     let server = TestServer::start(Limits::default()).await;
     let decent = Http2Client::to(server.address).await;
     let ask = HEADERS;
-    // Requests that are reset at once, a hundred at a time.
+    // The client sends requests and resets each of them at once, a hundred at a time.
     flood(server.address, &raw::begin(), |number| {
         let streams = (number * 100..(number + 1) * 100).map(|stream| stream * 2 + 1);
         let both = |stream| {
@@ -404,7 +406,8 @@ async fn floods_close_their_own_connection_only() {
         streams.flat_map(both).collect()
     })
     .await;
-    // A head that never ends: many CONTINUATION frames, empty ones, and a field that is repeated by one byte.
+    // The client sends a request head that never ends. The CONTINUATION frames have small fields, no fields, large
+    // fields for the dynamic table, or references of one byte each to a field of that table.
     let open_head = [raw::begin(), frame(ask, END_STREAM, 1, ALIVE)].concat();
     let index_a_field = [
         b"\x40\x01x\x7f\x81\x1e".to_vec(),
@@ -420,7 +423,7 @@ async fn floods_close_their_own_connection_only() {
     ] {
         flood(server.address, &open_head, |_| piece.repeat(100)).await;
     }
-    // Streams beyond the limit that the client does not end.
+    // The client opens more streams than the limit, and does not end them.
     flood(server.address, &raw::begin(), |number| {
         let streams = (number * 100..(number + 1) * 100).map(|stream| stream * 2 + 1);
         let post = [&b"\x83\x86\x04\x05/echo\x01\x01h"[..]].concat();
@@ -429,7 +432,7 @@ async fn floods_close_their_own_connection_only() {
             .collect()
     })
     .await;
-    // Bytes that are not HTTP/2.
+    // The client sends bytes that are not HTTP/2.
     flood(server.address, PREFACE, |_| vec![0xff; 1000]).await;
     flood(server.address, &raw::begin(), |_| {
         frame(CONTINUATION, 0, 7, b"")
@@ -474,7 +477,7 @@ async fn slow_prefaces_slow_heads_and_idle_connections_are_closed() {
         (head, dribble),
         ([raw::begin(), asked].concat(), Vec::new()),
     ] {
-        // The client does not react, not even to the GOAWAY.
+        // The client reacts to no frame of the server, not even to the GOAWAY.
         let (mut reads, mut writes) = TcpStream::connect(server.address)
             .await
             .unwrap()

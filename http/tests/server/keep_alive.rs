@@ -1,4 +1,4 @@
-//! HTTP/1 connections between two requests.
+//! Tests of HTTP/1 connections that stay open between two requests.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ async fn after_a_response_a_slow_head_and_a_missing_one_are_closed() {
     late.rest().await;
 }
 
-/// hyper does not shrink the buffer of a connection.
+/// hyper never shrinks the buffer of a connection, so a large response must not make this buffer large.
 #[tokio::test]
 async fn a_connection_that_got_a_large_response_keeps_no_buffer_of_its_size() {
     const CLIENTS: usize = 50;
@@ -136,7 +136,8 @@ async fn a_large_response_may_take_longer_than_the_timeout_of_a_head() {
     }
 }
 
-/// hyper alone waits for the end of a first head until the deadline of the drain.
+/// hyper alone would wait for the end of a first head until the deadline of the drain. The server closes the connection
+/// earlier.
 #[tokio::test]
 async fn a_drain_does_not_wait_for_a_head_that_is_not_whole() {
     const AT_ONCE: Duration = Duration::from_secs(3);
@@ -158,7 +159,7 @@ async fn a_drain_does_not_wait_for_a_head_that_is_not_whole() {
             client.until("alive\n").await;
         }
         client.send(begin).await;
-        // Time for the server to read it.
+        // The pause gives the server time to read `begin`.
         sleep(Duration::from_millis(100)).await;
         let drained = timeout(AT_ONCE, server.stop()).await;
         assert_eq!(drained, Ok(DrainOutcome { remaining: 0 }), "{begin:?}");

@@ -1,4 +1,4 @@
-//! TLS: requests over it, slow clients, and which certificate is used.
+//! Tests of TLS: requests over TLS, slow clients, and the certificate that is used.
 
 use std::{fs, time::Duration};
 
@@ -55,7 +55,8 @@ async fn requests_streams_and_upgrades_go_through_tls() {
     writing.await.unwrap();
     drop(reads);
     let stopping = tokio::spawn(server.stop());
-    // The server sends close_notify, so a client detects truncation.
+    // `rest` fails if the connection ends without close_notify, which a client needs to detect that a response is
+    // complete.
     assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
     drop(client);
     assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
@@ -98,7 +99,7 @@ async fn plain_http_gets_400_and_other_bytes_are_closed() {
         b"",
     ] {
         let mut client = server.connect().await;
-        // The server may close the connection during the write.
+        // The server may close the connection during the write, so errors are ignored.
         let _ = client.0.write_all(nonsense).await;
         let _ = client.0.shutdown().await;
         let ended = timeout(DEADLINE, client.0.read_to_end(&mut Vec::new())).await;
@@ -132,7 +133,7 @@ async fn slow_handshakes_delay_no_other_client_and_are_closed() {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         besiegers.push(tokio::spawn(async move {
             if number < DRIBBLING {
-                // A record of 512 bytes that never ends.
+                // The beginning of a TLS record of 512 bytes, which the client sends slowly and never completes.
                 let mut dribble = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"
                     .iter()
                     .chain(&[0; 400]);
@@ -142,7 +143,7 @@ async fn slow_handshakes_delay_no_other_client_and_are_closed() {
                     sleep(Duration::from_millis(20)).await;
                 }
             }
-            // Closed by the server, or reset because of unread bytes.
+            // The server closes the connection, or resets it because of unread bytes, so an error is ignored.
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }));
     }
@@ -153,7 +154,7 @@ async fn slow_handshakes_delay_no_other_client_and_are_closed() {
         let Ok(stream) = TcpStream::connect(server.address).await else {
             continue;
         };
-        // The previous connection may not have released its permit yet.
+        // The handshake may fail, since the previous connection may not have released its permit yet.
         if let Ok(stream) = tls_handshake(&trusted, stream).await {
             let mut client = crate::fixture::Client(stream);
             client.send(ALIVE).await;
@@ -214,7 +215,7 @@ async fn one_connection_too_many_and_an_idle_one_are_closed() {
     let mut first = server.connect_by(&trusted).await;
     let stream = TcpStream::connect(server.address).await.unwrap();
     tls_handshake(&trusted, stream).await.unwrap_err();
-    // Closed without close_notify: the client has sent no request.
+    // The server closes the connection without close_notify, since the client has sent no request.
     let ended = timeout(DEADLINE, first.0.read_to_end(&mut Vec::new())).await;
     ended.expect("it ends").unwrap_err();
     drop(first);
@@ -282,7 +283,8 @@ async fn a_new_pair_is_loaded_while_connections_are_open_and_an_invalid_one_neve
     };
     for bad in [strangers, broken] {
         dir.put(&bad);
-        // Long enough for some checks; if the pair was loaded, the previous one would not be used any more.
+        // The pause is long enough for several checks of the files. If the invalid pair was loaded, the server would no
+        // longer use the previous one, and the next handshake would fail.
         sleep(RELOAD_INTERVAL * 20).await;
         server.connect_by(&second.trusted(&[])).await;
     }
@@ -295,7 +297,7 @@ async fn a_new_pair_is_loaded_while_connections_are_open_and_an_invalid_one_neve
     following.abort();
 }
 
-/// The private key within PKCS #8 (RFC 5208): the octet string behind version and algorithm.
+/// Returns the private key inside PKCS #8 (RFC 5208): the octet string that follows the version and the algorithm.
 fn inner(pkcs8: &[u8]) -> &[u8] {
     fn content(der: &[u8]) -> (&[u8], &[u8]) {
         let long = usize::from(der[1].saturating_sub(0x80));

@@ -1,6 +1,6 @@
 //! Authenticates requests by bearer tokens (RFC 6750, RFC 7519), and decides which rooms their senders may access.
 //!
-//! Invariant: a token is not kept after it was verified. No log line, response or `Debug` output contains one.
+//! Invariant: a token is not kept after it was verified. No log line, response or `Debug` output contains a token.
 
 use std::{
     path::Path,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Verifies the tokens of requests; by default, no token is required. Clones share the keys.
+/// Verifies the tokens of requests. The default instance requires no token. Clones share the keys.
 ///
 /// ```
 /// # use std::time::SystemTime;
@@ -50,20 +50,20 @@ enum Keys {
     Url(RemoteKeys),
 }
 
-/// The sender of a request that was authenticated: which user it is, and which rooms it may access.
+/// The sender of an authenticated request: its user, and the rooms that it may access.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Principal(Option<Claims>);
 
 impl Authenticator {
-    /// Verifies tokens with the keys in `file`: one line of text is an HS256 secret, PEM the public key of EdDSA, ES256
-    /// or RS256, JSON a key set (JWKS).
+    /// Creates an instance that verifies tokens with the keys in `file`. The file contains an HS256 secret (one line of
+    /// text), a public key for EdDSA, ES256 or RS256 (PEM), or a key set (JWKS, in JSON).
     pub fn from_key_file(file: &Path, required: RequiredClaims) -> Result<Self, InvalidKey> {
         let keys = Keys::File(KeyFile::read(file, &required)?);
         Ok(Self(Some(Arc::new(Verifier { keys, required }))))
     }
 
-    /// Verifies tokens with the key set (JWKS) at `url`, once [`Authenticator::follow`] fetches it. An error means that
-    /// the system has no root certificates to verify an `https://` server with.
+    /// Creates an instance that verifies tokens with the key set (JWKS) at `url`, which [`Authenticator::follow`]
+    /// fetches. Returns an error if the system has no root certificates to verify an `https://` server with.
     pub fn from_jwks_url(url: JwksUrl, required: RequiredClaims) -> Result<Self, ClientTlsError> {
         let trust = match url.is_https() {
             true => Some(ClientTls::with_system_roots()?.named_by("SSL_CERT_FILE")),
@@ -74,8 +74,8 @@ impl Authenticator {
     }
 
     /// Starts the task that keeps the key set of a URL up to date for as long as the process runs. The task reports to
-    /// metrics and, as the component `tokens`, to readiness. Does nothing without a URL. Call it once, in a tokio
-    /// runtime.
+    /// metrics and, as the component `tokens`, to readiness. Without a URL, this function does nothing. Call it once,
+    /// in a tokio runtime.
     pub fn follow(
         &self,
         registry: &Registry,
@@ -107,7 +107,8 @@ impl Authenticator {
     }
 
     /// Returns the principal of `token`, or the response that refuses the request: 401, or 503 while the keys cannot be
-    /// fetched. With a URL, a request whose token has an unknown key may wait some seconds for a fetch.
+    /// fetched. If the keys come from a URL, a request whose token has an unknown key may wait some seconds for a
+    /// fetch.
     pub async fn authenticate(
         &self,
         token: Option<&str>,
@@ -129,13 +130,13 @@ impl Authenticator {
 }
 
 impl Principal {
-    /// Returns whether the token was issued to this user.
+    /// Returns whether the token was issued to this user, or no token is required.
     pub fn is_user(&self, user: &str) -> bool {
         self.0.as_ref().is_none_or(|claims| claims.sub == user)
     }
 
-    /// Returns whether the token gives access to this room. A claim that ends in `*` stands for every room that begins
-    /// with the rest.
+    /// Returns whether the token gives access to this room, or no token is required. An entry of the claim `rooms` that
+    /// ends in `*` gives access to all rooms whose names begin with the text before the `*`.
     pub fn can_access_room(&self, room: &str) -> bool {
         let rooms = self.0.as_ref().and_then(|claims| claims.rooms.as_deref());
         rooms.is_none_or(|rooms| {
@@ -146,19 +147,19 @@ impl Principal {
         })
     }
 
-    /// Returns whether the token gives access to every room.
+    /// Returns whether the token gives access to every room, or no token is required.
     pub fn can_access_all_rooms(&self) -> bool {
         self.0.as_ref().is_none_or(|claims| claims.rooms.is_none())
     }
 
-    /// Returns how long the token is valid from `now` on; `None` if no token is required.
+    /// Returns the time from `now` until the token expires; `None` if no token is required.
     pub fn expires_in(&self, now: SystemTime) -> Option<Duration> {
         self.0.as_ref().map(|claims| claims.expires_in(now))
     }
 }
 
-/// Returns the token of the only `Authorization: Bearer` header. Of two headers neither is used, since a proxy may have
-/// checked the other one.
+/// Returns the token of the `Authorization: Bearer` header. If a request has two `Authorization` headers, neither is
+/// used, since a proxy may have checked only the other one.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let line = lines.next().filter(|_| lines.next().is_none())?;

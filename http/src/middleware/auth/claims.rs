@@ -10,9 +10,9 @@ pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
 /// The claims that every token must have, besides `sub` and `exp`. By default, none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequiredClaims {
-    /// `aud` must contain one of these. If empty, `aud` is not checked.
+    /// Audiences, of which the claim `aud` must contain at least one. If the list is empty, `aud` is not checked.
     pub audiences: Vec<String>,
-    /// `iss` must be one of these. If empty, `iss` is not checked.
+    /// Issuers, of which the claim `iss` must be one. If the list is empty, `iss` is not checked.
     pub issuers: Vec<String>,
 }
 
@@ -50,11 +50,12 @@ pub(crate) struct Claims {
     /// The user.
     pub(crate) sub: String,
     exp: f64,
-    /// The rooms that the bearer may access; all if the token has no such claim.
+    /// The rooms that the bearer may access. `None` (all rooms) if the token has no such claim.
     pub(crate) rooms: Option<Vec<String>>,
 }
 
-/// The claims that this program reads, as they are in the token. jsonwebtoken checks `aud` and `iss`.
+/// The claims that this program reads, as they are in the token. `aud` and `iss` are not among them, since the crate
+/// jsonwebtoken checks these.
 #[derive(Deserialize)]
 pub(super) struct RawClaims {
     #[serde(default, deserialize_with = "given")]
@@ -68,7 +69,8 @@ pub(super) struct RawClaims {
     rooms: Option<Vec<String>>,
 }
 
-/// Parses a claim that the token has. It must have its type: otherwise `"rooms": null` would give access to every room.
+/// Parses a claim that the token contains. `null` is an error, since `"rooms": null` would otherwise give access to
+/// every room.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(json: D) -> Result<Option<T>, D::Error> {
     T::deserialize(json).map(Some)
 }
@@ -92,7 +94,7 @@ impl Claims {
         Ok(claims)
     }
 
-    /// Returns how long the token is valid from `now` on.
+    /// Returns the time from `now` until the token is refused, including the leeway.
     pub(crate) fn expires_in(&self, now: SystemTime) -> Duration {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = self.exp - now.as_secs_f64();

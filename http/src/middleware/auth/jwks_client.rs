@@ -1,4 +1,4 @@
-//! Fetches a key set: one GET on a connection of its own. Redirects are not followed.
+//! Fetches a key set with one GET request on a new connection. Redirects are not followed.
 
 use std::{error::Error, io, time::Duration};
 
@@ -17,20 +17,21 @@ use crate::{
     middleware::auth::{jwks_url::JwksUrl, key_set::MAX_SET_BYTES, refresh::max_age},
 };
 
-/// Maximum time of a fetch, from the DNS lookup to the end of the response. Requests with unknown keys wait for it.
+/// Maximum time of a fetch, from the DNS lookup to the end of the response. Requests with unknown keys wait for the
+/// fetch.
 pub(super) const FETCH_TIME: Duration = Duration::from_secs(5);
 
-/// Maximum size of the response's head.
+/// Maximum bytes of the response's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// Maximum length of a redirect's target in a message.
+/// Maximum characters of a redirect's target that an error message repeats.
 const REPEATED_CHARS: usize = 200;
 
 /// Fetches the key set of one URL.
 #[derive(Debug)]
 pub(super) struct JwksClient {
     url: JwksUrl,
-    /// Verifies the server of an `https://` URL.
+    /// The trusted certificates for the server of an `https://` URL. `None` for `http://`.
     trust: Option<ClientTls>,
 }
 
@@ -38,11 +39,12 @@ pub(super) struct JwksClient {
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) text: Bytes,
-    /// Time for which it is fresh, if the server sets one.
+    /// Time for which the key set is fresh (`max-age`), if the server sends it.
     pub(super) max_age: Option<Duration>,
 }
 
-/// The reason why a fetch has failed. Messages continue "the key set URL …".
+/// The reason why a fetch has failed. Each message continues a sentence that begins with "the key set", followed by the
+/// URL.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("is not reachable: {0}")]
@@ -69,7 +71,7 @@ impl JwksClient {
         &self.url
     }
 
-    /// Fetches the set.
+    /// Fetches the key set of the URL.
     pub(super) async fn fetch(&self) -> Result<Fetched, FetchError> {
         let fetched = timeout(FETCH_TIME, self.exchange()).await;
         fetched.unwrap_or(Err(FetchError::Timeout))
@@ -82,7 +84,7 @@ impl JwksClient {
         http.max_buf_size(MAX_HEAD_BYTES);
         let handshake = http.handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| describe(&error))?;
-        // The set aborts the task when it is dropped, so that no connection outlives the fetch.
+        // A `JoinSet` aborts its tasks when it is dropped, so the connection does not outlive the fetch.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let response = sender.send_request(self.request()?).await;
@@ -120,7 +122,7 @@ fn header(headers: &HeaderMap, name: hyper::header::HeaderName) -> Option<&str> 
     headers.get(name)?.to_str().ok()
 }
 
-/// Returns the innermost cause, which is the one that names the reason.
+/// Returns the innermost cause of an error, since that one names the reason.
 fn describe(error: &(dyn Error + 'static)) -> FetchError {
     let mut cause = error;
     while let Some(inner) = cause.source() {

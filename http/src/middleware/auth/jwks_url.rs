@@ -1,22 +1,22 @@
-//! The address of a key set.
+//! The URL of a key set.
 
 use std::{fmt, str::FromStr};
 
 use url::Url;
 
-/// An `http://` or `https://` URL without a user name, which messages would repeat.
+/// An `http://` or `https://` URL. It has no user name and no password, since messages repeat the URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwksUrl(Url);
 
-/// The reason why a text is not the address of a key set. No message repeats the text, which may contain a password.
+/// The reason why a text is not the URL of a key set. No message repeats the text, which may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJwksUrl {
-    /// It is not an absolute URL of HTTP.
+    /// The text is not an absolute `http://` or `https://` URL.
     #[error(
         "write the URL of a key set (JWKS), for example https://id.example/.well-known/jwks.json"
     )]
     NotHttp,
-    /// It has a user name or a password.
+    /// The URL has a user name or a password.
     #[error("a key set (JWKS) is public; write its URL without a user name and a password")]
     HasUser,
 }
@@ -43,7 +43,7 @@ impl JwksUrl {
         self.0.scheme() == "https"
     }
 
-    /// Returns the host without the brackets of an IPv6 address, as connections and certificates need it.
+    /// Returns the host. An IPv6 address has no brackets, since connections and certificates need it in this form.
     pub(super) fn host(&self) -> &str {
         self.0
             .host_str()
@@ -51,7 +51,7 @@ impl JwksUrl {
             .trim_matches(['[', ']'])
     }
 
-    /// Returns the port, 80 or 443 by default.
+    /// Returns the port. The default is 80 for `http://` and 443 for `https://`.
     pub(super) fn port(&self) -> u16 {
         self.0.port_or_known_default().unwrap_or_default()
     }
@@ -65,7 +65,7 @@ impl JwksUrl {
         }
     }
 
-    /// Returns the target of a request.
+    /// Returns the path and the query, which are the target of a request.
     pub(super) fn path_and_query(&self) -> String {
         match self.0.query() {
             Some(query) => format!("{}?{query}", self.0.path()),
@@ -75,7 +75,7 @@ impl JwksUrl {
 }
 
 impl fmt::Display for JwksUrl {
-    /// Without the query, which may contain an access key.
+    /// Writes the URL without its query, which may contain an access key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

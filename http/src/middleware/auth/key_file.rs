@@ -26,49 +26,51 @@ pub(crate) enum KeyFile {
     Set(KeySet),
 }
 
-/// The reason why a file contains no key for tokens. No message repeats more of the file than the `kid` and `alg` of a
-/// JWK.
+/// The reason why a file contains no key that can verify tokens. Messages repeat nothing of the file except the `kid`
+/// and `alg` of a JWK.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidKey {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    /// It has no text.
+    /// The file has no text.
     #[error(
         "the file is empty; write an HS256 secret, a public key in PEM or a key set (JWKS) to it"
     )]
     Empty,
-    /// It is longer than any key set.
+    /// The file is longer than a key set may be.
     #[error(
         "the file is too long to be a key or a key set (JWKS): it has more than {MAX_SET_BYTES} bytes"
     )]
     Long,
-    /// It is neither PEM nor JSON nor a line of text.
+    /// The file is neither PEM nor JSON nor a line of text.
     #[error(
         "the file contains neither a public key in PEM nor a key set (JWKS) nor an HS256 secret (one line of text)"
     )]
     NotText,
-    /// It is a public key in another format. As one line of text it would be used as a secret that others know.
+    /// The file is a public key in the format of SSH. Such a file is one line of text, so it would otherwise be used as
+    /// an HS256 secret, although others know it.
     #[error(
         "SSH keys are not accepted; give a public key in PEM (BEGIN PUBLIC KEY) or a key set (JWKS)"
     )]
     OtherForm,
-    /// It is JSON, but cannot be used as a key set.
+    /// The file is JSON, but cannot be used as a key set.
     #[error("the file {0}")]
     KeySet(#[from] InvalidKeySet),
-    /// It is a key that only the issuer of tokens may have.
+    /// The file is a private key, which only the issuer of tokens may have.
     #[error(
         "this is a private key, which only the issuer of tokens needs; give the public one: \
          openssl pkey -in FILE -pubout"
     )]
     Private,
-    /// It is a certificate, whose own validity would not be checked.
+    /// The file is PEM, but not a public key. For example, a certificate is refused because its own validity would not
+    /// be checked.
     #[error(
         "this PEM is not a public key; to extract the key of a certificate, run: \
          openssl x509 -in FILE -noout -pubkey"
     )]
     NotPublic,
-    /// It is another kind of key, or a broken one.
+    /// The file is a public key of an unsupported type, or an invalid one.
     #[error(
         "the public key is not supported; use Ed25519 (EdDSA), P-256 (ES256) or RSA of 2048 to 8192 bits (RS256)"
     )]
@@ -76,7 +78,7 @@ pub enum InvalidKey {
 }
 
 impl KeyFile {
-    /// Reads a file.
+    /// Reads the keys that a file contains.
     pub(crate) fn read(file: &Path, required: &RequiredClaims) -> Result<Self, InvalidKey> {
         let mut bytes = Vec::new();
         File::open(file)?

@@ -15,23 +15,24 @@ use crate::middleware::auth::{
     token_key::{Origin, TokenKey, UnusableJwk},
 };
 
-/// Maximum size of a key set, or of a key in PEM. A hundred RSA keys with their certificates are smaller.
+/// Maximum bytes of a key set, or of a key in PEM. Even a hundred RSA keys with their certificates are smaller.
 pub(crate) const MAX_SET_BYTES: usize = 256 << 10;
 
-/// Maximum number of keys that a token is tried with: each costs a verification, which is the most expensive part of a
-/// request, and anyone can send tokens without `kid`. Issuers sign with one key and publish two or three.
+/// Maximum number of keys that are tried for a token. Each try verifies a signature, which is the most expensive part
+/// of a request, and every client can send tokens without `kid`. The limit is high enough, since issuers usually
+/// publish two or three keys.
 const MAX_TRIED_KEYS: usize = 8;
 
 /// Maximum number of skipped keys that are logged one by one.
 const MAX_LOGGED_KEYS: usize = 16;
 
-/// Maximum length of a `kid` in a log line.
+/// Maximum characters of a `kid` in a log line.
 const LOGGED_KID_CHARS: usize = 64;
 
 /// The usable keys of a set.
 #[derive(Debug)]
 pub(crate) struct KeySet {
-    /// Their text has at most [`MAX_SET_BYTES`], so a linear search takes microseconds.
+    /// The text of all keys has at most [`MAX_SET_BYTES`], so a linear search is fast enough.
     keys: Vec<PublishedKey>,
     skipped: Vec<SkippedKey>,
 }
@@ -52,10 +53,10 @@ pub(crate) struct SkippedKey {
 /// The reason why a text cannot be used as a key set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeySet {
-    /// It is something else.
+    /// The text is not a key set.
     #[error(r#"is not a JSON Web Key Set (JWKS): {{"keys":[…]}} with a JWK for each key"#)]
     NotASet,
-    /// It has no key that verifies tokens.
+    /// The key set has no key that can verify tokens.
     #[error("is a JSON Web Key Set without a usable key{0}")]
     NoUsableKey(FirstReason),
 }
@@ -70,7 +71,7 @@ struct Published {
 }
 
 impl KeySet {
-    /// Parses a set. Keys that cannot be used are skipped; without a usable key the set is refused.
+    /// Parses a set. Keys that cannot be used are skipped. A set without a usable key is an error.
     pub(crate) fn parse(
         text: &[u8],
         origin: Origin,
@@ -94,8 +95,8 @@ impl KeySet {
         }
     }
 
-    /// Returns the claims of a token that is valid at `now`. [`InvalidToken::UnknownKey`] if the token has a `kid` that
-    /// no key of the set has.
+    /// Returns the claims of a token that is valid at `now`. Returns [`InvalidToken::UnknownKey`] if the token has a
+    /// `kid` that no key of the set has.
     pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, InvalidToken> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| InvalidToken::Invalid)?;
         let kid = header.kid.as_deref();
@@ -149,7 +150,7 @@ impl fmt::Display for SkippedKey {
         match &self.kid {
             Some(kid) => {
                 let kid: String = kid.chars().take(LOGGED_KID_CHARS).collect();
-                // Quoted, so that a kid with line breaks stays on one line.
+                // `{:?}` quotes and escapes the kid, so that a kid with line breaks does not add log lines.
                 write!(f, "the key with kid {kid:?} is skipped: {reason}")
             }
             None => write!(f, "a key without kid is skipped: {reason}"),

@@ -1,4 +1,5 @@
-//! Decides when a key set is fetched: regularly, again after a failure, and at once for a key that it does not contain.
+//! Decides when a key set is fetched: regularly, again after a failure, and at once when a token needs a key that the
+//! set does not contain.
 //!
 //! ```text
 //!             ┌───────────── due: max-age, or a growing pause after a failure ─────────────┐
@@ -8,7 +9,7 @@
 //!                          └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Pure: the time is passed in.
+//! This module does no IO and does not read the clock: the caller passes the time in.
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +17,19 @@ use std::time::{Duration, Instant};
 /// this before they sign with it.
 const DEFAULT_AGE: Duration = Duration::from_secs(300);
 
-/// Minimum age at which a set is fetched again regularly: the endpoint of an issuer serves many clients.
+/// Minimum age at which a set is fetched again regularly, even if `max-age` is shorter, since the endpoint of an issuer
+/// serves many clients.
 const MIN_AGE: Duration = Duration::from_secs(30);
 
-/// Maximum age at which a set is fetched again: a key that the issuer has withdrawn is not accepted for longer.
+/// Maximum age at which a set is fetched again, even if `max-age` is longer. While fetches succeed, a key that the
+/// issuer has withdrawn is accepted for at most this time.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// Minimum time between two fetches because of unknown keys, for all clients together: any client can invent a `kid`.
+/// Minimum time between two fetches that are caused by unknown keys. The limit is for all clients together, since any
+/// client can invent a `kid`.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The pause after a failure. Each failure in a row doubles it.
+/// Pause after a failure, and its maximum. Each further failure in a row doubles the pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -33,9 +37,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Refresh {
     due: Instant,
-    /// Whether a fetch runs, or an unknown key has made it due now.
+    /// Whether a fetch is running, or is due now because of an unknown key.
     in_progress: bool,
-    /// Failures since the last success.
+    /// Number of failures since the last success.
     failures: u32,
     /// The last time when an unknown key made a fetch due.
     for_unknown_key: Option<Instant>,
@@ -53,7 +57,7 @@ pub(super) enum UnknownKey {
 }
 
 impl Refresh {
-    /// The first fetch is due at once.
+    /// Creates the state machine. The first fetch is due at once.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             due: now,
@@ -63,7 +67,7 @@ impl Refresh {
         }
     }
 
-    /// Returns when the next fetch begins.
+    /// Returns the time at which the next fetch begins.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
@@ -73,17 +77,18 @@ impl Refresh {
         self.in_progress = true;
     }
 
-    /// Records that a set was fetched, which is fresh for `max_age`.
+    /// Records that a set was fetched, and that it is fresh for `max_age`, if its response has one.
     pub(super) fn succeeded(&mut self, max_age: Option<Duration>, now: Instant) {
         self.in_progress = false;
         self.failures = 0;
-        // An age of 0 tells caches not to reuse the set. It must not cause a fetch for each request.
+        // `max-age=0` tells caches not to reuse the set. The default age is used instead, since there must not be a
+        // fetch for each request.
         let age = max_age.filter(|age| !age.is_zero());
         self.due = now + age.map_or(DEFAULT_AGE, |age| age.clamp(MIN_AGE, MAX_AGE));
     }
 
-    /// Records that a fetch has failed. `jitter` from 0 to 1 shortens the pause by up to a half, so that the processes
-    /// of a deployment do not retry at the same time.
+    /// Records that a fetch has failed. `jitter`, a number from 0 to 1, shortens the pause by up to a half, so that the
+    /// processes of a deployment do not retry at the same time.
     pub(super) fn failed(&mut self, jitter: f64, now: Instant) {
         self.in_progress = false;
         let doublings = self.failures.min(MAX_PAUSE.as_secs().ilog2() + 1);
@@ -97,7 +102,7 @@ impl Refresh {
         if self.in_progress {
             return UnknownKey::Wait;
         }
-        // After a failure the next fetch is due soon in any case.
+        // After a failure the next fetch is due soon in any case, so an unknown key causes no other one.
         if self.failures > 0 {
             return UnknownKey::Refuse;
         }
@@ -223,7 +228,7 @@ mod tests {
     }
 
     proptest! {
-        /// A client that invents keys costs the endpoint one fetch in ten seconds.
+        /// A client that invents keys causes at most one fetch in ten seconds.
         #[test]
         fn unknown_keys_cause_few_fetches(pauses in proptest::collection::vec(0_u64..5_000, 1..200)) {
             let start = Instant::now();

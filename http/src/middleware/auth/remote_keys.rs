@@ -32,10 +32,11 @@ use crate::{
     },
 };
 
-/// Maximum time that a request with an unknown key waits for a fetch, with a second more for a busy host.
+/// Maximum time that a request with an unknown key waits for a fetch: the timeout of the fetch, and a second more for a
+/// busy host.
 const UNKNOWN_KEY_TIMEOUT: Duration = FETCH_TIME.saturating_add(Duration::from_secs(1));
 
-/// A key set that a task fetches. Clones share it.
+/// A key set that a task fetches from a URL. Clones share the key set.
 #[derive(Debug, Clone)]
 pub(crate) struct RemoteKeys(Arc<Shared>);
 
@@ -56,11 +57,11 @@ struct Current {
     set: Option<Arc<KeySet>>,
     /// Number of fetches that have ended.
     fetches: u64,
-    /// Whether the last of them has failed.
+    /// Whether the last fetch has failed.
     failing: bool,
 }
 
-/// A set, and how long it is fresh if the server says so.
+/// A key set, and the time for which it is fresh, if the server sends that.
 type Fetched = (Arc<KeySet>, Option<Duration>);
 
 /// The reason why a token was not accepted.
@@ -85,13 +86,14 @@ impl RemoteKeys {
         }))
     }
 
-    /// Returns the claims of a token that is valid at `now`. A token with an unknown `kid` waits for a fetch, if one
-    /// may begin or is in progress.
+    /// Returns the claims of a token that is valid at `now`. If the token has an unknown `kid`, the request waits for a
+    /// fetch that is in progress or may begin now.
     pub(super) async fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Refused> {
         let current = self.0.current.borrow().clone();
         match current.verify(token, now) {
             Err(Refused::Token(InvalidToken::UnknownKey)) => {
-                // Boxed since it is rare: otherwise the future of every request would have its size.
+                // This future is boxed, since it is rarely needed. Otherwise it would make the future of every request
+                // larger.
                 Box::pin(self.verify_after_fetch(token, now, current.fetches)).await
             }
             verified => verified,
@@ -99,7 +101,7 @@ impl RemoteKeys {
     }
 
     /// Waits for a fetch and verifies the token again. `fetches` is the number of fetches that had ended when the key
-    /// was unknown.
+    /// was not found.
     async fn verify_after_fetch(
         &self,
         token: &str,
@@ -110,7 +112,7 @@ impl RemoteKeys {
         shared.metrics.unknown_kids.inc();
         let decision = {
             let mut refresh = shared.refresh();
-            // A fetch that has ended since then may have added the key.
+            // A fetch that has ended since the key was not found may have added it, so another fetch is not needed.
             let is_current = shared.current.borrow().fetches == fetches;
             is_current.then(|| refresh.unknown_key(Instant::now()))
         };
@@ -127,7 +129,8 @@ impl RemoteKeys {
         current.verify(token, now)
     }
 
-    /// Starts the task that fetches the set, now and for as long as the process runs. Call it once, in a tokio runtime.
+    /// Starts the task that fetches the set at once, and then keeps it up to date for as long as the process runs. Call
+    /// it once, in a tokio runtime.
     pub(super) fn follow(
         &self,
         registry: &Registry,
@@ -145,7 +148,8 @@ impl Current {
     fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Refused> {
         let set = self.set.as_ref().ok_or(Refused::NoKeys)?;
         set.verify(token, now).map_err(|invalid| match invalid {
-            // The endpoint may have the key. After a 503 the client retries with this token; after a 401 it would not.
+            // The last fetch has failed, so the endpoint may have a key that is not known here. The client gets a 503,
+            // after which it retries with this token. After a 401 it would not.
             InvalidToken::UnknownKey if self.failing => Refused::NoKeys,
             invalid => Refused::Token(invalid),
         })
@@ -177,7 +181,8 @@ impl Shared {
     }
 
     fn apply(&self, fetched: &Result<Fetched, String>) {
-        // The lock is held until both have changed: otherwise a request could wait for a fetch that has already ended.
+        // The lock is held until `current` and `refresh` have both changed. Otherwise a request could wait for a fetch
+        // that has already ended.
         let (mut refresh, now) = (self.refresh(), Instant::now());
         self.current.send_modify(|current| {
             current.fetches += 1;
@@ -205,7 +210,7 @@ impl Shared {
     }
 }
 
-/// Reports fetches to readiness, and changes to the log.
+/// Reports the result of each fetch to readiness, and logs the results that differ from the previous one.
 struct Reporter {
     url: JwksUrl,
     component: Component,

@@ -21,7 +21,7 @@ pub(super) const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks
 pub(super) struct Issuer {
     pub(super) signs: EncodingKey,
     pub(super) algorithm: Algorithm,
-    /// The content of a `--jwt-key` file that verifies its tokens.
+    /// The content of a `--jwt-key` file that verifies the tokens of this issuer.
     pub(super) file: String,
 }
 
@@ -42,7 +42,7 @@ fn public(key: &impl AsDer<PublicKeyX509Der<'static>>) -> String {
 }
 
 pub(super) fn ed25519() -> Issuer {
-    // The first version of PKCS #8: `Jwk::from_encoding_key` accepts no other.
+    // The key is in the first version of PKCS #8, since `Jwk::from_encoding_key` accepts no other version.
     let pkcs8 = Ed25519KeyPair::generate_pkcs8v1(&SystemRandom::new()).unwrap();
     let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
     Issuer {
@@ -66,7 +66,7 @@ pub(super) fn p256() -> Issuer {
     ec(&ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::ES256)
 }
 
-/// An issuer with an RSA key, and its public key in the other PEM form (PKCS #1).
+/// Returns an issuer with an RSA key, and its public key in the other PEM form (PKCS #1).
 pub(super) fn rsa() -> (Issuer, String) {
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
     let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
@@ -90,7 +90,7 @@ impl Issuer {
         encode(&header, claims, &self.signs).unwrap()
     }
 
-    /// The key that verifies its tokens as a JWK.
+    /// Returns the key that verifies the tokens of this issuer, as a JWK.
     pub(super) fn jwk(&self, kid: Option<&str>) -> Value {
         let mut jwk = Jwk::from_encoding_key(&self.signs, self.algorithm).unwrap();
         jwk.common.key_id = kid.map(str::to_owned);
@@ -98,7 +98,7 @@ impl Issuer {
     }
 }
 
-/// A key set of these keys.
+/// Returns a key set of these keys, as JSON.
 pub(super) fn set(keys: &[Value]) -> String {
     json!({"keys": keys}).to_string()
 }

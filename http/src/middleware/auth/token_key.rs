@@ -6,8 +6,9 @@
 //!  JWK            ─▶ OKP Ed25519: EdDSA │ RSA: RS256 │ EC P-256: ES256 │ oct: HS256
 //! ```
 //!
-//! Invariant: a key has one algorithm, which its type decides and never the header of a token. So a token with `none`
-//! is refused, and so is an HS256 signature whose secret is a public key.
+//! Invariant: a key has one algorithm. The type of the key decides which one, and never the header of a token. So a
+//! token with the algorithm `none` is refused, and so is a token that is signed by HS256 with a public key as the
+//! secret.
 
 use std::{fmt, time::SystemTime};
 
@@ -24,16 +25,16 @@ use serde_json::{Map, Value};
 
 use crate::middleware::auth::claims::{Claims, InvalidToken, RawClaims, RequiredClaims};
 
-/// Minimum length of an HS256 secret in bytes: as many bits as the hash has (RFC 7518, 3.2).
+/// Minimum length of an HS256 secret in bytes: RFC 7518 (3.2) requires as many bits as the hash has.
 ///
 /// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it,
-/// and `secret` is enough for a test.
+/// and a short one is enough for a test.
 pub(crate) const SECRET_BYTES: usize = 32;
 
-/// Maximum length of an algorithm's name in a message.
+/// Maximum characters of an algorithm's name in a message.
 const REPEATED_CHARS: usize = 32;
 
-/// Verifies tokens.
+/// A key that verifies tokens.
 pub(crate) struct TokenKey {
     key: DecodingKey,
     validation: Validation,
@@ -52,9 +53,9 @@ pub(super) enum InvalidPem {
 /// The source of a key set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Only this host reads it: it may contain secrets.
+    /// A file of this host. It may contain secrets, since only this host reads it.
     File,
-    /// Others read it as well.
+    /// A URL. The key set must not contain secrets, since others read it as well.
     Url,
 }
 
@@ -80,7 +81,7 @@ pub(crate) enum UnusableJwk {
 }
 
 impl TokenKey {
-    /// Returns the key of HS256.
+    /// Returns the HS256 key that consists of `secret`.
     pub(super) fn from_secret(secret: &[u8], required: &RequiredClaims) -> Self {
         let key = DecodingKey::from_secret(secret);
         Self {
@@ -115,13 +116,13 @@ impl TokenKey {
         Err(InvalidPem::Unknown)
     }
 
-    /// Returns the key that a JWK describes (RFC 7517), whose algorithm is that of its type.
+    /// Returns the key that a JWK describes (RFC 7517). The type of the key decides its algorithm.
     pub(super) fn from_jwk(
         jwk: &Value,
         origin: Origin,
         required: &RequiredClaims,
     ) -> Result<Self, UnusableJwk> {
-        // Each private key of EC, OKP or RSA has this member (RFC 7518, 6.2.2 and 6.3.2; RFC 8037).
+        // Each private key of EC, OKP or RSA has the member `d` (RFC 7518, 6.2.2 and 6.3.2; RFC 8037).
         if jwk.get("d").is_some() {
             return Err(UnusableJwk::Private);
         }
@@ -170,7 +171,7 @@ impl TokenKey {
 
     fn new(key: DecodingKey, algorithm: Algorithm, required: &RequiredClaims) -> Self {
         let mut validation = Validation::new(algorithm);
-        // `Claims::check` checks the time, which is passed in there.
+        // jsonwebtoken does not check the time. `Claims::check` does, since the time is passed to it.
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
         validation.validate_aud = !required.audiences.is_empty();
@@ -196,7 +197,7 @@ impl TokenKey {
         self.algorithm
     }
 
-    /// Returns whether the key is a secret so short that it can be found by brute force with one of its tokens.
+    /// Returns whether the key is a short secret, which an attacker can find by brute force with one of its tokens.
     pub(crate) fn is_guessable(&self) -> bool {
         self.guessable
     }
@@ -205,7 +206,7 @@ impl TokenKey {
     pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, InvalidToken> {
         let token = match jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation) {
             Ok(token) => token,
-            // The library parses claims only after it has verified the signature.
+            // jsonwebtoken parses claims only after it has verified the signature, so this error can name the claim.
             Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => {
                 return Err(self.wrong_claim(token));
             }
@@ -244,7 +245,7 @@ impl TokenKey {
     }
 }
 
-/// Converts an error of the library. The library checks claims after the signature, so only a token with a valid
+/// Converts an error of jsonwebtoken. jsonwebtoken checks claims after the signature, so only a token with a valid
 /// signature gets a response about its claims.
 fn describe(error: &Error) -> InvalidToken {
     match error.kind() {
@@ -256,8 +257,8 @@ fn describe(error: &Error) -> InvalidToken {
     }
 }
 
-/// Returns whether the library that verifies signatures accepts the key. With another key every token would be refused,
-/// and no message would name the reason.
+/// Returns whether aws-lc-rs, which verifies signatures, accepts the key. With a key that it does not accept, every
+/// token would be refused, and no message would name the reason.
 fn is_usable(key: &DecodingKey, algorithm: Algorithm) -> bool {
     let rsa = &RSA_PKCS1_2048_8192_SHA256;
     let is_long_enough =
@@ -284,7 +285,7 @@ fn is_usable(key: &DecodingKey, algorithm: Algorithm) -> bool {
 }
 
 impl fmt::Debug for TokenKey {
-    /// The algorithm, not the key.
+    /// Writes the algorithm, but not the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TokenKey({:?})", self.algorithm)
     }

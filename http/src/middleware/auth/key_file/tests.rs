@@ -28,7 +28,7 @@ impl Issuer {
     }
 }
 
-/// The key of a file that has one key.
+/// Returns the key of a file that has one key.
 fn only(file: &KeyFile) -> &TokenKey {
     match file {
         KeyFile::Key(key) => key,
@@ -102,7 +102,7 @@ fn the_header_of_a_token_does_not_choose_the_algorithm() {
     let good = issuer.token(&good());
     let (_, rest) = good.split_once('.').unwrap();
     let (claims, _) = rest.split_once('.').unwrap();
-    // {"alg":"none"}, {"typ":"JWT","alg":"none"}, {"alg":"NONE"}
+    // These headers are {"alg":"none"}, {"typ":"JWT","alg":"none"} and {"alg":"NONE"} in base64url.
     for header in [
         "eyJhbGciOiJub25lIn0",
         "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0",
@@ -116,11 +116,11 @@ fn the_header_of_a_token_does_not_choose_the_algorithm() {
             assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid), "{token}");
         }
     }
-    // The public key, in each form that others know, as the secret of an HS256 signature.
+    // An attacker may use the public key, in each form that others know, as the secret of an HS256 signature.
     let jwk = issuer.jwk(None);
     let (jwk, x) = (jwk.to_string(), jwk["x"].as_str().unwrap().to_owned());
     let der = pem::parse(&issuer.file).unwrap();
-    // Its last 32 bytes are the key itself.
+    // The last 32 bytes of the DER encoding are the public key itself.
     let der = der.contents();
     for secret in [
         issuer.file.as_bytes(),
@@ -135,7 +135,7 @@ fn the_header_of_a_token_does_not_choose_the_algorithm() {
         let token = encode(&Header::new(Algorithm::HS256), &claims, &signs).unwrap();
         assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid));
     }
-    // The same secret, another hash.
+    // Tokens that are signed with the right secret but with another hash are refused too.
     let issuer = secret(SECRET);
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
         let claims = json!({"sub": "u-17", "exp": NOW + 60});
@@ -313,7 +313,7 @@ fn a_secret_that_can_be_guessed_is_accepted_and_reported() {
     assert!(!only(&ed25519().key()).is_guessable());
 }
 
-/// A public key that is too small to be safe.
+/// An RSA public key of 1024 bits, which is too short to be safe.
 const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----
 MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCWBQSeZNEBndd6bNsL7JZME9oz
 Nq0MuZynP5hgIFaUo9eCyJOpMifmhlBWgiT6Qu/5HOSn9aY+qkcVsWIKKZufRvaj

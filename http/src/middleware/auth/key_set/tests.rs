@@ -22,7 +22,7 @@ fn verdict(set: &KeySet, token: &str) -> Result<String, InvalidToken> {
         .map(|claims| claims.sub)
 }
 
-/// The JWK with one member changed; `null` removes it.
+/// Returns the JWK with one member changed. The value `null` removes the member.
 fn with(mut jwk: Value, name: &str, value: Value) -> Value {
     match value {
         Value::Null => drop(jwk.as_object_mut().unwrap().remove(name)),
@@ -159,7 +159,7 @@ fn a_text_that_is_not_a_set_is_refused() {
     assert!(odd.is_err());
 }
 
-/// The provider chooses the `kid`: it must not add lines to the log, or make a line long.
+/// The issuer chooses the `kid`. A `kid` must not add lines to the log, or make a line long.
 #[test]
 fn a_log_line_of_a_skipped_key_is_one_line_and_short() {
     let kid = format!("k1\nERROR all is lost {}", "x".repeat(500));
@@ -179,7 +179,7 @@ fn a_log_line_of_a_skipped_key_is_one_line_and_short() {
     assert_eq!(lines[MAX_LOGGED_KEYS], "24 more keys are skipped");
 }
 
-/// Otherwise a client would make the server verify one token with every key of a large set.
+/// Without the limit, a client could make the server verify one token with every key of a large set.
 #[test]
 fn a_token_is_tried_with_few_keys() {
     let issuers: Vec<_> = (0..=MAX_TRIED_KEYS).map(|_| ed25519()).collect();
@@ -223,7 +223,7 @@ fn a_claim_that_is_wrong_is_named_by_a_set_as_well() {
     assert_eq!(verdict(&set, &wrong), Err(expected));
 }
 
-/// Keys of every type, made once since RSA keys take long.
+/// Keys of every type. They are generated once, since generating an RSA key takes long.
 static POOL: LazyLock<Vec<Issuer>> = LazyLock::new(|| {
     let rsa = || rsa().0;
     vec![
@@ -245,7 +245,7 @@ fn kid() -> impl Strategy<Value = Option<String>> {
 }
 
 proptest! {
-    /// Whatever `kid` and `alg` its header has.
+    /// The token is not accepted, whatever `kid` and `alg` its header has.
     #[test]
     fn a_token_of_a_key_outside_of_the_set_is_never_accepted(
         members in proptest::collection::vec((any::<bool>(), kid()), POOL.len()),

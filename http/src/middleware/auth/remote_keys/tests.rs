@@ -19,7 +19,7 @@ use crate::middleware::auth::{
     testing::{Issuer, ed25519, p256, set},
 };
 
-/// Only a test that fails waits this long.
+/// Timeout of the tests. Only a test that fails waits this long.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A server that answers each request with the same text.
@@ -55,7 +55,7 @@ impl Endpoint {
                 assert!(head.contains(&format!("\r\nhost: {address}\r\n")), "{head}");
                 counter.fetch_add(1, Ordering::SeqCst);
                 let answer = answers.lock().unwrap().clone();
-                // The client closes the connection when an answer is too long.
+                // The client closes the connection when an answer is too long, so an error of the write is ignored.
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
@@ -75,7 +75,7 @@ impl Endpoint {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Starts to fetch its key set. Returns the keys, their metrics and their readiness.
+    /// Starts a task that fetches the key set of this endpoint. Returns the keys, their metrics and their readiness.
     fn follow(&self) -> (RemoteKeys, Registry, Readiness) {
         let url = format!("http://{}/keys?realm=1", self.address)
             .parse()
@@ -192,7 +192,7 @@ async fn a_new_key_is_fetched_once_for_all_that_wait_for_it() {
     }
     assert_eq!(endpoint.requests(), 2);
     assert_eq!(verdict(&keys, &token("old", &old)).await.unwrap(), ACCEPTED);
-    // A flood of invented kids costs no further request.
+    // A flood of invented kids causes no further request to the endpoint.
     for invented in 0..1000 {
         let token = token(&format!("k{invented}"), &new);
         assert_eq!(verdict(&keys, &token).await, Err(UNKNOWN));
@@ -299,7 +299,7 @@ async fn replaces_nothing(answer: String, words: &'static str, issuer: Issuer) {
         Err(Refused::NoKeys)
     );
 
-    // The same answer after a valid set was fetched.
+    // The endpoint sends the same answer again after a valid set was fetched.
     endpoint.answers(keys_of(&[("k1", &issuer)]));
     until_ready(&readiness).await;
     endpoint.answers(answer);
