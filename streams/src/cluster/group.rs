@@ -97,8 +97,8 @@ impl Group {
         reports.recv().ok()
     }
 
-    /// Process 0 passes a `beginning`, which is sent to the other processes. The other processes pass `None`, and wait
-    /// for that of process 0.
+    /// Begins the run of the group. Process 0 passes a `beginning`, which is sent to the other processes. The other
+    /// processes pass `None`, and wait for the beginning that process 0 sends.
     ///
     /// Returns the beginning and timely's allocators for `workers` workers, or `None` if the process leaves the group
     /// before the run begins. While it waits, the function calls `report`: with the name of the active run while

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! Each process listens on its own address and dials the processes with a smaller index, with retries until
-//! `--join-timeout`. They may start in any order. A connection is accepted after a handshake with the token of the
-//! cluster and the same settings. Other connections are dropped and have no effect. When all processes are connected,
-//! the listeners close. Process 0 fences older runs, reads the progress, and sends the beginning to the others. Then
-//! timely uses the data connections.
+//! `--join-timeout`, so the processes may start in any order. A connection is accepted after a handshake with the token
+//! of the cluster and the same settings. Other connections are dropped and have no effect. When all processes are
+//! connected, the listeners close. Process 0 fences older runs, reads the progress, and sends the beginning to the
+//! others. Then timely uses the data connections.
 //!
 //! The files, from top to bottom; each imports only from those after it:
 //!

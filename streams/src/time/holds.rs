@@ -16,9 +16,9 @@ use crate::metrics::Metrics;
 /// A record that is not read, since its time is further ahead of this host's clock than records may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AheadRecord {
-    /// Its offset.
+    /// The offset of the record.
     pub offset: u64,
-    /// The newest time in it, Unix milliseconds.
+    /// The newest time in the record, Unix milliseconds.
     pub time_ms: u64,
 }
 
@@ -83,7 +83,7 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// Creates the value without impediments.
+    /// Creates an empty collection of impediments for the partitions of `topic`.
     pub fn new(topic: String, metrics: Metrics) -> Holds {
         Holds {
             topic,
