@@ -491,7 +491,7 @@ fn framed(message: &serde_json::Value) -> Vec<u8> {
 }
 
 fn read_to_its_end(stream: &mut TcpStream) {
-    // A connection that is reset ends as well, so an error is treated like the end of the stream.
+    // The connection may be closed or reset, so an error counts as the end of the connection.
     while stream.read(&mut [0; 256]).unwrap_or(0) > 0 {}
 }
 

@@ -131,8 +131,8 @@ struct Oracle {
     counts: Counts,
     late: BTreeSet<(u32, u64)>,
     late_reactions: reset::Sums,
-    /// The partition, offset and window start of the reactions with an unknown emoji that are not late. The reactions
-    /// of an entry are rejected once, together.
+    /// The partition, offset and window start of the reactions with an unknown emoji that are not late. All reactions
+    /// of an entry must be in one rejected record.
     unknown: BTreeSet<(u32, u64, u64)>,
     unknown_reactions: reset::Sums,
     newest: BTreeMap<u32, u64>,
@@ -309,7 +309,7 @@ fn stops_and_restarts_with_other_workers_change_no_final() {
         let fixture = Fixture::new(rng.random_range(1..5));
         let span_ms = 40_000;
         let (records, oracle) = events(&fixture, &mut rng, span_ms);
-        // Some records are appended before the first run, and the others before one of the later runs.
+        // Some records are appended before the first run, and the others before a later run.
         let (before, after) = records.split_at(rng.random_range(0..records.len()));
         fixture.append(before.to_vec());
         let mut after = after.to_vec();

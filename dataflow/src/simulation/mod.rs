@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The seed alone determines a run: only one thread runs at a time, and no clock is read. The processes of a cluster
-//! are simulated as workers of one process, which process records in the same way. A crash ends all workers, as the
-//! loss of one process ends its cluster.
+//! are simulated as workers of one process, which handle records in the same way. A crash ends all workers, as the loss
+//! of one process ends its cluster.
 //!
 //! `cargo test` runs a few hundred seeds, and `make soak SEEDS=…` runs any number of seeds. A failure prints its seed,
 //! and `SEED=…` replays it.

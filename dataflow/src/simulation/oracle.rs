@@ -18,7 +18,7 @@ use crate::{Progress, TotalsPace};
 /// Numbers of reactions, by (window start, room, emoji).
 pub type Counts = BTreeMap<(u64, String, String), u64>;
 
-/// The totals of each room, as of each window that changed them.
+/// For each room, the start of each window that changed its totals, and the totals after that window.
 type Totals = BTreeMap<String, Vec<(u64, BTreeMap<String, u64>)>>;
 
 /// The partition and the offset of a record.
@@ -441,7 +441,8 @@ fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     written
 }
 
-/// Returns the totals of each room as of each of its windows, and the finals with which totals begin at 0.
+/// Returns the totals of each room after each of its windows, and the finals with which the totals of a room begin at
+/// 0.
 fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)>) {
     let (mut totals, mut begins) = (Totals::new(), BTreeSet::new());
     for ((start_ms, room, emoji), count) in finals {

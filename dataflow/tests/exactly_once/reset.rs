@@ -21,7 +21,7 @@ use rand::RngExt;
 
 use crate::{Fixture, StreamsError, T0, check, closing, events, reaction, rng, seeds};
 
-/// Number of reactions by room and emoji.
+/// Numbers of reactions, by (room, emoji).
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
 
 impl Fixture {
@@ -153,7 +153,7 @@ fn resets_with_other_windows_double_and_lose_nothing() {
         let last = rng.random_range(2..9);
         let mut settings = (2000, 750);
         for round in 0..=last {
-            // Half of the runs keep the settings of the run before.
+            // In half of the cases the next run keeps the settings of the run before.
             if rng.random_bool(0.5) {
                 for _ in 0..rng.random_range(1..3) {
                     let (until, progress) = (fixture.final_until_ms(), fixture.progress());

@@ -38,7 +38,7 @@ const SLOW: TotalsPace = TotalsPace {
     ..PACE
 };
 
-/// Counts by room and emoji.
+/// Numbers of reactions, by (room, emoji).
 type Sums = BTreeMap<(String, String), u64>;
 
 impl Fixture {
@@ -186,8 +186,8 @@ fn totals_of_large_rooms_are_complete_for_any_restart() {
             fixture.final_until_ms() >= until_ms
         });
         fixture.check_totals();
-        // `check` compares the newest totals with all finals, since the totals of every room were written after its
-        // last final.
+        // The totals of every room were written after its last final, so `check` can compare the newest totals with all
+        // finals.
         check(&fixture, &oracle);
         println!("{are_behind} run(s) ended while totals were not written");
     }
@@ -345,7 +345,8 @@ fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_
         T0 - 2000,
         both,
     )]);
-    // The second run restores that the room is large, so it writes no totals record either.
+    // The second run restores the totals, from which it knows that the room is large. So it writes no totals record
+    // either.
     for at_ms in [0, 12_000] {
         let batch = Batch::encode(T0 + at_ms, [&reaction(T0 + at_ms)]);
         fixture.append(vec![fixture.reaction_record(0, T0 + at_ms, batch)]);

@@ -169,7 +169,7 @@ impl Case {
         Ok(())
     }
 
-    /// Checks the rules that concern the whole file.
+    /// Checks the rules that concern the whole file: the last step, and the steps that wait for live tallies.
     fn check(&self) -> Result<(), String> {
         if !matches!(self.steps.last(), Some(Step::WaitFinal(_))) {
             return Err("the input ends with 'wait final SECONDS'".to_owned());

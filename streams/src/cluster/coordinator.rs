@@ -47,8 +47,8 @@ pub enum Event {
     Started,
     /// Another process has connected and sent its handshake.
     Incoming(Handshake),
-    /// The handshake of a connection is complete and has accepted the connection, which either process may have
-    /// dialled.
+    /// The handshake of a connection is complete, and the listening process has accepted the connection. It does not
+    /// matter which of the two processes has dialled.
     Connected(Connection),
     /// A process that this one dials does not answer yet.
     Unreachable { process: usize, why: String },
@@ -90,8 +90,8 @@ pub enum Action {
     /// Send the reply to the incoming handshake. If the reply accepts the connection, the event `Connected` must follow
     /// at once.
     Reply(Connection, HandshakeReply),
-    /// Keep the connection of the current event, with this number, which distinguishes it from earlier connections to
-    /// the same process.
+    /// Keep the connection of the current event under this number, which distinguishes the connection from earlier ones
+    /// to the same process.
     Register(Connection, u64),
     /// Close a connection.
     Close(Connection),
@@ -125,9 +125,9 @@ pub enum CoordinatorEvent {
 pub enum DataState {
     /// There are no bytes to read.
     Idle,
-    /// Data, which the other process has sent because its run has begun.
+    /// There is data, which the other process has sent because its run has begun.
     Readable,
-    /// The end of the connection.
+    /// The connection has ended.
     Closed,
 }
 

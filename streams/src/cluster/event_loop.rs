@@ -46,8 +46,8 @@ use crate::{Stop, StreamsError};
 /// Interval of the ticks, at which the coordinator checks for a requested stop and for silent processes.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Timeout for writing a message. Messages are short and fit into the buffer of the socket, so a write takes long only
-/// if the peer is frozen and the buffer is full.
+/// Timeout for writing a message. A message is short and usually fits into the buffer of the socket. If it does not,
+/// the peer is frozen.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An event for the run. `Begin` comes with the data connections, by process. Other events come with an empty list.

@@ -72,14 +72,14 @@ pub enum HandshakeReply {
     Accepted,
     /// The listening process has another token.
     WrongToken,
-    /// The listening process has another index, which is the value.
+    /// The listening process has another index, which the reply contains.
     #[serde(rename = "NotMe")]
     WrongIndex(usize),
     /// The listening process has a connection from a process with that index already. It may be an old connection of
     /// the same process, so the process that dials retries.
     #[serde(rename = "Taken")]
     Duplicate,
-    /// The listening process has other settings, which are the value.
+    /// The listening process has other settings, which the reply contains.
     #[serde(rename = "Differs")]
     DifferentSettings(ClusterSettings),
 }

@@ -39,9 +39,9 @@ impl Peer {
         }
     }
 
-    /// Handles the end of the connection. The run fails, unless a stop was requested, since the end is expected then.
-    /// The thread waits until the workers have ended: if timely's network threads ended earlier, the workers would
-    /// panic.
+    /// Handles the end of the connection. The run fails with an error, unless a stop was requested: then the end is
+    /// expected. The thread waits until the workers have ended, since they would panic if timely's network threads
+    /// ended earlier.
     fn lost(&self, why: &str) -> ! {
         if !self.stop.is_requested() {
             self.stop.fail(StreamsError::PeerLost {

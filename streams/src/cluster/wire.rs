@@ -34,10 +34,10 @@ pub struct SharedBeginning {
     pub final_until_ms: u64,
     /// Every partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The epochs with other settings, some of whose records may be read again.
+    /// The settings and offsets from before resets, since the run may read some records of that time again.
     #[serde(rename = "formers")]
     pub prior_epochs: Vec<PriorEpoch>,
-    /// The backward resets so far.
+    /// The number of backward resets so far, and the F that the last one has set.
     pub resets: Resets,
 }
 
@@ -92,7 +92,7 @@ pub enum ControlMessage {
     Close,
     /// The sender ends with an error.
     Failed {
-        /// Its exit code.
+        /// The exit code of the sender.
         exit_code: u8,
         /// The message of the error.
         #[serde(rename = "sentence")]
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Each process needs the number of resets, since every result has it in a header.
+    /// Every process needs the number of resets, since results have it in a header.
     #[test]
     fn each_process_begins_with_the_final_time_and_the_resets_of_process_0() {
         let progress = Progress {

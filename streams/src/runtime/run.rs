@@ -77,7 +77,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Timeout of requests for end offsets. It is short, since a stop waits for the request.
 const LAG_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The description of the active run while a standby has not read which one it is.
+/// The description of the active run as long as a standby does not know which run is active.
 const UNKNOWN_ACTIVE: &str = "no active run is known";
 
 /// The reason why a process of a cluster is not ready while process 0 recovers.
@@ -201,7 +201,8 @@ impl<A: Application> Dataflow<A> {
         }
     }
 
-    /// Runs one turn: stands by if there is a reason to, takes over, and processes records until the end of the run.
+    /// Runs one turn: stands by if `state` has a reason for it, takes over, and processes records until the end of the
+    /// run.
     fn turn(&self, stop: &Stop, state: &mut ProcessState) -> Result<(), StreamsError> {
         let join = |cluster: Cluster| {
             let settings = self
@@ -516,7 +517,7 @@ impl<A: Application> Run<A> {
             }
         }
         dataflow.end(worker);
-        // The connections close when the worker ends, so the other processes must be notified of the stop before.
+        // When the worker ends, its connections close. So the other processes must first be notified of the stop.
         if let Some(group) = &self.group {
             group.wait_for_shutdown();
         }

@@ -37,7 +37,7 @@ impl WorkerHeartbeats {
     }
 }
 
-/// Checks at each call whether the workers have taken steps.
+/// Detects stuck workers by comparing the number of steps at each check with that at the check before.
 #[derive(Debug)]
 pub struct Watchdog {
     steps: WorkerHeartbeats,

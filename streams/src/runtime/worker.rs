@@ -62,7 +62,7 @@ pub struct RunContext<A: Application> {
     pub end_offsets: StartRequests,
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
-    /// The values for worker 0 of the run, until that worker removes them.
+    /// The values for worker 0 of the run. Worker 0 removes them when it starts.
     pub leader: Mutex<Option<LeaderState>>,
     /// The restored tables of each worker of this process.
     pub restored: Mutex<Vec<RestoredTables<Key<A>, Item<A>>>>,
@@ -76,7 +76,7 @@ pub struct RunContext<A: Application> {
 pub struct LeaderState {
     /// Creates the committer.
     pub committer: StartCommitter,
-    /// Publishes the read offsets for lag tools, if the log has consumer groups.
+    /// Publishes the read offsets for tools that show lag; `None` if the log has no consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
     /// The end offset of each partition of the finals at the start of the run.
     pub final_ends: Vec<(u32, u64)>,

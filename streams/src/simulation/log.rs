@@ -337,8 +337,8 @@ impl SimLog {
         true
     }
 
-    /// Reports a failure of the transaction in flight to its owner, who may never know whether it was committed. If
-    /// `lands` is set, it is committed before.
+    /// Reports a failure of the transaction in flight to its owner, who may never know whether the transaction was
+    /// committed. If `lands` is set, the transaction is committed first.
     pub fn fail_transaction(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -350,8 +350,8 @@ impl SimLog {
         }
     }
 
-    /// Reports a failure of the transaction in flight, after which its owner retries it by [`SimLog::retry`]. If
-    /// `lands` is set, it is committed before, which the owner does not know.
+    /// Reports a failure of the transaction in flight to its owner, who retries the transaction by [`SimLog::retry`].
+    /// If `lands` is set, the transaction is committed first, which the owner does not know.
     pub fn fail_retriable(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -367,7 +367,7 @@ impl SimLog {
 
     /// Retries the transaction that has failed, as `commit.rs` does: its owner opens another transactor, and writes the
     /// transaction again unless it was committed. If another run has fenced the owner in the meantime, the new
-    /// transactor fences that run, unless that run has committed: then the owner fails.
+    /// transactor fences that run. But if that run has committed, the owner fails instead.
     pub fn retry(&self) {
         let mut state = self.state();
         let failed = state.failed.take();

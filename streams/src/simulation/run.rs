@@ -1,4 +1,4 @@
-//! A run of the real application, whose workers take a step only on request.
+//! A run of the real application. Its workers take a step only on request.
 
 #![allow(clippy::disallowed_methods, reason = "this is a clock")]
 
@@ -92,8 +92,8 @@ pub struct SimRun {
 }
 
 impl SimRun {
-    /// Recovers the progress and starts the workers. Returns `None` if `silent_at` is an offset at which the progress
-    /// topic does not end any more.
+    /// Recovers the progress and starts the workers. Returns `None` if `silent_at` is set and the progress topic has
+    /// another end offset.
     pub fn begin<A: Application>(
         app: A,
         log: &SimLog,

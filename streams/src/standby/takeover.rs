@@ -24,12 +24,12 @@ pub struct Timeouts {
     pub commit_timeout: Duration,
 }
 
-/// The outcome of a request for the end of the progress topic.
+/// The outcome of a request for the end offsets of the progress topic.
 #[derive(Debug, Clone, Copy)]
 pub enum Observation {
     /// The log did not respond, so there may have been commits.
     NoResponse,
-    /// The end of the progress topic, as of some time after the request was sent.
+    /// The log responded. The end offsets are those of some time after the request was sent.
     Response {
         /// The time at which the request was sent.
         requested: Instant,
@@ -67,7 +67,7 @@ struct LastResponse {
 }
 
 impl TakeoverDetector {
-    /// Creates the state without observations.
+    /// Creates a detector that has made no observation yet.
     pub fn new(timeouts: Timeouts) -> TakeoverDetector {
         TakeoverDetector {
             timeouts,
@@ -146,7 +146,7 @@ mod tests {
         EndOffsets { stable: end, end }
     }
 
-    /// A standby whose requests get a response at once.
+    /// A standby in a test, whose requests get a response at once.
     struct TestStandby {
         detector: TakeoverDetector,
         now: Instant,
@@ -169,7 +169,7 @@ mod tests {
             self.detector.on(response, self.now)
         }
 
-        /// Returns after how many seconds of the same responses the standby takes over.
+        /// Returns the number of seconds after which the standby takes over, if all responses are the same.
         fn takes_over_after(&mut self, ends: EndOffsets, heartbeats: bool) -> Option<u64> {
             (0..=600).find(|_| {
                 let decision = self.poll(ends, heartbeats);

@@ -88,7 +88,7 @@ impl Standby {
     }
 
     /// Requests the end offset once, at the time `requested`; `now` returns the time of the response. Returns the end
-    /// of the progress topic if it is time to take over.
+    /// offset of the progress topic if the standby must take over, otherwise `None`.
     pub fn poll(
         &mut self,
         requested: Instant,
@@ -107,7 +107,7 @@ impl Standby {
     }
 
     /// Whether the run that has committed last has heartbeats, so that it commits again within a heartbeat interval.
-    /// Also true after a reset, since a reset ends every run, and if there is no progress, since no run may have
+    /// Also true after a reset, since a reset ends every run, and if there is no progress, since maybe no run has ever
     /// committed.
     fn heartbeats(&self) -> bool {
         let newest = self.newest.as_ref();

@@ -11,8 +11,8 @@
 //! Invariants:
 //! - A partition's watermark is a function of its log alone.
 //! - A frontier is the start of a window; every window that ends at or before it is closed.
-//! - The frontier does not pass the watermark of a partition that is not quiet. It passes over a quiet partition as far
-//!   as [`crate::time::idleness`] allows. The worker that reads the partition checks this.
+//! - The frontier does not pass the watermark of a partition that is not quiet. It passes over a quiet partition only
+//!   as far as [`crate::time::idleness`] allows, which the worker that reads the partition checks.
 //! - The host's clock can only hold the frontier back. It has no effect on the contents of a window.
 
 use std::collections::BTreeMap;
@@ -64,11 +64,11 @@ impl PartitionClock {
 pub struct PartitionStatus {
     /// The watermark of the partition.
     pub watermark_ms: u64,
-    /// The greatest time that was read from it.
+    /// The greatest time that was read from the partition.
     pub newest_ms: u64,
-    /// Whether it had no new record within the idle timeout.
+    /// Whether the partition has had no new record within the idle timeout.
     pub quiet: bool,
-    /// Whether it holds the frontier back although it is quiet.
+    /// Whether the partition holds the frontier back although it is quiet.
     pub held: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct PartitionStatus {
 pub struct PartitionUpdate {
     /// The number of the partition.
     pub partition: u32,
-    /// Its status.
+    /// The new status of the partition.
     pub status: PartitionStatus,
 }
 

@@ -9,10 +9,10 @@
 //!    └──────────────────────────────────────── held ──hold timeout, by a later request──▶ released
 //! ```
 //!
-//! If no records arrive, there may still be new ones: the process may have been frozen, or the partition's broker may
-//! not answer. So the frontier passes the end of a window over a quiet partition only after the partition is read up to
-//! an end offset that was *requested after* the worker knew of that time. Then all records that were acknowledged
-//! before the request are read. No clock is needed to distinguish a freeze from a partition without records.
+//! If no records arrive, there may be new records nevertheless: the process may have been frozen, or the partition's
+//! broker may not answer. So before the frontier passes the end of a window, each quiet partition must be read up to an
+//! end offset that was *requested after* the worker knew of that time. Then all records that were acknowledged before
+//! the request are read. No clock is needed to distinguish a freeze from a partition without records.
 //!
 //! The rules are pure functions: times and answers are passed in.
 //!
@@ -101,8 +101,7 @@ pub struct Idleness {
 struct Released {
     reason: HoldReason,
     /// The end offset of the first answer after the release. The partition has caught up once it is read up to this
-    /// offset. It would not suffice to compare with the current end offset, since that may always be ahead of the
-    /// reader.
+    /// offset. The current end offset cannot be used instead, since the reader might never reach it.
     until: Option<u64>,
 }
 
@@ -128,8 +127,8 @@ struct Hold {
 enum Finding {
     NoAnswer,
     /// The leader answers, and has records below the last stable offset that did not arrive yet. They arrive soon after
-    /// a freeze, or when a broker is available again. So this finding is not the same as `NoAnswer`, and the hold
-    /// timeout starts again when it replaces that one.
+    /// a freeze, or when a broker is available again. So this finding differs from `NoAnswer`: when it follows
+    /// `NoAnswer`, the hold timeout starts again.
     Unread,
     OpenTransaction,
 }
@@ -176,7 +175,7 @@ impl Idleness {
         self.quiet_since = Some(now);
     }
 
-    /// Whether the partition had no record within the idle timeout.
+    /// Whether the partition has had no record within the idle timeout.
     pub fn is_quiet(&self, now: Instant) -> bool {
         self.quiet_since
             .is_none_or(|since| now.saturating_duration_since(since) >= self.timeouts.idle)
@@ -416,7 +415,8 @@ mod tests {
         let mut partition = Partition::new(0, false);
         partition.until(71, Partition::no_answer);
         assert!(partition.at(72).requests(u64::MAX));
-        // The leader answers again. The producer always has an open transaction, so the end offset is always ahead.
+        // The leader answers again. The partition's producer always has an open transaction, so the reader never
+        // reaches the current end offset.
         partition.answer(400, 410);
         assert!(partition.idleness.released().is_some());
         partition.position = 420;

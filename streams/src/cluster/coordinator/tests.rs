@@ -152,7 +152,7 @@ impl Network {
         ids.filter(|id| self.is_active(*id)).collect()
     }
 
-    /// Returns the newest process with this index that has not ended.
+    /// Returns the newest process with this index, if one of them has not ended.
     fn newest(&self, index: usize) -> Option<usize> {
         let mut processes = self.processes.iter();
         processes.rposition(|it| it.is_alive && it.index == index)
@@ -426,7 +426,7 @@ impl Network {
         });
     }
 
-    /// Moves a message of one of the control connections into the inbox. Returns whether there was one.
+    /// Moves a message from one of the control connections into the inbox. Returns whether there was a message.
     fn read(&mut self, id: usize, pick: usize) -> bool {
         let control = self.processes[id].control.clone();
         let arrived = |link: &usize| {
@@ -449,7 +449,7 @@ impl Network {
         true
     }
 
-    /// Handles the first event of the inbox. Returns whether there was one.
+    /// Handles the first event of the inbox. Returns whether there was an event.
     fn handle(&mut self, id: usize) -> bool {
         let event = self.processes[id].inbox.pop_front();
         event.is_some_and(|(event, link)| {
@@ -458,7 +458,8 @@ impl Network {
         })
     }
 
-    /// Feeds a tick. Before, fails the run if one of its data connections has ended, as timely's network threads do.
+    /// Feeds a tick. If a data connection of the run has ended, the run fails first, as it does when timely's network
+    /// threads detect the end.
     fn tick(&mut self, id: usize) {
         let run = self.processes[id].run.clone();
         for link in run.iter().flat_map(|(_, data)| data.iter().flatten()) {
@@ -490,7 +491,7 @@ impl Network {
         }
     }
 
-    /// Lets each process read a message or handle an event. Returns whether there was one.
+    /// Lets each process read a message or handle an event. Returns whether any process did so.
     fn step_all(&mut self) -> bool {
         let mut is_any = false;
         for id in self.active() {
@@ -627,7 +628,7 @@ enum Step {
     Freeze(usize),
     Isolate(usize),
     Thaw(usize),
-    /// A connection breaks.
+    /// A connection of a process is reset.
     Reset(usize, usize),
     Stop(usize),
     /// The run of a process fails: by a fence if the flag is set, otherwise by an error of its own.
