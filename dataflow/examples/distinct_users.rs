@@ -1,7 +1,7 @@
-//! Counts the distinct users of each room and window, exactly once. It is another application of the engine, which
-//! reads the same reactions as EmoStream. Its finals are in the topic `emostream.users`. It is for rooms of some thousand
-//! users, since a window keeps each user in memory. Plain JSON reactions with an unknown emoji are rejected, as by
-//! EmoStream.
+//! Counts the distinct users of each room and window, exactly once. This is an example of another application of the
+//! engine: it reads the same reactions as EmoStream, and writes its finals to the topic `emostream.users`. A window
+//! keeps each user in memory, so the example is suitable for rooms of a few thousand users. Like EmoStream, it rejects
+//! plain JSON reactions with an unknown emoji.
 //!
 //! `cargo run -p emostream-dataflow --example distinct_users -- BROKERS`
 
@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 
 const WINDOW_MS: u64 = 2000;
 
-/// The format of reactions, of which only the users are counted.
+/// The format of reactions. The items that are counted are users, not emojis.
 #[derive(Clone)]
 pub struct Users;
 
@@ -70,7 +70,7 @@ impl Format for Users {
     }
 }
 
-/// A final: `{"room":"match-7","start":1764000000000,"users":1632}`.
+/// The format of finals: `{"room":"match-7","start":1764000000000,"users":1632}`.
 #[derive(Debug)]
 pub struct Finals;
 
@@ -142,7 +142,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let app = DistinctUsers::default();
     let topics = &app.config().topics;
-    // EmoStream's own topic is created by EmoStream.
+    // EmoStream creates the source topic. The example creates only its other topics.
     for topic in topics
         .specs(4, 1)
         .into_iter()

@@ -199,7 +199,7 @@ mod tests {
         batch_of(&reactions.collect::<Vec<_>>())
     }
 
-    /// A batch of emojis and their times.
+    /// Returns a batch with these emojis and times.
     fn batch_of(reactions: &[(&str, u64)]) -> Vec<u8> {
         let base_ms = reactions.iter().map(|(_, at)| at).min().unwrap();
         let reactions = reactions.iter().map(|(emoji, at)| reaction(emoji, T0 + at));
@@ -250,9 +250,10 @@ mod tests {
         let (first, second) = ((2000, vec![1000, 1500]), (4000, vec![2500]));
         for (read_offset, final_until_ms, expected) in [
             (0, 0, vec![first, second.clone()]),
-            // The previous run committed the part whose window was final. The window that ends at 4 s was not.
+            // The window that ends at 2 s was final before this run, so the previous run committed the rejection of its
+            // part. The window that ends at 4 s was not final, so this run rejects its part.
             (2, T0 + 2000, vec![second]),
-            // Both windows were final when the batch was read.
+            // Both windows were final when the batch was read, so their events are rejected together.
             (0, T0 + 4000, vec![(4000, vec![1000, 2500, 1500])]),
         ] {
             let mut fixture = Fixture::new(read_offset, final_until_ms);
@@ -287,7 +288,8 @@ mod tests {
         assert_eq!(fixture.rejected[0].value, b" broken");
     }
 
-    /// Returns the reason, the end of the window, and the emojis of each rejection. All records must be batches.
+    /// Returns the reason, the end of the window, and the emojis of each rejection. All rejected records must be
+    /// batches.
     fn parts(fixture: &Fixture) -> Vec<(&str, u64, Vec<&str>)> {
         let rejected = fixture.rejected.iter();
         let parts = rejected.map(|r| {
@@ -348,7 +350,8 @@ mod tests {
             assert_eq!(resume, 0, "its last window is open");
             let marks = fixture.reading.advance(T0 + 2000, T0 + 4000, 2, false);
             assert_eq!(marks.last().unwrap().1.resume_offset, 2);
-            // The next run reads the record again: events whose window was final are settled.
+            // The next run reads the record again. It does not reject the events whose window was final, since they are
+            // settled.
             let mut again = Fixture::new(2, T0 + 2000);
             again.accept(T0 + 2500, record);
             let settled_at_ms: Vec<u64> = again.rejected.iter().map(|r| r.settled_at_ms).collect();
@@ -425,7 +428,7 @@ mod tests {
         assert_eq!(rejections(&fixture), expected);
         let part = [5_001, 9_000].map(|at_ms| reaction("🔥", T0 + at_ms));
         assert_eq!(reactions_of(&fixture.rejected[0]), part);
-        // From that offset on, the limit does not apply.
+        // The limit does not apply to records from `below_offset` on.
         fixture.offset = 3;
         fixture.accept(T0 + 9_000, &batch(&[9_000]));
         assert_eq!(fixture.reading.clock().newest_ms(), T0 + 9_000);
@@ -433,7 +436,8 @@ mod tests {
             fixture.counts(),
             [(4_000, "a 🔥".into(), 1), (8_000, "a 🔥".into(), 1)]
         );
-        // A run that reads the record again below its N rejects nothing again.
+        // A later run reads the first record again. The offset is below N, the committed offset, so the run does not
+        // reject the events again.
         let mut again = Fixture::with(2, 0, Some(limit), &[]);
         again.accept(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
         assert!(again.rejected.is_empty());
@@ -453,7 +457,8 @@ mod tests {
             ahead: Vec::new(),
         };
         let mut fixture = Fixture::with(0, 0, Some(limit), &[epoch]);
-        // The first two events of the first record were final before the reset.
+        // The first two events of the first record are settled, since they were counted before the reset. So they are
+        // neither counted nor rejected again.
         fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
         fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000]));
         let offsets: Vec<u64> = fixture.rejected.iter().map(|r| r.offset).collect();

@@ -13,7 +13,7 @@
 //! the results.
 //!
 //! Invariants:
-//! - A window is emitted once, when no partition can send a reaction for it any more.
+//! - The final of a window is written once, after the frontier has passed the end of the window.
 //! - Results and progress are written in one transaction, so `kill -9` at any time changes no final.
 //! - A stop never closes a window: open windows stay open for the next run.
 
@@ -55,7 +55,7 @@ pub use topology::{EmoStream, describe};
 /// The configuration of EmoStream.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The topics that it reads and writes.
+    /// The topics that EmoStream reads and writes.
     pub topics: Topics,
     /// Number of worker threads of this process.
     pub workers: usize,
@@ -63,10 +63,11 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// The size of the tumbling windows.
     pub window: WindowSize,
-    /// Difference between the newest record of a partition and its watermark, milliseconds. It must exceed the flush
-    /// interval of the ingest plus the clock skew.
+    /// Difference between the newest time in a partition and the partition's watermark, milliseconds. The lateness must
+    /// exceed the flush interval of the ingest plus the clock skew.
     pub lateness_ms: u64,
-    /// Time for which a partition without new records holds the watermark back before it counts as idle.
+    /// Time without new records after which a partition is quiet. The frontier passes over a quiet partition once the
+    /// log confirms that the partition was read to its end.
     pub idle_timeout: Duration,
     /// Minimum time between two live tallies of a room.
     pub live: Duration,
@@ -78,26 +79,28 @@ pub struct Config {
     pub trending_top: usize,
     /// The emoji names that plain JSON records may use.
     pub emojis: EmojiNames,
-    /// The clock that sets the times of events. If the ingest and the log are in this process, they use the same one.
+    /// The clock that sets the times of events. If the ingest and the log run in this process, they use this clock,
+    /// too.
     pub clock: EventClock,
-    /// Maximum time for which an idle partition may hold the watermark back while the log does not confirm that it was
-    /// read to its end.
+    /// Maximum time for which a quiet partition holds the frontier back while the log does not confirm that the
+    /// partition was read to its end.
     pub hold_timeout: Duration,
-    /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
+    /// Timeout of a transaction. It must not exceed the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
     /// Whether the process starts as a standby, which waits until no other run commits.
     pub standby: bool,
-    /// Interval at which progress is committed when there is nothing else to write: [`HEARTBEAT`] if there may be a
-    /// standby.
+    /// Interval at which progress is committed while there are no results to write. It is [`HEARTBEAT`] if there may be
+    /// a standby, which takes over when commits stop.
     pub heartbeat: Duration,
-    /// Time without a commit after which a standby takes over; several times [`HEARTBEAT`].
+    /// Time without a commit after which a standby takes over. It is several times [`HEARTBEAT`], so that one delayed
+    /// commit causes no takeover.
     pub takeover: Duration,
     /// The settings that determine how often totals records are written.
     pub totals_pace: TotalsPace,
     /// Time without a final, in event time, after which a room is removed and its totals begin at 0 with its next
     /// final.
     pub totals_retention: Duration,
-    /// Whether a reactions topic is accepted whose brokers do not reject records with timestamps far in the future.
+    /// Whether to accept a reactions topic whose brokers do not reject records with timestamps far in the future.
     pub unbounded_timestamps: bool,
     /// Limits of the engine.
     pub limits: Limits,
@@ -145,8 +148,9 @@ impl Config {
             clock: self.clock.clone(),
         };
         let open = config.longest_open();
-        // The totals record of a large room is due within a period, and written within half of the retention of finals.
-        // The other half is the time for which no run may be active.
+        // The log must keep the finals of a large room until its totals record is written. This record is due within a
+        // period, and must be written within half of the retention of finals, so the retention is twice that time. The
+        // other half is for the time in which no run is active.
         let of_totals = 2 * (Duration::from_millis(self.totals_pace.period_ms) + open);
         emostream_streams::config::Config {
             finals_needed: of_totals.max(self.trending_span + open),
@@ -184,7 +188,7 @@ pub fn streams_topics(topics: &Topics) -> emostream_streams::topics::Topics {
 ///
 /// # Errors
 ///
-/// The error because of which it cannot continue.
+/// Returns the error because of which the run cannot continue.
 pub fn run(
     config: Config,
     log: Arc<dyn Log>,

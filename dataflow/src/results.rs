@@ -1,7 +1,7 @@
 //! The results of closed windows, and the encoding of their records.
 //!
-//! Results are sent to the sink as they are, and encoded as JSON by the commit thread. To encode the results of many
-//! rooms would block a worker for as long as to compute them.
+//! Operators send results to the sink as values, and the commit thread encodes them as JSON. If a worker encoded the
+//! results of many rooms, this would block the worker for as long as computing them.
 
 use bytes::Bytes;
 use emostream_log::NewRecord;
@@ -19,7 +19,7 @@ use emostream_streams::{
     recovery::restore::{StoredCounts, StoredFormat, StoredTop},
 };
 
-/// Approximate bytes of a record without its counts: the room as key and in the JSON, the window, the total.
+/// Approximate bytes of a record without its counts: the key, and the room, the window and the total in the JSON.
 const RECORD_BYTES: usize = 120;
 
 /// Approximate bytes of a tally in a final: `{"emoji":"🔥","count":1234,"swarms":1,"loose":234},`.
@@ -28,7 +28,7 @@ const TALLY_BYTES: usize = 54;
 /// Approximate bytes of a count in totals: `{"emoji":"🔥","count":1234},`.
 const COUNT_BYTES: usize = 32;
 
-/// Returns the approximate size of the totals record of this number of emojis, bytes.
+/// Returns the approximate size of a totals record with this number of emojis, bytes.
 pub fn totals_bytes(emojis: usize) -> usize {
     RECORD_BYTES + emojis * COUNT_BYTES
 }
@@ -50,7 +50,7 @@ impl ValueFormat<ClosedWindow<Room, Emoji>> for Finals {
     }
 }
 
-/// The format of totals.
+/// The format of totals records.
 #[derive(Debug)]
 pub struct RoomTotals;
 
@@ -64,7 +64,7 @@ impl ValueFormat<KeyTotals<Room, Emoji>> for RoomTotals {
     }
 }
 
-/// The format of trending emojis, and of the trending emojis and rooms of all rooms.
+/// The format of trending records: the top emojis of one room, or the top emojis and the top rooms across all rooms.
 #[derive(Debug)]
 pub struct TrendingTops {
     /// The length of the sliding span, milliseconds.
@@ -106,7 +106,7 @@ impl ValueFormat<TopChange<Room, Emoji>> for TrendingTops {
     }
 }
 
-/// The formats of the results that a start reads again.
+/// The formats of the stored results from which a run restores its state at the start.
 pub struct StoredResults;
 
 impl StoredFormat for StoredResults {
@@ -117,8 +117,8 @@ impl StoredFormat for StoredResults {
         Room::from_record(text).ok()
     }
 
-    /// Decodes a final or a totals record. A final has all fields of a totals record; decoded as one, it also has the
-    /// emojis that this build does not know.
+    /// Decodes a final or a totals record. A final has all fields of a totals record, so both are decoded as totals
+    /// records, which keep the counts of emojis that this build does not know.
     fn counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
         let record: TotalsRecord = serde_json::from_slice(value).ok()?;
         let TotalCounts { named, unnamed } = record.counts;
@@ -190,7 +190,8 @@ fn totals_record(totals: &KeyTotals<Room, Emoji>) -> TotalsRecord {
     TotalsRecord {
         room: totals.key.clone(),
         window: totals.window,
-        // Saturating, since counts that this build cannot name come from a record that any program may have written.
+        // The sum saturates instead of overflowing, since any program may have written the record from which the counts
+        // of unknown emojis come.
         total: all.fold(0, u64::saturating_add),
         counts: TotalCounts {
             named,

@@ -1,5 +1,6 @@
-//! Tests of a dataflow of several processes. They run as threads over one log in memory, with real connections between
-//! them. The processes connect in any order, refuse other connections, and end together.
+//! Tests of a dataflow of several processes: the processes connect in any order, refuse foreign connections, and end
+//! together. In these tests each process is a thread. The processes share one log in memory, and use real TCP
+//! connections.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod fixture;
@@ -66,7 +67,8 @@ impl Process {
         }
     }
 
-    /// Returns F in seconds, as the metrics of the process show it; `None` before they show it.
+    /// Returns F, the time up to which all windows are final, from the metrics of the process, seconds; `None` if the
+    /// metrics do not contain it yet.
     fn final_until(&self) -> Option<f64> {
         let families = self.registry.gather();
         let name = "emostream_dataflow_final_until_timestamp_seconds";
@@ -80,7 +82,8 @@ impl Process {
     }
 }
 
-/// Appends to every partition one reaction per 100 ms from `from_ms` on, and a heartbeat that closes every window.
+/// Appends one reaction per 100 ms, from `from_ms` on, to every partition, and then a heartbeat that closes all
+/// windows.
 fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     let mut records = Vec::new();
     let mut append = |partition, at_ms, value| {
@@ -127,7 +130,8 @@ fn any_cluster_has_the_same_results_in_any_order_of_starts() {
         let fixture = Fixture::new(PARTITIONS);
         fill(&fixture, T0, 30_000);
         let hosts = hosts(processes);
-        // The last ones start first, so they connect to processes that do not listen yet.
+        // The processes start in descending order of their indices. Each process dials those with smaller indices, so
+        // it dials processes that do not listen yet.
         let mut running = Vec::new();
         for index in (0..processes).rev() {
             running.push(Process::start(config(&hosts, index, workers), &fixture));
@@ -141,7 +145,7 @@ fn any_cluster_has_the_same_results_in_any_order_of_starts() {
                 process.final_until() >= Some((T0 + 30_000) as f64 / 1000.0)
             });
         }
-        // A stop may be requested at any process.
+        // A stop may be requested from any process of the cluster.
         running[processes / 2].stop.request();
         for process in running {
             process.end().unwrap();
@@ -279,7 +283,7 @@ fn all_processes_end_if_process_0_refuses_the_progress() {
     }
 }
 
-/// Acts as process 0: accepts a data connection and a control connection of process 1.
+/// Acts as process 0: accepts a data connection and a control connection from process 1.
 fn welcome(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let (mut data, mut control) = (None, None);
     while data.is_none() || control.is_none() {
@@ -319,7 +323,8 @@ fn a_process_that_missed_the_beginning_joins_again_with_every_connection() {
     let late = Process::start(config(&hosts, 1, 1), &fixture);
     let (mut data, mut control) = welcome(&listener);
     while frame(&mut control) != "Ready" {}
-    // Process 0 ends after timely has sent its first bytes. Its message to begin is lost.
+    // Simulates that process 0 ends just after its run began: timely's first bytes arrive, but the message `Begin` is
+    // lost.
     data.write_all(&[7; 100]).unwrap();
     drop((data, control));
     // Process 1 opens both connections again.
@@ -345,7 +350,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
         Process::start_reporting(config, &fixture, ready)
     };
     let older = [start(0), start(1), start(2)];
-    // Waits for the reports of all three, which arrive in any order.
+    // Waits until all three processes, in any order, have reported an activity that meets the condition.
     let until_all = |is_so: fn(&Activity) -> bool| {
         let mut left = BTreeSet::from([0, 1, 2]);
         while !left.is_empty() {
@@ -359,7 +364,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     until("everything is final", || {
         fixture.final_until_ms() >= T0 + 10_000
     });
-    // A newer run of a single process takes over, so the next commit of the older run is refused.
+    // A newer run of a single process fences the older run, whose next commit is refused.
     let newer = Config {
         cluster: None,
         ..config(&hosts, 0, 1)
@@ -486,7 +491,7 @@ fn framed(message: &serde_json::Value) -> Vec<u8> {
 }
 
 fn read_to_its_end(stream: &mut TcpStream) {
-    // The connection may be reset or closed.
+    // The connection may be closed or reset, so an error counts as the end of the connection.
     while stream.read(&mut [0; 256]).unwrap_or(0) > 0 {}
 }
 
@@ -504,7 +509,8 @@ fn a_handshake_after_the_beginning_does_not_end_a_cluster() {
         fixture.final_until_ms() >= T0 + 10_000
     });
     let other = serde_json::json!([["--window", "9s"]]);
-    // Fails if this test is slow, since the handshake of the connection has timed out then.
+    // The write fails if this test is so slow that the handshake has timed out. The result is ignored, since the
+    // process must continue in both cases.
     let _ = late.write_all(&hello("Data", &other));
     read_to_its_end(&mut late);
     fill(&fixture, T0 + 20_000, 10_000);
@@ -551,7 +557,7 @@ fn many_half_open_connections_do_not_block_a_process() {
     let mut half_open: Vec<TcpStream> = (0..64).map(|_| connect(&hosts[0])).collect();
     let formed = Arc::new(AtomicBool::new(false));
     let (host, over) = (hosts[0].clone(), formed.clone());
-    // Connections that are closed are opened again.
+    // If the process closes a connection, this thread opens another one.
     let reconnecting = thread::spawn(move || {
         half_open
             .iter()
@@ -607,7 +613,7 @@ fn a_connection_of_an_ended_process_blocks_its_successor_for_seconds_only() {
     let hosts = hosts(2);
     let agreement = agreement(&config(&hosts, 1, 1), &fixture);
     let first = Process::start(config(&hosts, 0, 1), &fixture);
-    // Simulates a machine that has lost power: it does not close its connections.
+    // Simulates that the machine of process 1 has lost power: the connections stay open, but send nothing more.
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
         stream.write_all(b"EMOS\x01").unwrap();

@@ -1,7 +1,7 @@
 //! Tests of the whole dataflow over a log in memory: for any number of workers, and any number of restarts, each
 //! reaction is counted once or rejected once.
 //!
-//! The events of a test follow from a seed. A failure prints it, and `SEED=… cargo test` replays it.
+//! The events of a test follow from a seed. A failure prints the seed, and `SEED=… cargo test` replays the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "exactly_once/faults.rs"]
@@ -41,9 +41,9 @@ use fixture::{Fixture, T0};
 use rand::{Rng, RngExt};
 
 const LATENESS_MS: u64 = 750;
-/// Three windows, so that many windows leave the span.
+/// The length of the sliding span of trending emojis: three windows, so that many windows leave the span.
 const SPAN_MS: u64 = 6000;
-/// Fewer than there are emojis, so that some are not in the top.
+/// Maximum number of trending emojis in a record. There are more emojis, so some are not in the top.
 const TOP: usize = 2;
 /// The text of an emoji that this build does not know.
 const UNKNOWN_EMOJI: &str = "新";
@@ -71,7 +71,7 @@ impl Fixture {
         self.launch(config, prometheus::Registry::new(), Arc::new(|_| {}))
     }
 
-    /// Runs until `enough`, then stops.
+    /// Runs the dataflow until `enough` returns `true`, then stops it.
     fn run_until(&self, config: Config, mut enough: impl FnMut() -> bool) {
         let (stop, running) = self.start(config);
         until("the run meets the condition or ends", || {
@@ -88,7 +88,7 @@ impl Fixture {
         });
     }
 
-    /// Returns the number of commits: the end offset of the progress topic, which also grows while it is compacted.
+    /// Returns the end offset of the progress topic, which grows with each commit, even if the topic is compacted.
     fn commits(&self) -> u64 {
         let progress = self.topics.progress();
         self.log.offsets(&progress).unwrap()[0].end
@@ -122,7 +122,7 @@ impl Fixture {
     }
 }
 
-/// Counts by (window start, room, emoji).
+/// Numbers of reactions, by (window start, room, emoji).
 type Counts = BTreeMap<(u64, String, String), u64>;
 
 /// The expected output, computed event by event from the log of each partition alone.
@@ -131,7 +131,8 @@ struct Oracle {
     counts: Counts,
     late: BTreeSet<(u32, u64)>,
     late_reactions: reset::Sums,
-    /// The records and windows that have reactions with an unknown emoji which are not late: each is rejected once.
+    /// The partition, offset and window start of the reactions with an unknown emoji that are not late. All reactions
+    /// of an entry must be in one rejected record.
     unknown: BTreeSet<(u32, u64, u64)>,
     unknown_reactions: reset::Sums,
     newest: BTreeMap<u32, u64>,
@@ -164,7 +165,8 @@ impl Oracle {
     }
 }
 
-/// Returns events of about `span_ms` in every form, with late ones, junk and an unknown emoji, and the expected output.
+/// Returns random records with events of about `span_ms`, and the expected output. The records are batches, plain JSON,
+/// and records that are not reactions. Some events are late, and some have an unknown emoji.
 fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, Oracle) {
     let emojis = ["🔥", "👏", "😂", UNKNOWN_EMOJI];
     let mut oracle = Oracle::default();
@@ -224,8 +226,9 @@ fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord
     (records, oracle)
 }
 
-/// Returns the F at which all of [`events`] are final. The last events are in the window that begins at the end of the
-/// span. The frontier may stop at any window before, so an earlier F does not suffice.
+/// Returns the F at which all windows of [`events`] are final. The last events are in the window that begins at the end
+/// of the span, so F is the end of that window. A test must not wait for an earlier F, since the frontier may stop
+/// there.
 fn all_final_ms(span_ms: u64) -> u64 {
     T0 + span_ms + 2000
 }
@@ -268,7 +271,7 @@ fn check(fixture: &Fixture, oracle: &Oracle) {
         of.map(|(partition, offset, _)| (partition, offset))
             .collect()
     };
-    // A batch that is late for several windows may be rejected in parts.
+    // A batch that is late for several windows may be rejected in several parts, which have the same offset.
     let mut late = places("late");
     late.dedup();
     assert_eq!(late, oracle.late.iter().copied().collect::<Vec<_>>());
@@ -306,7 +309,7 @@ fn stops_and_restarts_with_other_workers_change_no_final() {
         let fixture = Fixture::new(rng.random_range(1..5));
         let span_ms = 40_000;
         let (records, oracle) = events(&fixture, &mut rng, span_ms);
-        // Some records are appended before the first start, the others during a run.
+        // Some records are appended before the first run, and the others before a later run.
         let (before, after) = records.split_at(rng.random_range(0..records.len()));
         fixture.append(before.to_vec());
         let mut after = after.to_vec();
@@ -368,8 +371,9 @@ fn a_restart_judges_lateness_by_the_watermark_that_was() {
         let value = Batch::encode(T0 + time_ms, [&reaction(T0 + time_ms)]);
         fixture.reaction_record(partition, T0 + time_ms, value)
     };
-    // A heartbeat makes the straggler late. The restart reads from the reaction before the straggler, after the
-    // heartbeat, since the other partition holds every window from 4 s on open.
+    // The event at 9 s is late because of the heartbeat before it. Partition 1 holds all windows from 4 s on open, so
+    // the restart reads partition 0 again from the event at 10.1 s on, after the heartbeat. The event at 9 s must still
+    // be late.
     fixture.append(vec![
         fixture.reaction_record(0, T0 + 10_750, Batch::heartbeat(T0 + 10_750)),
         at(0, 10_100),
@@ -407,7 +411,7 @@ fn a_record_of_the_maximum_size_is_rejected_and_the_others_are_counted() {
     assert_eq!(fixture.rejected(), [(0, 0, "malformed".to_owned())]);
 }
 
-/// Regression: another build counted an emoji that this one does not know, and the totals of the room were lost.
+/// Regression: when another build had counted an emoji that this build does not know, the totals of the room were lost.
 #[test]
 fn totals_keep_emojis_that_this_build_does_not_know() {
     let fixture = Fixture::new(1);
@@ -437,7 +441,7 @@ fn totals_keep_emojis_that_this_build_does_not_know() {
         )
     };
     assert_eq!(newest(), expected(4000, 13, &counts(7)));
-    // Another start restores them from the record that this build wrote.
+    // The next run restores these counts from the record that this build wrote.
     fixture.append(vec![batch(16_000)]);
     fixture.append(closing(&fixture, 18_000));
     fixture.run_until(fixture.config(2), || {
@@ -518,12 +522,12 @@ fn a_newer_run_fences_the_older_one_which_stands_by() {
         let (begin, begun) = channel();
         let ready: Ready = Arc::new(move |state| {
             if state.is_ok() {
-                // The receiver is dropped after the first report.
+                // The send fails after the first report, since the receiver is dropped then.
                 let _ = begin.send(());
             }
         });
         let newer = fixture.launch(fixture.config(2), prometheus::Registry::new(), ready);
-        // The newer run has fenced the older one, which detects that at its next commit.
+        // Once the newer run is active, the older run is fenced. It detects this at its next commit.
         begun.recv_timeout(DEADLINE).unwrap();
         newer
     };

@@ -1,4 +1,4 @@
-//! Runs the example on the topics of EmoStream.
+//! Tests the example `distinct_users` with the source topic of EmoStream.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use std::{sync::Arc, thread};
@@ -63,7 +63,8 @@ fn each_user_is_counted_once_in_each_window_also_across_runs() {
         let start = begin_ms + start_ms;
         format!(r#"{{"room":"a","start":{start},"users":{users}}}"#)
     };
-    // The second batch opens a window that is still open when the first run ends. An empty batch moves time.
+    // The second batch opens a window that is still open when the first run ends. The empty batch advances event time,
+    // so that the first window closes.
     append(
         &*log,
         [

@@ -22,7 +22,7 @@ use prometheus::Registry;
 /// Number of records between two restarts.
 const FEW: usize = 2;
 
-/// Numbers of workers of the runs between restarts, in turn.
+/// The numbers of workers of successive runs, used in turn.
 const WORKERS_IN_TURN: [usize; 3] = [1, 3, 2];
 
 macro_rules! cases {
@@ -95,7 +95,7 @@ fn check(name: &str) {
     }
 }
 
-/// Runs all steps in one run.
+/// Executes all steps of a case in one run.
 fn at_once(case: &Case, workers: usize) -> Outcome {
     let fixture = Fixture::new(case.partitions());
     let run = Run::start(&fixture, case.config(&fixture.topics, workers));
@@ -118,8 +118,8 @@ fn at_once(case: &Case, workers: usize) -> Outcome {
     }
 }
 
-/// Runs the steps with restarts: each run is stopped as soon as it has read some records, and the next one has another
-/// number of workers.
+/// Executes the steps of a case with restarts: each run is stopped as soon as it has read some records, and the next
+/// one has another number of workers.
 fn with_restarts(case: &Case) -> Outcome {
     let fixture = Fixture::new(case.partitions());
     let mut workers = WORKERS_IN_TURN.into_iter().cycle();
@@ -154,7 +154,7 @@ fn with_restarts(case: &Case) -> Outcome {
                 run.wait_final(&fixture, *until_ms);
                 run.stop();
             }
-            // A run that is stopped may write a live tally or not.
+            // A run that is stopped early may write no live tally, so the test cannot wait for one.
             Step::WaitLive(_) => {}
         }
     }

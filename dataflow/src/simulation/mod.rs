@@ -5,15 +5,15 @@
 //!  seed ─▶ simulated cluster ─┬─ producers ─▶ log ◀─▶ run: recovery, workers one step at a time, sink
 //!                             ├─ events: time, delays, crashes, takeovers by starts and by standbys;
 //!                             │          slow, failed and refused commits
-//!                             └─ oracle ◀─ records that were appended, transactions that landed
+//!                             └─ oracle ◀─ records that were appended, committed transactions
 //! ```
 //!
 //! The seed alone determines a run: only one thread runs at a time, and no clock is read. The processes of a cluster
-//! are simulated as the workers of one process, which process records in the same way. A crash ends all of them, as in
-//! a cluster.
+//! are simulated as workers of one process, which handle records in the same way. A crash ends all workers, as the loss
+//! of one process ends its cluster.
 //!
-//! `cargo test` runs some hundred seeds, `make soak SEEDS=…` any number of them. A failure prints its seed, and
-//! `SEED=…` replays it.
+//! `cargo test` runs a few hundred seeds, and `make soak SEEDS=…` runs any number of seeds. A failure prints its seed,
+//! and `SEED=…` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod oracle;
@@ -36,12 +36,14 @@ use crate::TotalsPace;
 const WINDOW_MS: u64 = 2000;
 const LATENESS_MS: u64 = 750;
 const SWARM: u64 = 3;
-/// Three windows, so that many windows leave the span.
+/// The length of the sliding span of trending emojis: three windows, so that many windows leave the span.
 const SPAN_MS: u64 = 6000;
-/// Fewer than there are emojis and rooms, so that some are not in the top.
+/// Maximum number of trending emojis and rooms in a record. There are more emojis and more rooms, so some are not in
+/// the top.
 const TOP: usize = 2;
 
-/// Rooms are large from their second emoji on, and their totals are due every four windows.
+/// The pace of totals records: a room is large as soon as it has two emojis, and the totals of a large room are due
+/// every four windows.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
     period_ms: 8000,
@@ -51,10 +53,10 @@ const PACE: TotalsPace = TotalsPace {
 /// Number of seeds that a test runs, unless the variable `SEEDS` is set.
 const SEEDS: u64 = 300;
 
-/// Number of events in the run of a seed before all faults end.
+/// Number of simulated events of a seed. After these events all faults end, and the results are checked.
 const EVENTS: u32 = 2500;
 
-/// Prints the command that replays a failure, if the test panics.
+/// Prints the command that replays the seed if the test panics.
 struct Replay(u64);
 
 impl Drop for Replay {

@@ -1,7 +1,7 @@
-//! The expected output, computed from the records of the reactions alone, and the output of the simulated runs.
+//! The expected output, computed from the appended reactions alone, and the actual output of the simulated runs.
 //!
-//! The oracle does not use the rules of the dataflow: it reads each partition once, from the beginning, and stores only
-//! the greatest time.
+//! The oracle does not use the rules of the dataflow. It reads each partition once, from the beginning, and remembers
+//! only the greatest time, from which it decides whether a reaction is late.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,10 +15,10 @@ use emostream_streams::operators::schedule;
 use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS, producers::UNKNOWN_EMOJI};
 use crate::{Progress, TotalsPace};
 
-/// Counts by (window start, room, emoji).
+/// Numbers of reactions, by (window start, room, emoji).
 pub type Counts = BTreeMap<(u64, String, String), u64>;
 
-/// The totals of each room, as of each window that changed them.
+/// For each room, the start of each window that changed its totals, and the totals after that window.
 type Totals = BTreeMap<String, Vec<(u64, BTreeMap<String, u64>)>>;
 
 /// The partition and the offset of a record.
@@ -33,7 +33,7 @@ pub struct TotalsChecked {
     pub retention_ms: u64,
 }
 
-/// A record as its producer wrote it.
+/// The contents of a record, as the producer knows them.
 pub enum Produced {
     /// A batch, or a plain reaction.
     Reactions {
@@ -51,17 +51,17 @@ pub enum Produced {
 pub struct Oracle {
     /// All reactions that can be decoded.
     appended: Counts,
-    /// The reactions that are late by the watermark of their own partition, by position.
+    /// For each record, the reactions that are late for the watermark of the record's own partition.
     late: BTreeMap<Position, Counts>,
-    /// The records that are rejected as a whole, and the reasons.
+    /// The reason of each record that is rejected as a whole.
     junk: BTreeMap<Position, &'static str>,
     newest_ms: BTreeMap<u32, u64>,
-    /// The last record of each partition that is not a heartbeat.
+    /// For each partition, the offset of the last record that is not a heartbeat.
     last: BTreeMap<u32, u64>,
 }
 
 impl Oracle {
-    /// Records that a record of `time_ms` was appended.
+    /// Adds a record that was appended with the timestamp `time_ms`.
     pub fn append(&mut self, position: Position, time_ms: u64, produced: &Produced) {
         let newest = self.newest_ms.entry(position.0).or_default();
         if !matches!(produced, Produced::Reactions { reactions, .. } if reactions.is_empty()) {
@@ -122,7 +122,8 @@ fn header<'a>(record: &'a NewRecord, name: &str) -> Option<&'a str> {
     Some(str::from_utf8(&header.value).unwrap())
 }
 
-/// Returns the reactions of a rejected record: of a batch, or of the plain JSON that producers write.
+/// Returns the window start, the room and the emoji of each reaction in a rejected record, which is a batch or plain
+/// JSON.
 fn reactions_of(record: &NewRecord) -> Vec<(u64, String, String)> {
     if let Ok(batch) = Batch::decode(&record.value) {
         return batch.reactions().unwrap().iter().map(key).collect();
@@ -137,7 +138,7 @@ fn reactions_of(record: &NewRecord) -> Vec<(u64, String, String)> {
     vec![key(&plain)]
 }
 
-/// The contents of the output topics, after each transaction.
+/// The contents of the output topics after the last transaction.
 #[derive(Default)]
 pub struct Output {
     /// The newest progress.
@@ -145,27 +146,29 @@ pub struct Output {
     finals: Counts,
     closed: BTreeSet<(u64, String)>,
     late: BTreeMap<Position, Counts>,
-    /// The reactions with an unknown emoji, by position and window. Each entry is one rejection.
+    /// The rejected reactions with an unknown emoji, by the position of their record and the start of their window.
+    /// Each entry is one rejected record.
     unknown: BTreeMap<(Position, u64), Counts>,
     junk: BTreeMap<Position, String>,
     totals: Totals,
     trending: BTreeMap<String, Vec<Shown>>,
-    /// The finals with which totals begin.
+    /// The start of the window and the room of each final with which the totals of a room begin at 0.
     begins: BTreeSet<(u64, String)>,
-    /// The rooms that were removed from `totals` and from `trending`, each with the start of the window in its
-    /// tombstone.
+    /// The rooms that were removed from the topics `totals` and `trending` by a tombstone, each with the start of the
+    /// window that the tombstone names.
     removed: [BTreeSet<(u64, String)>; 2],
-    /// The start of the window in the last tombstone of each room in both topics, unless a newer record follows it.
+    /// For both topics, the start of the window that the last tombstone of each room names. A room with a newer record
+    /// after its tombstone has no entry.
     removed_at: [BTreeMap<String, u64>; 2],
 }
 
 impl Output {
-    /// Returns F.
+    /// Returns F: every window that ends at or before F is final.
     pub fn final_until_ms(&self) -> u64 {
         self.progress.as_ref().map_or(0, |it| it.final_until_ms)
     }
 
-    /// Applies a transaction that has landed, and checks the invariants of a transaction.
+    /// Applies a committed transaction, and checks the invariants of a transaction.
     pub fn apply(&mut self, topics: &Topics, records: &[NewRecord]) {
         let (last, results) = records
             .split_last()
@@ -246,7 +249,7 @@ impl Output {
         }
     }
 
-    /// Checks a record of a room: it may follow the removal of the room only if it is not older than the removal.
+    /// Checks that a record that follows a tombstone of its room is not older than the tombstone.
     fn check_removal(&mut self, table: usize, room: &str, start_ms: u64) {
         let removed_ms = self.removed_at[table].remove(room);
         let is_back = removed_ms.is_none_or(|removed_ms| start_ms >= removed_ms);
@@ -315,9 +318,9 @@ impl Output {
         assert_eq!(known, None, "rejected twice");
     }
 
-    /// Checks that each reaction that was appended is in the output once: counted, late, or rejected since its emoji is
-    /// unknown. Reactions of partitions that were `released`, because their hold timed out, may also be late for
-    /// windows that closed without them.
+    /// Checks that the output contains each appended reaction once: counted, rejected as late, or rejected because its
+    /// emoji is unknown. The frontier has passed over partitions that are in `released`, because their hold timed out.
+    /// So their reactions may be late even if the oracle does not expect it.
     pub fn check(&self, oracle: &Oracle, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());
@@ -360,7 +363,7 @@ impl Output {
 }
 
 impl Output {
-    /// Checks the totals in each record, and that each record that was due was written.
+    /// Checks the counts in each totals record, and that each totals record that was due was written.
     fn check_totals(&self, rules: TotalsChecked) {
         let TotalsChecked { pace, retention_ms } = rules;
         let (all, begins) = totals(&self.finals, retention_ms);
@@ -388,7 +391,8 @@ impl Output {
         let expected = due_totals(&all, self.final_until_ms(), rules);
         match pace.close_bytes {
             usize::MAX => assert_eq!(self.totals, expected, "totals"),
-            // A room may wait for others. There are three rooms, so it waits for two closes at most.
+            // The size of a close is bounded, so the totals of a room may have to wait until those of other rooms are
+            // written. There are three rooms, so a room waits for two closes at most.
             _ => {
                 let due_ms = self.final_until_ms().saturating_sub(2 * WINDOW_MS);
                 for (room, records) in due_totals(&all, due_ms, rules) {
@@ -400,8 +404,8 @@ impl Output {
     }
 }
 
-/// Returns the totals that are due until `until_ms`, if the size of a close is not bounded. Checks each millisecond of
-/// each window.
+/// Returns the totals records that are due until `until_ms` if the size of a close is not bounded. To be independent of
+/// the dataflow, the function does not compute due times, but looks for them in each millisecond of each window.
 fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     let TotalsChecked { pace, retention_ms } = rules;
     let mut written = Totals::new();
@@ -409,12 +413,12 @@ fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
         let phase_ms = schedule::stable_hash(room) % pace.period_ms;
         let mut changes = changes.iter().peekable();
         let mut newest: Option<&(u64, BTreeMap<String, u64>)> = None;
-        // The start of the first window that is not in a record of the room.
+        // The start of the first window that no totals record of the room contains yet.
         let mut since_ms = None;
         let first_ms = changes.peek().map_or(until_ms, |(start_ms, _)| *start_ms);
         for start_ms in (first_ms..until_ms).step_by(WINDOW_MS as usize) {
             if newest.is_some_and(|(at_ms, _)| at_ms.saturating_add(retention_ms) < start_ms) {
-                // Totals that were not written before have expired.
+                // The totals of the room have expired, so the changes that were not written yet are not due any more.
                 since_ms = None;
             }
             let change = changes.next_if(|(at_ms, _)| *at_ms == start_ms);
@@ -437,7 +441,8 @@ fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     written
 }
 
-/// Returns the totals of each room as of each of its windows, and the finals with which totals begin at 0.
+/// Returns the totals of each room after each of its windows, and the finals with which the totals of a room begin at
+/// 0.
 fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)>) {
     let (mut totals, mut begins) = (Totals::new(), BTreeSet::new());
     for ((start_ms, room, emoji), count) in finals {
@@ -461,7 +466,8 @@ fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)
 /// Names and their counts, the greatest count first.
 type Top = Vec<(String, u64)>;
 
-/// The start of a window, the top emojis, and in the record of all rooms the top rooms.
+/// A trending record: the start of its window, the top emojis, and the top rooms, which only the record of all rooms
+/// has.
 type Shown = (u64, Top, Top);
 
 fn top(sums: &BTreeMap<String, u64>) -> Top {
@@ -474,7 +480,7 @@ fn top(sums: &BTreeMap<String, u64>) -> Top {
     top
 }
 
-/// Returns the expected trending records: one for each window that changes a top.
+/// Returns the expected trending records of each key: one for each window that changes the top of the key.
 fn trending(finals: &Counts, until_ms: u64) -> BTreeMap<String, Vec<Shown>> {
     let mut rooms: BTreeSet<String> = finals.keys().map(|(_, room, _)| room.clone()).collect();
     rooms.insert("*".to_owned());

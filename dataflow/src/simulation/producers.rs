@@ -17,12 +17,12 @@ const FLUSH_MS: u64 = 500;
 pub struct Producers {
     /// Probability that a record is not a heartbeat.
     pub busy: f64,
-    /// Probability that such a record may be late.
+    /// Probability that the reactions of a record are older than the lateness, so that they may be late.
     pub strays: f64,
 }
 
 impl Producers {
-    /// Returns random producers.
+    /// Returns producers with random behaviour.
     pub fn any(rng: &mut Rng) -> Producers {
         Producers {
             busy: [0.1, 0.4, 0.9][rng.random_range(0..3)],
@@ -42,7 +42,8 @@ pub fn record(
     if !rng.random_bool(producers.busy) {
         return heartbeat(topic, partition, now_ms);
     }
-    // Clocks differ, and brokers are slow: by less than the lateness, or by more.
+    // Reactions are older than the time at which they are appended, since clocks differ and brokers are slow. Most are
+    // older by less than the lateness, and some by more.
     let behind_ms = match rng.random_bool(producers.strays) {
         true => rng.random_range(LATENESS_MS..8 * LATENESS_MS),
         false => rng.random_range(0..LATENESS_MS - FLUSH_MS),

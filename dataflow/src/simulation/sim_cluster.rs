@@ -1,4 +1,4 @@
-//! The simulated cluster: its processes, its log, and the events of the run of one seed.
+//! The simulated cluster: its processes, its log, and the random events of one seed.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,8 +23,7 @@ use super::{
 };
 use crate::{Config, EmoStream, HEARTBEAT, Limits, Stop, StreamsError, TotalsPace, streams_topics};
 
-/// Time without a record after which a partition is quiet. It is short, so that this often happens in the run of a
-/// seed.
+/// Time without a record after which a partition is quiet. The time is short, so that partitions often become quiet.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
 
 /// Maximum time for which a partition that cannot be read to its end holds the frontier back.
@@ -42,7 +41,7 @@ const MAX_STANDBYS: usize = 2;
 /// Interval at which an ingest writes to every partition.
 const TICK_MS: u64 = 500;
 
-/// Maximum number of partitions of the source, with those that are added.
+/// Maximum number of partitions of the source, including those that are added during the simulation.
 const MAX_PARTITIONS: usize = 6;
 
 /// Maximum number of rounds within which all results must be written after all faults have ended.
@@ -56,29 +55,29 @@ pub struct SimCluster {
     topics: Topics,
     oracle: Oracle,
     output: Output,
-    /// The newest run is the last. An older one may not have detected yet that it is fenced.
+    /// The runs that have not ended, the newest one last. Older runs are fenced, but may not have detected this yet.
     runs: Vec<SimRun>,
-    /// Runs that were fenced, and wait until the active run stops committing.
+    /// The standbys. Each was a run that was fenced, and now waits until the active run stops committing.
     standbys: Vec<Standby>,
-    /// The time at which the last commit landed.
+    /// The time of the last commit.
     committed_ms: u64,
-    /// The number of partitions that producers write to: those that a run has read.
+    /// The number of partitions that producers write to. A partition that was added counts once a run reads it.
     known: u32,
     producers: Producers,
     next_tick_ms: u64,
-    /// The time until which no new records of each partition become visible.
+    /// For each partition, the time until which no new records become visible to readers.
     stalled_until_ms: Vec<u64>,
-    /// Maximum time for which no new records of a partition become visible.
+    /// Maximum time for which the new records of a partition stay invisible to readers.
     longest_stall_ms: u64,
-    /// The time until which no record is written to each partition.
+    /// For each partition, the time until which producers write no records to it.
     silent_until_ms: Vec<u64>,
-    /// The partitions whose hold has timed out: their records may be late.
+    /// The partitions whose hold timed out. The frontier has passed over them, so their records may be late.
     released: BTreeSet<u32>,
     /// How often the totals of large rooms are written.
     pace: TotalsPace,
     /// Time without a final after which a room's totals begin at 0.
     retention_ms: u64,
-    /// All transactions that have landed.
+    /// All committed transactions.
     transactions: Vec<Vec<NewRecord>>,
 }
 
@@ -110,7 +109,7 @@ impl SimCluster {
             released: BTreeSet::new(),
             pace: TotalsPace {
                 close_bytes: match rng.random_bool(0.3) {
-                    // One record per worker.
+                    // Each worker writes one totals record per close.
                     true => 0,
                     false => usize::MAX,
                 },
@@ -168,8 +167,9 @@ impl SimCluster {
                 998 => self.freeze(),
                 _ => self.pause(),
             }
-            // A supervisor restarts a process faster than a standby takes over. But if there are standbys, the hosts of
-            // the other processes may be down.
+            // If there is no run, the next one is likely to start soon, since a supervisor restarts a process faster
+            // than a standby takes over. If there are standbys, a start is less likely, since the hosts of the other
+            // processes may be down.
             let likely = if self.standbys.is_empty() {
                 0.05
             } else {
@@ -181,7 +181,7 @@ impl SimCluster {
         }
     }
 
-    /// Ends all faults, waits until all results are written, and checks them. Returns the transactions that landed.
+    /// Ends all faults, waits until all results are written, and checks them. Returns the committed transactions.
     pub fn end(mut self) -> Vec<Vec<NewRecord>> {
         self.log.set_slow_until(0);
         self.stalled_until_ms.fill(0);
@@ -235,7 +235,7 @@ impl SimCluster {
         self.runs.push(run);
     }
 
-    /// Lets a standby check whether it must take over.
+    /// Lets a random standby check whether it must take over. If so, starts a run in place of the standby.
     fn poll_standby(&mut self) {
         if self.standbys.is_empty() {
             return;
@@ -249,7 +249,7 @@ impl SimCluster {
         };
         let silent_ms = self.clock.unix_ms() - committed_ms;
         assert!(silent_ms >= TAKEOVER_MS, "a commit {silent_ms} ms ago");
-        // A commit may land just before the standby fences.
+        // The active run may commit just before the standby fences it.
         if self.rng.random_bool(0.3) {
             self.log.land();
         }
@@ -296,7 +296,7 @@ impl SimCluster {
         }
     }
 
-    /// Stops the newest run as SIGTERM does: the transaction in flight may still land.
+    /// Stops the newest run as SIGTERM does: the transaction in flight may still be committed.
     fn stop(&mut self) {
         match self.rng.random_bool(0.8) {
             true => self.log.land(),
@@ -307,7 +307,7 @@ impl SimCluster {
         self.runs.pop();
     }
 
-    /// Ends all runs for some time, in which a backlog grows.
+    /// Ends all runs, and advances the clock for some time, so that a backlog grows.
     fn pause(&mut self) {
         self.runs.clear();
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..100_000);
@@ -316,7 +316,7 @@ impl SimCluster {
         }
     }
 
-    /// Freezes all processes for some time, in which a backlog grows.
+    /// Freezes all processes for some time, so that a backlog grows.
     fn freeze(&mut self) {
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..2 * HOLD_TIMEOUT_MS);
         while self.clock.unix_ms() < until_ms {
@@ -352,7 +352,7 @@ impl SimCluster {
         }
     }
 
-    /// Checks that results that are not acknowledged do not count as durable.
+    /// Checks that the durable frontier has not passed the end of a window whose final is not acknowledged yet.
     fn compare_durable(&self, run: &Stop, durable_until_ms: Option<u64>) {
         for record in self.log.unacknowledged(run) {
             if record.topic == self.topics.windows() {
@@ -365,7 +365,7 @@ impl SimCluster {
         }
     }
 
-    /// Applies the transactions that have landed since the last call. Returns whether there were any.
+    /// Applies the transactions that were committed since the last call. Returns whether there were any.
     fn apply_landed(&mut self) -> bool {
         let landed = self.log.drain_landed();
         let any = !landed.is_empty();
@@ -389,7 +389,7 @@ impl SimCluster {
         self.apply_landed();
     }
 
-    /// Makes a transaction fail, so that its run retries it later.
+    /// Makes the transaction in flight fail, so that its run retries it later.
     fn fail_retriable(&mut self) {
         let lands = self.rng.random_bool(0.5);
         self.log.fail_retriable(lands);
@@ -402,12 +402,13 @@ impl SimCluster {
         self.log.set_slow_until(self.clock.unix_ms() + ms);
     }
 
-    /// Advances the clock. In this time the producers write reactions.
+    /// Advances the clock, and appends the records that producers write in this time.
     fn advance_clock(&mut self, ms: u64) {
         self.clock.advance(ms);
         self.tick(true);
         self.end_stalls();
-        // A partition that is not stalled is not idle.
+        // Records of partitions that are not stalled become visible before the idle timeout, so these partitions do not
+        // become quiet.
         self.show_all(IDLE_TIMEOUT_MS / 4);
     }
 
@@ -420,15 +421,17 @@ impl SimCluster {
                     continue;
                 }
                 let topic = self.topics.reactions();
-                // The first record of a partition, or the first after a silence, must not be late: the frontier may
-                // have passed the watermark of its partition, so the oracle would not expect that it is rejected.
+                // The first record of a partition, and the first record after a silence, is a heartbeat, so that it is
+                // not late. The frontier may have passed over the quiet partition, so reactions could be late even if
+                // the oracle, which knows only the watermark of the partition, expects that they are counted.
                 let silent = std::mem::take(silent_until_ms) > 0;
                 let first = silent || self.log.delays()[partition as usize].1 == 0;
                 let (record, produced) = match reactions && !first {
                     true => record(&mut self.rng, &self.producers, &topic, partition, at_ms),
                     false => heartbeat(&topic, partition, at_ms),
                 };
-                // A producer that has received no acknowledgement writes the record again.
+                // In some cases the record is appended twice, as by a producer that received no acknowledgement and
+                // retries.
                 let again = self.rng.random_bool(0.03);
                 for _ in 0..=usize::from(again) {
                     let offset = self.log.append(record.clone());
@@ -461,7 +464,7 @@ impl SimCluster {
         }
     }
 
-    /// Stops writing to one partition, or to all, for some time.
+    /// Makes producers write no records to one partition, or to any partition, for some time.
     fn silence(&mut self) {
         let until_ms = self.clock.unix_ms() + self.rng.random_range(0..4 * IDLE_TIMEOUT_MS);
         let partition = self.rng.random_range(0..self.silent_until_ms.len());
@@ -489,7 +492,7 @@ impl SimCluster {
         }
     }
 
-    /// Adds a partition, and stops the newest run: a run reads only the partitions with which it began.
+    /// Adds a partition, and stops the newest run, since a run reads only the partitions that existed at its start.
     fn add_partition(&mut self) {
         if self.stalled_until_ms.len() < MAX_PARTITIONS {
             self.log.add_partition(&self.topics.reactions());

@@ -1,4 +1,4 @@
-//! Faults at the worst moment, which a faulty log injects.
+//! Tests with a faulty log, which injects failures at the worst moment.
 
 use std::sync::{
     Arc, Mutex,
@@ -57,7 +57,8 @@ fn the_lag_of_all_partitions_is_one_request() {
     let (count, topic) = (requests.clone(), fixture.topics.reactions());
     let slow = fixture.faulty(|log| {
         log.before_offsets(move |of| {
-            // The first request is for the offsets from which to read. The second one measures the lag.
+            // The first request is made at the start, for the offsets from which to read. The second request measures
+            // the lag.
             if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 1 {
                 measuring.send(()).unwrap();
                 let _ = may_continue.lock().unwrap().recv();
@@ -67,7 +68,7 @@ fn the_lag_of_all_partitions_is_one_request() {
     let registry = prometheus::Registry::new();
     let (stop, running) = slow.launch(slow.config(1), registry.clone(), Arc::new(|_| {}));
     measures.recv_timeout(DEADLINE).unwrap();
-    // The stop is requested before the answer, so that no second measurement follows.
+    // The stop is requested before the log answers, so that no second measurement follows.
     stop.request();
     drop(continue_measuring);
     running.join().unwrap().unwrap();
@@ -112,7 +113,8 @@ fn a_run_whose_commit_failed_does_not_fence_the_run_that_replaced_it() {
         let log = log.before_transactor(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        // The log does not report that the producer is fenced, as after a network partition.
+        // Another run fences this one during its commit. The log does not report the fence but another error, as after
+        // a network partition.
         log.on_commit(move |_, _| {
             other.run_until(other.config(1), || other.final_until_ms() > 0);
             Err(aborted())

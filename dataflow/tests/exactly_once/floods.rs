@@ -1,4 +1,4 @@
-//! Floods of rejections: each rejection is written once, in transactions of bounded size.
+//! Tests with floods of rejected records: each rejection is written once, in transactions of bounded size.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ fn one(fixture: &Fixture, partition: u32, time_ms: u64) -> NewRecord {
     fixture.reaction_record(partition, time_ms, value)
 }
 
-/// Restarts the dataflow several times. No restart may change the rejections.
+/// Runs the dataflow several times for a short time. The restarts must not change the rejections.
 fn restart_often(fixture: &Fixture, rng: &mut impl rand::Rng, times: u32) {
     for _ in 0..times {
         let commits = fixture.commits() + rng.random_range(1..3);
@@ -46,7 +46,8 @@ fn each_junk_record_is_written_once_although_no_window_closes() {
         let junk = |n| fixture.reaction_record(0, T0 + n, vec![b'x'; GIANT_BYTES]);
         fixture.append((0..GIANTS).map(junk).collect());
         restart_often(&fixture, &mut rng, 3);
-        // The rest does not fill a transaction, so it is written with the next close.
+        // The last rejections do not fill a transaction, so they are written only when a window closes. This run must
+        // write the others.
         fixture.run_until(fixture.config(1), || {
             fixture.rejected().len() as u64 + 10 > GIANTS
         });
@@ -67,7 +68,8 @@ fn each_reaction_of_a_late_flood_is_rejected_once() {
     for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
         let fixture = Fixture::new(2);
-        // Partition 0 is ahead, so the reactions are late there, while partition 1 holds their windows open.
+        // Event time has advanced further in partition 0 than in partition 1. So the reactions are late in partition 0,
+        // while partition 1 holds their windows open.
         let ahead = T0 + 20_000;
         fixture.append(vec![one(&fixture, 1, T0), one(&fixture, 0, ahead)]);
         let late = |n: u64| giant(&fixture, 0, T0 + 4000 + n % 3 * 2000, "fire");
@@ -87,8 +89,8 @@ fn each_reaction_of_a_late_flood_is_rejected_once() {
     }
 }
 
-/// The windows of the rejections close only by later records of the same partition, so the partition must not be paused
-/// until they are written.
+/// The rejections are written when their windows close, and later records of the same partition are needed to close
+/// them. So the source must not stop reading the partition until the rejections are written.
 #[test]
 fn a_flood_with_an_unknown_emoji_does_not_stop_its_own_partition() {
     for seed in seeds().take(SEEDS) {

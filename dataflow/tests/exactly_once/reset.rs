@@ -1,4 +1,4 @@
-//! Progress that does not match the log, and resets that continue from it.
+//! Tests of progress that does not match the log, and of resets that continue from such progress.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use rand::RngExt;
 
 use crate::{Fixture, StreamsError, T0, check, closing, events, reaction, rng, seeds};
 
-/// Number of reactions by room and emoji.
+/// Numbers of reactions, by (room, emoji).
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
 
 impl Fixture {
@@ -29,7 +29,7 @@ impl Fixture {
         self.reset_to(from, None).map(|(_, done)| done)
     }
 
-    /// Executes a reset with this final time.
+    /// Executes a reset that sets the final time, F, to this value; `None` keeps F.
     pub(crate) fn reset_to(
         &self,
         from: ResetFrom,
@@ -61,12 +61,12 @@ impl Fixture {
         Some((plan, done))
     }
 
-    /// Stores `progress`, as a run would have.
+    /// Stores `progress` as if a run had committed it.
     pub(crate) fn store(&self, progress: &serde_json::Value) {
         self.store_bytes(progress.to_string().into());
     }
 
-    /// Deletes the progress, as a compacted topic does.
+    /// Deletes the progress from its compacted topic, by a record with an empty value.
     pub(crate) fn forget(&self) {
         self.store_bytes(Bytes::new());
     }
@@ -98,7 +98,8 @@ impl Fixture {
         sums
     }
 
-    /// Returns the reactions in the records of `topic` that can be decoded: those with this reason, if there is one.
+    /// Counts the reactions in those records of `topic` that can be decoded. If there is a `reason`, only records that
+    /// were rejected for this reason count.
     pub(crate) fn reactions_in(&self, topic: &str, reason: Option<&str>) -> Sums {
         let mut sums = Sums::new();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -136,8 +137,8 @@ pub(crate) fn added(mut left: Sums, right: Sums) -> Sums {
     left
 }
 
-/// Runs the dataflow for a short time with each of some settings, with resets in between, and then to the end. Each
-/// reaction is in one final or rejected once, finals do not overlap, and finals do not change.
+/// Runs the dataflow several times for a short time, with random settings and resets in between, and then to the end.
+/// Each reaction must be in one final or be rejected once. Finals must neither overlap nor change.
 #[test]
 fn resets_with_other_windows_double_and_lose_nothing() {
     for seed in seeds() {
@@ -145,14 +146,14 @@ fn resets_with_other_windows_double_and_lose_nothing() {
         let fixture = Fixture::new(rng.random_range(1..4));
         let span_ms = 40_000;
         let (mut rest, _) = events(&fixture, &mut rng, span_ms);
-        // Late enough that a window of 7 s closes after one that an earlier run had begun.
+        // The heartbeats are late enough for a window of 7 s to close after a window that an earlier run had begun.
         let closing_ms = span_ms + 10_000;
         rest.extend(closing(&fixture, closing_ms));
         let mut before = Vec::new();
         let last = rng.random_range(2..9);
         let mut settings = (2000, 750);
         for round in 0..=last {
-            // Half of the restarts keep the settings.
+            // In half of the cases the next run keeps the settings of the run before.
             if rng.random_bool(0.5) {
                 for _ in 0..rng.random_range(1..3) {
                     let (until, progress) = (fixture.final_until_ms(), fixture.progress());
@@ -236,7 +237,7 @@ fn a_reset_to_the_latest_offsets_skips_records_and_reports_their_number() {
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
     fixture.append(vec![batch(9000), batch(9100)]);
     let done = fixture.reset(ResetFrom::Latest).unwrap();
-    // The window at 6 s was open, so its record is skipped, too.
+    // The window at 6 s was open, so the reset skips its record, too.
     assert_eq!((done.records, done.lost, done.partitions), (3, 0, 1));
     fixture.append(vec![batch(12_000)]);
     fixture.append(closing(&fixture, 12_000));
@@ -273,7 +274,7 @@ fn a_reset_fences_a_run_first() {
     check(&fixture, &oracle);
 }
 
-/// Returns a fixture whose progress has this partition, with a log of three records.
+/// Returns a fixture with a log of three records, and with progress that has only this partition.
 fn misfit(partition: serde_json::Value) -> Fixture {
     let fixture = Fixture::new(1);
     let batch =
@@ -286,7 +287,8 @@ fn misfit(partition: serde_json::Value) -> Fixture {
     fixture
 }
 
-/// Checks that after a reset every record is read as a new one: that of the final window is late, the others count.
+/// Checks that a reset makes the next run read all records as new ones: the record of the final window is rejected as
+/// late, and the others are counted.
 fn continues_from_the_beginning(fixture: &Fixture) {
     let done = fixture.reset(ResetFrom::Kept).unwrap();
     assert_eq!((done.replaced, done.records), (1, 3));
@@ -314,7 +316,8 @@ fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_begin
 #[test]
 fn reactions_deleted_before_they_were_counted_are_refused_and_a_reset_reports_their_number() {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
-    // The retention is long enough for open windows. The records are much older.
+    // The retention is long enough for open windows, so the start accepts it. The records are much older, so `sweep`
+    // deletes them.
     let fixture = Fixture::keeping(log.clone(), 1, keep_for(Duration::from_secs(600)), KEEP);
     let batch =
         |at| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
@@ -354,7 +357,7 @@ fn a_recreated_topic_of_the_same_length_is_recognised_by_its_records() {
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("recreated"), "{error}");
     continues_from_the_beginning(&fixture);
-    // The log has the record that was read last.
+    // In this case the log has the record that was read last according to the progress, so the run is not refused.
     let fixture = misfit(seen(T0 + 6000));
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 1);
 }

@@ -1,4 +1,4 @@
-//! Rooms without a final for longer than the retention of totals.
+//! Tests of rooms without a final for longer than the retention of totals.
 
 use emostream_model::{REMOVED_HEADER, TOTALS_BEGIN_HEADER};
 
@@ -6,7 +6,7 @@ use super::*;
 
 const RETENTION: Duration = Duration::from_secs(20);
 
-/// Number of rooms: more than one close removes.
+/// Number of rooms. It is larger than the number that a single close removes.
 const ROOMS: usize = 2_500;
 
 const MAX_REMOVED: usize = 1_000;
@@ -37,7 +37,7 @@ impl Fixture {
         self.append(batches.chain([heartbeat]).collect());
     }
 
-    /// Runs until the window that begins at `at_ms` is final.
+    /// Runs the dataflow until the window that begins at `at_ms` is final.
     fn count(&self, workers: usize, at_ms: u64) {
         self.run_until(self.retaining(workers), || {
             self.final_until_ms() >= at_ms + 2000
@@ -60,7 +60,8 @@ impl Fixture {
         removed
     }
 
-    /// Returns the windows of a room with which its totals begin, and its newest totals.
+    /// Returns the windows with which the totals of a room begin at 0, in seconds after [`T0`], and the newest total of
+    /// the room.
     fn begins(&self, room: &str) -> (Vec<u64>, Option<u64>) {
         let (mut begins, mut total) = (Vec::new(), None);
         read_to_end(&*self.log, &self.topics.windows(), &mut |record| {
@@ -101,7 +102,7 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
             }
         };
         react(0, (0..ROOMS).map(room).collect());
-        // Only one room still gets reactions, so that event time continues.
+        // Only one room still gets reactions. They advance event time, so that all other rooms expire.
         (2..=60)
             .step_by(2)
             .for_each(|second| react(second, vec![room(0)]));
@@ -114,7 +115,7 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
         let of_totals = fixture.removed(&fixture.topics.totals()).into_values();
         assert_eq!(of_totals.flatten().count(), ROOMS - 1);
 
-        // A room that was removed, and the one that was not.
+        // Room 1 was removed, so its totals begin at 0. Room 0 was not removed, so its totals continue.
         react(62, vec![room(0), room(1)]);
         assert_eq!(fixture.begins(&room(0)), (vec![0], Some(32)));
         assert_eq!(fixture.begins(&room(1)), (vec![0, 62], Some(1)));
@@ -129,10 +130,10 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
 fn totals_begin_at_0_after_the_retention_for_any_restart() {
     for restart in [None, Some(0), Some(20), Some(30), Some(42)] {
         let fixture = Fixture::new(1);
-        // 20 s are not longer than the retention; 22 s are.
+        // The retention is 20 s. The totals continue after 20 s without a final, and begin at 0 after 22 s.
         for second in [0, 20, 30, 42, 44] {
             let at_ms = T0 + 1000 * second;
-            // At 30 s another room gets a reaction, so that event time continues.
+            // At 30 s another room gets a reaction, so that event time advances.
             let other = if second == 30 { room(8) } else { room(7) };
             fixture.react(at_ms, std::iter::once(other));
             if restart == Some(second) {
@@ -148,7 +149,8 @@ fn totals_begin_at_0_after_the_retention_for_any_restart() {
     }
 }
 
-/// After a long time without reactions a room leaves the trending emojis and is removed at the same close.
+/// A room without reactions for a long time disappears from the trending emojis and is removed at the same close. The
+/// tombstone must follow the last trending record.
 #[test]
 fn the_removal_of_a_room_is_its_last_record() {
     for workers in [1, 3] {

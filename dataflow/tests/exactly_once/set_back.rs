@@ -1,4 +1,5 @@
-//! Progress that was lost, that version 0.1 wrote, or that is ahead of the clock; and resets that continue from it.
+//! Tests of progress that was lost, that was written by version 0.1, or that is ahead of the clock, and of resets that
+//! continue from such progress.
 
 use std::{
     sync::{Arc, mpsc::channel},
@@ -16,7 +17,7 @@ use crate::{
 };
 
 impl Fixture {
-    /// Returns the exit code and the message of a start that is refused.
+    /// Starts a run that must be refused. Returns its exit code and its message.
     fn refused(&self) -> (u8, String) {
         let error = self.refusal();
         (error.exit_code(), error.to_string())
@@ -35,8 +36,8 @@ impl Fixture {
     }
 }
 
-/// Sets the final time back to random times, several times. Each reaction is in one final or rejected once, and finals
-/// do not change.
+/// Sets the final time, F, back to random times, several times. Each reaction must be in one final or be rejected once,
+/// and finals must not change.
 #[test]
 fn setting_the_final_time_back_doubles_and_loses_nothing() {
     for seed in seeds() {
@@ -90,7 +91,7 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
     let ahead = |at: u64| batch(T0 + hour_ms + at, T0 + hour_ms + at);
     fixture.append(vec![ahead(0), ahead(3000), ahead(6000)]);
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
-    // Events of windows that were not final yet have wrong times, too.
+    // One more record with a wrong time is appended. Its window is not final yet.
     fixture.append(vec![ahead(6100)]);
     let (plan, done) = fixture.reset_to(ResetFrom::Kept, Some(T0)).unwrap();
     assert_eq!(
@@ -106,7 +107,7 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 3);
     let starts: Vec<u64> = fixture.finals().iter().map(|f| f.window.start).collect();
     assert_eq!(starts, [T0 + hour_ms, T0 + hour_ms + 2000, T0]);
-    // The records of the open window at 6 s: two reactions, each rejected once.
+    // The two reactions in the window at 6 s, which was open at the reset, are rejected once each.
     let ahead: Vec<(u32, u64)> = fixture
         .rejected()
         .into_iter()
@@ -122,7 +123,8 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
         })
         .unwrap();
     }
-    // The topic of totals is compacted. The reset number decides which of two records is newer.
+    // Results from after the reset contain the number of resets, from which readers know which of two records is newer.
+    // The topic of totals is compacted, so there are two such records: a final and the newest totals.
     assert_eq!(resets.iter().flatten().count(), 2, "{resets:?}");
     // A later run continues from the progress, and adds to the same totals.
     fixture.append(vec![batch(T0 + 12_000, T0 + 12_000)]);
@@ -247,7 +249,8 @@ fn a_final_time_ahead_of_the_clock_is_refused_and_may_be_set_back() {
     assert!(fixture.rejected().is_empty());
 }
 
-/// The clock of the host may be behind. Then no event is lost, the frontier waits, and `/readyz` names the record.
+/// A record that is ahead may be right, since the clock of the host may be behind. So the run does not reject the
+/// record: the frontier waits, and `/readyz` names the record.
 #[test]
 fn a_record_ahead_of_the_clock_holds_time_until_a_reset_rejects_it() {
     let fixture = Fixture::new(2);
@@ -286,7 +289,7 @@ fn a_record_ahead_of_the_clock_holds_time_until_a_reset_rejects_it() {
     assert_eq!(totals, [2, 2]);
 }
 
-/// A restart does not wait for the idle timeout again.
+/// The progress contains which partitions are idle, so a restart does not wait for the idle timeout again.
 #[test]
 fn a_partition_that_was_idle_does_not_delay_a_restart() {
     let fixture = Fixture::new(2);

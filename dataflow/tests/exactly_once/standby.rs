@@ -1,4 +1,4 @@
-//! Standbys: when they take over, and from which progress they continue.
+//! Tests of standbys: when they take over, and from which progress they continue.
 
 use std::{
     sync::{
@@ -18,10 +18,11 @@ use prometheus::Registry;
 
 use crate::{DEADLINE, Fixture, T0, all_final_ms, check, closing, events, rng, until};
 
-/// Three heartbeats, which is the shortest time that the program accepts. A busy machine may delay one.
+/// Time without a commit after which a standby takes over: three heartbeats, the shortest time that the program
+/// accepts. It is not shorter than that, since a busy machine may delay a heartbeat.
 const TAKEOVER: Duration = Duration::from_secs(6);
 
-/// A run with its reports.
+/// A run in a thread, with the reports of its readiness.
 struct Running {
     stop: Stop,
     thread: JoinHandle<Result<(), StreamsError>>,
@@ -109,7 +110,7 @@ impl Fixture {
         }
     }
 
-    /// Waits until there is progress: a run may report that it is active before its first commit.
+    /// Waits for the first commit of progress. A run may report that it is active before it commits.
     fn until_stored(&self) {
         if self.commits() == 0 {
             self.until_commit();
@@ -124,7 +125,7 @@ impl Fixture {
         until("there is a commit", || self.commits() != before);
     }
 
-    /// Commits changed progress as another run, which fences the runs of the test.
+    /// Commits changed progress as another run would. This fences the runs of the test.
     fn commit_as(&self, change: impl Fn(&mut serde_json::Value)) {
         let mut transactor = self.log.transactor("emostream.dataflow", DEADLINE).unwrap();
         let newest = self.values(&self.topics.progress()).pop().unwrap();
@@ -178,7 +179,7 @@ fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
     older.until_active();
     let newer = Running::start(&fixture, fixture.taking_over(2));
     older.until_standby();
-    // No reactions were committed: the older run has detected the fence by its heartbeat.
+    // There were no new reactions, so the older run has detected the fence when it committed a heartbeat.
     assert_eq!(older.series(), 0);
     newer.until_active();
     thread::sleep(TAKEOVER);
@@ -216,7 +217,7 @@ fn a_fenced_run_names_the_one_that_took_over() {
             break;
         }
     }
-    // The other run commits nothing more, so this one takes over.
+    // The other run commits nothing more, so the fenced run takes over again.
     run.until_active();
     run.stop();
 }
@@ -258,7 +259,8 @@ fn a_standby_ends_with_75_after_a_reset_and_one_that_is_started_then_takes_over(
     check(&fixture, &oracle);
 }
 
-/// F lies within a window of the next size. A run that begins from the heartbeat rounds it up as the first run did.
+/// After a reset, F may lie within a window of the new size. A run rounds F up to the end of that window, but stores
+/// the original F in its first heartbeat, so that a run that begins from the heartbeat rounds the same F.
 #[test]
 fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
     let fixture = Fixture::new(1);
@@ -332,7 +334,8 @@ fn a_standby_that_detects_a_commit_just_before_the_fence_continues_to_wait() {
     let (before, after) = (fixture.commits(), fixture.clone());
     let commits = Arc::new(AtomicBool::new(false));
     let committed = commits.clone();
-    // The newest finals are read before the fence, and the end offsets of the reactions last.
+    // A takeover reads the end offsets of the reactions last, just before the check and the fence, so the other run
+    // commits at that moment.
     let slow = fixture.faulty(|log| {
         log.before_offsets(move |topic| {
             let is_checking = topic == after.topics.reactions() && after.commits() == before;

@@ -1,5 +1,5 @@
-//! Totals of large rooms, which are written once in a period. For any number of workers, and from any progress, the
-//! totals contain each final once.
+//! Tests of the totals of large rooms, which are written once per period. For any number of workers, and after a
+//! restart from any progress, the totals contain each final once.
 
 use std::{
     collections::BTreeMap,
@@ -22,23 +22,23 @@ use rand::{Rng, RngExt};
 
 use crate::{Fixture, T0, all_final_ms, check, closing, events, reaction, rng, seeds};
 
-/// Two windows.
+/// The period in which the totals of a large room are written once: two windows.
 const PERIOD_MS: u64 = 4000;
 
-/// Makes every room large from its second emoji on.
+/// The pace of totals records with which a room is large as soon as it has two emojis.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
     period_ms: PERIOD_MS,
     close_bytes: usize::MAX,
 };
 
-/// A period that is longer than a test, so that no record of a large room is due.
+/// A pace whose period is longer than a test, so that no totals record of a large room is due.
 const SLOW: TotalsPace = TotalsPace {
     period_ms: 3_600_000,
     ..PACE
 };
 
-/// Counts by room and emoji.
+/// Numbers of reactions, by (room, emoji).
 type Sums = BTreeMap<(String, String), u64>;
 
 impl Fixture {
@@ -49,7 +49,7 @@ impl Fixture {
         }
     }
 
-    /// Returns the order, partition and offset of each record of a topic, and the record.
+    /// Returns each record of a topic, with its result order, its partition and its offset.
     fn results<T: serde::de::DeserializeOwned>(
         &self,
         topic: &str,
@@ -90,7 +90,7 @@ impl Fixture {
         newest
     }
 
-    /// Returns the finals that are in no totals record yet, as a publisher reads them from the progress.
+    /// Returns the fields of the progress from which a publisher knows the finals that no totals record contains yet.
     fn unwritten(&self) -> Unwritten {
         let newest = self.values(&self.topics.progress()).pop();
         newest.map_or_else(Unwritten::default, |value| {
@@ -98,8 +98,8 @@ impl Fixture {
         })
     }
 
-    /// Checks each totals record. Together with the later finals from the offsets in the progress on, the records must
-    /// contain all finals.
+    /// Checks that each totals record contains all finals up to its window, and that no final is missing: each one is
+    /// in the newest totals record of its room, or at or after the offsets from which the progress says to read finals.
     fn check_totals(&self) {
         let (finals, newest) = (self.all_finals(), self.newest_totals());
         let unwritten = self.unwritten();
@@ -178,14 +178,16 @@ fn totals_of_large_rooms_are_complete_for_any_restart() {
             are_behind += u64::from(fixture.unwritten().since.is_some());
         }
         fixture.append(rest);
-        // Records that are due at the same time are written one by one.
+        // The heartbeats are 8 s later than usual, since totals records that are due at the same time may be written
+        // one per close.
         fixture.append(closing(&fixture, span_ms + 8000));
         let until_ms = all_written_ms(span_ms) + 4000;
         fixture.run_until(fixture.config_of(2, pace(&mut rng)), || {
             fixture.final_until_ms() >= until_ms
         });
         fixture.check_totals();
-        // The totals of every room were written after its last final.
+        // The totals of every room were written after its last final, so `check` can compare the newest totals with all
+        // finals.
         check(&fixture, &oracle);
         println!("{are_behind} run(s) ended while totals were not written");
     }
@@ -217,12 +219,13 @@ fn a_run_continues_from_progress_of_version_0_1() {
     let mut rng = rng(4000);
     let fixture = Fixture::new(2);
     let (records, oracle) = events(&fixture, &mut rng, 40_000);
-    // Half of each partition, since otherwise no window would close.
+    // The first run reads half of each partition. If it read all of one partition and nothing of the other, no window
+    // would close.
     let of_partition = records.chunk_by(|a, b| a.partition == b.partition);
     let halves = of_partition.map(|all| all.split_at(all.len() / 2));
     let (before, after): (Vec<_>, Vec<_>) = halves.unzip();
     fixture.append(before.concat());
-    // The first dataflow writes totals at each change.
+    // The first run writes the totals of a room at each change.
     let written_always = TotalsPace {
         small_items: usize::MAX,
         ..PACE
@@ -288,7 +291,7 @@ fn after_backward_resets_totals_hold_the_finals_of_all_times_once() {
     }
 }
 
-/// Returns a fixture with a large room that has finals which its totals do not contain.
+/// Returns a fixture with a large room whose totals do not contain its finals yet.
 fn behind() -> Fixture {
     let fixture = Fixture::new(1);
     let batch = |at_ms: u64| {
@@ -329,7 +332,7 @@ fn result(fixture: &Fixture, topic: String, room: &str, start_ms: u64, counts: &
 
 const UNKNOWN_TALLY: &str = r#"{"emoji":"新","count":7,"swarms":0,"loose":7}"#;
 
-/// Another build counted these emojis, and its record of the room was not due yet.
+/// Another build counted the unknown emojis. It wrote no totals record for the room `other`, since none was due yet.
 #[test]
 fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_finals() {
     let fixture = Fixture::new(1);
@@ -342,7 +345,8 @@ fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_
         T0 - 2000,
         both,
     )]);
-    // The second run restores that the room is large.
+    // The second run restores the totals, from which it knows that the room is large. So it writes no totals record
+    // either.
     for at_ms in [0, 12_000] {
         let batch = Batch::encode(T0 + at_ms, [&reaction(T0 + at_ms)]);
         fixture.append(vec![fixture.reaction_record(0, T0 + at_ms, batch)]);
@@ -361,11 +365,12 @@ fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_
     let newest = fixture.newest_totals();
     let newest = newest.values().map(|(_, record)| totals_sums(record));
     let counts: Vec<u64> = newest.flat_map(Sums::into_values).collect();
-    // Two counts of one room, and that of the unknown emoji of the other room.
+    // The two counts of the room `default`, and the count of the unknown emoji in the room `other`.
     assert_eq!(counts, [5, 4, 7]);
 }
 
-/// No sum changes at the start, since a change would make the worker report the room as unwritten anyway.
+/// In this test no sum changes after the start. If one changed, the worker would report the room as unwritten even
+/// without the restored state.
 #[test]
 fn a_room_whose_emojis_are_all_unknown_is_named_as_unwritten_until_it_is_due() {
     let fixture = Fixture::new(1);
@@ -384,7 +389,7 @@ fn a_room_whose_emojis_are_all_unknown_is_named_as_unwritten_until_it_is_due() {
     fixture.append(vec![result(&fixture, windows, "other", T0, UNKNOWN_TALLY)]);
     fixture.append(closing(&fixture, 20_000));
     let mut passed = None;
-    // The progress is also valid as of the commit before, so the second one shows it.
+    // A commit may contain the progress from before the last close, so the test waits for one more commit.
     fixture.run_until(fixture.config_of(1, SLOW), || {
         let has_passed = fixture.final_until_ms() >= T0 + 20_000;
         let commits = fixture.commits();
@@ -443,7 +448,8 @@ fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
     );
 }
 
-/// With one record per close, writing all records takes longer than the retention of the finals.
+/// With one totals record per close, writing all of them takes longer than the retention of the finals. So records
+/// whose finals are about to be deleted are written at once.
 #[test]
 fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     const ROOMS: usize = 20;
@@ -479,7 +485,7 @@ fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     assert_eq!(fixture.newest_totals().len(), ROOMS);
 }
 
-/// Returns the CPU time of this process, of all its threads, in steps of a hundredth of a second.
+/// Returns the CPU time that all threads of this process have used, in steps of a hundredth of a second.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let (_, behind_name) = stat.rsplit_once(')').unwrap();
@@ -488,8 +494,9 @@ fn cpu() -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-/// Measures the CPU time of a window with one reaction in each of many rooms that have had every emoji. Prints the
-/// result, and is run by hand: `cargo test --release --test exactly_once -- --ignored --nocapture large_rooms`.
+/// Measures the CPU time of a window in which each of many rooms gets one reaction, after each room has had every
+/// emoji. Prints the result. Run it by hand: `cargo test --release --test exactly_once -- --ignored --nocapture
+/// large_rooms`.
 #[test]
 #[ignore = "it measures"]
 fn a_window_of_large_rooms_costs_what_it_changes() {
@@ -603,7 +610,8 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                 (now - used).as_secs_f64() * 1e3,
                 begun.0.elapsed()
             );
-            // The time in which the test reads the records does not count.
+            // The CPU time with which the test itself reads the records does not count, so the measurement begins again
+            // here.
             used = cpu();
         }
         stop.request();

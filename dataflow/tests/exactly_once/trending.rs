@@ -1,5 +1,5 @@
-//! Trending records, compared with sums that are computed from the counts of each window. For any number of restarts,
-//! the topic contains the records of an uninterrupted run.
+//! Tests of trending records, which are compared with sums that are computed from the counts of each window. After any
+//! number of restarts, the topic contains the same records as after an uninterrupted run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +16,12 @@ use crate::{Counts, Fixture, Oracle, SPAN_MS, T0, TOP, closing, events, rng, see
 /// Names and their counts, the greatest count first.
 type Top = Vec<(String, u64)>;
 
-/// The start of a window, the top emojis, and in the record of all rooms the top rooms.
+/// A trending record: the start of its window, the top emojis, and the top rooms, which only the record of all rooms
+/// has.
 type Shown = (u64, Top, Top);
 
 impl Fixture {
-    /// Returns the records of each key with this span, in their order.
+    /// Returns the trending records with this span, by key, in the order of the topic.
     fn trending(&self, span: u64) -> BTreeMap<String, Vec<Shown>> {
         let mut shown: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
         for value in self.values(&self.topics.trending()) {
@@ -50,7 +51,7 @@ fn top(sums: &BTreeMap<String, u64>) -> Top {
     top
 }
 
-/// Returns the expected records: one for each final window that changes a top.
+/// Returns the expected trending records of each key: one for each final window that changes the top of the key.
 fn expected(counts: &Counts, until_ms: u64, span_ms: u64) -> BTreeMap<String, Vec<Shown>> {
     let keys: BTreeSet<String> = counts.keys().map(|(_, room, _)| room.clone()).collect();
     let mut records: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
@@ -80,13 +81,13 @@ fn expected(counts: &Counts, until_ms: u64, span_ms: u64) -> BTreeMap<String, Ve
     records
 }
 
-/// Checks that the topic contains the records that follow from the counts.
+/// Checks that the topic contains exactly the trending records that follow from the counts.
 pub(crate) fn check(fixture: &Fixture, oracle: &Oracle) {
     let expected = expected(&oracle.counts, fixture.final_until_ms(), SPAN_MS);
     assert_eq!(fixture.trending(SPAN_MS), expected);
 }
 
-/// The counts of a room without new reactions leave the span while no run is active.
+/// The counts of all rooms leave the span while no run is active, so the next run must write the changed tops.
 #[test]
 fn the_next_run_writes_the_changes_of_tops_while_no_run_was_active() {
     for seed in seeds() {
@@ -95,7 +96,7 @@ fn the_next_run_writes_the_changes_of_tops_while_no_run_was_active() {
         let span_ms = rng.random_range(3000..9000);
         let (records, oracle) = events(&fixture, &mut rng, span_ms);
         fixture.append(records);
-        // Every window is final, and the last ones are still in the span.
+        // The first run makes every window final. The last windows are still in the span.
         let at_ms = T0 + span_ms + 4000;
         let heartbeat = |p, at_ms| fixture.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
         fixture.append(
@@ -113,7 +114,7 @@ fn the_next_run_writes_the_changes_of_tops_while_no_run_was_active() {
                     .map(|p| heartbeat(p, at_ms))
                     .collect(),
             );
-            // No other results are written, so a run may make no commit.
+            // A run may make no commit, since it writes no other results. So it is stopped after a random time instead.
             let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..100));
             fixture.run_until(fixture.config(rng.random_range(1..4)), || {
                 Instant::now() > deadline
@@ -136,7 +137,7 @@ fn a_run_with_another_span_corrects_what_is_shown_at_once() {
     let (before, after) = records.split_at(records.len() * 3 / 4);
     fixture.append(before.to_vec());
     fixture.run_until(fixture.config(1), || fixture.final_until_ms() >= T0 + 8000);
-    // A room without finals, as if they had been deleted.
+    // The topic has a record of a room without finals, as if the finals had been deleted.
     let ghost =
         r#"{"room":"ghost","start":0,"end":2000,"span_ms":6000,"top":[{"emoji":"🔥","count":5}]}"#;
     fixture.append(vec![NewRecord {

@@ -1,4 +1,4 @@
-//! Parses a case. `README.md` describes the format.
+//! Parses a case of the golden tests. The file `golden/README.md` describes the format.
 
 use std::{
     fs,
@@ -14,7 +14,8 @@ use crate::{
     outcome::{Outcome, SECTIONS},
 };
 
-/// How far the base of a batch may be ahead of its record, by the contract.
+/// Maximum time by which the events of a batch may be ahead of the timestamp of its record. Events that are further
+/// ahead do not advance the watermark.
 const MAX_AHEAD_MS: u64 = 5_000;
 
 /// A golden test: the contents of one file.
@@ -43,12 +44,12 @@ pub(crate) struct Input {
     pub(crate) partition: u32,
     pub(crate) time_ms: u64,
     pub(crate) value: Vec<u8>,
-    /// The newest time in the record that advances the watermark of its partition.
+    /// The greatest time in the record that counts for the watermark of its partition.
     pub(crate) observed_ms: u64,
 }
 
-/// The settings of a case. The defaults are those of the contract, except that no partition becomes idle: when that
-/// happens depends on the speed of the test.
+/// The settings of a case, with the defaults that `golden/README.md` lists. By default no partition becomes idle, since
+/// the time at which that happens depends on the speed of the test.
 struct Settings {
     partitions: u32,
     window: Duration,
@@ -168,7 +169,7 @@ impl Case {
         Ok(())
     }
 
-    /// Checks the rules that concern the whole file.
+    /// Checks the rules that concern the whole file: the last step, and the steps that wait for live tallies.
     fn check(&self) -> Result<(), String> {
         if !matches!(self.steps.last(), Some(Step::WaitFinal(_))) {
             return Err("the input ends with 'wait final SECONDS'".to_owned());
@@ -191,7 +192,7 @@ impl Case {
         }
     }
 
-    /// Whether the live tallies of the case are deterministic.
+    /// Whether the case has steps that wait for live tallies. Without them live tallies are not deterministic.
     pub(crate) fn waits_for_live(&self) -> bool {
         self.steps.iter().any(|s| matches!(s, Step::WaitLive(_)))
     }
@@ -338,7 +339,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is no duration, like 750ms or 2s"))
 }
 
-/// Returns the value of a record, and the newest time in it that advances the watermark.
+/// Returns the value of a record, and the greatest time in it that counts for the watermark.
 fn record(form: &str, rest: &str, time_ms: u64) -> Result<(Vec<u8>, u64), String> {
     match form {
         "heartbeat" if rest.is_empty() => Ok((Batch::heartbeat(time_ms), time_ms)),
@@ -365,7 +366,7 @@ fn record(form: &str, rest: &str, time_ms: u64) -> Result<(Vec<u8>, u64), String
     }
 }
 
-/// Parses `ROOM EMOJI EMOJI×COUNT EMOJI@SECONDS …`. The text of an unknown emoji follows a `?`.
+/// Parses `ROOM EMOJI EMOJI×COUNT EMOJI@SECONDS …`. An unknown emoji is written as `?` and its text.
 fn reactions(text: &str, time_ms: u64) -> Result<Vec<ReactionRef<'_>>, String> {
     let mut reactions = Vec::new();
     let mut room = None;

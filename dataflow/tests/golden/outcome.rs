@@ -1,4 +1,4 @@
-//! The output of a run, as the lines of the sections of a case.
+//! The output of a run, as lines in the format of the result sections of a case.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use emostream_model::{
 
 use crate::{Case, Fixture, T0};
 
-/// The sections of results, in their order.
+/// The names of the result sections, in the order in which a file has them.
 pub(crate) const SECTIONS: [&str; 5] = ["live", "windows", "totals", "trending", "rejected"];
 
-/// The lines of each section. One blank is between two words.
+/// The lines of each result section. The words of a line are separated by one blank.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     sections: BTreeMap<&'static str, Vec<String>>,
-    /// Whether the live tallies are left out: those of a run that is stopped are not deterministic.
+    /// Whether live tallies are left out, since those of a run that was stopped early are not deterministic.
     skips_live: bool,
 }
 
 impl Outcome {
-    /// Returns the contents of the topics.
+    /// Returns the outcome that the topics of a fixture contain.
     pub(crate) fn of(fixture: &Fixture, case: &Case) -> Outcome {
         let lines = [
             ("live", live(fixture)),
@@ -44,7 +44,7 @@ impl Outcome {
         self
     }
 
-    /// Adds a line.
+    /// Adds a line to a section.
     pub(crate) fn expect(&mut self, section: &str, line: &str) {
         let name = SECTIONS.into_iter().find(|name| *name == section).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -76,7 +76,7 @@ impl Outcome {
         heading.into_iter().chain(rows.iter().map(row)).collect()
     }
 
-    /// Returns the lines in which the two differ; `None` if they are equal.
+    /// Returns the lines in which this outcome and the expected one differ; `None` if they are equal.
     pub(crate) fn difference(&self, expected: &Outcome) -> Option<String> {
         let mut text = String::new();
         for name in SECTIONS {
@@ -140,7 +140,7 @@ fn windows(fixture: &Fixture) -> Vec<String> {
     sorted(lines)
 }
 
-/// Returns the newest totals of each room: their topic is compacted.
+/// Returns the newest totals of each room. Older records are ignored, since the topic is compacted.
 fn totals(fixture: &Fixture) -> Vec<String> {
     let mut newest = BTreeMap::new();
     read(fixture, &fixture.topics.totals(), &mut |record| {
@@ -205,7 +205,7 @@ fn rejected(fixture: &Fixture) -> Vec<String> {
     sorted(lines)
 }
 
-/// Returns the value of a rejected record in the form of an input.
+/// Formats the value of a rejected record in the form in which a case writes its input.
 fn value(record: Record<'_>) -> String {
     let batch = Batch::decode(record.value);
     match batch.and_then(|batch| batch.reactions()) {
@@ -295,7 +295,8 @@ fn parsed<T: serde::de::DeserializeOwned>(record: Record<'_>) -> T {
 }
 
 fn sorted<K: Ord>(mut lines: Vec<(K, String)>) -> Vec<String> {
-    // The sort is stable, so equal keys stay in their order, and duplicates stay visible.
+    // The sort is stable, so lines with equal keys keep the order of the topic. Duplicates are kept, so that a test
+    // detects them.
     lines.sort_by(|(a, _), (b, _)| a.cmp(b));
     lines.into_iter().map(|(_, line)| line).collect()
 }

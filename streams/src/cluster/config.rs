@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Interval of the heartbeats of each process.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// Time without a message after which a process is lost: ten heartbeats. A busy machine does not keep a thread waiting
-/// for so long, and a frozen process delays few windows.
+/// Time without a message after which a process counts as lost: ten heartbeats. A busy machine delays a thread for less
+/// than that, and a frozen process delays only a few windows.
 pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configuration of a cluster, as one of its processes has it.
@@ -16,7 +16,7 @@ pub struct Cluster {
     pub hosts: Vec<String>,
     /// The index of this process.
     pub index: usize,
-    /// How long this process waits for the others.
+    /// Maximum time for which this process waits until all others are connected.
     pub join_timeout: Duration,
     /// The shared secret of the processes; empty if there is none.
     pub token: String,

@@ -7,8 +7,9 @@
 //!     └────────────────────────────┘                           └─────────────▶ Failed ───▶ exit
 //! ```
 //!
-//! While process 0 stands by, the group is complete and the other processes wait for its `Begin`. When another run has
-//! fenced a running group, process 0 drains the group as for a stop, but the processes do not end: they join again.
+//! While process 0 stands by, the group is complete and the other processes wait for its message `Begin`. When another
+//! run has fenced a running group, process 0 drains the group as for a stop. The processes then do not end, but join
+//! again.
 
 use std::{
     sync::Arc,
@@ -22,14 +23,14 @@ use super::{
 };
 use crate::StreamsError;
 
-/// How long a drain waits for the confirmations of all processes. It is shorter than the ten seconds that a process has
-/// for its shutdown.
+/// Maximum time for which a drain waits for the confirmations of all processes. It is shorter than the ten seconds that
+/// a process has for its shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Interval at which a process logs which other processes it waits for. The first line is logged at once.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Exit codes of errors that a restart does not fix: if process 0 ends with one of them, all processes do.
+/// Exit codes of errors that a restart does not fix. If process 0 ends with one of them, all processes end.
 const PERMANENT_EXIT_CODES: [u8; 2] = [64, 78];
 
 /// A connection to another process.
@@ -46,7 +47,8 @@ pub enum Event {
     Started,
     /// Another process has connected and sent its handshake.
     Incoming(Handshake),
-    /// The handshake of a connection is complete, whichever process has dialled.
+    /// The handshake of a connection is complete, and the listening process has accepted the connection. It does not
+    /// matter which of the two processes has dialled.
     Connected(Connection),
     /// A process that this one dials does not answer yet.
     Unreachable { process: usize, why: String },
@@ -59,9 +61,10 @@ pub enum Event {
         number: u64,
         message: Result<ControlMessage, String>,
     },
-    /// The states of all data connections, by process. Reported before and after each other event.
+    /// The states of all data connections, by process. The event loop sends this event before and after each other
+    /// event.
     DataStates(Vec<Option<DataState>>),
-    /// The run requests something.
+    /// A request of the run on process 0.
     Requested(CoordinatorRequest),
     /// Some time has passed. Contains whether a stop is requested, and the error with which the run has failed.
     Tick {
@@ -75,18 +78,20 @@ pub enum Event {
 pub enum CoordinatorRequest {
     /// Process 0 stands by; contains the name of the active run.
     StandBy(String),
-    /// The run begins here.
+    /// The run begins from this state.
     Begin(SharedBeginning),
 }
 
 /// An output of the state machine. The actions of one event are executed in their order.
 #[derive(Debug)]
 pub enum Action {
-    /// Connect to a process, with retries. The outcome is an event.
+    /// Connect to a process, with retries. The outcome arrives as an event.
     Dial(Connection),
-    /// Send the reply to the incoming handshake. If the reply accepts the connection, `Connected` follows at once.
+    /// Send the reply to the incoming handshake. If the reply accepts the connection, the event `Connected` must follow
+    /// at once.
     Reply(Connection, HandshakeReply),
-    /// Keep the connection of this event under a number.
+    /// Keep the connection of the current event under this number, which distinguishes the connection from earlier ones
+    /// to the same process.
     Register(Connection, u64),
     /// Close a connection.
     Close(Connection),
@@ -96,7 +101,7 @@ pub enum Action {
     Report(CoordinatorEvent),
     /// Stop the run.
     RequestStop,
-    /// Stop the run because of an error. `Tick` follows at once, with the first error of the run.
+    /// Stop the run because of an error. The event `Tick` must follow at once, and contain the first error of the run.
     Fail(StreamsError),
     /// Leave the group, and close all connections.
     Exit,
@@ -111,18 +116,18 @@ pub enum CoordinatorEvent {
     StandingBy(String),
     /// A connection was lost, and the group is not complete any more.
     Incomplete,
-    /// The run begins here, with the data connections.
+    /// The run begins from this state. The report also contains the data connections.
     Begin(SharedBeginning),
 }
 
 /// The bytes that can be read from a data connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataState {
-    /// Nothing.
+    /// There are no bytes to read.
     Idle,
-    /// Data, which the other process has sent because its run has begun.
+    /// There is data, which the other process has sent because its run has begun.
     Readable,
-    /// The end of the connection.
+    /// The connection has ended.
     Closed,
 }
 
@@ -147,23 +152,23 @@ enum Phase {
 struct PeerState {
     data: Option<DataState>,
     control: Option<Control>,
-    /// Whether it is connected to all processes. Only process 0 records this.
+    /// Whether the process has reported that it is connected to all others. Only process 0 records this.
     ready: bool,
-    /// Whether it has confirmed the drain. Only process 0 records this.
+    /// Whether the process has confirmed the drain. Only process 0 records this.
     draining: bool,
-    /// Why it cannot be reached, for messages.
+    /// The reason why the process cannot be reached, for messages.
     why: Option<String>,
 }
 
 /// A control connection.
 #[derive(Debug)]
 struct Control {
-    /// Distinguishes its messages from those of the previous connection to the same process.
+    /// The number that distinguishes messages of this connection from those of earlier connections to the same process.
     number: u64,
     last_received: Instant,
 }
 
-/// The state machine.
+/// The state machine of a process in its group.
 #[derive(Debug)]
 pub struct Coordinator {
     cluster: Arc<Cluster>,
@@ -171,7 +176,7 @@ pub struct Coordinator {
     peers: Vec<PeerState>,
     phase: Phase,
     next_heartbeat: Instant,
-    /// When the processes that this one waits for are logged again.
+    /// The time at which this process next logs which other processes it waits for.
     next_log: Instant,
     /// Number of registered connections so far.
     connections: u64,
@@ -196,7 +201,7 @@ impl Coordinator {
         }
     }
 
-    /// Applies an event, and returns what to do.
+    /// Applies an event, and returns the actions to execute.
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
         if let Err(error) = self.apply(event, now) {
             self.phase = Phase::Failed;
@@ -219,7 +224,8 @@ impl Coordinator {
             }
             Event::Incoming(handshake) if self.is_forming() => return self.reply(&handshake),
             Event::Connected(connection) if self.is_forming() => self.register(connection, now),
-            // The connection was accepted before the group began, and a running group accepts no process.
+            // The connection was opened before the group began. It is ignored, since a running group accepts no
+            // process.
             Event::Incoming(_) | Event::Connected(_) => {}
             Event::Unreachable { process, why } => self.peers[process].why = Some(why),
             Event::Failed(error) => return Err(error),
@@ -229,7 +235,8 @@ impl Coordinator {
                 message,
             } => {
                 let control = self.peers[process].control.as_mut();
-                // Otherwise the connection on which the message arrived was closed in the meantime.
+                // A message with another number is ignored, since the connection on which it arrived was closed in the
+                // meantime.
                 if let Some(control) = control.filter(|it| it.number == number) {
                     control.last_received = now;
                     return match message {
@@ -287,8 +294,8 @@ impl Coordinator {
         (0..self.cluster.hosts.len()).filter(move |process| *process != own)
     }
 
-    /// Returns the processes to which this process has a control connection: for process 0 all others, for the others
-    /// process 0.
+    /// Returns the processes to which this process has a control connection: process 0 has one to each other process,
+    /// and the others have one to process 0.
     fn controlled(&self) -> impl Iterator<Item = usize> + use<> {
         let leads = self.leads();
         self.others().filter(move |process| leads || *process == 0)
@@ -317,7 +324,7 @@ impl Coordinator {
             purpose: handshake.purpose,
         };
         self.act(Action::Reply(connection, reply));
-        // Both sides end with an error, since neither could run without the other.
+        // If the settings differ, both processes end with an error, since neither could run without the other.
         difference.map_or(Ok(()), |difference| {
             Err(StreamsError::Disagreement { difference })
         })
@@ -358,8 +365,8 @@ impl Coordinator {
     fn try_complete(&mut self) {
         let is_connected = |process: usize| {
             let peer = &self.peers[process];
-            // If there are bytes on a connection, it belongs to a group that began without this process, and is
-            // dropped.
+            // A connection with unread bytes belongs to a run that has begun without this process, so it does not count
+            // as connected.
             peer.data == Some(DataState::Idle) && (peer.ready || !self.leads())
         };
         let connected = self.others().all(is_connected)
@@ -381,7 +388,7 @@ impl Coordinator {
         }
     }
 
-    /// Begins the run of the group: process 0 has read the progress.
+    /// Begins the run of the group, after process 0 has read the progress.
     fn begin(&mut self, beginning: SharedBeginning) -> Result<(), StreamsError> {
         let mut others = self.others();
         if let Some(process) = others.find(|process| self.peers[*process].data.is_none()) {
@@ -409,7 +416,8 @@ impl Coordinator {
                 let peer = self.cluster.name(process);
                 self.confirm_drain(Action::Fail(StreamsError::Dissolved { peer }), now);
             }
-            // The group is not complete: that process leaves alone, and another one can join in its place.
+            // While the group is not complete, the process that stops leaves alone, and another one can join in its
+            // place.
             ControlMessage::StopRequested if self.is_joining() => self.forget(process, now),
             ControlMessage::StopRequested => self.drain(false, now),
             ControlMessage::Drain => self.confirm_drain(Action::RequestStop, now),
@@ -482,7 +490,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Checks the connections while the group forms, and its timeout.
+    /// Checks the connections and the join timeout while the group forms.
     fn check_joining(&mut self, since: Instant, now: Instant) -> Result<(), StreamsError> {
         self.forget_lost_data(now);
         let patience = self.cluster.join_timeout;
@@ -506,7 +514,8 @@ impl Coordinator {
         };
         let mut missing: Vec<usize> = self.others().filter(absent).collect();
         if missing.is_empty() {
-            // All are connected to this process, but some of them are not connected to each other.
+            // All processes are connected to this one, but some of them are not connected to each other, so these are
+            // returned.
             let waits = |process: &usize| !self.peers[*process].ready;
             missing = self.others().filter(waits).collect();
         }
@@ -518,15 +527,16 @@ impl Coordinator {
         missing.join(", ")
     }
 
-    /// Drops data connections that have ended. Before the group begins no process sends data, so a connection with
-    /// something to read has ended. The exception is a process that waits for `Begin`: the others may have begun
-    /// already.
+    /// Drops data connections that cannot be used any more. While this process joins, this includes connections with
+    /// unread data, since no process sends data before its run begins. While this process waits for `Begin`, data is
+    /// expected, since other processes may have begun the run already.
     fn forget_lost_data(&mut self, now: Instant) {
         let joining = self.is_joining();
         for process in self.others() {
             let lost = match self.peers[process].data {
                 Some(DataState::Closed) => true,
-                // That process has begun without this one. If it has ended since, its data hides that.
+                // The other process has begun a run without this one, so this connection cannot be used. It is dropped
+                // even if it is open, since unread data would hide its end.
                 Some(DataState::Readable) => joining,
                 Some(DataState::Idle) | None => false,
             };
@@ -536,8 +546,8 @@ impl Coordinator {
         }
     }
 
-    /// Drops the connections of a process that has left the forming group. They might never end by themselves, and a
-    /// process that replaces it would be rejected as a duplicate.
+    /// Drops the connections of a process that has left the forming group. Otherwise they might stay open, and a
+    /// process that replaces the lost one would be rejected as a duplicate.
     fn forget(&mut self, process: usize, now: Instant) {
         self.forget_connection(process, Purpose::Control, now);
         if self.peers[process].data.is_some() {
@@ -545,7 +555,7 @@ impl Coordinator {
         }
     }
 
-    /// Drops a connection of the forming group that has ended. The process that opened it connects again.
+    /// Drops a connection of the forming group that has ended. The process that dialled it dials again.
     fn forget_connection(&mut self, process: usize, purpose: Purpose, now: Instant) {
         self.close(process, purpose);
         self.peers[process].ready = false;
@@ -577,7 +587,8 @@ impl Coordinator {
             Phase::Joining { .. } => self.forget(process, now),
             Phase::Complete if !self.leads() => self.forget(process, now),
             Phase::Complete | Phase::Running => return Err(self.lost_peer(process, why)),
-            // Process 0 closes its connections once all processes have confirmed.
+            // During a drain, process 0 closes its connections once all processes have confirmed, so this process can
+            // leave.
             Phase::Draining { .. } if !self.leads() => self.act(Action::Exit),
             Phase::Draining { .. } => {
                 self.close(process, Purpose::Control);
@@ -596,8 +607,8 @@ impl Coordinator {
         }
     }
 
-    /// Drains the group: a stop was requested from a process of it, or another run has fenced it (`dissolves`). In the
-    /// latter case its processes join again afterwards.
+    /// Drains the group. The reason is a stop that was requested from one of its processes or, if `dissolves` is set,
+    /// that another run has fenced the group. The processes of a fenced group join again afterwards.
     fn drain(&mut self, dissolves: bool, now: Instant) {
         match self.phase {
             Phase::Joining { .. } => self.act(Action::Exit),
@@ -617,14 +628,15 @@ impl Coordinator {
         }
     }
 
-    /// Stops the run by `stop`, because process 0 drains the group.
+    /// Confirms to process 0 that this process takes part in the drain, and executes `stop`, which stops the run.
     fn confirm_drain(&mut self, stop: Action, now: Instant) {
         self.phase = Phase::Draining { since: now };
         self.act(stop);
         self.send(ControlMessage::DrainConfirmed);
     }
 
-    /// Notifies the other processes, on process 0, that connections may close, once all have confirmed the drain.
+    /// Once all other processes have confirmed the drain, notifies them that connections may close, and leaves. Only
+    /// process 0 gets these confirmations.
     fn close_when_drained(&mut self) {
         if self.others().all(|process| self.peers[process].draining) {
             self.send(ControlMessage::Close);
@@ -638,7 +650,7 @@ fn failed(failure: &StreamsError) -> ControlMessage {
     ControlMessage::Failed {
         exit_code: failure.exit_code(),
         message: match failure {
-            // Without the advice in the message: each process logs its own.
+            // The message does not contain the advice of the error, since each process logs its own.
             StreamsError::PeerLost { peer, why } => format!("{peer} was lost: {why}"),
             other => other.to_string(),
         },

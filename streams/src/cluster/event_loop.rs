@@ -46,11 +46,11 @@ use crate::{Stop, StreamsError};
 /// Interval of the ticks, at which the coordinator checks for a requested stop and for silent processes.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Timeout for writing a message. A message is a few bytes that fit into the buffer of the socket: the peer is frozen
-/// if they do not.
+/// Timeout for writing a message. A message is short and usually fits into the buffer of the socket. If it does not,
+/// the peer is frozen.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An event for the run. A beginning comes with the data connections by process, other events with none.
+/// An event for the run. `Begin` comes with the data connections, by process. Other events come with an empty list.
 pub type Report = (CoordinatorEvent, Vec<Option<StdTcpStream>>);
 
 /// Runs the event loop until this process has left its group. Blocks.
@@ -86,7 +86,7 @@ pub fn run(
         event_loop.run(received, requests).await;
         Ok(())
     });
-    // Dropping the runtime instead would wait for a DNS lookup in progress.
+    // The runtime is shut down in the background, since dropping it would wait for a DNS lookup in progress.
     runtime.shutdown_background();
     outcome
 }
@@ -109,7 +109,7 @@ struct EventLoop {
     settings: ClusterSettings,
     stop: Stop,
     reports: SyncSender<Report>,
-    /// For the tasks of connections.
+    /// The sender of events, for the tasks of connections.
     events: mpsc::Sender<ConnectionEvent>,
     listening: JoinHandle<()>,
     /// The connection of the current event, until the coordinator registers it.
@@ -132,7 +132,8 @@ impl EventLoop {
         loop {
             let (event, stream) = next;
             self.stream = stream;
-            // The coordinator decides by the states before an event, and completes the group by those after it.
+            // The coordinator gets the states of the data connections twice: before an event, to decide about it, and
+            // after the event, to detect that the group is complete.
             if self.feed(Some(event)).await || self.feed(None).await {
                 return;
             }
@@ -177,7 +178,8 @@ impl EventLoop {
                 let stream = self.stream.as_mut()?;
                 let written = timeout(WRITE_TIMEOUT, wire::write(stream, &reply)).await;
                 if reply == HandshakeReply::Accepted && matches!(written, Ok(Ok(()))) {
-                    // Without this option each window is delayed by some milliseconds. Nothing else fails without it.
+                    // An error is ignored: without this option each window is delayed by some milliseconds, but nothing
+                    // else changes.
                     let _ = stream.set_nodelay(true);
                     return Some(Event::Connected(connection));
                 }
@@ -189,7 +191,7 @@ impl EventLoop {
             },
             Action::Send(message) => {
                 for control in self.control.iter_mut().flatten() {
-                    // If the connection has ended, the task that reads it reports that.
+                    // An error is ignored: if the connection has ended, the task that reads it reports the end.
                     let write = wire::write(&mut control.writer, &message);
                     let _ = timeout(WRITE_TIMEOUT, write).await;
                 }
@@ -202,11 +204,11 @@ impl EventLoop {
                     },
                     _ => Vec::new(),
                 };
-                // Fails only if the run has ended.
+                // The send fails only if the run has ended.
                 let _ = self.reports.try_send((event, sockets));
             }
             Action::RequestStop => self.stop.request(),
-            // Recorded before the run is notified that this thread has ended.
+            // The error is recorded before this thread ends, so that the run finds it.
             Action::Fail(error) => {
                 self.stop.fail(error);
                 return Some(self.tick());
@@ -300,9 +302,9 @@ fn state(stream: &TcpStream) -> DataState {
     }
 }
 
-/// Enables TCP keepalive and a user timeout. Only process 0 exchanges heartbeats with the others. So a lost network
-/// path between two other processes shows only on their data connection, and without these options only after a quarter
-/// of an hour.
+/// Enables TCP keepalive and the TCP user timeout. Only process 0 exchanges heartbeats with the others, so a broken
+/// network path between two other processes is detected only by their data connection. Without these options TCP would
+/// need a quarter of an hour for that.
 fn enable_keepalive(data: &TcpStream) {
     let socket = SockRef::from(data);
     let keepalive = TcpKeepalive::new()

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{Stop, StreamsError};
 
-/// Capacity of the queue of events. The run drains it at once, except while timely starts.
+/// Capacity of the queue of events for the run. The run receives events at once, except while timely starts.
 const REPORT_QUEUE: usize = 64;
 
 /// The membership of this process in its group.
@@ -80,14 +80,14 @@ impl Group {
         self.cluster.index == 0
     }
 
-    /// Waits until all processes are connected. Returns `false` if the process leaves the group before.
+    /// Waits until all processes are connected. Returns `false` if this process leaves the group before that.
     pub fn complete(&self) -> bool {
         matches!(self.next_report(), Some((CoordinatorEvent::Complete, _)))
     }
 
-    /// Notifies the other processes that this one, number 0, stands by. `active` is the name of the active run.
+    /// On process 0, notifies the other processes that it stands by. `active` is the name of the active run.
     pub fn stand_by(&self, active: &str) {
-        // Fails only after the cluster thread has ended.
+        // The send fails only after the cluster thread has ended.
         let request = CoordinatorRequest::StandBy(active.to_owned());
         let _ = self.requests.blocking_send(request);
     }
@@ -97,11 +97,12 @@ impl Group {
         reports.recv().ok()
     }
 
-    /// Sends the beginning to the other processes (on process 0, which passes one), or waits for it.
+    /// Begins the run of the group. Process 0 passes a `beginning`, which is sent to the other processes. The other
+    /// processes pass `None`, and wait for the beginning that process 0 sends.
     ///
     /// Returns the beginning and timely's allocators for `workers` workers, or `None` if the process leaves the group
-    /// before. Until then the function calls `report` with the active run for which process 0 stands by, or with `None`
-    /// once that is not known any more.
+    /// before the run begins. While it waits, the function calls `report`: with the name of the active run while
+    /// process 0 stands by, and with `None` once that run is not known any more.
     pub fn begin(
         &self,
         beginning: Option<SharedBeginning>,
@@ -109,7 +110,7 @@ impl Group {
         report: &mut dyn FnMut(Option<String>),
     ) -> Result<Option<(SharedBeginning, Vec<AllocatorBuilder>)>, StreamsError> {
         if let Some(beginning) = beginning {
-            // Fails only after the cluster thread has ended.
+            // The send fails only after the cluster thread has ended.
             let request = CoordinatorRequest::Begin(beginning);
             let _ = self.requests.blocking_send(request);
         }
@@ -136,25 +137,26 @@ impl Group {
             hooks,
         )
         .map_err(|error| StreamsError::Worker(format!("the cluster's network threads: {error}")))?;
-        // Its threads end with the process: joining them would wait for peers that may be frozen.
+        // The network threads are not joined, since that would wait for peers that may be frozen. They end with the
+        // process.
         std::mem::forget(network);
         let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
         Ok(Some((beginning, builders)))
     }
 
-    /// Waits until the other processes are notified that this one stops or has failed. The stop must have been
-    /// requested before. If a connection were closed earlier, the others would treat this process as lost.
+    /// Waits until the other processes are notified that this one stops or has failed. The caller must have requested
+    /// the stop. Until then connections must stay open, since otherwise the others would treat this process as lost.
     pub fn wait_for_shutdown(&self) {
         self.shutdown.wait();
     }
 }
 
-/// Releases [`Group::wait_for_shutdown`] when the cluster thread drops it, also by a panic.
+/// Releases [`Group::wait_for_shutdown`] when it is dropped, since the cluster thread has ended or panicked.
 struct ShutdownBarrier(Arc<OnceLock<()>>);
 
 impl Drop for ShutdownBarrier {
     fn drop(&mut self) {
-        // Fails only if it is set already.
+        // The call fails only if the barrier was released before.
         let _ = self.0.set(());
     }
 }

@@ -19,7 +19,8 @@ use tokio::{
 
 use super::wire::{self, GREETING, HANDSHAKE_BYTES, Purpose};
 
-/// Timeout of the handshake. A connection without a handshake by then does not belong to the cluster.
+/// Timeout of the handshake. A connection whose handshake takes longer is closed, since it does not belong to the
+/// cluster.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The settings that must be the same in every process: the name of the flag, and the value.
@@ -71,13 +72,14 @@ pub enum HandshakeReply {
     Accepted,
     /// The listening process has another token.
     WrongToken,
-    /// The listening process has another index: this one.
+    /// The listening process has another index, which the reply contains.
     #[serde(rename = "NotMe")]
     WrongIndex(usize),
-    /// There is a connection from a process with that index already; it may be an earlier one of the same process.
+    /// The listening process has a connection from a process with that index already. It may be an old connection of
+    /// the same process, so the process that dials retries.
     #[serde(rename = "Taken")]
     Duplicate,
-    /// The listening process has other settings: these.
+    /// The listening process has other settings, which the reply contains.
     #[serde(rename = "Differs")]
     DifferentSettings(ClusterSettings),
 }
@@ -116,7 +118,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
 
-    /// Processes of several versions may be in one cluster during an update.
+    /// Processes of several versions may connect to each other during an update, so the names in the JSON must not
+    /// change.
     #[test]
     fn handshakes_and_replies_keep_their_names() {
         let settings = ClusterSettings::new(vec![("--window".to_owned(), "2s".to_owned())]);

@@ -1,7 +1,9 @@
-//! How a process connects to the others: it listens on its own address, and dials those with a smaller index.
+//! Connects a process to the others: the process listens on its own address, and dials the processes with a smaller
+//! index.
 //!
 //! A client that connects has [`HANDSHAKE_TIMEOUT`] for its handshake. At most [`MAX_HANDSHAKES`] handshakes are open
-//! at once; for one more, the oldest is aborted. A failed handshake is logged and has no other effect.
+//! at once. If one more client connects, the oldest handshake is aborted. A failed handshake is logged and has no other
+//! effect.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,11 +34,12 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Capacity of the queue of events. Senders wait when it is full.
 pub const EVENT_QUEUE: usize = 64;
 
-/// An event of a connection, with its socket if the coordinator decides about that.
+/// An event of a connection. It comes with the socket if the coordinator decides what happens to the connection.
 pub type ConnectionEvent = (Event, Option<TcpStream>);
 
-/// Binds the address of this process. Returns `None` if a stop is requested before. The DNS name may become known only
-/// after the machine has started, so the function retries the lookup until the join timeout.
+/// Binds the address of this process. Returns `None` if a stop is requested before that succeeds. The function retries
+/// the lookup of the DNS name until the join timeout, since the name may become known only after the machine has
+/// started.
 pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>, StreamsError> {
     let host = &cluster.hosts[cluster.index];
     let listen = |detail: String| StreamsError::Listen {
@@ -65,7 +68,7 @@ pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>,
     }
 }
 
-/// Accepts connections and reads their handshakes, as long as the future is polled.
+/// Accepts connections and reads their handshakes. The future never completes, so the caller aborts its task.
 pub async fn listen(listener: TcpListener, events: mpsc::Sender<ConnectionEvent>) {
     let mut handshakes: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(MAX_HANDSHAKES);
     loop {
@@ -81,7 +84,8 @@ pub async fn listen(listener: TcpListener, events: mpsc::Sender<ConnectionEvent>
         if handshakes.len() >= MAX_HANDSHAKES
             && let Some(oldest) = handshakes.pop_front()
         {
-            // A process of the cluster sends its handshake at once. Clients that send nothing must not block it.
+            // The oldest handshake is aborted, so that clients that send nothing cannot block a process of the cluster,
+            // which sends its handshake at once.
             oldest.abort();
             tracing::warn!(
                 "too many strangers at once; who has been silent longest is turned away"
@@ -94,7 +98,7 @@ pub async fn listen(listener: TcpListener, events: mpsc::Sender<ConnectionEvent>
 async fn receive(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<ConnectionEvent>) {
     match timeout(HANDSHAKE_TIMEOUT, handshake::receive(&mut stream)).await {
         Ok(Ok(handshake)) => {
-            // Fails once the group is complete, when no task receives events any more.
+            // The send fails only if the event loop has ended, so that no task receives events any more.
             let _ = events
                 .send((Event::Incoming(handshake), Some(stream)))
                 .await;

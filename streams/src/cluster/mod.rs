@@ -6,10 +6,11 @@
 //!      │ └────data──── 1 ◀──data── 2  timely's own channels, one connection per pair
 //! ```
 //!
-//! Each process listens on its own address and dials those with a smaller index, in any order, with retries until
-//! `--join-timeout`. A connection is accepted after a handshake with the token of the cluster and the same settings.
-//! Other connections are dropped and have no effect. When all processes are connected, the listeners close. Process 0
-//! fences older runs, reads the progress, and sends the beginning to the others. Then timely uses the data connections.
+//! Each process listens on its own address and dials the processes with a smaller index, with retries until
+//! `--join-timeout`, so the processes may start in any order. A connection is accepted after a handshake with the token
+//! of the cluster and the same settings. Other connections are dropped and have no effect. When all processes are
+//! connected, the listeners close. Process 0 fences older runs, reads the progress, and sends the beginning to the
+//! others. Then timely uses the data connections.
 //!
 //! The files, from top to bottom; each imports only from those after it:
 //!
@@ -19,8 +20,8 @@
 //!
 //! Invariants:
 //! - Process 0 fences and reads progress only when all processes are connected.
-//! - Every process is notified that the group drains before any of them closes a connection, so a closed connection
-//!   means a lost process and nothing else.
+//! - Every process is notified that the group drains before any of them closes a connection. So a connection that
+//!   closes without this notification always means that a process is lost.
 //! - A process that sends nothing for five seconds is lost, whether it is frozen, disconnected or has ended.
 
 mod config;

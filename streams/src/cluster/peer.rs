@@ -39,8 +39,9 @@ impl Peer {
         }
     }
 
-    /// Handles the end of the connection, which is expected while the group drains. The thread, and with it the
-    /// connection, lasts until the workers have ended: if timely's threads unwound earlier, the workers would panic.
+    /// Handles the end of the connection. The run fails with an error, unless a stop was requested: then the end is
+    /// expected. The thread waits until the workers have ended, since they would panic if timely's network threads
+    /// ended earlier.
     fn lost(&self, why: &str) -> ! {
         if !self.stop.is_requested() {
             self.stop.fail(StreamsError::PeerLost {
@@ -99,7 +100,8 @@ impl Stream for Peer {
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        // Fails if the other process has closed the connection already, which is expected at the end.
+        // The shutdown fails if the other process has closed the connection already, which is expected at the end of a
+        // run.
         let _ = self.stream.shutdown(how);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The messages between processes besides timely's data: frames of JSON, each after its length.
+//! The messages between processes, apart from timely's data. Each message is a frame: a length, followed by JSON.
 
 use std::io::{Error, ErrorKind, Result};
 
@@ -7,11 +7,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::progress::record::{PartitionProgress, PriorEpoch, Progress, Resets};
 
-/// Maximum bytes of a frame before the handshake is complete. The length is checked before anything is allocated, since
-/// any client can send one. A handshake lists some settings.
+/// Maximum bytes of a frame before the handshake is complete. Any client can send a length, so it is checked before
+/// memory is allocated. A handshake is much smaller, since it lists only some settings.
 pub const HANDSHAKE_BYTES: usize = 64 << 10;
 
-/// Maximum bytes of a frame of a process of the cluster: a beginning lists the partitions.
+/// Maximum bytes of a frame after the handshake. The largest one is a beginning, which lists all partitions.
 pub const CONTROL_BYTES: usize = 16 << 20;
 
 /// The first bytes of every connection, so that clients with another protocol are detected at once. The last byte is
@@ -34,10 +34,10 @@ pub struct SharedBeginning {
     pub final_until_ms: u64,
     /// Every partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The epochs with other settings, some of whose records may be read again.
+    /// The settings and offsets from before resets, since the run may read some records of that time again.
     #[serde(rename = "formers")]
     pub prior_epochs: Vec<PriorEpoch>,
-    /// The backward resets so far.
+    /// The number of backward resets so far, and the F that the last one has set.
     pub resets: Resets,
 }
 
@@ -75,7 +75,7 @@ pub enum ControlMessage {
     /// From process 0: it stands by until the active run has ended. Contains the name of that run, for the log and
     /// `/readyz`.
     StandingBy(String),
-    /// From process 0: the run begins here.
+    /// From process 0: the run begins from this state.
     Begin(SharedBeginning),
     /// From process 0: another run has taken over. The receiver stops, without closing windows, and joins again.
     Dissolve,
@@ -92,7 +92,7 @@ pub enum ControlMessage {
     Close,
     /// The sender ends with an error.
     Failed {
-        /// Its exit code.
+        /// The exit code of the sender.
         exit_code: u8,
         /// The message of the error.
         #[serde(rename = "sentence")]
@@ -120,7 +120,8 @@ pub async fn read<T: DeserializeOwned>(
     }
     let mut body = vec![0; length];
     from.read_exact(&mut body).await?;
-    // Without serde's own message: it can contain bytes that any client has sent, and errors are logged.
+    // The error does not contain the message of serde, since that may quote bytes that any client has sent, and errors
+    // are logged.
     serde_json::from_slice(&body).map_err(|error| {
         let what = format!("a frame that is none of ours, from byte {}", error.column());
         Error::new(ErrorKind::InvalidData, what)
@@ -156,7 +157,8 @@ mod tests {
         }
     }
 
-    /// Processes of several versions may be in one cluster during an update.
+    /// Processes of several versions may connect to each other during an update, so the names in the JSON must not
+    /// change.
     #[test]
     fn messages_keep_their_names() {
         let (exit_code, message) = (75, "lost".to_owned());
@@ -175,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Results have the number of resets in a header, whichever process computes them.
+    /// Every process needs the number of resets, since results have it in a header.
     #[test]
     fn each_process_begins_with_the_final_time_and_the_resets_of_process_0() {
         let progress = Progress {

@@ -16,13 +16,13 @@ use crate::{
     time::timers::Timers,
 };
 
-/// An application: the format of its source, the operators that compute its results, and the records of these.
+/// An application: the format of its source, the operators that compute its results, and the formats of the results.
 pub trait Application: Clone + Send + Sync + 'static {
     /// The format of the records of the source.
     type Format: Format;
-    /// The format of the records that a start restores state from.
+    /// The format of the stored results from which a run restores its state at the start.
     type Stored: StoredFormat<Key = Key<Self>, Item = Item<Self>>;
-    /// The prefix of the names of its metrics, without the underscore after it.
+    /// The prefix of the names of the application's metrics, without the underscore after it.
     const METRICS_PREFIX: &'static str;
 
     /// Returns the configuration.
@@ -56,7 +56,7 @@ pub struct WorkerContext<K, I> {
     pub index: usize,
     /// The restored state of the worker.
     pub restored: RestoredTables<K, I>,
-    /// F at the start of the run, Unix milliseconds.
+    /// F at the start of the run, Unix milliseconds: every window that ends at or before F is final.
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
@@ -66,15 +66,15 @@ pub struct WorkerContext<K, I> {
     pub durable: probe::Handle<u64>,
     /// The worker's timers.
     pub timers: Timers,
-    /// Appends updates, outside transactions.
+    /// The appender of updates, which are not part of a transaction.
     pub appender: Arc<dyn Appender>,
     /// The metrics of the application.
     pub metrics: Metrics,
 }
 
 impl<K, I> WorkerContext<K, I> {
-    /// Returns the settings of [`tumbling_window`](crate::operators::tumbling::tumbling_window), with updates of a key
-    /// at most once in `live_interval`, or without updates.
+    /// Returns the settings of [`tumbling_window`](crate::operators::tumbling::tumbling_window). An update of a key is
+    /// sent at most once in `live_interval`; with `None` there are no updates.
     pub fn windows(&self, config: &Config, live_interval: Option<Duration>) -> WindowParams {
         let worker = [self.index.to_string()];
         WindowParams {

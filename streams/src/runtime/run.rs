@@ -68,7 +68,7 @@ pub type Ready = Arc<dyn Fn(Result<Activity, String>) + Send + Sync>;
 /// Maximum time that a worker sleeps before it checks whether a stop is requested.
 const PARK: Duration = Duration::from_millis(100);
 
-/// Timeout for writing an update. A newer update replaces it by then.
+/// Timeout for writing an update. After this time a newer update has replaced it.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interval at which the lag is measured, and the number of partitions is checked.
@@ -77,7 +77,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Timeout of requests for end offsets. It is short, since a stop waits for the request.
 const LAG_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The description of the active run while a standby has not read which one it is.
+/// The description of the active run as long as a standby does not know which run is active.
 const UNKNOWN_ACTIVE: &str = "no active run is known";
 
 /// The reason why a process of a cluster is not ready while process 0 recovers.
@@ -93,7 +93,7 @@ const END_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 ///
-/// The error because of which the application cannot continue.
+/// Returns the error because of which the application cannot continue.
 pub fn run<A: Application>(
     app: A,
     log: Arc<dyn Log>,
@@ -115,7 +115,7 @@ pub fn run<A: Application>(
     ended
 }
 
-/// The values of a process that last for all its turns as the active run and as a standby.
+/// The values of a process that stay the same in all its turns, whether it is part of the active run or a standby.
 struct Dataflow<A> {
     app: A,
     log: Arc<dyn Log>,
@@ -156,7 +156,8 @@ impl<A: Application> Dataflow<A> {
         let mut state = ProcessState::default();
         // In a cluster only process 0 decides whether the processes stand by.
         if self.config().standby && leads {
-            // A standby with wrong flags fails at its start, not when it has to take over.
+            // The progress is checked now, so that a standby with wrong flags fails at its start, not when it must take
+            // over.
             state.newest = take_over::check(self.config(), &*self.log)?;
             state.standby = Some(StandbyCause::StartedAsStandby);
         }
@@ -176,20 +177,22 @@ impl<A: Application> Dataflow<A> {
                     );
                     self.metrics.stand_by();
                 }
-                // If the process ended, its supervisor might restart it without --standby, and that run would fence the
-                // active one. So it waits for its cluster.
+                // A standby that loses its cluster does not end, but waits for the cluster: its supervisor might
+                // restart it without --standby, and that run would fence the active one.
                 Err(error @ (StreamsError::PeerLost { .. } | StreamsError::Incomplete { .. }))
                     if state.standby.is_some() =>
                 {
                     tracing::warn!("the standby waits for its cluster: {error}")
                 }
-                // A new cluster on this host, started before this process was fenced, already listens on the port.
+                // The port is in use by a new cluster on this host, which was started before this process was fenced.
+                // So this process cannot stand by, and ends with the error of the fence.
                 Err(StreamsError::Listen { .. })
                     if let Some(StandbyCause::Fenced(error)) = &state.standby =>
                 {
                     return Err(error.clone());
                 }
-                // This process may not have fenced any run yet, and a restart without --standby would fence one.
+                // If a retry may succeed, the standby does not end: it may not have fenced any run yet, and a restart
+                // without --standby would fence one.
                 Err(StreamsError::Start(error)) if state.standby.is_some() && passes(&error) => {
                     tracing::warn!("the standby cannot take over and continues to wait: {error}");
                 }
@@ -198,7 +201,8 @@ impl<A: Application> Dataflow<A> {
         }
     }
 
-    /// Runs one turn: stands by if there is a reason to, takes over, and processes records until the end of the run.
+    /// Runs one turn: stands by if `state` has a reason for it, takes over, and processes records until the end of the
+    /// run.
     fn turn(&self, stop: &Stop, state: &mut ProcessState) -> Result<(), StreamsError> {
         let join = |cluster: Cluster| {
             let settings = self
@@ -220,7 +224,8 @@ impl<A: Application> Dataflow<A> {
         }
         stop.end();
         match ended {
-            // A worker thread is still running, so the process cannot begin another turn after any first error.
+            // The stuck worker thread is still running, so the process cannot begin another turn. It ends with this
+            // error even if another one came first.
             Err(StreamsError::Stuck { worker }) => Err(StreamsError::Stuck { worker }),
             _ => stop.why_failed().map_or(Ok(()), Err),
         }
@@ -269,8 +274,8 @@ impl<A: Application> Dataflow<A> {
             });
             let committing = committing
                 .map_err(|error| StreamsError::Worker(format!("commit thread: {error}")))?;
-            // `None` if another run has fenced this one in the meantime, or a stop is requested. Nothing is restored
-            // then.
+            // There is no commit thread if another run has fenced this one in the meantime, or if a stop is requested.
+            // In both cases nothing is restored.
             let Some(committing) = committing else {
                 return Ok(());
             };
@@ -351,8 +356,8 @@ impl<A: Application> Dataflow<A> {
         Run::workers(&run, allocators)
     }
 
-    /// Fences every other run; a standby waits before until the active run has ended. Returns `None` if a stop is
-    /// requested before.
+    /// Fences every other run. A standby first waits until the active run has ended. Returns `None` if a stop is
+    /// requested during the wait.
     fn take_over(
         &self,
         stop: &Stop,
@@ -368,7 +373,7 @@ impl<A: Application> Dataflow<A> {
                 }
             }
             (self.ready)(Err("reading where the last run got to".to_owned()));
-            // `None`: another run has committed just before, so the standby waits again.
+            // If another run has committed just before, `take_over` returns `None`, and the standby waits again.
             if let Some(taken) = take_over::take_over(self.config(), &*self.log, silent_at)? {
                 state.newest = taken.offset;
                 return Ok(Some(taken));
@@ -390,7 +395,8 @@ impl<A: Application> Dataflow<A> {
         let mut shown: Option<Option<RunIdentity>> = None;
         (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
         let mut report = |newest: Option<&RunIdentity>| {
-            // The first record that a fenced run finds may be that of its own last commit.
+            // The first record that a fenced run finds may be that of its own last commit, so this record does not name
+            // the active run.
             let active = newest.filter(|run| !fenced || **run != own);
             if shown.as_ref() == Some(&active.cloned()) {
                 return;
@@ -434,7 +440,7 @@ pub fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, StreamsError>
     Ok(allocators)
 }
 
-/// The active run, as one process has it.
+/// The part of the active run that is in one process.
 struct Run<A: Application> {
     shared: Arc<RunContext<A>>,
     group: Option<Arc<Group>>,
@@ -460,7 +466,7 @@ impl<A: Application> Run<A> {
             execute_from(allocators, Box::new(()), config, work).map_err(StreamsError::Worker)?;
         run.monitor();
         if let Some(worker) = run.running_worker(guards.guards()) {
-            // The thread of that worker ends with the process. Dropping the guards would wait for it.
+            // The guards are not dropped, since that would wait for the stuck worker. Its thread ends with the process.
             std::mem::forget(guards);
             return Err(StreamsError::Stuck { worker });
         }
@@ -492,10 +498,11 @@ impl<A: Application> Run<A> {
             Ok(dataflow) => dataflow,
             Err(error) => return stop.fail(error),
         };
-        // The first step reads. After that of the last worker, every partition of this process has been read.
+        // The first step of a worker reads its partitions. After the first step of the last worker, every partition of
+        // this process has been read once.
         dataflow.step(worker, Duration::ZERO);
         let local = worker.index() % workers;
-        // From now on the watchdog expects another step.
+        // From now on the watchdog expects the worker to take steps.
         self.heartbeats.record_step(local);
         if self.reading.fetch_add(1, Ordering::AcqRel) + 1 == workers {
             self.shared.metrics.active.set(1);
@@ -510,13 +517,14 @@ impl<A: Application> Run<A> {
             }
         }
         dataflow.end(worker);
-        // A worker that ends closes its connections, so the other processes must be notified before.
+        // When the worker ends, its connections close. So the other processes must first be notified of the stop.
         if let Some(group) = &self.group {
             group.wait_for_shutdown();
         }
     }
 
-    /// Reports whether partitions are held if that has changed since the `reported` version, once every worker reads.
+    /// Reports the readiness if held partitions or failing commits have changed since the version `reported`. Does
+    /// nothing until all workers read.
     fn report_holds(&self, reported: &mut u64) {
         let (holds, reading) = (&self.shared.holds, self.reading.load(Ordering::Acquire));
         let version = holds.version();
@@ -589,7 +597,8 @@ impl<A: Application> Run<A> {
                     .stop
                     .fail(StreamsError::NewPartitions { topic, before, now });
             }
-            // If there are fewer partitions, or the topic does not exist any more, the readers fail.
+            // If there are fewer partitions, or the topic does not exist any more, the readers fail, so nothing is done
+            // here.
             Ok(_) | Err(_) => {}
         }
     }

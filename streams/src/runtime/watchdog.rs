@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time without a step after which a worker counts as stuck. A step takes milliseconds; differential's merge of a very
-/// large window takes a second or two.
+/// Time without a step after which a worker counts as stuck. A step usually takes milliseconds. Differential's merge of
+/// a very large window takes longer, but less than this time.
 pub const WORKER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Interval of the checks: small compared with [`WORKER_TIMEOUT`], but without needless wake-ups.
+/// Interval of the checks. It is short compared with [`WORKER_TIMEOUT`], and long enough to avoid needless wake-ups.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Maximum time that one check adds to the time without a step. While the process is frozen, or the machine is
@@ -37,11 +37,11 @@ impl WorkerHeartbeats {
     }
 }
 
-/// Checks at each call whether the workers have taken steps.
+/// Detects stuck workers by comparing the number of steps at each check with that at the check before.
 #[derive(Debug)]
 pub struct Watchdog {
     steps: WorkerHeartbeats,
-    /// For each worker, the number of steps at the last check, and the time since this number has changed.
+    /// For each worker, the number of steps at the last check, and the time for which this number has not changed.
     seen: Vec<(u64, Duration)>,
     last_check: Instant,
 }

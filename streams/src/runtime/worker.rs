@@ -43,9 +43,9 @@ use crate::{
 pub struct RunContext<A: Application> {
     /// The application.
     pub app: A,
-    /// The log that they read.
+    /// The log that the workers read.
     pub log: Arc<dyn Log>,
-    /// The clock of their operators.
+    /// The clock of the operators.
     pub clock: Arc<dyn Clock>,
     /// The metrics of the application.
     pub metrics: Metrics,
@@ -53,7 +53,8 @@ pub struct RunContext<A: Application> {
     pub stop: Stop,
     /// The progress of this run before its first commit. Only process 0 has the fields that only the sink needs.
     pub progress: Progress,
-    /// The stored F, which only the sink needs.
+    /// F as it was stored, which only the sink needs. After a reset it may lie within a window, and the F of `progress`
+    /// is the end of that window.
     pub stored_until_ms: u64,
     /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
@@ -61,21 +62,21 @@ pub struct RunContext<A: Application> {
     pub end_offsets: StartRequests,
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
-    /// The values for worker 0 of the run, until that worker has removed them.
+    /// The values for worker 0 of the run. Worker 0 removes them when it starts.
     pub leader: Mutex<Option<LeaderState>>,
     /// The restored tables of each worker of this process.
     pub restored: Mutex<Vec<RestoredTables<Key<A>, Item<A>>>>,
-    /// Appends updates, outside transactions.
+    /// The appender of updates, which are not part of a transaction.
     pub appender: Arc<dyn Appender>,
-    /// The next offset of each partition, as the sources read them.
+    /// The next offset that the source reads from each partition.
     pub positions: Arc<Vec<AtomicU64>>,
 }
 
-/// The values that only worker 0 of the run has, whose sink commits.
+/// The values that only worker 0 of the run has, since only its sink commits.
 pub struct LeaderState {
     /// Creates the committer.
     pub committer: StartCommitter,
-    /// Publishes the read offsets for lag tools, if the log has consumer groups.
+    /// Publishes the read offsets for tools that show lag; `None` if the log has no consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
     /// The end offset of each partition of the finals at the start of the run.
     pub final_ends: Vec<(u32, u64)>,
@@ -113,13 +114,14 @@ impl DataflowWorker {
         })
     }
 
-    /// Takes one step. If no operator is active, the worker parks before, for up to `limit`.
+    /// Takes one step. If no operator is active, the worker first parks for up to `limit`.
     pub fn step(&mut self, worker: &mut Worker, limit: Duration) {
         let next = self.timers.fire_due();
         worker.step_or_park(Some(next.map_or(limit, |next| next.min(limit))));
         let frontier = self.durable.with_frontier(|f| f.first().copied());
         if frontier != self.known_until {
-            // The source may read further in partitions that were too far ahead of the durable frontier.
+            // The source is activated, since it may now read partitions that were too far ahead of the durable
+            // frontier.
             self.known_until = frontier;
             self.metrics.final_until(frontier.unwrap_or_default());
             self.source.activate();
@@ -138,8 +140,8 @@ impl DataflowWorker {
     }
 }
 
-/// Builds the dataflow graph on one worker. Returns the activator of its source. The frontier of `durable` is the
-/// durable frontier.
+/// Builds the dataflow graph on one worker, and returns the activator of its source. The frontier of the probe
+/// `durable` becomes the durable frontier.
 ///
 /// ```text
 ///  source ─▶ operators of the application ─▶ commit ─▶ durable

@@ -9,8 +9,8 @@
 //!
 //! A transaction *lands* when it is committed. It is *in flight* until its owner receives the acknowledgement.
 //!
-//! The log guarantees only what [`emostream_log`] does: a poll returns any number of records, records of the source
-//! become visible late, offsets have gaps, and a transaction in flight may land at any call.
+//! The log guarantees only as much as [`emostream_log`] does: a poll returns any number of records, records of the
+//! source become visible late, offsets have gaps, and a transaction in flight may land during any call.
 
 #![allow(clippy::disallowed_methods, reason = "any instant will do")]
 
@@ -55,19 +55,19 @@ struct State {
     /// The topics of the application. The records of the source become visible late.
     names: Topics,
     wakes: Vec<Wake>,
-    /// The number of the newest transactor, which alone can commit.
+    /// The number of the newest transactor. Only this transactor can commit.
     epoch: u64,
     in_flight: Option<Transaction>,
-    /// A transaction that has failed for its owner, who reads later whether it was committed, and the number of commits
-    /// at that time.
+    /// A transaction whose owner has received an error and does not know whether the transaction was committed, and the
+    /// number of commits at the time of the error.
     failed: Option<(Transaction, u64)>,
-    /// Number of transactions that have landed.
+    /// Number of committed transactions.
     commits: u64,
-    /// The time before which no transaction lands, since brokers are slow.
+    /// The time before which no transaction is committed, since brokers are slow.
     slow_until_ms: u64,
-    /// The transactions that have landed since the last [`SimLog::drain_landed`].
+    /// The transactions that were committed since the last [`SimLog::drain_landed`].
     landed: Vec<Vec<NewRecord>>,
-    /// Requests for end offsets of the source topic that are not answered.
+    /// Requests for end offsets of the source topic that are not answered yet.
     requests: Vec<PendingRequest>,
 }
 
@@ -93,13 +93,14 @@ pub enum Fault {
 
 struct PendingRequest {
     partition: u32,
-    /// The end offset when the request was sent. The answer contains this one, or the end offset when it is given.
+    /// The end offset at the time of the request. The answer contains either this offset, or the end offset at the time
+    /// of the answer.
     end: u64,
     answers: Arc<Mutex<VecDeque<Answer>>>,
     wake: Wake,
 }
 
-/// What the log holds at an offset.
+/// The contents of a partition at one offset.
 enum Slot {
     Record {
         time_ms: u64,
@@ -112,11 +113,11 @@ enum Slot {
 }
 
 struct Transaction {
-    /// The F that the transaction commits.
+    /// The F that the transaction commits: every window that ends at or before F is final.
     final_until_ms: u64,
     records: Vec<NewRecord>,
-    /// The rejected records that their topic has not accepted, before they were shortened, each with its index in
-    /// `records`.
+    /// The original rejected records that were shortened because their topic did not accept them, each with its index
+    /// in `records`.
     refused: Vec<(usize, NewRecord)>,
     landed: bool,
     ack: Ack,
@@ -138,7 +139,7 @@ impl Ack {
         self.epoch.load(Ordering::Relaxed) == epoch
     }
 
-    /// Whether the owner has not been killed.
+    /// Whether the owner is alive and waits for the outcome.
     fn is_awaited(&self) -> bool {
         Arc::strong_count(&self.acknowledged) > 1
     }
@@ -181,8 +182,8 @@ impl SimLog {
         self.0.lock().unwrap()
     }
 
-    /// Locks the state for a call that waits for a broker. The transaction in flight lands before with the probability
-    /// `lands`.
+    /// Locks the state for a call that waits for a broker. With the probability `lands`, the transaction in flight is
+    /// committed before the call.
     fn called(&self, lands: f64) -> MutexGuard<'_, State> {
         let mut state = self.state();
         if state.rng.random_bool(lands) {
@@ -219,7 +220,8 @@ impl SimLog {
         wakes.iter().for_each(|wake| wake());
     }
 
-    /// Returns two offsets for each partition of the source topic: the end that is visible, and the real one.
+    /// Returns two offsets for each partition of the source topic: the end offset that readers see, and the real end
+    /// offset.
     pub fn delays(&self) -> Vec<(u64, u64)> {
         let state = self.state();
         let partitions = state.topics[&state.names.source].iter();
@@ -280,7 +282,7 @@ impl SimLog {
         })
     }
 
-    /// Returns a committer with the newest transactor.
+    /// Returns a committer that commits with the newest transactor.
     pub fn committer(&self, wake: Wakeup, stop: Stop) -> Box<dyn Commit> {
         let ack = Ack {
             epoch: Arc::new(AtomicU64::new(self.state().epoch)),
@@ -304,17 +306,18 @@ impl SimLog {
         }
     }
 
-    /// Makes the transaction in flight land.
+    /// Commits the transaction in flight, unless brokers are slow.
     pub fn land(&self) {
         self.state().land();
     }
 
-    /// Acknowledges the transaction in flight if it has landed. Returns whether it has.
+    /// Acknowledges the transaction in flight if it is committed. Returns whether it is.
     pub fn acknowledge(&self) -> bool {
         let (done, ends) = {
             let mut state = self.state();
             let done = state.in_flight.take_if(|it| it.landed);
-            // The commit thread requests end offsets only after some commits, and a broker may not answer.
+            // End offsets are reported only in some cases: the commit thread requests them only after some commits, and
+            // a broker may not answer.
             let ends = state.rng.random_bool(0.3).then(|| state.window_ends());
             (done, ends)
         };
@@ -334,7 +337,8 @@ impl SimLog {
         true
     }
 
-    /// Makes the transaction in flight fail for its owner, who may never know whether it landed.
+    /// Reports a failure of the transaction in flight to its owner, who may never know whether the transaction was
+    /// committed. If `lands` is set, the transaction is committed first.
     pub fn fail_transaction(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -346,8 +350,8 @@ impl SimLog {
         }
     }
 
-    /// Makes the transaction in flight fail for its owner, who does not know whether it landed, and retries it by
-    /// [`SimLog::retry`].
+    /// Reports a failure of the transaction in flight to its owner, who retries the transaction by [`SimLog::retry`].
+    /// If `lands` is set, the transaction is committed first, which the owner does not know.
     pub fn fail_retriable(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -362,15 +366,15 @@ impl SimLog {
     }
 
     /// Retries the transaction that has failed, as `commit.rs` does: its owner opens another transactor, and writes the
-    /// transaction again unless it has landed. The new transactor fences a run that has fenced the owner in the
-    /// meantime. If that run has committed, the owner fails instead.
+    /// transaction again unless it was committed. If another run has fenced the owner in the meantime, the new
+    /// transactor fences that run. But if that run has committed, the owner fails instead.
     pub fn retry(&self) {
         let mut state = self.state();
         let failed = state.failed.take();
         let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
             return;
         };
-        // Another run may commit between the check and the fence, so the number is checked again.
+        // Another run may commit between the check and the fence, so the number of commits is checked again.
         if state.commits == commits {
             state.fence();
         }
@@ -381,12 +385,12 @@ impl SimLog {
         state.in_flight = Some(failed);
     }
 
-    /// Makes brokers slow until this time: no transaction lands before.
+    /// Makes brokers slow until this time, so that no transaction is committed before it.
     pub fn set_slow_until(&self, until_ms: u64) {
         self.state().slow_until_ms = until_ms;
     }
 
-    /// Returns the records in flight of the run with this stop signal.
+    /// Returns the records of the transaction in flight, if it belongs to the run with this stop signal.
     pub fn unacknowledged(&self, stop: &Stop) -> Vec<NewRecord> {
         let state = self.state();
         let in_flight = state.in_flight.as_ref().filter(|it| it.ack.stop.is(stop));
@@ -394,8 +398,8 @@ impl SimLog {
         records.unwrap_or_default()
     }
 
-    /// Drains the transactions that landed since the last call, with rejected records as they were before they were
-    /// shortened.
+    /// Returns the transactions that were committed since the last call, and removes them. Rejected records that were
+    /// shortened are returned in their original form.
     pub fn drain_landed(&self) -> Vec<Vec<NewRecord>> {
         std::mem::take(&mut self.state().landed)
     }
@@ -441,7 +445,8 @@ impl State {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
     }
 
-    /// Opens a transactor. The transaction in flight may land just before.
+    /// Opens a transactor, which fences the owner of the transaction in flight. That transaction may be committed just
+    /// before.
     fn fence(&mut self) {
         if self.rng.random_bool(0.5) {
             self.land();
@@ -541,15 +546,15 @@ impl Log for SimLog {
         Ok(())
     }
 
-    /// Returns the offsets of each partition. A transaction may land between two partitions, as on Kafka, where two
-    /// brokers answer.
+    /// Returns the offsets of each partition. A transaction may be committed between the requests for two partitions,
+    /// as on Kafka, where different brokers answer them.
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
         let end = |partition| self.called(0.03).partition(topic, partition).slots.len() as u64;
         Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
     }
 
-    /// Returns the end offsets of a partition. The transaction in flight has its first record in the progress topic. A
-    /// request may fail.
+    /// Returns the end offsets of a partition. A transaction in flight has one record after the stable offset, as it
+    /// has in the progress topic. A request may fail.
     fn end_offsets(
         &self,
         topic: &str,
@@ -609,7 +614,7 @@ impl Log for SimLog {
     }
 }
 
-/// A transactor that fails, since the runs of a simulation commit by [`SimLog::committer`].
+/// A transactor that always fails, since the runs of a simulation commit by [`SimLog::committer`].
 struct SimTransactor;
 
 impl Transactor for SimTransactor {
@@ -628,7 +633,7 @@ impl Transactor for SimTransactor {
 
 struct SimCommitter {
     log: SimLog,
-    /// The records of the transaction that is not ended yet. They are lost with its owner.
+    /// The records of the open transaction. They are lost if the owner is killed.
     written: Vec<NewRecord>,
     ack: Ack,
 }
@@ -642,7 +647,7 @@ impl SimCommitter {
 
 impl Commit for SimCommitter {
     fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>> {
-        // As if too many pieces were in the queue.
+        // In some cases the results are returned to the caller, as if the queue of the commit thread were full.
         if self.log.state().rng.random_bool(0.2) {
             return Err(results);
         }
@@ -685,7 +690,7 @@ impl Commit for SimCommitter {
 struct SimReader {
     log: SimLog,
     topic: String,
-    /// By partition: the next offset, and whether the last poll reached the end.
+    /// For each partition, the next offset, and whether the last poll reached the end.
     at: BTreeMap<u32, (usize, bool)>,
 }
 

@@ -1,9 +1,9 @@
 //! The parts of a deterministic simulation of an application: a log, a clock, and runs whose workers take a step on
 //! request.
 //!
-//! What happens depends only on the seed: one thread runs at a time, and no real clock is read. A cluster of processes
-//! is simulated as the workers of one process, which compute the same results. A crash ends all of them, as it does in
-//! a cluster.
+//! A simulation depends only on its seed: one thread runs at a time, and no real clock is read. A cluster of processes
+//! is simulated as the workers of one process, which compute the same results. A crash ends all workers, as the loss of
+//! one process ends its cluster.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 pub mod log;

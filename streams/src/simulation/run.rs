@@ -1,4 +1,4 @@
-//! A run of the real application, whose workers take a step only on request.
+//! A run of the real application. Its workers take a step only on request.
 
 #![allow(clippy::disallowed_methods, reason = "this is a clock")]
 
@@ -79,7 +79,7 @@ enum Turn {
 
 /// A simulated run. Dropping it simulates a crash.
 pub struct SimRun {
-    /// The number of partitions that it reads.
+    /// The number of partitions that the run reads.
     pub partitions: u32,
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
@@ -92,7 +92,8 @@ pub struct SimRun {
 }
 
 impl SimRun {
-    /// Recovers and starts the workers. Returns `None` if the progress topic does not end at `silent_at` any more.
+    /// Recovers the progress and starts the workers. Returns `None` if `silent_at` is set and the progress topic has
+    /// another end offset.
     pub fn begin<A: Application>(
         app: A,
         log: &SimLog,
@@ -188,7 +189,7 @@ impl SimRun {
 }
 
 impl Drop for SimRun {
-    /// Ends the run as `kill -9` does: it reads and writes nothing more.
+    /// Ends the run as `kill -9` does, so that it reads and writes nothing more.
     fn drop(&mut self) {
         self.turns.clear();
         if let Some(threads) = self.threads.take() {

@@ -11,31 +11,31 @@ use std::time::{Duration, Instant};
 
 use emostream_log::EndOffsets;
 
-/// How long a standby waits if the last record has no heartbeat field. The version that wrote it commits at least once
-/// a minute, unless it must retry a commit.
+/// Time for which a standby waits if the last record has no heartbeat field. Such a record is from an older version,
+/// which commits at least once a minute, unless it must retry a commit.
 const LEGACY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The times that a standby waits before it takes over.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// The time without a commit.
+    /// The time without a commit after which the standby takes over.
     pub takeover: Duration,
-    /// The time for which a transaction may be open: its owner may need this long to commit it.
+    /// The maximum time for which a transaction may be open: its owner may need this long to commit it.
     pub commit_timeout: Duration,
 }
 
-/// The outcome of a request for the end of the progress topic.
+/// The outcome of a request for the end offsets of the progress topic.
 #[derive(Debug, Clone, Copy)]
 pub enum Observation {
     /// The log did not respond, so there may have been commits.
     NoResponse,
-    /// The end of the progress topic, as of some time after the request was sent.
+    /// The log responded. The end offsets are those of some time after the request was sent.
     Response {
         /// The time at which the request was sent.
         requested: Instant,
         /// The end offsets.
         ends: EndOffsets,
-        /// Whether the newest record's writer commits at least every heartbeat.
+        /// Whether the run that wrote the newest record has heartbeats, so that it commits at least once per interval.
         heartbeats: bool,
     },
 }
@@ -59,14 +59,15 @@ pub struct TakeoverDetector {
 #[derive(Debug, Clone, Copy)]
 struct LastResponse {
     ends: EndOffsets,
-    /// The time at which the first of the latest, identical responses arrived.
+    /// The time at which the first response with these end offsets arrived. All responses after it had the same end
+    /// offsets.
     since: Instant,
-    /// The time at which the open transaction was first observed.
+    /// The time at which the open transaction was first observed; `None` if no transaction is open.
     open_since: Option<Instant>,
 }
 
 impl TakeoverDetector {
-    /// Creates the state without observations.
+    /// Creates a detector that has made no observation yet.
     pub fn new(timeouts: Timeouts) -> TakeoverDetector {
         TakeoverDetector {
             timeouts,
@@ -74,7 +75,7 @@ impl TakeoverDetector {
         }
     }
 
-    /// Returns the decision after the next observation, which was made by `now`.
+    /// Applies an observation, which was complete at `now`, and returns the decision.
     pub fn on(&mut self, observation: Observation, now: Instant) -> Decision {
         let Observation::Response {
             requested,
@@ -90,7 +91,8 @@ impl TakeoverDetector {
             true => self.timeouts.takeover,
             false => LEGACY_TIMEOUT.max(self.timeouts.takeover),
         };
-        // A response may describe the log just after the request was sent, so time counts up to the request only.
+        // A response may describe the log as it was just after the request was sent, so only the time up to the request
+        // counts.
         let passed = |since: Instant| requested.saturating_duration_since(since);
         let is_silent = passed(last.since) >= shortest;
         let decided = last
@@ -105,13 +107,14 @@ impl TakeoverDetector {
     fn record(&mut self, ends: EndOffsets, now: Instant) -> LastResponse {
         let before = self.last;
         let is_open = ends.stable < ends.end;
-        // An open transaction begins at the stable offset.
+        // An open transaction begins at the stable offset, so the same stable offset means that it is the same
+        // transaction.
         let known = before.filter(|before| before.ends.stable == ends.stable);
         let open_since = is_open.then(|| known.and_then(|it| it.open_since).unwrap_or(now));
         let since = match before {
             Some(before) if before.ends == ends => before.since,
-            // The wait also starts again if only the stable offset has changed: it is requested after the end offset,
-            // so a commit between the two requests changes the stable offset alone.
+            // The wait also starts again if only the stable offset has changed. The log returns the stable offset as of
+            // a later moment than the end offset, so a commit between these moments changes only the stable offset.
             _ => now,
         };
         let last = LastResponse {
@@ -143,7 +146,7 @@ mod tests {
         EndOffsets { stable: end, end }
     }
 
-    /// A standby whose requests get a response at once.
+    /// A standby in a test, whose requests get a response at once.
     struct TestStandby {
         detector: TakeoverDetector,
         now: Instant,
@@ -166,7 +169,7 @@ mod tests {
             self.detector.on(response, self.now)
         }
 
-        /// Returns after how many seconds of the same responses the standby takes over.
+        /// Returns the number of seconds after which the standby takes over, if all responses are the same.
         fn takes_over_after(&mut self, ends: EndOffsets, heartbeats: bool) -> Option<u64> {
             (0..=600).find(|_| {
                 let decision = self.poll(ends, heartbeats);
@@ -251,7 +254,8 @@ mod tests {
         assert_eq!(standby.detector.on(response, later), Decision::Wait);
     }
 
-    /// The log may have responded just before the response arrived, and a commit may have been made just before that.
+    /// The response may describe the log as it was just before the response arrived, and a commit may have been made
+    /// just before that. So the wait must not begin earlier.
     #[test]
     fn the_wait_begins_when_the_first_response_arrives_not_when_it_is_requested() {
         let mut standby = TestStandby::new();
@@ -306,8 +310,8 @@ mod tests {
         #[test]
         fn a_run_that_commits_in_time_is_never_fenced(
             transactions in transactions(),
-            // Until the next request, until the end is read, until the stable offset is read, until the response
-            // arrives.
+            // The delays of each poll: until the request is sent, until the end offset is read, until the stable offset
+            // is read, and until the response arrives.
             polls in proptest::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..1_000, 0_u64..1_000), 1..400),
             lost in proptest::collection::vec(any::<prop::sample::Index>(), 0..5),
         ) {

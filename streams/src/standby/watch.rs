@@ -21,7 +21,7 @@ use crate::{
     recovery::take_over,
 };
 
-/// Interval of the requests for the end offset of the progress topic, by which a takeover may be delayed.
+/// Interval of the requests for the end offset of the progress topic. A takeover may be delayed by up to this time.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Interval at which a pause checks whether a stop is requested.
@@ -41,11 +41,13 @@ pub struct Standby {
     config: Config,
     log: Arc<dyn Log>,
     detector: TakeoverDetector,
-    /// Reads the progress topic, from its newest record on.
+    /// The reader of the progress topic, which begins at the newest record; `None` before the first request and after a
+    /// failure.
     reader: Option<Box<dyn Reader>>,
     bell: WakeSignal,
     newest: Option<Progress>,
-    /// The offset of the newest progress record that the process began with: a reset at or before it does not end it.
+    /// The offset of the newest progress record at the start of the process. Only a reset at a later offset ends the
+    /// standby.
     known: Option<u64>,
 }
 
@@ -86,7 +88,7 @@ impl Standby {
     }
 
     /// Requests the end offset once, at the time `requested`; `now` returns the time of the response. Returns the end
-    /// of the progress topic if it is time to take over.
+    /// offset of the progress topic if the standby must take over, otherwise `None`.
     pub fn poll(
         &mut self,
         requested: Instant,
@@ -104,8 +106,9 @@ impl Standby {
         }
     }
 
-    /// Whether a run that has committed last commits again within a heartbeat. Also true after a reset, which ends
-    /// every run, and if there is no progress, since no run may have committed.
+    /// Whether the run that has committed last has heartbeats, so that it commits again within a heartbeat interval.
+    /// Also true after a reset, since a reset ends every run, and if there is no progress, since maybe no run has ever
+    /// committed.
     fn heartbeats(&self) -> bool {
         let newest = self.newest.as_ref();
         newest.is_none_or(|it| it.heartbeat_ms.is_some() || it.is_of_a_reset())
@@ -139,8 +142,8 @@ impl Standby {
         }
     }
 
-    /// Returns the records below `stable` that were not read yet, by offset; `None` if they do not arrive in time. The
-    /// reader and its records are dropped then, and the next call opens another reader.
+    /// Returns the records below `stable` that were not read yet, by offset; `None` if they do not arrive in time. In
+    /// that case the reader and the records are dropped, and the next call opens another reader.
     fn read(&mut self, stable: u64) -> Result<Option<Vec<OffsetValue>>, LogError> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
@@ -217,7 +220,7 @@ mod tests {
         }
     }
 
-    /// Without settings: a run with any settings may continue from it.
+    /// Returns progress without settings, as a reset stores it, so that a run with any settings may continue from it.
     fn of_a_reset() -> Progress {
         Progress::default()
     }
@@ -227,7 +230,8 @@ mod tests {
         standby.poll(now, &|| now).map(drop)
     }
 
-    /// Without a wait: an operator sees the wrong flags when the standby starts, not when it is needed.
+    /// The standby ends without a wait, so that an operator sees wrong flags when the standby starts, not when it must
+    /// take over.
     #[test]
     fn progress_of_other_settings_ends_a_standby_at_once() {
         let log = log();

@@ -11,8 +11,8 @@
 //! Invariants:
 //! - A partition's watermark is a function of its log alone.
 //! - A frontier is the start of a window; every window that ends at or before it is closed.
-//! - A partition that is not quiet holds the frontier back to its own watermark. The frontier passes over a quiet
-//!   partition as far as [`crate::time::idleness`] allows, which the worker that reads the partition checks.
+//! - The frontier does not pass the watermark of a partition that is not quiet. It passes over a quiet partition only
+//!   as far as [`crate::time::idleness`] allows, which the worker that reads the partition checks.
 //! - The host's clock can only hold the frontier back. It has no effect on the contents of a window.
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub struct PartitionClock {
 }
 
 impl PartitionClock {
-    /// Creates a clock with the watermark `watermark_ms`; 0 before the first record.
+    /// Creates a clock with the watermark `watermark_ms`, which is 0 before the first record.
     pub fn resumed(watermark_ms: u64, lateness_ms: u64) -> PartitionClock {
         let newest_ms = match watermark_ms {
             0 => 0,
@@ -43,12 +43,12 @@ impl PartitionClock {
         }
     }
 
-    /// Records that a record of `time_ms` was read.
+    /// Advances the clock to the time of a record that was read, if that time is greater.
     pub fn observe(&mut self, time_ms: u64) {
         self.newest_ms = self.newest_ms.max(time_ms);
     }
 
-    /// Returns the watermark: records with earlier times are late.
+    /// Returns the watermark: events are late if their window ends at or before it.
     pub fn watermark_ms(&self) -> u64 {
         self.newest_ms.saturating_sub(self.lateness_ms)
     }
@@ -64,11 +64,11 @@ impl PartitionClock {
 pub struct PartitionStatus {
     /// The watermark of the partition.
     pub watermark_ms: u64,
-    /// The greatest time that was read from it.
+    /// The greatest time that was read from the partition.
     pub newest_ms: u64,
-    /// Whether it had no new record within the idle timeout.
+    /// Whether the partition has had no new record within the idle timeout.
     pub quiet: bool,
-    /// Whether it holds the frontier back although it is quiet.
+    /// Whether the partition holds the frontier back although it is quiet.
     pub held: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct PartitionStatus {
 pub struct PartitionUpdate {
     /// The number of the partition.
     pub partition: u32,
-    /// Its status.
+    /// The new status of the partition.
     pub status: PartitionStatus,
 }
 
@@ -121,19 +121,19 @@ impl GroupClock {
         known != Some(update.status)
     }
 
-    /// Returns the frontier of this worker at `now_ms` of this host's clock, if it may pass over its own quiet
-    /// partitions.
+    /// Returns the frontier of this worker when this host's clock shows `now_ms`. The frontier passes over the quiet
+    /// partitions that this worker reads, so the caller must check that this is allowed.
     ///
     /// The worker's own partitions that are not quiet limit the frontier. If all of them are quiet, the partitions of
-    /// other workers limit it. If every partition is quiet, each window that has records closes once its end and the
-    /// lateness have passed on this host's clock.
+    /// other workers limit it, unless they are quiet and not held. If no partition limits the frontier, each window
+    /// that has records closes once its end and the lateness have passed on this host's clock.
     ///
     /// The frontier is at most [`MAX_AHEAD_MS`] ahead of this host's clock.
     pub fn frontier_ms(&self, now_ms: u64) -> u64 {
         self.frontier(now_ms, |status| status.held)
     }
 
-    /// Returns what [`GroupClock::frontier_ms`] would be if no quiet partition of another worker were held.
+    /// Returns the value that [`GroupClock::frontier_ms`] would have if no quiet partition of another worker were held.
     pub fn frontier_without_holds_ms(&self, now_ms: u64) -> u64 {
         self.frontier(now_ms, |_| false)
     }
@@ -154,7 +154,7 @@ impl GroupClock {
         self.size.floor(until_ms.min(cap_ms))
     }
 
-    /// Returns the least watermark of the partitions that hold back the frontier.
+    /// Returns the least watermark of the partitions that hold back the frontier; `u64::MAX` if there are none.
     pub fn lowest_watermark_ms(&self) -> u64 {
         let waited_for = self.statuses.values().filter(|it| !it.quiet || it.held);
         let lowest = waited_for.map(|status| status.watermark_ms).min();
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Long after every window of these tests.
+    /// A time long after every window of these tests.
     const NOW_MS: u64 = 1_000_000;
 
     fn size() -> WindowSize {

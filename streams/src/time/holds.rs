@@ -1,5 +1,6 @@
 //! The reasons why windows do not become final: partitions that hold the frontier back or are behind, and commits that
-//! fail. They are shown by `/readyz` and a metric, and logged when they begin and when they end.
+//! fail. `/readyz` and a metric show these reasons, and the log of the program has a line when a reason begins and when
+//! it ends.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +17,9 @@ use crate::metrics::Metrics;
 /// A record that is not read, since its time is further ahead of this host's clock than records may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AheadRecord {
-    /// Its offset.
+    /// The offset of the record.
     pub offset: u64,
-    /// The newest time in it, Unix milliseconds.
+    /// The newest time in the record, Unix milliseconds.
     pub time_ms: u64,
 }
 
@@ -83,7 +84,7 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// Creates the value without impediments.
+    /// Creates an empty collection of impediments for the partitions of `topic`.
     pub fn new(topic: String, metrics: Metrics) -> Holds {
         Holds {
             topic,
@@ -118,7 +119,7 @@ impl Holds {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports the impediment that a partition has now, if it has one.
+    /// Reports the current impediment of a partition; `None` if it has none.
     pub fn report(&self, partition: u32, now: Option<Impediment>) {
         let before = match now {
             Some(impediment) => self.known().insert(partition, impediment),

@@ -1,5 +1,5 @@
-//! Idle partitions: when the frontier may pass over a partition without new records, and how long the partition holds
-//! it back before.
+//! Idle partitions: decides when the frontier may pass over a partition without new records, and for how long such a
+//! partition first holds the frontier back.
 //!
 //! ```text
 //!            no record for the idle timeout            end offset, requested later, is reached
@@ -9,24 +9,25 @@
 //!    └──────────────────────────────────────── held ──hold timeout, by a later request──▶ released
 //! ```
 //!
-//! That no records arrive does not prove that there are none: the process may have been frozen, or the partition's
-//! broker may not answer. The frontier passes the end of a window over a quiet partition only after the partition is
-//! read up to an end offset that was *requested after* the worker knew of that time. So everything that was
-//! acknowledged before is read, and no clock is needed to distinguish a freeze from a partition without records.
+//! If no records arrive, there may be new records nevertheless: the process may have been frozen, or the partition's
+//! broker may not answer. So before the frontier passes the end of a window, each quiet partition must be read up to an
+//! end offset that was *requested after* the worker knew of that time. Then all records that were acknowledged before
+//! the request are read. No clock is needed to distinguish a freeze from a partition without records.
 //!
 //! The rules are pure functions: times and answers are passed in.
 //!
 //! Invariants:
-//! - One request is in flight at a time. Its answer proves nothing about a time that the worker did not know when the
-//!   request was sent.
-//! - A hold ends by timeout only with the answer to a request that was sent after the hold timeout expired, so that the
-//!   time of a freeze does not count; and never before the partition is read up to the N of the previous run.
+//! - Each partition has at most one request in flight. Its answer proves nothing about a time that the worker did not
+//!   know when the request was sent.
+//! - A hold times out only with the answer to a request that was sent after the hold timeout expired, so that the time
+//!   of a freeze does not count. It never times out before the partition is read up to N, the committed offset of the
+//!   previous run.
 
 use std::time::{Duration, Instant};
 
 use emostream_log::EndOffsets;
 
-/// Pause between an answer that proved nothing and the next request.
+/// Pause between an answer that did not show that the partition is read to its end, and the next request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The reason why a partition holds the frontier back.
@@ -34,7 +35,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 pub enum HoldReason {
     /// The partition's leader does not answer, or its records do not arrive.
     Unreachable,
-    /// All records up to the last stable offset are read, and after it is an open transaction of another producer.
+    /// All records up to the last stable offset are read, and another producer's transaction is open after that offset.
     OpenTransaction,
     /// The next record of the partition is ahead of this host's clock.
     Ahead,
@@ -61,11 +62,12 @@ impl HoldReason {
 /// How far a partition allows the frontier to advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
-    /// Up to its watermark, since it is not quiet.
+    /// The partition is not quiet, so the frontier may advance up to its watermark.
     Watermark,
-    /// Up to the time that was proven, Unix milliseconds, since it is quiet.
+    /// The partition is quiet, so the frontier may advance up to the time, Unix milliseconds, for which it is proven
+    /// that the partition was read to its end.
     Until(u64),
-    /// Without a limit, since its hold timeout expired.
+    /// The hold timeout of the partition expired, so it does not limit the frontier.
     Unlimited,
 }
 
@@ -82,7 +84,8 @@ pub struct IdleTimeouts {
 #[derive(Debug)]
 pub struct Idleness {
     timeouts: IdleTimeouts,
-    /// N at the start of the run. Until the partition is read up to it, nothing is proven and no hold ends.
+    /// N, the committed offset, at the start of the run. Until the partition is read up to N, answers prove nothing and
+    /// no hold times out.
     read_to: u64,
     /// The time of the last record; `None` for a partition that was idle before the start.
     quiet_since: Option<Instant>,
@@ -90,21 +93,21 @@ pub struct Idleness {
     retry_at: Option<Instant>,
     proven_until_ms: u64,
     hold: Option<Hold>,
-    /// The release of a partition whose hold timeout expired, until it has caught up.
+    /// Set when the hold timeout of the partition expires, and removed when the partition has caught up.
     released: Option<Released>,
 }
 
 #[derive(Debug)]
 struct Released {
     reason: HoldReason,
-    /// The end offset of the first answer after the release. The partition has caught up once it is read up to there.
-    /// The current end offset would not do, since it may always move on.
+    /// The end offset of the first answer after the release. The partition has caught up once it is read up to this
+    /// offset. The current end offset cannot be used instead, since the reader might never reach it.
     until: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Request {
-    /// The time that the answer may prove.
+    /// The time to which the frontier may advance if the answer shows that the partition is read to its end.
     until_ms: u64,
     sent: Instant,
 }
@@ -114,8 +117,8 @@ struct Hold {
     finding: Finding,
     since: Instant,
     position: u64,
-    /// Whether a second answer had the same finding. Just after a freeze, the first answer shows that the reader is
-    /// behind.
+    /// Whether a second answer had the same finding. One answer is not enough: just after a freeze, the first answer
+    /// always shows that the reader is behind.
     confirmed: bool,
 }
 
@@ -123,9 +126,9 @@ struct Hold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     NoAnswer,
-    /// The leader answers, and has records below the last stable offset that did not arrive yet. After a freeze, or
-    /// when a broker is available again, they arrive soon. So the finding differs from no answer, and the
-    /// hold timeout starts again.
+    /// The leader answers, and has records below the last stable offset that did not arrive yet. They arrive soon after
+    /// a freeze, or when a broker is available again. So this finding differs from `NoAnswer`: when it follows
+    /// `NoAnswer`, the hold timeout starts again.
     Unread,
     OpenTransaction,
 }
@@ -141,7 +144,8 @@ impl Finding {
 
 impl Idleness {
     /// Creates the idleness of a partition that is read from `now` on. `was_idle` is whether the previous run stored
-    /// that it was idle: unless a record was appended since, the idle timeout does not start again.
+    /// that the partition was idle. If so, the idle timeout does not start again, unless a record was appended since
+    /// then.
     pub fn new(timeouts: IdleTimeouts, now: Instant, read_to: u64, was_idle: bool) -> Idleness {
         Idleness {
             timeouts,
@@ -158,7 +162,8 @@ impl Idleness {
     /// Handles new records, after which the partition is read up to `position`.
     pub fn on_records(&mut self, now: Instant, position: u64) {
         self.hold = None;
-        // Records that are read again do not show that the partition has new ones.
+        // Records that are read again after a restart are not new, so they do not end the idleness that the previous
+        // run stored.
         if self.quiet_since.is_some() || position > self.read_to {
             self.quiet_since = Some(now);
         }
@@ -170,7 +175,7 @@ impl Idleness {
         self.quiet_since = Some(now);
     }
 
-    /// Whether the partition had no record within the idle timeout.
+    /// Whether the partition has had no record within the idle timeout.
     pub fn is_quiet(&self, now: Instant) -> bool {
         self.quiet_since
             .is_none_or(|since| now.saturating_duration_since(since) >= self.timeouts.idle)
@@ -179,9 +184,9 @@ impl Idleness {
     /// Whether the caller must request the end offset now, so that the frontier may advance to `until_ms`. If so, the
     /// request counts as sent.
     ///
-    /// `wanted_ms` is how far the frontier could advance if no partition of another worker were held. The request
-    /// proves nothing about that time, but the hold of this partition begins and expires at the same time as those of
-    /// the others, not after them.
+    /// `wanted_ms` is how far the frontier could advance if no partition of another worker were held. A request is
+    /// needed for that time as well, although its answer proves nothing about it: the hold of this partition must begin
+    /// and expire at the same time as the holds of the other partitions, not after them.
     pub fn wants_request(&mut self, now: Instant, until_ms: u64, wanted_ms: u64) -> bool {
         let needed = match self.released {
             Some(_) => true,
@@ -239,7 +244,7 @@ impl Idleness {
                     });
                 }
             }
-            // With another finding, or another position, the timeout starts again.
+            // If the finding or the position has changed, the hold timeout starts again.
             hold => {
                 let since = now;
                 *hold = Some(Hold {
@@ -270,12 +275,13 @@ impl Idleness {
         }
     }
 
-    /// Whether the partition holds the frontier back, confirmed or not.
+    /// Whether the partition holds the frontier back, even if the reason is not confirmed yet.
     pub fn is_held(&self) -> bool {
         self.hold.is_some()
     }
 
-    /// Returns the reason why the partition holds the frontier back although it is quiet, once that is confirmed.
+    /// Returns the reason why the partition holds the frontier back although it is quiet, once a second answer has
+    /// confirmed the reason.
     pub fn held(&self) -> Option<HoldReason> {
         let hold = self.hold.as_ref().filter(|hold| hold.confirmed);
         hold.map(|hold| hold.finding.reason())
@@ -344,7 +350,8 @@ mod tests {
             self.idleness.passage(self.now)
         }
 
-        /// Requests and answers every second until `seconds`.
+        /// Lets time pass until `seconds`. Every second the partition may request its end offset, and `answer` answers
+        /// the request.
         fn until(&mut self, seconds: u64, mut answer: impl FnMut(&mut Partition)) {
             while self.now < self.begun + Duration::from_secs(seconds) {
                 self.now += Duration::from_secs(1);
@@ -362,7 +369,7 @@ mod tests {
         assert_eq!(partition.passage(), Passage::Watermark);
         assert!(partition.at(10).requests(2000));
         assert_eq!(partition.passage(), Passage::Until(0));
-        // The worker learns of a later time before the answer arrives.
+        // The worker learns of a later time before the answer arrives, so the answer proves only the earlier time.
         assert!(!partition.requests(4000));
         partition.answer(100, 100);
         assert_eq!(partition.passage(), Passage::Until(2000));
@@ -408,7 +415,8 @@ mod tests {
         let mut partition = Partition::new(0, false);
         partition.until(71, Partition::no_answer);
         assert!(partition.at(72).requests(u64::MAX));
-        // Its leader answers again; its producer always has a transaction open.
+        // The leader answers again. The partition's producer always has an open transaction, so the reader never
+        // reaches the current end offset.
         partition.answer(400, 410);
         assert!(partition.idleness.released().is_some());
         partition.position = 420;
@@ -424,7 +432,7 @@ mod tests {
         let mut partition = Partition::new(0, false);
         assert!(partition.at(10).requests(2000));
         partition.answer(100, 100);
-        // Partitions of other workers are held as well. Without them the frontier could advance further.
+        // Partitions of other workers are held as well. If they were not, the frontier could advance to 4 s.
         let wants =
             |partition: &mut Partition| partition.idleness.wants_request(partition.now, 2000, 4000);
         assert!(wants(partition.at(11)));
@@ -456,7 +464,8 @@ mod tests {
         let mut partition = Partition::new(0, false);
         partition.until(20, Partition::no_answer);
         assert!(partition.at(21).requests(u64::MAX));
-        // The process was frozen. The request was sent before the timeout expired.
+        // The process was frozen. The request was sent before the hold timeout expired, so the answer does not release
+        // the partition.
         partition.at(200).no_answer();
         assert_eq!(partition.passage(), Passage::Until(0));
         // The broker is available again, and has records that were not read yet.

@@ -1,7 +1,7 @@
 //! The clock and the timers of the operators of one worker.
 //!
-//! Operators use neither the system clock nor timely's timers, which depend on it. They use this module, so that a
-//! simulation can advance the time by minutes at once.
+//! Operators do not use the system clock, nor timely's timers, which depend on the system clock. They use this module,
+//! so that a simulation can advance the time by minutes at once.
 //!
 //! Invariant: the clock has an effect on when a window closes, but not on its contents.
 
@@ -41,7 +41,7 @@ impl Clock for MachineClock {
     }
 }
 
-/// The timers of one worker. Clones share them and are cheap.
+/// The timers of one worker. Clones share the same timers and are cheap.
 #[derive(Clone)]
 pub struct Timers(Rc<Inner>);
 

@@ -1,4 +1,5 @@
-//! Coordinators on a simulated network. The checks use the links and the reports only, not the states of the machines.
+//! Tests of coordinators on a simulated network. The checks use only the connections and the reports, not the internal
+//! states of the coordinators.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -13,11 +14,12 @@ use crate::progress::record::Progress;
 /// Interval of the ticks in a run without delays.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The documented time by which a group without a process has ended: the silence, or the drain, and some ticks.
+/// Maximum time after which a group that has lost a process has ended, as documented: the peer timeout, which is longer
+/// than that of the drain, and some ticks.
 const END_BOUND: Duration = Duration::from_millis(PEER_TIMEOUT.as_millis() as u64 + 500);
 
-/// Time by which processes that a supervisor restarts form a group: connections to a host that has lost its power
-/// close after ten seconds.
+/// Maximum time within which processes that a supervisor restarts form a group. It is longer than the time after which
+/// the connections to a host without power close.
 const FORM_BOUND: Duration = Duration::from_secs(30);
 
 /// Time after which TCP keepalive closes the connections to a host that has lost its power.
@@ -34,11 +36,11 @@ struct Link {
     closed: [bool; 2],
     /// The number of the connection at each end, once it is registered there.
     numbers: [Option<u64>; 2],
-    /// The control messages on their way to each end.
+    /// The control messages that were sent to each end and are not read yet.
     in_flight: [VecDeque<Result<ControlMessage, String>>; 2],
     /// Whether the run at each end has written data.
     written: [bool; 2],
-    /// What each end of a data connection has seen last.
+    /// The last state of the data connection that each end has observed.
     seen: [DataState; 2],
     /// Whether the process that has dialled has reported that it is ready.
     ready: bool,
@@ -57,7 +59,8 @@ struct Process {
     coordinator: Coordinator,
     is_alive: bool,
     is_frozen: bool,
-    /// Since when nothing reaches it: it is isolated, or its host has lost its power.
+    /// The time since which the process is unreachable, since it is isolated or its host has lost its power; `None` if
+    /// it is reachable.
     unreachable_since: Option<Instant>,
     stop_requested: bool,
     failure: Option<StreamsError>,
@@ -149,7 +152,7 @@ impl Network {
         ids.filter(|id| self.is_active(*id)).collect()
     }
 
-    /// Returns the newest process of an index that has not ended.
+    /// Returns the newest process with this index, if one of them has not ended.
     fn newest(&self, index: usize) -> Option<usize> {
         let mut processes = self.processes.iter();
         processes.rposition(|it| it.is_alive && it.index == index)
@@ -185,7 +188,7 @@ impl Network {
             .for_each(|link| self.close(link, id));
     }
 
-    /// What a process reads from a data connection.
+    /// Returns the state of a data connection that a process observes.
     fn state(&mut self, link: usize, id: usize) -> DataState {
         let (end, passes) = (self.end(link, id), self.passes(link));
         let mut ends = self.links[link].ends.iter();
@@ -204,7 +207,7 @@ impl Network {
         link.seen[end]
     }
 
-    /// Feeds an event as the event loop does.
+    /// Feeds an event, and the states of the data connections before and after it, as the event loop does.
     fn feed(&mut self, id: usize, event: Event, link: Option<usize>) {
         for event in [Some(event), None] {
             let data = self.processes[id].data.clone();
@@ -235,7 +238,7 @@ impl Network {
         }
     }
 
-    /// Whether an event is a message on a connection that is closed here.
+    /// Whether an event is a message on a connection that this process has closed.
     fn is_stale(&self, id: usize, event: &Event) -> bool {
         let Event::Received {
             process, number, ..
@@ -309,7 +312,7 @@ impl Network {
         let Link { ends, purpose, .. } = self.links[link];
         let event = match reply {
             HandshakeReply::Accepted => Event::Connected(Connection { process, purpose }),
-            // The process dials again.
+            // The process that dials gets no event, since it retries.
             HandshakeReply::Duplicate => return,
             HandshakeReply::WrongToken => Event::Failed(StreamsError::WrongToken {
                 peer: String::new(),
@@ -341,7 +344,8 @@ impl Network {
         }
     }
 
-    /// Checks that every index is present once, with equal settings, and that its run has not begun or ended.
+    /// Checks that a process is connected to exactly one process of each other index, which has equal settings, and has
+    /// neither begun a run nor ended.
     fn check_connected(&self, id: usize) {
         let own = &self.processes[id];
         for index in (0..self.hosts).filter(|index| *index != own.index) {
@@ -374,7 +378,7 @@ impl Network {
         }
     }
 
-    /// Lets a process dial those that it waits for.
+    /// Lets a process dial the processes that it waits for.
     fn dial(&mut self, id: usize) {
         let mut dials = std::mem::take(&mut self.processes[id].dials);
         for dial in &mut dials {
@@ -422,7 +426,7 @@ impl Network {
         });
     }
 
-    /// Moves a message of one of the control connections into the inbox. Returns whether there was one.
+    /// Moves a message from one of the control connections into the inbox. Returns whether there was a message.
     fn read(&mut self, id: usize, pick: usize) -> bool {
         let control = self.processes[id].control.clone();
         let arrived = |link: &usize| {
@@ -445,7 +449,7 @@ impl Network {
         true
     }
 
-    /// Handles the first event of the inbox. Returns whether there was one.
+    /// Handles the first event of the inbox. Returns whether there was an event.
     fn handle(&mut self, id: usize) -> bool {
         let event = self.processes[id].inbox.pop_front();
         event.is_some_and(|(event, link)| {
@@ -454,7 +458,8 @@ impl Network {
         })
     }
 
-    /// Checks the data connections as the run does, and ticks.
+    /// Feeds a tick. If a data connection of the run has ended, the run fails first, as it does when timely's network
+    /// threads detect the end.
     fn tick(&mut self, id: usize) {
         let run = self.processes[id].run.clone();
         for link in run.iter().flat_map(|(_, data)| data.iter().flatten()) {
@@ -486,7 +491,7 @@ impl Network {
         }
     }
 
-    /// Lets each process read a message or handle an event. Returns whether there was one.
+    /// Lets each process read a message or handle an event. Returns whether any process did so.
     fn step_all(&mut self) -> bool {
         let mut is_any = false;
         for id in self.active() {
@@ -587,7 +592,7 @@ impl Network {
                     .chain(&self.processes[id].control);
                 let links: Vec<usize> = links.copied().flatten().collect();
                 if let Some(link) = pick(link, &links) {
-                    // Both ends read the end of the connection.
+                    // A reset closes the connection at both ends.
                     for end in self.links[link].ends {
                         self.close(link, end);
                     }
@@ -603,12 +608,12 @@ fn fence() -> StreamsError {
     StreamsError::Log(LogError::Fenced { id })
 }
 
-/// A step of a schedule. The numbers select among what is there.
+/// A random step of a test. The numbers select a process and, in some steps, a connection.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// Run without delays for some milliseconds.
+    /// All processes run without delays for this number of milliseconds.
     Run(u64),
-    /// No process does anything for some milliseconds.
+    /// No process does anything for this number of milliseconds.
     Wait(u64),
     Dial(usize),
     Read(usize, usize),
@@ -616,17 +621,17 @@ enum Step {
     Tick(usize),
     Begin(usize),
     StandBy(usize),
-    /// Another process of an index starts, whether or not there is one, with settings.
+    /// A process with this index and these settings starts, even if the index has one already.
     Start(usize, u8),
     Kill(usize),
     LosePower(usize),
     Freeze(usize),
     Isolate(usize),
     Thaw(usize),
-    /// A connection breaks.
+    /// A connection of a process is reset.
     Reset(usize, usize),
     Stop(usize),
-    /// The run of a process fails, by a fence or by itself.
+    /// The run of a process fails: by a fence if the flag is set, otherwise by an error of its own.
     Fail(usize, bool),
 }
 
@@ -775,7 +780,8 @@ fn a_process_that_stops_while_the_group_forms_leaves_alone() {
     assert_eq!(network.active(), [0, 1]);
 }
 
-/// The connections of a host without power do not end by themselves for ten seconds.
+/// The connections of a host without power stay open for ten seconds, but a process that replaces the lost one must not
+/// wait for that.
 #[test]
 fn a_process_is_replaced_as_soon_as_it_counts_as_lost() {
     let mut network = Network::new(3);
@@ -817,8 +823,8 @@ fn a_drain_waits_three_seconds_for_a_frozen_process() {
 }
 
 proptest! {
-    /// The network checks at each step that a group forms only of every index once, with equal settings, and that
-    /// messages of former connections change nothing.
+    /// The simulated network also checks at each step that a group has exactly one process of each index, all with
+    /// equal settings, and that messages of earlier connections have no effect.
     #[test]
     fn a_group_is_whole_or_ends_in_time(hosts in 1_usize..5, before in any::<bool>(), steps in steps()) {
         let mut network = if before { Network::running_group(hosts) } else { Network::new(hosts) };
@@ -829,7 +835,8 @@ proptest! {
             prop_assert!(!process.stop_requested, "process {} has not stopped", id);
             prop_assert!(process.run.is_none() || network.is_whole(id), "process {} lacks another", id);
         }
-        // A supervisor starts one process of each index, with equal settings.
+        // Acts as a supervisor: ends all processes except one healthy process of each index, and starts the missing
+        // ones.
         for id in 0..network.processes.len() {
             let process = &network.processes[id];
             let is_healthy = !process.is_frozen && process.unreachable_since.is_none() && process.settings == settings(2);
@@ -908,7 +915,7 @@ proptest! {
         prop_assert_eq!(before, format!("{coordinator:?}"));
     }
 
-    /// The network checks that the state is as before.
+    /// `Network::feed` checks that the message does not change the state of the coordinator.
     #[test]
     fn a_message_of_a_former_connection_changes_nothing(
         index in 0_usize..3, process in 0_usize..3, number in 0_u64..9, message in message(), runs_ms in 0_u64..300,
