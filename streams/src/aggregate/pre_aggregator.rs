@@ -1,6 +1,6 @@
 //! Counts events on the worker that reads them, so that workers exchange partial counts instead of events.
 //!
-//! The pre-aggregator is part of the source operator, which is several times as fast as an exchange of every event.
+//! The pre-aggregator is part of the source operator. An exchange of every event would be several times slower.
 
 use std::{collections::BTreeMap, mem};
 
@@ -21,7 +21,7 @@ pub struct InternedKey(u32);
 /// The counts of one window, by key and item.
 pub type Counts<I> = HashMap<(InternedKey, I), u64>;
 
-/// The keys by number.
+/// The interned keys, by number.
 #[derive(Debug)]
 pub struct InternedKeys<K> {
     keys: Vec<K>,
@@ -29,8 +29,8 @@ pub struct InternedKeys<K> {
 }
 
 impl<K: Key> InternedKeys<K> {
-    /// Returns the number of the key with this name in a record. `key` parses a name that has no number yet; if it
-    /// returns `None`, so does this function.
+    /// Returns the number of the key with this name in a record. `key` parses a name that has no number yet; if `key`
+    /// returns `None`, this function does, too.
     pub fn number(
         &mut self,
         name: &str,
