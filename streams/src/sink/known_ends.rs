@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 
 use emostream_protocol::{FinalsFrom, ResultOrder};
 
-/// Maximum number of entries. One entry every five seconds covers more than the two minutes within which tables are
-/// usually complete. If a pause delays the tables, every other entry is dropped, and the bounds become less exact.
+/// Maximum number of entries. With one entry every five seconds, the list covers more than the two minutes within which
+/// tables are usually complete. If a pause in event time delays the tables, every other entry is dropped, and the
+/// bounds become less exact.
 const MAX_ENDS: usize = 64;
 
 /// End offsets as of some commits, the oldest first.
@@ -31,7 +32,8 @@ impl KnownEnds {
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {
-            // If an end offset is lower than before, the topic was recreated, and finals are in it from that offset on.
+            // An end offset that is lower than before shows that the topic was recreated. New finals are written from
+            // that offset on, so older entries get the lower offset, too.
             for (partition, offset) in &mut known.offsets {
                 *offset = ends.offset(*partition).min(*offset);
             }
