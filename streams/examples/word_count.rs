@@ -79,7 +79,7 @@ impl ValueFormat<ClosedWindow<String, ()>> for Finals {
     }
 }
 
-/// The application.
+/// The application that counts words.
 #[derive(Clone)]
 pub struct WordCount(Config);
 

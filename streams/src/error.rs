@@ -75,7 +75,7 @@ pub enum StreamsError {
     UnreadableProgress {
         /// The progress topic.
         topic: String,
-        /// Why it cannot be read.
+        /// The reason why the progress cannot be read.
         detail: String,
     },
     /// The stored progress was written on another Kafka cluster.
@@ -114,7 +114,7 @@ pub enum StreamsError {
         /// This host's time.
         now: String,
     },
-    /// The progress was reset while this run started, ran or stood by.
+    /// A reset has changed the progress while this run was starting, running, or a standby.
     #[error("the progress in {topic} was reset; restart this process to continue from the reset")]
     ResetMeanwhile {
         /// The progress topic.
@@ -186,9 +186,9 @@ pub enum StreamsError {
     PeerRefuses {
         /// The name of process 0.
         peer: String,
-        /// The error that it reported.
+        /// The error that process 0 reported.
         why: String,
-        /// Its exit code.
+        /// The exit code that process 0 reported.
         exit_code: u8,
     },
     /// Another process of the cluster has ended, is frozen, or cannot be reached.

@@ -43,7 +43,7 @@ pub enum ProgressMismatch {
     RecordChanged {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The offset.
+        /// The offset of the record.
         offset: u64,
     },
 }

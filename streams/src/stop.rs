@@ -31,7 +31,7 @@ impl Stop {
         self.0.requested.store(true, Ordering::Release);
     }
 
-    /// Whether the stop was requested, here or at the parent, or a failure was recorded here.
+    /// Whether the stop of this signal or of its parent was requested. [`Stop::fail`] requests the stop, too.
     pub fn is_requested(&self) -> bool {
         let parent = self.0.parent.as_ref();
         self.0.requested.load(Ordering::Acquire) || parent.is_some_and(Stop::is_requested)

@@ -1,4 +1,4 @@
-//! Runs the examples on both logs, each in two runs.
+//! Runs each example on the embedded log and on Kafka, in two runs each.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use std::{sync::Arc, thread};

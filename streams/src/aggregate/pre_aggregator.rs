@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{Item, Key};
 
 /// Number of interned keys beyond which the table is cleared at the next drain, so that keys that are no longer used do
-/// not accumulate. It is large enough for the keys of a burst.
+/// not accumulate. The number is large enough for the keys of a burst of events.
 const INTERNED_KEYS: usize = 100_000;
 
 /// The number of a key, valid until the next [`PreAggregator::drain`].
@@ -63,11 +63,11 @@ pub struct PartialCount<K, I> {
 /// An event of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<I> {
-    /// Its time, Unix milliseconds.
+    /// The time of the event, Unix milliseconds.
     pub at_ms: u64,
-    /// Its key; `None` if the event is not counted.
+    /// The key of the event; `None` if the event is not counted.
     pub key: Option<InternedKey>,
-    /// Its item; `None` if this build does not know it.
+    /// The item of the event; `None` if this build does not know the item.
     pub item: Option<I>,
 }
 

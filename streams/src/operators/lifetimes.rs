@@ -27,7 +27,7 @@ pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool
 
 /// The time of the last final of each key of a worker.
 pub struct Lifetimes {
-    /// Time without a final after which totals begin at 0, and the key is removed.
+    /// Time without a final after which the totals of a key begin at 0 and the key is removed, milliseconds.
     retention_ms: u64,
     /// The lifetimes by [`KeyNumber::index`]; `None` for numbers that are not in use.
     keys: Vec<Option<Lifetime>>,
@@ -92,7 +92,7 @@ impl Lifetimes {
         }
     }
 
-    /// Drops a key, whose number is about to be retired. Returns whether it was known.
+    /// Drops a key, whose number is about to be retired. Returns whether the key was known.
     pub fn forget(&mut self, key: KeyNumber) -> bool {
         let lifetime = self.keys.get_mut(key.index());
         lifetime.is_some_and(|lifetime| lifetime.take().is_some())

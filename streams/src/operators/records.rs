@@ -54,7 +54,7 @@ pub fn table<'scope, K: Key, T: Clone + 'static>(
 
 /// A row of a table.
 pub trait Row {
-    /// Returns the key of its record.
+    /// Returns the key of the row's record.
     fn key(&self) -> &str;
 
     /// Returns the number of backward resets before this row; 0 if its record does not contain the number.

@@ -75,10 +75,10 @@ pub enum Leader<K, I> {
     Key(K),
 }
 
-/// A change of a key's count of an item.
+/// A change of the count of an item of a key: the number of the key with the item, the time, and the difference.
 pub type KeyChange<I> = ((KeyNumber, I), u64, i64);
 
-/// A change of a count over all keys of this worker.
+/// A change of a count over all keys of this worker: the item or key, the time, and the difference.
 pub type LeaderChange<K, I> = (((), Leader<K, I>), u64, i64);
 
 type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
@@ -86,8 +86,8 @@ type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
 /// Returns the changes of the counts in the span at each window: the changes of each key, on the worker that owns the
 /// key, and the changes of the counts over all keys.
 ///
-/// `numbers` numbers the keys. A key keeps its number while it has counts in the span; `durable`, the probe of
-/// committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
+/// `numbers` assigns a number to each key. A key keeps its number while it has counts in the span; `durable`, the probe
+/// of committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
 pub fn sliding_window<'scope, K: Key, I: Item>(
     contributions: StreamVec<'scope, u64, SlidingContribution<K, I>>,
     numbers: KeyNumbers<K>,
@@ -129,11 +129,12 @@ pub fn sliding_window<'scope, K: Key, I: Item>(
     (key_changes, leader_changes)
 }
 
-/// The counts that will be added to the span, or subtracted from it.
+/// The counts that will be added to the span or subtracted from the span, by window.
 struct Expirations<K, I> {
     numbers: KeyNumbers<K>,
     max_step_counts: usize,
-    /// The number of entries of each key in the span, by the key's number, and the time at which it last became 0.
+    /// The number of entries of each key in the span, and the time at which this number last became 0, by the key's
+    /// number.
     held: Vec<(usize, u64)>,
     /// Keys without entries in the span, each with the time at which its last entry was subtracted, in the order of
     /// these times.

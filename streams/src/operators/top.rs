@@ -50,7 +50,7 @@ pub struct TopParams {
     pub durable: probe::Handle<u64>,
 }
 
-/// A top that has changed. The greatest counts come first, equal ones in the order of items and of keys.
+/// A top that has changed. The greatest counts come first; equal counts are in the order of their items or keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TopChange<K, I> {
     /// The top of a key.
@@ -174,7 +174,7 @@ fn leaders<'a, K: Key, I: Item>(
 fn top<T: Ord>(mut counts: Top<T>, most: usize) -> Top<T> {
     let order = |a: &(T, i64), b: &(T, i64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
     if (1..counts.len()).contains(&most) {
-        // Counts that are not in the top need not be sorted.
+        // The top counts are selected before they are sorted, since the other counts need not be sorted.
         counts.select_nth_unstable_by(most, order);
     }
     counts.truncate(most);

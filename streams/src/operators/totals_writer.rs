@@ -33,7 +33,7 @@ pub type Outputs<K, I> = BTreeMap<u64, Vec<TotalsOutput<K, I>>>;
 
 /// The state of the totals of a worker's keys.
 pub struct TotalsWriter<K, I: Item> {
-    /// The settings.
+    /// The settings of the totals.
     pub params: TotalsParams,
     /// The keys by number.
     pub numbers: KeyNumbers<K>,

@@ -1,4 +1,4 @@
-//! Counts in tumbling windows and emits each window once, when it has closed.
+//! Counts events in tumbling windows, and emits each window once, when the window has closed.
 //!
 //! ```text
 //!  partial tallies ──exchange(key)──▶ open windows ──frontier passes──▶ closed windows (finals)
@@ -40,9 +40,9 @@ use crate::{
     time::timers::Timers,
 };
 
-/// Delay between a change and the live tally that shows it. A producer writes the events of one flush to all
-/// partitions. Without the delay, a live tally would show the events of some partitions at once, and the others one
-/// interval later.
+/// Minimum delay between the first change and the live tally that contains it. A producer writes the events of one
+/// flush to all partitions. Without the delay, a live tally would show the events of some partitions at once, and the
+/// others one interval later.
 const LIVE_GATHER: Duration = Duration::from_millis(25);
 
 /// Maximum number of counts that a worker emits in live tallies at once, so that live tallies need only a small part of

@@ -11,7 +11,7 @@ use super::{
 use crate::{StreamsError, topics::Topics};
 
 /// Number of offsets at the end of the progress topic that are read to find its newest record. The transaction markers
-/// around the record have offsets, too, so it is not the last one.
+/// around the record have offsets, too, so the record is not at the last offset.
 const LAST_PROGRESS: u64 = 10;
 
 /// Checks that the topics to which transactions write exist.

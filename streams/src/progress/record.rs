@@ -35,7 +35,8 @@ pub struct Progress {
     pub final_until_ms: u64,
     /// The progress of each partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The epochs with other settings, as long as a run may read some of their records again; the newest last.
+    /// The epochs with other settings. An epoch is stored as long as a run may read some of its records again. The
+    /// newest epoch is the last.
     pub prior_epochs: Vec<PriorEpoch>,
     /// The backward resets so far. The newest results are those with the greatest reset number.
     pub resets: Resets,
@@ -151,9 +152,9 @@ impl Resets {
 /// The identity of a run, stored in its progress records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunIdentity {
-    /// The name of its host.
+    /// The name of the run's host.
     pub host: String,
-    /// Its index in the cluster.
+    /// The index of the process in the cluster.
     pub process: usize,
     /// The id of the operating system's process.
     pub pid: u32,
@@ -304,7 +305,7 @@ impl PriorEpoch {
         of.map_or(0, |(_, offset)| *offset)
     }
 
-    /// Returns the epoch that ends with `progress`, which was made with `settings`.
+    /// Returns the epoch that ends with `progress`, which a run with `settings` has written.
     pub fn of(progress: &Progress, settings: &Settings) -> PriorEpoch {
         let partitions = progress.partitions.iter();
         let ahead = partitions

@@ -15,7 +15,7 @@ pub const WINDOW_MS: &str = "window_ms";
 pub const LATENESS_MS: &str = "lateness_ms";
 
 /// The settings that the results depend on. A run cannot continue from progress that a run with other settings has
-/// written. They are stored as a JSON object, in the order in which they were added.
+/// written. The settings are stored as a JSON object, in the order in which they were added.
 #[derive(Debug, Clone, Default)]
 pub struct Settings(Vec<Setting>);
 

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::topics::Topics;
 
-/// The key of the one record of the progress topic.
+/// The key of each progress record, so that compaction leaves only the newest one.
 const PROGRESS_KEY: &[u8] = b"dataflow";
 
 /// The format of a record without fields that a reader must support: version 0.1 can continue from it.

@@ -102,7 +102,7 @@ pub struct FinalsAfter {
 pub struct Basis {
     /// How F changes.
     final_time: FinalTime,
-    /// The number of backward resets before.
+    /// The number of backward resets before this reset.
     resets: u64,
     /// Whether a run wrote the stored progress, not a reset.
     of_a_run: bool,
@@ -452,8 +452,9 @@ fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
         records: stored.partitions.iter().map(unread).sum(),
         ..Reset::of(stored.final_until_ms)
     };
-    // Events that were counted or rejected until now stay so. Other events that were read are classified by the new
-    // limits. The rule for the limits treats all events below N as rejected already, so N is set back to R.
+    // Events that were counted or rejected until now stay counted or rejected. Other events that were read are
+    // classified by the new limits. The rule for the limits treats all events below N as rejected already, so N is set
+    // back to R.
     if let Some(settings) = stored.settings.clone() {
         let epoch = PriorEpoch::of(&stored, &settings);
         stored.prior_epochs.push(epoch);
@@ -494,7 +495,7 @@ impl Reset {
     }
 }
 
-/// Returns progress without settings that continues from `stored` in a log that holds `kept`.
+/// Returns progress without settings that continues from `stored`. `kept` are the offsets that each partition contains.
 fn forget(
     stored: Progress,
     kept: &[Range<u64>],

@@ -85,7 +85,7 @@ impl<K: Key, I: Item> StoredFormat for NoTables<K, I> {
 pub struct StoredCounts<K, I> {
     /// The key.
     pub key: K,
-    /// The window of the final, or the one that changed the totals last.
+    /// The window of the final, or the last window that changed the totals.
     pub window: Window,
     /// The counts of the items.
     pub counts: Vec<(I, u64)>,
@@ -108,7 +108,7 @@ pub struct StoredTop<K, I> {
 pub struct Restored<K, I> {
     /// The state of each worker.
     pub workers: Vec<RestoredTables<K, I>>,
-    /// The end offset of each partition of the finals.
+    /// The end offset of each partition of the topic of finals.
     pub final_ends: Vec<(u32, u64)>,
 }
 
@@ -482,7 +482,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         Ok(keys)
     }
 
-    /// Adds a final, unless the record of its key contains it. If `begins`, the totals begin at 0 with it.
+    /// Adds a final, unless the record of its key contains it. If `begins`, the totals begin at 0 with this final.
     fn add(&mut self, partition: u32, number: u64, begins: bool, closed: StoredCounts<K, I>) {
         let order = ResultOrder::new(number, closed.window);
         let key = self.keys.entry(closed.key).or_default();

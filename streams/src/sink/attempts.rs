@@ -16,7 +16,7 @@ use emostream_log::LogError;
 use crate::StreamsError;
 
 /// Time for which a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of
-/// a new topic, or until a broker that has just started has any.
+/// a new topic, or until a broker that has just started has the metadata of any topic.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Number of timeouts of one transaction, while the log answers other requests, after which the run ends.
@@ -53,7 +53,7 @@ pub enum Failed {
 pub struct Transaction<'a> {
     /// The topic of the rejected records.
     pub rejected: &'a str,
-    /// The size of its results, bytes.
+    /// The size of the transaction's results, bytes.
     pub bytes: usize,
     /// The timeout of transactions.
     pub timeout: Duration,

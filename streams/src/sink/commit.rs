@@ -79,7 +79,7 @@ pub trait Commit {
     /// Notifies the committer that the worker loop runs: from now on the sink submits the heartbeats.
     fn begin(&mut self) {}
 
-    /// Adds results to the next transaction. Returns them as an error if they must wait.
+    /// Adds results to the next transaction. Returns the results as an error if they must wait.
     fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>>;
 
     /// Adds the rest of the next transaction, and commits it with `final_until_ms` as F. The previous transaction must

@@ -68,7 +68,7 @@ use crate::{
 /// committed within its timeout, and in a backlog the windows of hours may be complete at once.
 const MAX_TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
 
-/// An input of the sink besides results.
+/// A message to the sink that is not a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// A record that is rejected.
@@ -131,7 +131,7 @@ pub fn commit<'scope>(
     let again = scope.activator_for(address.clone());
     let wake = scope.worker().sync_activator_for(address.to_vec());
     let wake: Wakeup = Box::new(move || {
-        // Fails if the worker has ended.
+        // The call fails only if the worker has ended.
         let _ = wake.activate();
     });
     let notices = match results.unwritten.take() {
@@ -212,7 +212,7 @@ struct Sink {
 /// Determines which finals the next run must read, besides the topics of the tables, to restore tables and sliding
 /// spans.
 struct Restoring {
-    /// Notices as of windows that are not committed yet, by the last instant of the window.
+    /// The notices of windows that are not committed yet, by the last instant of the window.
     notices: BTreeMap<u64, Vec<UnwrittenSince>>,
     /// The oldest final of each worker that is in no record of a table, as of the next commit.
     unwritten: BTreeMap<usize, ResultOrder>,
@@ -248,7 +248,7 @@ impl Restoring {
 
     /// Applies the notices up to a commit with this F.
     fn advance(&mut self, final_until_ms: u64) {
-        // The notices of restored finals have the time 0, so they have arrived.
+        // The notices of restored finals have the time 0, so they have arrived, and replace this value.
         self.restored = None;
         let later = self.notices.split_off(&final_until_ms);
         let notices = std::mem::replace(&mut self.notices, later);

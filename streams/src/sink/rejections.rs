@@ -93,7 +93,7 @@ pub fn shorten<'a>(
 }
 
 impl Rejections {
-    /// Creates an empty buffer with at most `max_bytes` of a partition: see [`MAX_UNWRITTEN_BYTES`].
+    /// Creates an empty buffer. `max_bytes` is the limit for each partition; see [`MAX_UNWRITTEN_BYTES`].
     pub fn new(max_bytes: usize) -> Rejections {
         Rejections {
             max_bytes,
@@ -176,7 +176,7 @@ pub struct Unwritten {
 }
 
 impl Unwritten {
-    /// Creates an empty count with the limit `max_bytes`: see [`MAX_UNWRITTEN_BYTES`].
+    /// Creates a count of 0 bytes with the limit `max_bytes`; see [`MAX_UNWRITTEN_BYTES`].
     pub fn new(max_bytes: usize) -> Unwritten {
         Unwritten {
             max_bytes,
@@ -194,7 +194,7 @@ impl Unwritten {
         }
     }
 
-    /// Records that this number of bytes is durable.
+    /// Records that rejections with this number of bytes are durable.
     pub fn written(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }

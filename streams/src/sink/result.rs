@@ -1,4 +1,4 @@
-//! Results on their way to the log, and the streams that they arrive from.
+//! Results that are written to the log, and the streams from which the sink receives them.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -58,8 +58,8 @@ impl<T: Debug + Send, E: ResultEncoder<T> + Debug> SinkResult for Unencoded<T, E
     }
 }
 
-/// A function that removes all results that have arrived at an input of the sink. It calls the function that it is
-/// given with the time and the result, for each result.
+/// A function that removes all results that have arrived at an input of the sink. For each result, it calls the given
+/// function with the time and the result.
 pub type DrainResults = Box<dyn FnMut(&mut dyn FnMut(u64, Box<dyn SinkResult>))>;
 
 type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> DrainResults + 'scope>;

@@ -15,8 +15,8 @@ use emostream_protocol::INSTANCE_HEADER;
 /// Minimum time between two warnings about an instance.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Maximum number of instances in the table. Beyond that the table is cleared, and there may be another warning about
-/// each of them.
+/// Maximum number of instances in the table. If there are more, the table is cleared, and the worker may warn about the
+/// same instances again before [`WARN_EVERY`] has passed.
 const MAX_INSTANCES: usize = 1000;
 
 /// Maximum bytes of an instance's name in the table and in log messages; the rest is cut off. Names of hosts are

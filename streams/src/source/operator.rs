@@ -409,7 +409,7 @@ impl<F: Format> Source<F> {
         for own in &mut self.own {
             read_position.watermark_ms = own.reading.clock().watermark_ms();
             // Rejections of later windows wait until the frontier advances. The frontier may wait for this partition,
-            // so such rejections must not pause it.
+            // so such rejections must not pause the partition.
             let passed_ms = read_position.watermark_ms.max(read_position.durable_ms);
             let full = own.unwritten.is_full(passed_ms);
             // Below N the limits do not apply: the previous run has read these records within its limits, and the

@@ -1,6 +1,6 @@
 //! Reads one partition: decodes each record, classifies its events, and counts or rejects them.
 //!
-//! Records and times are passed in as values and there is no IO, so that tests can call it directly.
+//! The functions receive records and times as values and do no IO, so that tests can call them directly.
 
 use std::{collections::BTreeMap, ops::AddAssign};
 

@@ -39,12 +39,12 @@ pub struct ReadPosition {
     pub lowest_ms: u64,
     /// The durable frontier: the results of windows that end by this time are durable.
     pub durable_ms: u64,
-    /// Whether a partition of the group is held.
+    /// Whether any partition of the source is held.
     pub holding: bool,
 }
 
 impl ReadAhead {
-    /// Creates the value of a worker that has read nothing.
+    /// Creates the state of a worker that has read nothing yet.
     pub fn new(size: WindowSize, idle_timeout: Duration, hold_timeout: Duration) -> ReadAhead {
         let ms = |timeout: Duration| timeout.as_millis() as u64;
         ReadAhead {
