@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  partial tallies ──exchange(key)──▶ open windows ──frontier passes──▶ closed windows (finals)
-//!                                          └──every live interval, where changed──▶ live tallies
+//!                                          └──every live interval, if changed──▶ live tallies
 //! ```
 //!
 //! Invariant: a window is emitted only when no partition can still send an event for it.

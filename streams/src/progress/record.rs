@@ -351,8 +351,8 @@ pub struct OpenWindows {
 }
 
 impl OpenWindows {
-    /// Records that the record at `offset` contains an event of `window`, which is counted, late, or to be rejected
-    /// once the window is final.
+    /// Stores that the record at `offset` contains an event of `window`. The event is counted, late, or rejected once
+    /// the window is final.
     pub fn record_first_offset(&mut self, window: Window, offset: u64, watermark_ms: u64) {
         let first = self.first.entry(window.last_ms());
         first.or_insert((offset, watermark_ms));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  start of the log        R          N        end
-//!  ├───────────────────────┼──────────┼─────────┤   fits
+//!  ├───────────────────────┼──────────┼─────────┤   the log is valid
 //!                          R before the start: records were deleted before they were counted
 //!                          R or N after the end: the topic was truncated or recreated
 //!                          another record before N: the topic was recreated, and is as long again

@@ -53,7 +53,7 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 /// The offsets from which the next run reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetFrom {
-    /// The stored offset of each partition, or the first offset that the log still contains if it is later.
+    /// The stored offset of each partition, or the first offset that the log still contains if that offset is greater.
     Kept,
     /// The end offsets.
     Latest,

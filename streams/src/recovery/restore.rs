@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  [totals] to its end ─────────────────────────┐
-//!  [finals] from the offsets in progress ───────┼─▶ totals of each key, with what is in no record yet
+//!  [finals] from the offsets in progress ───────┼─▶ totals of each key, with the finals that are in no record yet
 //!                            │                  ┘
 //!                            └─▶ counts in the sliding span ◀─ [tops] to its end
 //! ```

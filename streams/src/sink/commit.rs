@@ -1,4 +1,4 @@
-//! The thread that commits, so that a timely worker never waits for the log.
+//! The thread that commits transactions, so that a timely worker never waits for the log.
 //!
 //! ```text
 //!  sink ──results, as they arrive▶ commit thread ──records──▶ the log's open transaction

@@ -49,13 +49,13 @@ impl KnownEnds {
         }
     }
 
-    /// Returns the greatest known end offsets before which there is no final of `since` or later; `None` if none are
-    /// known.
+    /// Returns the newest entry whose end offsets are lower bounds for all finals of `since` or later; `None` if there
+    /// is no such entry.
     pub fn before(&self, since: ResultOrder) -> Option<&FinalsFrom> {
         self.0.iter().rev().find(|ends| ends.since <= since)
     }
 
-    /// Drops the entries that are older than the one for `since`.
+    /// Drops the entries that are older than the one that [`KnownEnds::before`] returns for `since`.
     pub fn forget(&mut self, since: ResultOrder) {
         while self.0.get(1).is_some_and(|next| next.since <= since) {
             self.0.pop_front();

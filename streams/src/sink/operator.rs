@@ -248,7 +248,7 @@ impl Restoring {
 
     /// Applies the notices up to a commit with this F.
     fn advance(&mut self, final_until_ms: u64) {
-        // The notices of restored finals have the time 0, so they have arrived, and replace this value.
+        // The notices of restored finals have the time 0, so they have arrived. They replace `restored`.
         self.restored = None;
         let later = self.notices.split_off(&final_until_ms);
         let notices = std::mem::replace(&mut self.notices, later);
@@ -284,7 +284,7 @@ impl Restoring {
 /// The results of the next transactions.
 #[derive(Default)]
 struct Results {
-    /// The last instant of the latest window of which results were written into the open transaction, or are in `now`.
+    /// The last instant of the latest window that has results in the open transaction or in `now`.
     open_ms: Option<u64>,
     /// Results that are to be written now.
     now: Vec<Box<dyn SinkResult>>,

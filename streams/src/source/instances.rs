@@ -1,8 +1,8 @@
 //! Detects producers whose clocks are behind, since their events are late.
 //!
 //! A producer sets the times of its events, and writes its name into a header of each record. If a record is older than
-//! the newest record before it in its partition by more than the lateness, the windows of its events may be closed, and
-//! the events are rejected. The engine cannot fix that: the clock of the producer's host must be corrected.
+//! the newest record before it in its partition by more than the lateness, its events are late if their windows are
+//! closed. The engine cannot fix that: the clock of the producer's host must be corrected.
 
 use std::{
     collections::HashMap,

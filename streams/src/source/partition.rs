@@ -42,7 +42,7 @@ enum Reason {
     Late,
     /// The record is malformed.
     Malformed,
-    /// The times of the events are too far ahead of the record's own time, or later than the limit of a reset.
+    /// An event is too far ahead of its record's time, or later than the limit of a reset.
     Ahead,
     /// This build does not know the item of the event; another build may know it.
     UnknownItem,

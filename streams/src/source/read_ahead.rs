@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use emostream_protocol::WindowSize;
 
-/// Number of windows by which a partition may be read ahead beyond the timeouts: enough for the next window while a
-/// transaction is in flight.
+/// Number of windows by which a partition may be read ahead in addition to the timeouts. With this number, the next
+/// window can be read while a transaction is in flight.
 const WINDOWS: u64 = 4;
 
 /// Maximum bytes of records that a worker reads ahead of the durable frontier. Counts need less memory than the
@@ -25,7 +25,8 @@ pub struct ReadAhead {
     size: WindowSize,
     idle_ms: u64,
     hold_ms: u64,
-    /// The bytes that were read, by the start of the window that contained the watermark of the partition afterwards.
+    /// The number of bytes that were read, by window: by the start of the window that contained the partition's
+    /// watermark after the read.
     bytes: BTreeMap<u64, u64>,
     total: u64,
 }
