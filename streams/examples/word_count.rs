@@ -31,8 +31,8 @@ use serde_json::{Value, json};
 
 const WINDOW_MS: u64 = 2000;
 
-/// Maximum bytes of a word that is counted. A key is in the record of each of its finals, so it must be bounded: a final
-/// that the topic does not accept would end every run.
+/// Maximum bytes of a word that is counted. The record of each final contains its key, so the length of a key must be
+/// bounded: a final that is too large for its topic would end every run.
 const MAX_WORD_BYTES: usize = 200;
 
 /// A line of text: each word is a key.
@@ -79,12 +79,12 @@ impl ValueFormat<ClosedWindow<String, ()>> for Finals {
     }
 }
 
-/// The application.
+/// The application that counts words.
 #[derive(Clone)]
 pub struct WordCount(Config);
 
 impl WordCount {
-    /// The application with topics whose names begin with `prefix`.
+    /// Creates the application. The names of its topics begin with `prefix`.
     pub fn new(prefix: &str) -> WordCount {
         let (lines, counts) = (format!("{prefix}.lines"), format!("{prefix}.counts"));
         let topics = Topics::new(prefix, &lines, &counts, |value| {

@@ -18,29 +18,29 @@ use crate::{
     topics::Topics,
 };
 
-/// The number of the format in which workers exchange data. It must be increased with any change of an exchanged type:
-/// processes with different formats would misread each other, even if the bytes have the same layout. Before this format,
-/// partial counts had the start of their window instead of its end.
+/// Version of the format in which workers exchange data. It must be increased with each change of an exchanged type,
+/// even if the layout of the bytes stays the same: otherwise processes of different builds would misread each other's
+/// data. In format 1, a partial count contained the start of its window; since format 2, it contains the last instant.
 const EXCHANGE_FORMAT: u32 = 2;
 
 /// The time at which the first run of this process began, Unix milliseconds.
 static STARTED_MS: LazyLock<u64> = LazyLock::new(|| EventClock::host().unix_ms());
 
-/// Interval at which progress is committed when there is nothing else to write. Five intervals fit into the default of
-/// `--takeover`, so that a standby does not take over after one lost heartbeat or a commit that takes seconds. One
-/// small transaction per interval is a small load for a broker: a run that receives events commits as often.
+/// Interval at which progress is committed when there is nothing else to write. The default of `--takeover` is five
+/// intervals, so that a standby does not take over after one lost heartbeat or a commit that takes seconds. One small
+/// transaction per interval is a low load for a broker: a run that receives events commits as often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// Limits that unit tests and simulations lower in order to reach them.
+/// Limits that unit tests and simulations set to lower values, so that they can reach them.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum number of counts that an operator handles in a step, exceeded by one key at most: some milliseconds. A
-    /// worker runs its operators one after the other. An operator that handled everything at once, such as the close of
-    /// a window with millions of counts, would keep the worker from reading, from writing updates, and from its
-    /// heartbeat, without which the watchdog assumes that the worker is stuck. So an operator stops after this many
-    /// counts, keeps its capability, and activates itself again.
+    /// Maximum number of counts that an operator handles in one step, which then takes some milliseconds. A step may
+    /// exceed it by the counts of one key. A worker runs its operators one after the other. An operator that handled
+    /// everything at once, such as the close of a window with millions of counts, would keep the worker from reading,
+    /// from writing updates, and from sending its heartbeat; the watchdog would then assume that the worker is stuck.
+    /// So an operator stops after this many counts, keeps its capability, and activates itself again.
     pub max_step_counts: usize,
-    /// Maximum bytes of a partition's rejections that are not committed: see [`MAX_UNWRITTEN_BYTES`].
+    /// Maximum bytes of the rejections of one partition that are not committed yet; see [`MAX_UNWRITTEN_BYTES`].
     pub max_unwritten_bytes: usize,
 }
 
@@ -58,7 +58,7 @@ impl Default for Limits {
 pub struct Config {
     /// The topics that the application reads and writes.
     pub topics: Topics,
-    /// The settings that its results depend on.
+    /// The settings that the results of the application depend on.
     pub settings: Settings,
     /// Further values that must be the same in every process of a cluster: the name of the flag, and the value.
     pub agreed: Vec<(String, String)>,
@@ -68,12 +68,12 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// The size of the windows.
     pub window: WindowSize,
-    /// Difference between the newest record of a partition and its watermark, milliseconds.
+    /// Difference between the newest time in a partition and the watermark of the partition, milliseconds.
     pub lateness_ms: u64,
-    /// Time for which a partition without new records holds the watermark back before it counts as idle.
+    /// Time for which a partition without new records holds back the frontier before it may count as idle.
     pub idle_timeout: Duration,
-    /// Maximum time for which an idle partition may hold the watermark back while the log does not confirm that it was
-    /// read to its end.
+    /// Maximum time for which a partition without new records may hold back the frontier while the log does not confirm
+    /// that the partition was read to its end.
     pub hold_timeout: Duration,
     /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
@@ -83,19 +83,20 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Time without a commit after which a standby takes over; several times the heartbeat.
     pub takeover: Duration,
-    /// Whether a source topic is accepted whose brokers do not reject records with timestamps far in the future.
+    /// Whether the run accepts a source topic for which the brokers do not reject records with timestamps far in the
+    /// future.
     pub unbounded_timestamps: bool,
     /// Maximum age of the finals that a restart needs.
     pub finals_needed: Duration,
-    /// The length of the sliding span, milliseconds: whole windows. A restart needs the finals in it.
+    /// The length of the sliding span, milliseconds; a multiple of the window size. A restart reads the finals in the
+    /// span again.
     pub span_ms: u64,
     /// Time without a final, in event time, after which a key is removed and its totals begin at 0 with its next final,
     /// milliseconds. At least the sliding span.
     pub retention_ms: u64,
     /// Limits that unit tests and simulations lower.
     pub limits: Limits,
-    /// The clock that sets the times of events. If the producers and the log are in this process, they use the same
-    /// one.
+    /// The clock that sets the times of events. Producers and a log in this process must use the same clock.
     pub clock: EventClock,
 }
 
@@ -138,11 +139,11 @@ impl Config {
         }
     }
 
-    /// Checks that the values fit together.
+    /// Checks that the values do not contradict each other.
     ///
     /// # Errors
     ///
-    /// [`StreamsError::Worker`]: the application has a defect.
+    /// [`StreamsError::Worker`] if they do, which is a defect of the application.
     pub fn check(&self) -> Result<(), StreamsError> {
         for (name, value) in [
             (WINDOW_MS, self.window.as_ms()),

@@ -13,7 +13,7 @@ pub enum StreamsError {
     /// The log could not be used at the start.
     #[error(transparent)]
     Start(LogError),
-    /// The stored progress was made under other settings.
+    /// The stored progress was written by a run with other settings.
     #[error(
         "the stored progress in {topic} belongs to other settings: {difference}; run with the former settings, or let `emostream reset` forget them: what is final stays"
     )]
@@ -43,7 +43,7 @@ pub enum StreamsError {
         /// The source topic.
         topic: String,
     },
-    /// The retention of the source topic is shorter than a window may be open.
+    /// The retention of the source topic is shorter than the longest time for which a window may be open.
     #[error(
         "--hold-timeout: with --window and --lateness a window may be open for {needed:?}, and {topic} keeps records for {kept:?} only, so that a restart would not find them; shorten it, or raise the topic's retention.ms"
     )]
@@ -55,7 +55,8 @@ pub enum StreamsError {
         /// The retention of the topic.
         kept: Duration,
     },
-    /// The retention of the topic of finals is shorter than a restart needs to complete tables.
+    /// The retention of the topic of finals is shorter than the maximum age of the finals that a restart needs to
+    /// complete tables.
     #[error(
         "{topic} keeps finals for {kept:?} only, but with this --window, --lateness, --hold-timeout and --trending-span a restart may need the finals of the last {needed:?} to complete the totals; raise the topic's retention.ms"
     )]
@@ -74,7 +75,7 @@ pub enum StreamsError {
     UnreadableProgress {
         /// The progress topic.
         topic: String,
-        /// Why it cannot be read.
+        /// The reason why the progress cannot be read.
         detail: String,
     },
     /// The stored progress was written on another Kafka cluster.
@@ -113,7 +114,7 @@ pub enum StreamsError {
         /// This host's time.
         now: String,
     },
-    /// The progress was reset while this run started, ran or stood by.
+    /// A reset has changed the progress while this run was starting, running, or a standby.
     #[error("the progress in {topic} was reset; restart this process to continue from the reset")]
     ResetMeanwhile {
         /// The progress topic.
@@ -130,7 +131,7 @@ pub enum StreamsError {
     /// The final-until time that a reset requests is not valid.
     #[error("--final-until: {0}")]
     FinalUntil(String),
-    /// The log does not contain the records from which the progress was made.
+    /// The log does not contain the records from which the stored progress was computed.
     #[error(
         "the stored progress does not fit the log: {mismatch}; `emostream reset` goes on from what the log holds, and what is final stays"
     )]
@@ -180,17 +181,17 @@ pub enum StreamsError {
         /// The timeout.
         patience: Duration,
     },
-    /// Process 0 of the cluster cannot begin.
+    /// Process 0 of the cluster reported an error, because of which the run cannot begin.
     #[error("{peer} refuses to begin: {why}")]
     PeerRefuses {
         /// The name of process 0.
         peer: String,
-        /// The error that it reported.
+        /// The error that process 0 reported.
         why: String,
-        /// Its exit code.
+        /// The exit code that process 0 reported.
         exit_code: u8,
     },
-    /// A process of the cluster is gone.
+    /// Another process of the cluster has ended, is frozen, or cannot be reached.
     #[error("{peer} was lost: {why}; restart this process, and the cluster goes on where it was")]
     PeerLost {
         /// The name of the process.
@@ -198,13 +199,14 @@ pub enum StreamsError {
         /// The event by which the loss was detected.
         why: String,
     },
-    /// Process 0 of the cluster was fenced: the processes join again, and process 0 stands by.
+    /// Another run has fenced process 0 of the cluster. The processes join the cluster again, and process 0 becomes a
+    /// standby.
     #[error("{peer} was fenced by another run")]
     Dissolved {
         /// The name of process 0.
         peer: String,
     },
-    /// A worker of this process does nothing any more.
+    /// A worker of this process has not taken a step for seconds.
     #[error("worker {worker} of this process has stood still for seconds; restart it")]
     Stuck {
         /// The index of the worker.
@@ -243,7 +245,8 @@ impl StreamsError {
         )
     }
 
-    /// Whether the processes of a cluster leave their run without ending, because another run has taken over.
+    /// Whether the run ends with this error but the processes of its cluster do not, because another run has taken
+    /// over.
     pub fn dissolves(&self) -> bool {
         self.is_fence() || matches!(self, StreamsError::Dissolved { .. })
     }
@@ -251,7 +254,8 @@ impl StreamsError {
     /// Returns the exit code of a process that ends with this error. README.md, "Operations", lists the codes.
     pub fn exit_code(&self) -> u8 {
         match self {
-            // The brokers repeated the answer for longer than an ACL takes to reach all of them.
+            // The brokers denied access for longer than a new ACL takes to reach all of them, so a restart would not
+            // help.
             StreamsError::Start(LogError::Denied { repeated: true, .. })
             | StreamsError::Log(LogError::Denied { repeated: true, .. }) => 78,
             StreamsError::Start(LogError::Fenced { .. })
@@ -262,7 +266,8 @@ impl StreamsError {
             | StreamsError::PeerLost { .. }
             | StreamsError::Dissolved { .. }
             | StreamsError::Stuck { .. } => 75,
-            // Two properties that exclude each other: librdkafka detects them when a transactor is created.
+            // The flags are wrong, so the exit code is that of a usage error. librdkafka detects properties that
+            // exclude each other only when a transactor is created.
             StreamsError::Start(
                 LogError::Property { .. } | LogError::TransactionTimeout { .. },
             ) => 64,
@@ -289,7 +294,7 @@ impl StreamsError {
     }
 }
 
-/// Returns the part of the message that recommends a restart, for failures of the log that a restart can fix.
+/// Returns the part of the message that recommends a restart; empty if a restart cannot fix the failure of the log.
 fn advice(error: &LogError) -> &'static str {
     match error {
         LogError::Denied { repeated: true, .. } => "",

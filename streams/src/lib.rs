@@ -1,4 +1,5 @@
-//! A stream processing engine on timely dataflow, with event time and exactly-once results from the log to the log.
+//! A stream processing engine on timely dataflow. It reads records from a log, groups their events by event time, and
+//! writes the results to the log exactly once.
 //!
 //! ```text
 //!  source ─▶ partial counts ─▶ operators of the application ─▶ results ─▶ sink ─▶ [finals] [tables]
@@ -10,7 +11,8 @@
 //! between the source and the sink; [`runtime::run::run`] runs it. All state is in the log: the progress record, which
 //! is written in the same transaction as the results, contains the offsets from which a restart reads.
 //!
-//! The layers, from top to bottom. A file imports only from lower layers, which a test checks:
+//! The modules are in layers, listed here from top to bottom. A file imports only from lower layers; a unit test checks
+//! this:
 //!
 //! ```text
 //!  simulation > runtime > standby > recovery > config > cluster source operators > sink > progress > time > stop
@@ -51,14 +53,14 @@ mod tests {
         path::{Path, PathBuf},
     };
 
-    /// The layers from top to bottom; modules of one layer do not import each other.
+    /// The layers of the crate from top to bottom, separated by `>`. Modules of one layer do not import each other.
     const LAYERS: &str = "simulation > runtime > standby > recovery > config > cluster source operators > sink > progress \
                           > time > stop > error > aggregate metrics mismatch topics";
 
-    /// Names at the root of the crate, and the modules that define them.
+    /// Types that the root of the crate exports, each with the module that defines it.
     const ROOT: [(&str, &str); 2] = [("Stop", "stop"), ("StreamsError", "error")];
 
-    /// The files of the folder `cluster` from top to bottom.
+    /// The layers of the files in the folder `cluster`, from top to bottom.
     const CLUSTER: &str =
         "group > event_loop > join > coordinator > handshake > wire peer > config";
 
@@ -68,7 +70,8 @@ mod tests {
         found.unwrap_or_else(|| panic!("{module:?} is in no layer"))
     }
 
-    /// Returns the modules that follow `crate::`: one, or a group in braces.
+    /// Returns the names that are imported by the text after `crate::` or `super::`: one name, or the names of a group
+    /// in braces.
     fn imported(rest: &str) -> Vec<&str> {
         let name = |text| str::split(text, |c: char| !c.is_alphanumeric() && c != '_').next();
         let Some(group) = rest.strip_prefix('{') else {
@@ -89,7 +92,7 @@ mod tests {
         names
     }
 
-    /// Returns the source files of the crate, each with its module.
+    /// Returns the source files of the crate, each with the name of its top-level module.
     fn files() -> Vec<(String, PathBuf)> {
         fn below(path: &Path, files: &mut Vec<PathBuf>) {
             match path.is_dir() {

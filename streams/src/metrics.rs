@@ -5,10 +5,11 @@ use prometheus::{
     Registry,
 };
 
-/// Buckets of the seconds between a window's end and its commit: lateness plus flush is about one second.
+/// Buckets of the time between the end of a window and the commit of its results, seconds. They are narrowest at the
+/// expected time, which is the lateness plus the flush interval.
 const CLOSE_BUCKETS: [f64; 10] = [0.5, 0.75, 0.8, 0.85, 0.9, 1.0, 1.25, 1.5, 2.5, 10.0];
 
-/// Buckets of the seconds of a transaction: some tens of milliseconds on an idle broker.
+/// Buckets of the duration of a transaction, seconds.
 const COMMIT_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
 /// The metrics of an application. Clones are cheap, and any thread may use them.
@@ -36,19 +37,19 @@ pub struct Metrics {
     pub close: Histogram,
     /// Seconds of a transaction.
     pub commit: Histogram,
-    /// Transactions, by outcome.
+    /// Number of transactions, by outcome.
     pub transactions: IntCounterVec,
-    /// Live results, by outcome.
+    /// Number of live results, by outcome.
     pub live: IntCounterVec,
 }
 
 impl Metrics {
-    /// Registers the metrics; their names begin with `prefix` and an underscore. `reasons` are those for which records
-    /// are rejected.
+    /// Registers the metrics; their names begin with `prefix` and an underscore. `reasons` are the reasons for which
+    /// records are rejected.
     ///
     /// # Errors
     ///
-    /// If they are registered already.
+    /// If metrics with these names are registered already.
     pub fn register(
         registry: &Registry,
         prefix: &str,
@@ -92,7 +93,8 @@ impl Metrics {
                 &["partition"],
             )?,
             open_windows: gauges("open_windows", "Windows with counts, not final.", "worker")?,
-            // A vector without labels: its series does not exist until the value is known.
+            // A plain gauge would start with the value 0. A vector without labels has no series until the value is
+            // known.
             final_until: IntGaugeVec::new(
                 Opts::new(
                     name("final_until_timestamp_seconds"),
@@ -126,8 +128,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Resets the gauges when the process stands by: the active run reports these values, and sums over all processes
-    /// would count them twice.
+    /// Resets the gauges when the process becomes a standby. The active run reports these values, so a sum over all
+    /// processes would count them twice otherwise.
     pub fn stand_by(&self) {
         self.active.set(0);
         self.lag.reset();
@@ -137,8 +139,8 @@ impl Metrics {
         self.final_until.reset();
     }
 
-    /// Sets the time up to which every window is final. The series does not exist before the first final: for an alert
-    /// on its age, a value of 0 would be half a century old.
+    /// Sets the time up to which every window is final. The series does not exist before the first final, since an
+    /// alert on its age would interpret the value 0 as the year 1970.
     pub fn final_until(&self, until_ms: u64) {
         if until_ms > 0 {
             let until = self.final_until.with_label_values::<&str>(&[]);

@@ -30,20 +30,20 @@ pub enum ProgressMismatch {
         /// The number of partitions that the topic has.
         partitions: u32,
     },
-    /// Finals were deleted that no record of a table contains.
+    /// Finals were deleted before a record of a table contained them.
     FinalsExpired {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The lowest offset that these finals may have.
+        /// The lowest offset at which such finals may be.
         from: u64,
         /// The first offset that the log holds.
         start: u64,
     },
-    /// The log has another record at the offset of a record that was read.
+    /// The record at an offset is not the one that was read at this offset before.
     RecordChanged {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The offset.
+        /// The offset of the record.
         offset: u64,
     },
 }

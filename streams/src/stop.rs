@@ -1,6 +1,7 @@
-//! Stop signals: they request the end of a run, and record the error with which it ended by itself.
+//! Stop signals. A signal requests the end of a run, and records the error if the run fails.
 //!
-//! An active run has a child of its process's stop, so that a fenced run ends while its process stands by.
+//! An active run has a child of the stop signal of its process, so that a fenced run can end while its process
+//! continues as a standby.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -9,13 +10,14 @@ use std::sync::{
 
 use crate::StreamsError;
 
-/// A signal that stops a run within a tenth of a second, without closing a window. Clones share the signal.
+/// A signal that stops a run within a tenth of a second. The run does not wait until open windows are closed. Clones
+/// share the signal.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The parent: a request to stop it is also a request to stop this one.
+    /// The parent signal. A request to stop the parent is also a request to stop this one.
     parent: Option<Stop>,
     requested: AtomicBool,
     /// Whether all threads of the run have ended.
@@ -29,23 +31,24 @@ impl Stop {
         self.0.requested.store(true, Ordering::Release);
     }
 
-    /// Whether the stop was requested, here or at the parent, or a failure was recorded here.
+    /// Whether the stop of this signal or of its parent was requested. [`Stop::fail`] requests the stop, too.
     pub fn is_requested(&self) -> bool {
         let parent = self.0.parent.as_ref();
         self.0.requested.load(Ordering::Acquire) || parent.is_some_and(Stop::is_requested)
     }
 
-    /// Records that everything that was to stop has ended.
+    /// Records that all threads of the run have ended.
     pub fn end(&self) {
         self.0.over.store(true, Ordering::Release);
     }
 
-    /// Whether everything that was to stop has ended.
+    /// Whether all threads of the run have ended, as [`Stop::end`] has recorded.
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Acquire)
     }
 
-    /// Returns a child: it stops with its parent or alone, and its failure does not stop the parent.
+    /// Returns a child signal. A stop of the parent also stops the child. A stop or a failure of the child does not
+    /// stop the parent.
     pub fn child(&self) -> Stop {
         Stop(Arc::new(Inner {
             parent: Some(self.clone()),
@@ -64,7 +67,7 @@ impl Stop {
         self.request();
     }
 
-    /// Whether both are clones of the same signal.
+    /// Whether `other` is a clone of this signal.
     #[cfg(any(test, feature = "simulation"))]
     pub fn is(&self, other: &Stop) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -32,7 +32,7 @@ pub fn topics() -> Topics {
     }
 }
 
-/// Returns a configuration whose times are so long that no test waits for them.
+/// Returns a configuration whose timeouts are so long that none of them expires during a test.
 pub fn config() -> Config {
     Config {
         settings: Settings::default().with("lateness_ms", "--lateness (ms)", 750),
@@ -55,14 +55,14 @@ pub fn log() -> Arc<EmbeddedLog> {
     log
 }
 
-/// Commits the progress, which fences every run.
+/// Commits `progress` with a new transactor, which fences every run.
 pub fn commit(log: &dyn Log, progress: &Progress) {
     let mut transactor = fence(&topics(), log, DEADLINE).unwrap();
     let record = progress_record(&topics(), progress);
     transactor.commit(vec![record]).unwrap();
 }
 
-/// A final, or a record of a table with this number of bytes.
+/// A result of a test: a final, or a record of a table with this number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TestResult {
     Final,
@@ -97,7 +97,7 @@ impl SinkResult for TestResult {
     }
 }
 
-/// Encodes results by their own functions.
+/// An encoder that calls the functions of the [`TestResult`] itself.
 #[derive(Debug)]
 pub struct TestEncoder;
 

@@ -7,22 +7,23 @@ use emostream_log::{Cleanup, TopicSpec};
 /// The retention of the topics that [`Topics::specs`] returns.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Maximum time by which event time may be ahead of this host's clock, milliseconds. The source topic has the same
-/// limit for records and the broker's clock.
+/// Maximum time by which event time may be ahead of this host's clock, milliseconds. The source topic is created with
+/// the same limit, by which a broker rejects records that are ahead of its own clock.
 pub const MAX_AHEAD_MS: u64 = 5_000;
 
 /// The names of the topics of an application.
 #[derive(Debug, Clone)]
 pub struct Topics {
-    /// The id of the application: Kafka's transactional id, and the consumer group whose offsets show how far the
-    /// application has read. All runs use the same id, so that a new run fences the others.
+    /// The id of the application. It is Kafka's transactional id, and the id of the consumer group whose offsets show
+    /// how far the application has read. All runs use the same id, so that a new run fences the others.
     pub application_id: String,
     /// The records that the application reads.
     pub source: String,
     /// Finals: the results of closed windows.
     pub finals: String,
-    /// Returns the summary of the final in a record's value; `None` if the value is not a final. A start compares the
-    /// newest finals with the progress: progress that was lost would make it write finals a second time.
+    /// Returns the summary of the final in a record's value; `None` if the value is not a final. A run compares the
+    /// newest finals with the progress before it begins: if progress was lost, the run would write finals a second
+    /// time.
     pub read_final: fn(&[u8]) -> Option<FinalSummary>,
     /// The table of totals, if there is one: a compacted topic with the latest record of each key.
     pub totals: Option<String>,
@@ -39,17 +40,17 @@ pub struct Topics {
 /// The contents of a final that the engine uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinalSummary {
-    /// The end of its window, Unix milliseconds.
+    /// The end of the window, Unix milliseconds.
     pub end_ms: u64,
-    /// Its key, for messages.
+    /// The key, for messages.
     pub key: String,
-    /// The number of events in it.
+    /// The number of events that the final counts.
     pub events: u64,
 }
 
 impl Topics {
-    /// Returns the topics of an application that writes finals alone. The names of its topics for rejected records and for
-    /// the progress begin with its id.
+    /// Returns the topics of an application that writes only finals. The names of its topics for rejected records and
+    /// for the progress begin with its id.
     pub fn new(
         application_id: &str,
         source: &str,
@@ -69,8 +70,8 @@ impl Topics {
         }
     }
 
-    /// Returns the topics as they are created with this number of partitions and of replicas. Records are kept for a
-    /// week, those of tables for as long as they are the newest of their key.
+    /// Returns the specifications of all topics, with this number of partitions and replicas. The topics of tables and
+    /// of the progress are compacted; records of the other topics are kept for a week. The progress has one partition.
     pub fn specs(&self, partitions: u32, replication: u32) -> Vec<TopicSpec> {
         let topic = |name: &String, cleanup| TopicSpec {
             name: name.clone(),

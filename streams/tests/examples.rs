@@ -1,4 +1,4 @@
-//! Runs the examples on both logs, each in two runs.
+//! Runs each example on the embedded log and on Kafka, in two runs each.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use std::{sync::Arc, thread};
@@ -68,7 +68,8 @@ fn words_are_counted_once_in_each_window_also_across_runs() {
         for topic in app.config().topics.specs(1, 1) {
             log.create_topic(&topic).unwrap();
         }
-        // The second line opens a window that is still open when the first run ends. An empty line moves time.
+        // The second line is in a window that is still open when the first run ends. The empty line advances the
+        // watermark, so that the first window is closed.
         let lines = [(0, "to be or not to be"), (2100, "to be"), (3000, "")];
         append(&*log, lines.map(|(after_ms, text)| line(after_ms, text)));
         let first = finals(&app, &log, 4);

@@ -1,6 +1,6 @@
 //! Counts events on the worker that reads them, so that workers exchange partial counts instead of events.
 //!
-//! The pre-aggregator is part of the source operator, which is several times as fast as an exchange of every event.
+//! The pre-aggregator is part of the source operator. An exchange of every event would be several times slower.
 
 use std::{collections::BTreeMap, mem};
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{Item, Key};
 
 /// Number of interned keys beyond which the table is cleared at the next drain, so that keys that are no longer used do
-/// not accumulate. It is large enough for the keys of a burst.
+/// not accumulate. The number is large enough for the keys of a burst of events.
 const INTERNED_KEYS: usize = 100_000;
 
 /// The number of a key, valid until the next [`PreAggregator::drain`].
@@ -21,7 +21,7 @@ pub struct InternedKey(u32);
 /// The counts of one window, by key and item.
 pub type Counts<I> = HashMap<(InternedKey, I), u64>;
 
-/// The keys by number.
+/// The interned keys, by number.
 #[derive(Debug)]
 pub struct InternedKeys<K> {
     keys: Vec<K>,
@@ -29,8 +29,8 @@ pub struct InternedKeys<K> {
 }
 
 impl<K: Key> InternedKeys<K> {
-    /// Returns the number of the key with this name in a record. `key` parses a name that has no number yet; if it
-    /// returns `None`, so does this function.
+    /// Returns the number of the key with this name in a record. `key` parses a name that has no number yet; if `key`
+    /// returns `None`, this function does, too.
     pub fn number(
         &mut self,
         name: &str,
@@ -63,11 +63,11 @@ pub struct PartialCount<K, I> {
 /// An event of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<I> {
-    /// Its time, Unix milliseconds.
+    /// The time of the event, Unix milliseconds.
     pub at_ms: u64,
-    /// Its key; `None` if the event is not counted.
+    /// The key of the event; `None` if the event is not counted.
     pub key: Option<InternedKey>,
-    /// Its item; `None` if this build does not know it.
+    /// The item of the event; `None` if this build does not know the item.
     pub item: Option<I>,
 }
 

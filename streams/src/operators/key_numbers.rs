@@ -1,14 +1,15 @@
-//! The keys of a worker by number.
+//! Numbers for the keys of a worker.
 //!
 //! Numbers are compared and sorted several times as fast as names. The accumulations of a key are stored under its
-//! number, so when a key is removed, or its totals begin at 0, its number is retired: later finals of the key get
-//! another number.
+//! number. When a key is removed, or its totals begin at 0 again, its number is retired, so that the counts of later
+//! finals are stored under another number.
 //!
 //! ```text
 //!  in use ──retire──▶ retired: results that were computed before still find the key ──free_retired──▶ free
 //! ```
 //!
-//! Invariant: a number is free only if its accumulations are 0, and all results of them are committed.
+//! Invariant: a number is free only if its accumulations are 0, and all results that were computed from them are
+//! committed.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -27,7 +28,7 @@ impl KeyNumber {
     }
 }
 
-/// The keys of this worker by number. Clones share them.
+/// The keys of this worker by number. Clones share one table.
 #[derive(Debug, Clone)]
 pub struct KeyNumbers<K>(Rc<RefCell<Numbers<K>>>);
 
@@ -37,7 +38,8 @@ struct Numbers<K> {
     numbers: HashMap<K, KeyNumber>,
     /// The time at which each retired number was retired.
     retired: HashMap<KeyNumber, u64>,
-    /// Retired numbers whose accumulations are 0, and the time since which they are, in the order of these times.
+    /// Retired numbers whose accumulations are 0, each with the time at which they became 0, in the order of these
+    /// times.
     empty: VecDeque<(u64, KeyNumber)>,
     free: Vec<KeyNumber>,
 }
@@ -90,7 +92,7 @@ impl<K: Key> KeyNumbers<K> {
         numbers.retired.insert(number, time_ms);
     }
 
-    /// Removes the number from its key and frees it. No operator may have state of the number any more.
+    /// Removes the number from its key and frees it. No operator may still have state under this number.
     pub fn free(&self, number: KeyNumber) {
         let numbers = &mut *self.0.borrow_mut();
         let key = &numbers.keys[number.index()];
@@ -98,13 +100,14 @@ impl<K: Key> KeyNumbers<K> {
         numbers.free.push(number);
     }
 
-    /// Returns the time at which the number was retired: later changes of its accumulations belong to no key.
+    /// Returns the time at which the number was retired, if it was. Later changes of its accumulations belong to no
+    /// key.
     pub fn retired_at(&self, number: KeyNumber) -> Option<u64> {
         self.0.borrow().retired.get(&number).copied()
     }
 
-    /// Records that the accumulations of a retired number are 0 from `time_ms` on: the number can be freed once that is
-    /// committed. Times never decrease.
+    /// Records that the accumulations of a retired number are 0 from `time_ms` on. The number can be freed once this
+    /// change is committed. `time_ms` must not decrease from call to call.
     pub fn mark_empty(&self, number: KeyNumber, time_ms: u64) {
         self.0.borrow_mut().empty.push_back((time_ms, number));
     }

@@ -6,10 +6,10 @@
 //!                                                                          └ removed with the close of a later window
 //! ```
 //!
-//! A final begins its key's totals at 0 if the key has no final before it, or if the last one before it is in a window
-//! that began more than the retention before its own. The rule does not depend on whether the key was removed in the
-//! meantime. So removals, of which each close makes a limited number, change no result. Times are the starts of
-//! windows.
+//! The totals of a key begin at 0 with a final if the key has no earlier final, or if the window of its previous final
+//! began more than the retention before the window of this final. The rule does not depend on whether the key was
+//! removed in between. So removals do not change results, although each close removes only a limited number of keys.
+//! All times are the starts of windows.
 //!
 //! The rules are pure functions. The cost of a check does not depend on the number of keys: a key is queued at the time
 //! at which it expires if it has no further final. When that time comes, a key that has had further finals is queued
@@ -19,15 +19,15 @@ use std::collections::BTreeMap;
 
 use super::key_numbers::KeyNumber;
 
-/// Whether more than the retention lies between a key's last final, in the window that begins at `last_ms`, and
-/// `start_ms`: the totals begin at 0 with a final of the window that begins then.
+/// Whether more than the retention lies between `last_ms`, the start of the window of a key's last final, and
+/// `start_ms`. If so, the totals of the key begin at 0 with a final of the window that begins at `start_ms`.
 pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool {
     last_ms.saturating_add(retention_ms) < start_ms
 }
 
 /// The time of the last final of each key of a worker.
 pub struct Lifetimes {
-    /// Time without a final after which totals begin at 0, and the key is removed.
+    /// Time without a final after which the totals of a key begin at 0 and the key is removed, milliseconds.
     retention_ms: u64,
     /// The lifetimes by [`KeyNumber::index`]; `None` for numbers that are not in use.
     keys: Vec<Option<Lifetime>>,
@@ -38,13 +38,13 @@ pub struct Lifetimes {
 #[derive(Debug, Clone, Copy)]
 struct Lifetime {
     last_ms: u64,
-    /// The time at which the key is queued. An entry of its number at another time belongs to a key that had the
-    /// number before.
+    /// The time of the key's valid entry in the queue. Entries of its number at other times are ignored: they were made
+    /// for a key that had the number before, or before a backward reset.
     queued_ms: u64,
 }
 
 impl Lifetimes {
-    /// Creates the value without keys. The retention must not be shorter than a sliding span, since the span could
+    /// Creates lifetimes without keys. The retention must not be shorter than a sliding span, since the span could
     /// otherwise contain counts of a key that is removed.
     pub fn new(retention_ms: u64) -> Lifetimes {
         Lifetimes {
@@ -76,7 +76,8 @@ impl Lifetimes {
             Some(known) => {
                 known.last_ms = start_ms;
                 if expires_ms < known.queued_ms {
-                    // After a backward reset the key may be queued at a time that is years ahead.
+                    // After a backward reset, the key's entry may be at a time that is years ahead, so it gets an
+                    // earlier one.
                     known.queued_ms = expires_ms;
                     self.queue.entry(expires_ms).or_default().push(key);
                 }
@@ -91,14 +92,14 @@ impl Lifetimes {
         }
     }
 
-    /// Drops a key, whose number is about to be retired. Returns whether it was known.
+    /// Drops a key, whose number is about to be retired. Returns whether the key was known.
     pub fn forget(&mut self, key: KeyNumber) -> bool {
         let lifetime = self.keys.get_mut(key.index());
         lifetime.is_some_and(|lifetime| lifetime.take().is_some())
     }
 
-    /// Drops up to `max_keys` keys that have expired and returns them: they have no final in the window that begins
-    /// at `start_ms`, and their totals begin at 0 with any later final. Checks no more than `max_checks` keys.
+    /// Drops and returns up to `max_keys` keys that have expired: more than the retention lies between their last final
+    /// and `start_ms`, so that their totals begin at 0 with their next final. Checks at most `max_checks` keys.
     pub fn expire(&mut self, start_ms: u64, max_keys: usize, max_checks: usize) -> Vec<KeyNumber> {
         let mut expired = Vec::new();
         for _ in 0..max_checks {
@@ -153,7 +154,7 @@ mod tests {
                 start_ms += pause;
                 windows.push((start_ms, Some(key)));
             }
-            // Long enough for each key to be checked again.
+            // These windows are enough for each key to be checked again, and to expire.
             windows.extend((1..200).map(|nth| (start_ms + nth, None)));
             for (start_ms, key) in windows {
                 if let Some(key) = key {
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn a_final_continues_the_totals_up_to_the_retention_and_not_beyond() {
         let begin = [15, 16, 4].map(|start_ms| exceeds_retention(5, start_ms, RETENTION_MS));
-        // The third window is earlier than the final: it follows a backward reset.
+        // The third window is earlier than the last final, as after a backward reset.
         assert_eq!(begin, [false, true, false]);
         assert!(!exceeds_retention(1, u64::MAX, u64::MAX));
         assert!(

@@ -11,10 +11,10 @@ use timely::{
 /// The builder of the containers in which data are sent.
 type Collected<D> = CapacityContainerBuilder<Vec<D>>;
 
-/// An output while its operator runs.
+/// An activated output, to which a running operator sends data.
 pub(super) type Output<'a, D> = OutputBuilderSession<'a, u64, Collected<D>>;
 
-/// Adds an output to an operator. Returns it with its stream.
+/// Adds an output to an operator. Returns the output and its stream.
 pub(super) fn new_output<'scope, D: Clone + 'static>(
     builder: &mut OperatorBuilder<'scope, u64>,
 ) -> (OutputBuilder<u64, Collected<D>>, StreamVec<'scope, u64, D>) {

@@ -38,8 +38,8 @@ pub trait ValueFormat<T>: Debug + Send + Sync + 'static {
 pub enum TableChange<K, T> {
     /// A row has changed.
     Row(T),
-    /// The removal of a key whose totals have expired, with the start of the window at whose close it is removed, Unix
-    /// milliseconds.
+    /// A key is removed, since its totals have expired. The number is the start of the window at whose close the key is
+    /// removed, Unix milliseconds.
     Removed(K, u64),
 }
 
@@ -54,10 +54,10 @@ pub fn table<'scope, K: Key, T: Clone + 'static>(
 
 /// A row of a table.
 pub trait Row {
-    /// Returns the key of its record.
+    /// Returns the key of the row's record.
     fn key(&self) -> &str;
 
-    /// Returns the number of backward resets before it, if its record contains that number.
+    /// Returns the number of backward resets before this row; 0 if its record does not contain the number.
     fn resets(&self) -> u64;
 }
 
@@ -155,14 +155,14 @@ impl<K: Key, I: Item> Row for TopChange<K, I> {
         }
     }
 
-    /// A top is a function of the finals alone, so readers need no order besides that of the topic.
+    /// Returns 0: a top depends on the finals alone, so readers need only the order of the records in the topic.
     fn resets(&self) -> u64 {
         0
     }
 }
 
-/// Returns the header with the number of backward resets, if there were any: after a reset, windows alone do not order
-/// results any more.
+/// Returns the header with the number of backward resets, if there were any: after a reset, results are ordered by this
+/// number first, and then by their windows.
 fn resets_header(resets: u64) -> Option<Header> {
     (resets > 0).then(|| header(RESETS_HEADER, resets.to_string()))
 }

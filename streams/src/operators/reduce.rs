@@ -1,18 +1,18 @@
-//! Reduces the accumulations of each key in a total order of times: it emits the results of each change, at the time of
-//! the change.
+//! A reduction of the accumulations of each key for totally ordered times. It emits the results of each change at the
+//! time of the change.
 //!
 //! ```text
 //!  changes ─▶ arranged accumulations ─▶ for each key and time that changed: (before, after) ─▶ results
 //! ```
 //!
 //! Differential's general `reduce` also arranges its output, since the times of a change may be partially ordered. Here
-//! they are totally ordered, so the accumulations before and after a change determine what is emitted (differential's
-//! `count_total` and `threshold_total` use the same rule). If very many accumulations change at once, arranging the
-//! output would cost more than the accumulations themselves.
+//! times are totally ordered, so the accumulations before and after a change determine what is emitted, and the output
+//! need not be arranged (differential's `count_total` and `threshold_total` use the same rule). If very many
+//! accumulations change at once, arranging the output would cost more than the accumulations themselves.
 //!
-//! Differential sends changes of several times with one capability, that of the earliest time. The sink commits by
-//! time, so each result has the time of its change. Otherwise a result could be committed before its window, and again
-//! after a restart.
+//! Differential may send changes of several times together, with the capability of the earliest time. The sink commits
+//! by time, so this operator sends each result at the time of its own change. Otherwise a result could be committed
+//! before its window, and once more after a restart.
 
 use std::{collections::BTreeMap, mem, rc::Rc};
 
@@ -49,8 +49,8 @@ pub type BatchCursor<K, V> = CursorList<<Batch<K, V> as Navigable>::Cursor>;
 /// A change of one accumulation: its time, its value and the difference.
 pub type Difference<'a, V> = (u64, &'a V, i64);
 
-/// Calls `emit` with each key, the accumulations before and after a change of them, and the time of the change. Sends
-/// the results of `emit` at that time. A step handles about `max_step_counts` counts.
+/// Calls `emit` for each change of a key: with the key, its accumulations before and after the change, and the time of
+/// the change. Sends the results of `emit` at that time. A step handles about `max_step_counts` counts.
 pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
     arranged: Arranged<'scope, TraceAgent<ValSpine<K, V, u64, i64>>>,
     name: &str,
@@ -65,13 +65,14 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
         name,
         move |_, info| {
             let activator = scope.activator_for(info.address);
-            // The times of the changes are in [lower, upper). The trace up to lower has the accumulations before.
+            // The times of the changes are in [lower, upper). The batches of the trace up to `lower` contain the
+            // accumulations before these changes.
             let mut upper = Antichain::from_elem(0);
             let mut pending: Option<Pending<K, V>> = None;
             move |(input, _), output| {
                 let mut budget = StepBudget::new(max_step_counts);
                 loop {
-                    // While changes are pending, later ones wait in the input.
+                    // While changes are pending, later changes wait in the input.
                     if pending.is_none() {
                         let lower = upper.clone();
                         let mut earliest: Option<Capability<u64>> = None;
@@ -113,7 +114,7 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
                     }
                     pending = None;
                 }
-                // The times before the next changes need not be distinguished any more.
+                // All changes before `upper` are emitted, so the trace may merge their times.
                 trace.advance_upper(&mut upper);
                 trace.set_logical_compaction(upper.borrow());
                 trace.set_physical_compaction(upper.borrow());
@@ -132,8 +133,8 @@ struct Pending<K: Data, V: Data> {
 }
 
 impl<K: Data, V: Data> Pending<K, V> {
-    /// Calls `each` with the next keys that change, the accumulations before and after, and the time, key by key, until
-    /// the budget is spent. Returns whether every key was handled.
+    /// Handles the changed keys one after the other, until the budget is spent. Calls `each` for each change: with the
+    /// key, the accumulations before and after the change, and its time. Returns whether every key was handled.
     fn reduce(
         &mut self,
         budget: &mut StepBudget,
@@ -208,7 +209,7 @@ pub fn accumulate<'a, K: Data, V: Data>(
     }
 }
 
-/// Replaces `differences` by those of the cursor's key, in the order of their values.
+/// Replaces `differences` by the differences of the key at the cursor, in the order of their values.
 pub fn collect_differences<'a, K: Data, V: Data>(
     cursor: &mut BatchCursor<K, V>,
     storage: &'a Vec<Batch<K, V>>,
@@ -260,7 +261,8 @@ mod tests {
     /// Key, time, and the accumulations before and after.
     type Emitted = (u8, u64, Vec<(u8, i64)>, Vec<(u8, i64)>);
 
-    /// Returns the results if the changes of each group arrive together, and time advances to that of the next group.
+    /// Sends the changes of each group together, and advances time to that of the next group in between. Returns the
+    /// results, each with the time at which it was sent.
     fn emitted(groups: Vec<(u64, Vec<Change>)>) -> Vec<(u64, Emitted)> {
         timely::execute_directly(move |worker| {
             let seen: Rc<RefCell<Vec<(u64, Emitted)>>> = Rc::default();
@@ -313,7 +315,7 @@ mod tests {
     }
 
     proptest! {
-        /// The oracle adds up the changes before each time, and those at that time.
+        /// For each time, the oracle adds up all changes before that time, and all changes up to and including it.
         #[test]
         fn every_change_is_emitted_once_at_its_time(
             groups in vec((0_u64..4, vec(((0_u8..3, 0_u8..4), 0_u64..6, -2_i64..3), 0..12)), 0..6),

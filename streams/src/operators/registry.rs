@@ -8,14 +8,14 @@
 //!                          └────── accumulations of retired numbers are read ────────────┘
 //! ```
 //!
-//! The accumulations of a key are stored under its number. Where they begin at 0, the key gets another number, and the
-//! accumulations of the old one are retracted later: at the time of the first final they may not be complete in the
-//! arrangement, and no result depends on them any more. The number of a key that is removed is retired in the same way.
+//! The accumulations of a key are stored under its number. When its totals begin at 0 again, the key gets another
+//! number. No result depends on the accumulations of the previous number any more. They are retracted later, once they
+//! are complete in the arrangement. The number of a key that is removed is retired in the same way.
 //! [`crate::operators::lifetimes`] decides when totals begin and when they expire.
 //!
 //! Finals wait until all totals are restored, since restored totals contain the time of a key's last final. The
-//! operator holds capabilities that follow the frontier of its finals, since a key expires when no final of it
-//! arrives.
+//! operator holds capabilities that follow the frontier of its finals, since it must send the removal of an expired key
+//! although no final of that key arrives.
 
 use std::{cell::RefCell, collections::VecDeque, mem, rc::Rc};
 
@@ -47,8 +47,8 @@ use super::{
 };
 use crate::aggregate::key::{Item, Key};
 
-/// Maximum number of keys that all workers remove with one close. Removing a key costs a record in each table, and
-/// after a long pause all keys may have expired.
+/// Maximum number of keys that all workers together remove at one close. Each removal writes a record to each table,
+/// and after a long pause in event time all keys may have expired at once.
 const MAX_REMOVED: usize = 1_000;
 
 /// The trace of the accumulations, by key and item.
@@ -58,9 +58,10 @@ pub type TotalsTrace<I> = TraceAgent<ValSpine<KeyNumber, I, u64, i64>>;
 pub struct Shared<I: Item> {
     /// The trace of the accumulations, once they are arranged.
     pub trace: Option<TotalsTrace<I>>,
-    /// Restored state besides the accumulations: unnamed counts, and finals that are not in the key's record.
+    /// Restored state besides the accumulations: the counts of unnamed items, and the range of the finals that are not
+    /// in the key's record.
     pub restored: Vec<(KeyNumber, Vec<UnnamedCount>, Option<Change>)>,
-    /// The new and the previous number of each key whose totals began at 0 again.
+    /// The new number and the previous number of each key whose totals began at 0 again.
     pub replaced: Vec<(KeyNumber, KeyNumber)>,
     /// Numbers that were freed. All state that is stored under them must be dropped before they are used again.
     pub freed: Vec<KeyNumber>,
@@ -87,9 +88,9 @@ impl<I: Item> Shared<I> {
 
 /// The outputs of [`register`].
 pub struct Registered<'scope, K: Key, I: Item> {
-    /// All finals; those with which totals begin are marked.
+    /// All finals. A final is marked if the totals of its key begin at 0 with it.
     pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
-    /// The changes of the accumulations of the numbers.
+    /// The changes of the accumulations, which are stored under the numbers of the keys.
     pub changes: StreamVec<'scope, u64, KeyChange<I>>,
     /// The keys that are removed, each with the start of the window at whose close it is removed.
     pub removed: StreamVec<'scope, u64, (K, u64)>,
@@ -210,7 +211,8 @@ impl<K: Key, I: Item> Registry<K, I> {
         counts.map(move |(item, count)| ((number, item), 0, count as i64))
     }
 
-    /// Marks a final if its key's totals begin with it. Returns the number of the key's accumulations.
+    /// Marks a final if the totals of its key begin at 0 with it. Returns the number under which the key's
+    /// accumulations are stored.
     fn register(&mut self, closed: &mut ClosedWindow<K, I>) -> KeyNumber {
         let mut number = self.numbers.number(&closed.key);
         let start_ms = closed.window.start;
@@ -229,10 +231,13 @@ impl<K: Key, I: Item> Registry<K, I> {
         self.retired.push_back((time_ms, number));
     }
 
-    /// Retires the numbers of up to `max_keys` keys that have expired with `closed`, the window that was closed last.
-    /// Returns the keys and the start of that window. Only what a key produced before `durable_until_ms` is committed:
-    /// a key that has expired since may still produce a record, which would come after its removal. So may, with the
-    /// first window of a run, a key that was in a sliding span of another length when the run before ended.
+    /// Retires the numbers of up to `max_keys` expired keys. Returns each key with the start of `closed`, the window
+    /// that was closed last.
+    ///
+    /// A key is removed only if it had expired by `durable_until_ms`, up to which all results are committed. Otherwise
+    /// a record of the key could still be written after its removal. No key is removed before the run has committed its
+    /// first window: if the run before had a sliding span of another length, this window may still write a record of
+    /// any key.
     fn expire(
         &mut self,
         closed: Window,
@@ -251,8 +256,8 @@ impl<K: Key, I: Item> Registry<K, I> {
         })
     }
 
-    /// Retracts some of the accumulations of retired numbers, if they are complete in the arrangement. Returns whether
-    /// more of them can be retracted.
+    /// Retracts accumulations of retired numbers that are complete in the arrangement, until the budget of the step is
+    /// spent. Returns whether another step must continue.
     fn retract(&mut self, at: &Capability<u64>, changes: &mut Output<'_, KeyChange<I>>) -> bool {
         if self.retired.is_empty() {
             return false;
@@ -285,7 +290,7 @@ impl<K: Key, I: Item> Registry<K, I> {
         false
     }
 
-    /// Frees the retired numbers whose accumulations of 0 are committed.
+    /// Frees the retired numbers whose accumulations became 0 before `durable_until_ms`.
     fn free_retired(&mut self, durable_until_ms: u64) {
         let freed = self.numbers.free_retired(durable_until_ms);
         self.shared.borrow_mut().freed.extend(freed);
@@ -324,7 +329,7 @@ mod tests {
         }
     }
 
-    /// After a pause in event time all keys have expired, and each removal costs a record of each table.
+    /// After a pause in event time all keys have expired at once, and each removal writes a record to each table.
     #[test]
     fn all_workers_together_remove_a_limited_number_of_keys_with_a_close() {
         const KEYS: usize = 900;
@@ -374,8 +379,8 @@ mod tests {
         assert_eq!(all.values().sum::<usize>(), 2 * KEYS, "{all:?}");
     }
 
-    /// The run before may have had a longer sliding span, so that the first window of this run corrects what is in its
-    /// table. A record after the removal would stay there for ever.
+    /// If the run before had a longer sliding span, the first window of this run writes corrected tops. If such a
+    /// record was written after the removal of its key, it would stay in the table for ever.
     #[test]
     fn the_first_close_of_a_run_removes_no_key() {
         const BEGUN_MS: u64 = 20_000;

@@ -1,4 +1,5 @@
-//! The schedule of the totals records of large keys.
+//! The schedule by which the totals records of large keys are written. A key is *large* if it has more than
+//! [`TotalsPace::small_items`] items.
 //!
 //! ```text
 //!  windows of a key     ─────c───c────c──────────────────────c──────▶ event time
@@ -6,17 +7,18 @@
 //!                            └ first not written  └ due: holds all three changes
 //! ```
 //!
-//! A record contains every item that its key has ever had. If the large ones were written at each change, thousands of
-//! large keys would make every window write more than a log can accept. So a large key has one boundary in each period,
-//! at a phase that is a hash of its name. Its record is due in the window that contains the first boundary after the
-//! start of its oldest window that is in no record. So the records of many keys are distributed over the period.
+//! A totals record contains every item that its key has ever had. If the records of thousands of large keys were
+//! written at each change, every window would write more than a log can accept. So a large key has one boundary in each
+//! period, at a phase that is a hash of its name. Its record is due in the window that contains the first boundary
+//! after the start of the key's oldest window that is in no record. This distributes the records of many keys over the
+//! period.
 //!
-//! After a pause in event time all keys are due at once. A close writes the records that are due longest, up to a
-//! size; the others follow at the next closes. Records whose finals will soon be deleted from the log are written in
-//! spite of that size, since no restart could complete them.
+//! After a pause in event time the records of all keys are due at once. A close writes the records that have been due
+//! longest, up to a number of bytes; the other records follow at the next closes. A record is written in spite of this
+//! limit if its finals will soon be deleted from the log, since a restart could not complete the record without them.
 //!
-//! The rules are pure functions: the window in which a record is due follows from the finals, the names of the keys and
-//! the number of workers, which share the size.
+//! The rules are pure functions: the window in which a record is written follows from the finals, the names of the keys
+//! and the number of workers, which share the limit of bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,15 +34,15 @@ use crate::aggregate::key::Key;
 pub struct TotalsPace {
     /// Maximum number of items of a small key, whose record is written at each change.
     pub small_items: usize,
-    /// The record of a larger key is due once in this time, milliseconds.
+    /// The period in which the record of a larger key is due once, milliseconds.
     pub period_ms: u64,
     /// Maximum size of the due records of one close, bytes. All workers share it, and each writes at least one.
     pub close_bytes: usize,
 }
 
 impl Default for TotalsPace {
-    /// Returns the defaults. The period limits the number of finals that a start reads again, and the size the time of
-    /// a close after a pause.
+    /// Returns the defaults. `period_ms` limits the number of finals that a restart reads again. `close_bytes` limits
+    /// the time that a close takes after a pause in event time.
     fn default() -> TotalsPace {
         TotalsPace {
             small_items: 100,
@@ -51,8 +53,8 @@ impl Default for TotalsPace {
 }
 
 impl TotalsPace {
-    /// Returns the time at which a record is due whose key first changed at `since_ms`: the first boundary of the key
-    /// after that time.
+    /// Returns the time at which the record of `key` is due if the key first changed at `since_ms`: the first boundary
+    /// of the key after that time.
     fn due_ms(&self, key: &str, since_ms: u64) -> u64 {
         let period_ms = self.period_ms.max(1);
         let phase_ms = stable_hash(key) % period_ms;
@@ -61,8 +63,9 @@ impl TotalsPace {
     }
 }
 
-/// FNV-1a, 64 bits: the same in every build and on every platform, since a restart by another version must come to
-/// the same boundaries. Exchanges use differential's hash, which may change with a dependency.
+/// Returns the 64-bit FNV-1a hash of a text. It is the same in every build and on every platform, since another version
+/// must compute the same boundaries after a restart. Differential's hash, which exchanges use, may change with an
+/// update of the dependency.
 pub fn stable_hash(text: &str) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
@@ -75,17 +78,17 @@ pub fn stable_hash(text: &str) -> u64 {
 pub struct Change {
     /// The first final that is not in the record.
     pub first: ResultOrder,
-    /// The time from which the due time is computed: the start of that final's window, or, if a backward reset came
-    /// after it, no later than the time that the reset went back to. Unix milliseconds.
+    /// The time from which the due time is computed, Unix milliseconds: the start of the window of the first final. If
+    /// a backward reset followed that final, it is at most the F that the reset has set.
     pub since_ms: u64,
     /// The window of the last final.
     pub last: Window,
-    /// The number of backward resets before that final.
+    /// The number of backward resets before the last final.
     pub last_resets: u64,
 }
 
 impl Change {
-    /// Returns the union of both changes.
+    /// Returns the range that contains the finals of both changes.
     pub fn merge(self, other: Change) -> Change {
         let (earlier, later) = match self.first <= other.first {
             true => (self, other),
@@ -117,17 +120,17 @@ pub struct ScheduleParams {
     pub record_bytes: fn(usize) -> usize,
 }
 
-/// The large keys of a worker whose record is not written.
+/// The large keys of a worker that have finals in no record yet, with the times at which their records are due.
 pub struct Schedule<K> {
     params: ScheduleParams,
-    /// Maximum size of the due records of a close, bytes.
+    /// Maximum size of the due records that this worker writes at one close, bytes.
     max_bytes: usize,
-    /// Maximum time for which a record may be due, milliseconds.
+    /// Maximum time for which a due record may wait, milliseconds.
     longest_due_ms: u64,
     keys: HashMap<KeyNumber, Unwritten<K>>,
     /// The keys by the time at which their records are due.
     queue: BTreeSet<(u64, K, KeyNumber)>,
-    /// Number of keys without a record since this final.
+    /// Number of keys, by the oldest final that is not in their record.
     since: BTreeMap<ResultOrder, usize>,
 }
 
@@ -143,23 +146,24 @@ struct Unwritten<K> {
 pub struct Due {
     /// The key.
     pub key: KeyNumber,
-    /// The window that changed it last.
+    /// The last window that changed the key.
     pub last: Window,
     /// The number of backward resets before that window.
     pub resets: u64,
-    /// The number of items in it.
+    /// The number of items in the record.
     pub items: usize,
-    /// Its approximate size, bytes.
+    /// The approximate size of the record, bytes.
     pub bytes: usize,
 }
 
 impl<K: Key> Schedule<K> {
-    /// Creates the schedule of one of `workers`.
+    /// Creates the schedule of one of `workers` workers.
     pub fn new(params: ScheduleParams, workers: usize) -> Schedule<K> {
         Schedule {
             params,
             max_bytes: params.pace.close_bytes / workers.max(1),
-            // In the other half of the retention, a run may end and the next one may begin.
+            // A record waits for at most half of the retention. In the other half, a run may end and the next one may
+            // begin.
             longest_due_ms: params
                 .finals_kept_ms
                 .map_or(u64::MAX, |kept_ms| kept_ms / 2),
@@ -174,12 +178,12 @@ impl<K: Key> Schedule<K> {
         items > self.params.pace.small_items
     }
 
-    /// Whether the key's record is not written.
+    /// Whether the key has finals that are in no record yet.
     pub fn holds(&self, number: KeyNumber) -> bool {
         self.keys.contains_key(&number)
     }
 
-    /// Handles the change of a key that has this number of items. `key` returns its name.
+    /// Records a change of a key, which has `items` items after the change. `key` returns the key.
     pub fn on_change(
         &mut self,
         number: KeyNumber,
@@ -243,8 +247,9 @@ impl<K: Key> Schedule<K> {
         Some(self.params.size.window_of(from_ms.max(*due_ms)))
     }
 
-    /// Removes and returns the record that has been due longest in `window`, after records of `spent` bytes. Returns
-    /// `None` if no further record may be written at its close.
+    /// Removes and returns the record that has been due longest, if it is due in `window`. `spent` is the size of the
+    /// records that were written at the close of this window already. Returns `None` if no further record may be
+    /// written.
     pub fn pop_due(&mut self, window: Window, spent: usize) -> Option<Due> {
         let (due_ms, _, number) = self.queue.first()?;
         let (due_ms, number) = (*due_ms, *number);
@@ -326,7 +331,7 @@ mod tests {
     }
 
     proptest! {
-        /// The oracle checks each millisecond.
+        /// The oracle checks each millisecond after the change.
         #[test]
         fn a_record_is_due_at_the_first_boundary_after_its_first_change(
             number in 0_usize..50, since_ms in 0_u64..500, period_ms in 1_u64..90,
@@ -338,7 +343,7 @@ mod tests {
         }
 
         /// The oracle keeps a list, and checks every window. The records that are written do not depend on how far time
-        /// advances at once, since the schedule handles the windows in between one by one.
+        /// advances at once, since the schedule handles all windows one by one.
         #[test]
         fn each_close_writes_the_records_that_are_due_longest_up_to_a_size(
             changes in vec((0_usize..12, 0_u64..40, 1_usize..6), 0..80),
@@ -352,7 +357,8 @@ mod tests {
                 by_window.entry(nth * SIZE_MS).or_default().insert(number, items);
             }
             let end_ms = 200 * SIZE_MS;
-            // Key: due, first and last change, items.
+            // The time at which the record of each key is due, the first and the last change of the key, and its number
+            // of items.
             let mut unwritten: BTreeMap<usize, (u64, u64, u64, usize)> = BTreeMap::new();
             let (mut written, mut expected) = (Vec::new(), Vec::new());
             for start_ms in (0..end_ms).step_by(SIZE_MS as usize) {

@@ -58,9 +58,9 @@ impl SlidingSpan {
 pub struct SlidingContribution<K, I> {
     /// The key.
     pub key: K,
-    /// The last instant of the first window whose span contains them.
+    /// The last instant of the first window whose span contains these counts.
     pub from_ms: u64,
-    /// The last instant of the first window whose span does not contain them any more.
+    /// The last instant of the first window whose span does not contain these counts any more.
     pub until_ms: u64,
     /// The counts of the key's items.
     pub counts: Arc<[(I, u64)]>,
@@ -69,25 +69,25 @@ pub struct SlidingContribution<K, I> {
 /// A candidate for the top over all keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Leader<K, I> {
-    /// An item, with its counts of all keys.
+    /// An item. Its count is the sum over all keys.
     Item(I),
-    /// A key, with the counts of all its items.
+    /// A key. Its count is the sum over all its items.
     Key(K),
 }
 
-/// A change of a key's count of an item.
+/// A change of the count of an item of a key: the number of the key with the item, the time, and the difference.
 pub type KeyChange<I> = ((KeyNumber, I), u64, i64);
 
-/// A change of a count over all keys of this worker.
+/// A change of a count over all keys of this worker: the item or key, the time, and the difference.
 pub type LeaderChange<K, I> = (((), Leader<K, I>), u64, i64);
 
 type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
 
-/// Returns how the accumulations of the span change at each window: those of each key, on the worker that has the key,
-/// and those over all keys.
+/// Returns the changes of the counts in the span at each window: the changes of each key, on the worker that owns the
+/// key, and the changes of the counts over all keys.
 ///
-/// `numbers` numbers the keys. A key keeps its number while it has counts in the span; `durable`, the probe of
-/// committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
+/// `numbers` assigns a number to each key. A key keeps its number while it has counts in the span; `durable`, the probe
+/// of committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
 pub fn sliding_window<'scope, K: Key, I: Item>(
     contributions: StreamVec<'scope, u64, SlidingContribution<K, I>>,
     numbers: KeyNumbers<K>,
@@ -97,7 +97,7 @@ pub fn sliding_window<'scope, K: Key, I: Item>(
     let scope = contributions.scope();
     let mut builder = OperatorBuilder::new("sliding window".to_owned(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // The tumbling windows were exchanged by the same key, so a final stays on its worker.
+    // The tumbling windows were exchanged by the same key, so this exchange leaves each final on its worker.
     let by_key = Exchange::new(|it: &SlidingContribution<K, I>| it.key.hashed());
     let mut input = builder.new_input(contributions, by_key);
     let (mut of_keys, key_changes) = new_output(&mut builder);
@@ -129,26 +129,28 @@ pub fn sliding_window<'scope, K: Key, I: Item>(
     (key_changes, leader_changes)
 }
 
-/// The counts that will be added to the span, or subtracted from it.
+/// The counts that will be added to the span or subtracted from the span, by window.
 struct Expirations<K, I> {
     numbers: KeyNumbers<K>,
     max_step_counts: usize,
-    /// The number of entries of each key in the span, by the key's number, and the time at which it last became 0.
+    /// The number of entries of each key in the span, and the time at which this number last became 0, by the key's
+    /// number.
     held: Vec<(usize, u64)>,
-    /// The keys whose last entry was subtracted, in the order of the times of that subtraction.
+    /// Keys without entries in the span, each with the time at which its last entry was subtracted, in the order of
+    /// these times.
     emptied: VecDeque<(u64, KeyNumber)>,
-    /// The changes by window: by the last instant of the window at which counts are added or subtracted.
+    /// The changes of each window, by the last instant of the window at which counts are added or subtracted.
     windows: BTreeMap<u64, WindowChanges<I>>,
     closing: Option<ClosingWindow<I>>,
 }
 
-/// A window that is closed, with the keys whose changes were not sent yet.
+/// A window that is being closed: its changes, of which those of some keys were sent already.
 struct ClosingWindow<I> {
     time_ms: u64,
     changes: WindowChanges<I>,
-    /// The first key that was not sent.
+    /// The first key whose changes were not sent.
     next: KeyNumber,
-    /// The change of the count of each item in the keys that were sent.
+    /// The change of the count of each item, summed over the keys whose changes were sent.
     items: HashMap<I, i64>,
 }
 
@@ -157,11 +159,12 @@ struct WindowChanges<I> {
     over_all_keys: Capability<u64>,
     /// The entries that are added, by the last instant of the window at which they expire.
     added: BTreeMap<u64, Vec<Entry<I>>>,
-    /// The entries that expire. They consist of sorted runs, each of which was added at once.
+    /// The entries that expire at this window. They are a sequence of sorted runs: each run was added at one window.
     expired: Vec<Entry<I>>,
 }
 
-/// The count of an item in a final. It is compact, since there are many. A count that does not fit has several entries.
+/// The count of an item in a final. The type is compact, since there are many entries. A count that exceeds `u32` has
+/// several entries.
 #[derive(Clone, Copy)]
 struct Entry<I> {
     key: KeyNumber,
@@ -199,10 +202,10 @@ impl<K: Key, I: Item> Expirations<K, I> {
         self.held[key.index()].0 += added.len() - before;
     }
 
-    /// Sends some of the changes of the windows that the frontier has passed. Returns whether more is left for
-    /// another step.
+    /// Sends the changes of the windows that the frontier has passed, until the budget of the step is spent. Returns
+    /// whether another step must continue.
     ///
-    /// An empty frontier closes none: it means that the sources have ended.
+    /// An empty frontier closes no window: it means that the sources have ended, not that windows are complete.
     fn close(
         &mut self,
         frontier: &MutableAntichain<u64>,
@@ -255,7 +258,8 @@ impl<K: Key, I: Item> Expirations<K, I> {
     fn next_closing(&mut self, frontier_ms: u64) -> Option<ClosingWindow<I>> {
         let first = self.windows.first_entry();
         let (time_ms, mut changes) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
-        // The entries are nearly sorted: finals arrive in the order of their keys, and expiring entries are such runs.
+        // The entries are nearly sorted, so this sort is fast: finals arrive in the order of their keys, and the
+        // expiring entries are a sequence of sorted runs.
         let all = changes.added.values_mut().chain([&mut changes.expired]);
         all.for_each(|entries| entries.sort_by(|a, b| (a.key, &a.item).cmp(&(b.key, &b.item))));
         Some(ClosingWindow {
@@ -266,9 +270,9 @@ impl<K: Key, I: Item> Expirations<K, I> {
         })
     }
 
-    /// Frees the numbers of keys without counts in the span, once it is committed that the last ones were subtracted. A
-    /// key that returned earlier under another number could have its new record written before the one that says that
-    /// nothing is left.
+    /// Frees the numbers of keys without counts in the span, once the subtraction of their last counts is committed. If
+    /// a number was freed earlier, the key could get another number for a new final, and the record of this final could
+    /// be written before the record with the empty top.
     fn free(&mut self, durable_until_ms: u64) {
         while let Some((time_ms, key)) = self.emptied.pop_front_if(|it| it.0 < durable_until_ms) {
             if self.held[key.index()] == (0, time_ms) {
@@ -290,7 +294,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
     /// Stores the entries that were added at a window until they expire.
     fn expire(&mut self, changes: WindowChanges<I>) {
         for (until_ms, mut added) in changes.added {
-            // No entries are added at a window that is closed.
+            // The window is closed, so no further entries are added to the list.
             added.shrink_to_fit();
             let later = self.windows.entry(until_ms);
             let later = later.or_insert_with(|| WindowChanges {
@@ -316,7 +320,8 @@ impl<I: Item> Entry<I> {
     }
 }
 
-/// Returns the range of the entries of the keys from `lower` on and below `upper`. The entries are sorted by key.
+/// Returns the index range of the entries whose keys are in `lower..upper`; without `upper`, of all entries from
+/// `lower` on. The entries must be sorted by key.
 fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -> Range<usize> {
     let from = entries.partition_point(|entry| entry.key < lower);
     let below = |upper| entries.partition_point(|entry| entry.key < upper);
@@ -324,8 +329,8 @@ fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -
 }
 
 impl<I: Item> ClosingWindow<I> {
-    /// Returns the first key that is left for the next step, so that this step handles at least one key, and about
-    /// `most` entries if there are more keys; `None` if no key is left.
+    /// Returns the first key that this step does not handle; `None` if the step handles all remaining keys. The step
+    /// handles at least one key, and about `most` entries.
     fn upper(&self, most: usize) -> Option<KeyNumber> {
         let after = |entries: &Vec<Entry<I>>| {
             let from = entries.partition_point(|entry| entry.key < self.next);
@@ -337,7 +342,7 @@ impl<I: Item> ClosingWindow<I> {
         all.filter_map(after).min()
     }
 
-    /// Returns the changes of the counts of these keys with all their items, and adds up the changes of the items.
+    /// Returns the change of the total count of each key in `changes`. Adds the changes of the items to `items`.
     fn leaders<K: Key>(
         &mut self,
         changes: &[Change<I>],
@@ -359,7 +364,7 @@ impl<I: Item> ClosingWindow<I> {
 }
 
 impl<I: Item> WindowChanges<I> {
-    /// Returns the entries that expire, of each key from `lower` on and below `upper`.
+    /// Returns the expiring entries of the keys in `lower..upper`, key by key.
     fn expired_between(
         &self,
         lower: KeyNumber,
@@ -368,8 +373,8 @@ impl<I: Item> WindowChanges<I> {
         self.expired[within(&self.expired, lower, upper)].chunk_by(|a, b| a.key == b.key)
     }
 
-    /// Returns the counts that are added minus those that expire, by key and item, of the keys from `lower` on and
-    /// below `upper`, and the number of entries.
+    /// Returns the changes of the keys in `lower..upper`: the counts that are added minus the counts that expire, by
+    /// key and item. Also returns the number of entries.
     fn between(&self, lower: KeyNumber, upper: Option<KeyNumber>) -> (Vec<Change<I>>, usize) {
         let signed =
             |sign: i64| move |entry: &Entry<I>| (entry.of(), sign * i64::from(entry.count));
@@ -379,7 +384,7 @@ impl<I: Item> WindowChanges<I> {
         let expired = self.expired[within(&self.expired)].iter().map(signed(-1));
         let mut changes: Vec<Change<I>> = added.chain(expired).collect();
         let entries = changes.len();
-        // The stable sort finds the runs that are in order, and merges them.
+        // A stable sort is used, since it detects sorted runs and merges them.
         changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         changes.dedup_by(|next, sum| {
             let same = next.0 == sum.0;
@@ -403,7 +408,7 @@ mod tests {
     /// A change of a count, and the window at which it is made.
     type Seen<T> = Rc<RefCell<Vec<(T, u64, i64)>>>;
 
-    /// Otherwise each key that was ever in the span would have a number for ever.
+    /// If numbers were not used again, each key that was ever in the span would keep a number for ever.
     #[test]
     fn a_number_is_used_again_once_it_is_committed_that_its_key_has_left() {
         let numbers = KeyNumbers::<String>::default();
@@ -436,7 +441,7 @@ mod tests {
     #[test]
     fn a_close_of_many_counts_takes_several_steps_and_leaves_none_out() {
         const STEP_COUNTS: usize = 4;
-        // A key has more counts than a step handles.
+        // Each key has more counts than the budget of a step.
         const ITEMS: usize = 6;
         const KEYS: usize = 10 * STEP_COUNTS;
         timely::execute_directly(move |worker| {
@@ -467,7 +472,8 @@ mod tests {
                 while probe.less_than(&frontier_ms) {
                     worker.step();
                     let step = by_key.take();
-                    // The key that exceeds the limit; in the last step, also the first key of the next window.
+                    // A step may exceed its budget by one key. The last step also handles the first key of the next
+                    // window.
                     let most = STEP_COUNTS + ITEMS;
                     assert!(step.len() <= most, "{} changes in a step", step.len());
                     changes.extend(step);

@@ -2,7 +2,7 @@
 //!
 //! A worker takes a step by running its operators one after the other. An operator that handles everything at once,
 //! such as the close of a window with millions of counts, would keep the worker from reading, from writing updates, and
-//! from its heartbeat, without which the watchdog assumes that the worker is stuck. So an operator stops when its
+//! from sending its heartbeat; the watchdog would then assume that the worker is stuck. So an operator stops when its
 //! budget is spent, keeps its capability, and activates itself again.
 
 /// The number of counts that an operator may still handle in a step.
@@ -15,17 +15,17 @@ impl StepBudget {
         StepBudget(max_step_counts)
     }
 
-    /// Records that this number of counts was handled. A step may exceed its budget by one key.
+    /// Records that this number of counts was handled. A step may exceed its budget by the counts of one key.
     pub fn spend(&mut self, counts: usize) {
         self.0 = self.0.saturating_sub(counts);
     }
 
-    /// Whether the operator must stop.
+    /// Whether the budget is spent, so that the operator must stop.
     pub fn is_spent(&self) -> bool {
         self.0 == 0
     }
 
-    /// Returns the number of counts that are left.
+    /// Returns the number of counts that the operator may still handle.
     pub fn left(&self) -> usize {
         self.0
     }

@@ -5,9 +5,9 @@
 //!                            └─ changes of counts over all keys ─▶ reduce ─▶ the top items, the top keys
 //! ```
 //!
-//! A result is the top of the span that ends with a window. It is a function of the finals alone: it is emitted at
-//! every window at which a top changes, by finals or by counts that leave the span. The last result of a key is empty.
-//! Differential dataflow stores the current accumulations.
+//! A result is the top of the span that ends with a window. It depends on the finals alone, and is emitted at each
+//! window at which the top changes, because of new finals or of counts that leave the span. When all counts of a key
+//! have left the span, an empty top of the key is emitted. Differential dataflow stores the current accumulations.
 //!
 //! Invariant: the results depend neither on the number of workers, nor on the progress from which a run began.
 
@@ -44,13 +44,13 @@ pub struct TopParams {
     pub top: usize,
     /// F at the start of the run.
     pub final_until_ms: u64,
-    /// The number of counts that a step handles.
+    /// Maximum number of counts that an operator handles in a step.
     pub max_step_counts: usize,
     /// The probe of committed results.
     pub durable: probe::Handle<u64>,
 }
 
-/// A top that has changed. The greatest counts come first, equal ones in the order of items and of keys.
+/// A top that has changed. The greatest counts come first; equal counts are in the order of their items or keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TopChange<K, I> {
     /// The top of a key.
@@ -75,8 +75,8 @@ pub enum TopChange<K, I> {
 
 /// Returns the tops that change at each window.
 ///
-/// `restored` are the counts in the span at the start of the run, from time 0 on. They are counted, and their tops are
-/// not emitted again.
+/// `restored` are the counts in the span at the start of the run; they have the time 0. They are counted, but their
+/// tops are not emitted, since earlier runs have written these tops.
 pub fn sliding_top<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: Vec<SlidingContribution<K, I>>,
@@ -146,7 +146,7 @@ pub fn sliding_top<'scope, K: Key, I: Item>(
     tops.concat(leaders)
 }
 
-/// Names with their counts, the greatest count first.
+/// Items or keys with their counts, the greatest count first.
 type Top<T> = Vec<(T, i64)>;
 
 fn top_items<I: Item>(accumulations: &Accumulations<'_, I>, most: usize) -> Top<I> {
@@ -156,7 +156,7 @@ fn top_items<I: Item>(accumulations: &Accumulations<'_, I>, most: usize) -> Top<
     top(items.collect(), most)
 }
 
-/// The top items and the top keys.
+/// Returns the top items and the top keys over all keys.
 fn leaders<'a, K: Key, I: Item>(
     accumulations: &Accumulations<'a, Leader<K, I>>,
     most: usize,
@@ -174,7 +174,7 @@ fn leaders<'a, K: Key, I: Item>(
 fn top<T: Ord>(mut counts: Top<T>, most: usize) -> Top<T> {
     let order = |a: &(T, i64), b: &(T, i64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
     if (1..counts.len()).contains(&most) {
-        // Only the top must be sorted.
+        // The top counts are selected before they are sorted, since the other counts need not be sorted.
         counts.select_nth_unstable_by(most, order);
     }
     counts.truncate(most);
@@ -211,7 +211,7 @@ mod tests {
         }
     }
 
-    /// Earlier runs have written them. If the progress was lost, F is 0, too.
+    /// Earlier runs have written the restored tops. If the progress was lost, F is 0 although there are restored tops.
     #[test]
     fn restored_tops_are_not_written_again_even_if_nothing_is_final() {
         timely::execute_directly(|worker| {
@@ -250,13 +250,13 @@ mod tests {
             for dataflow in worker.installed_dataflows() {
                 worker.drop_dataflow(dataflow);
             }
-            // The key and the top over all keys are empty once the span has passed.
+            // Only two tops are emitted: the empty ones of the key and of all keys, once the counts have left the span.
             assert_eq!(*seen.borrow(), [1999, 1999]);
         });
     }
 
-    /// The key leaves the span, and returns before that is committed, while others keep the operators busy for many
-    /// steps.
+    /// All counts of a key leave the span, and the key has a new final before the empty top is committed. Meanwhile
+    /// other keys keep the operators busy for many steps.
     #[test]
     fn the_results_of_a_key_that_returns_come_in_order() {
         timely::execute_directly(|worker| {
@@ -285,7 +285,7 @@ mod tests {
                     .probe_with(&probed);
                 input
             });
-            // Their numbers are lower than that of the key.
+            // These keys get lower numbers than `key`, so the operators handle them first.
             (0..30).for_each(|nth| input.send(closed(&format!("early-{nth}"), 0)));
             for (start_ms, key) in [(4000, Some("key")), (8000, None)] {
                 input.advance_to(start_ms);
@@ -299,7 +299,7 @@ mod tests {
             while seen.borrow().iter().all(|it| it.1 < 8000) {
                 worker.step();
             }
-            // The key leaves the span.
+            // The counts of `key` leave the span.
             input.advance_to(12_000);
             for _ in 0..3 {
                 worker.step();

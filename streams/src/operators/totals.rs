@@ -9,16 +9,17 @@
 //! the totals as of that window. Differential consolidates the differences before the frontier, so there is one count
 //! in memory for each key and item.
 //!
-//! The record of a small key is written at each change. The record of a large key is written when it is due by
-//! [`crate::operators::schedule`], and only then its accumulations are read. `totals_writer.rs` contains the other
-//! state of the keys, and `totals_close.rs` closes windows.
+//! A key is *large* if it has more than `small_items` items, and *small* otherwise. The record of a small key is
+//! written at each change. The record of a large key is written when it is due by [`crate::operators::schedule`], and
+//! only then are its accumulations read. `totals_writer.rs` contains the other state of the keys, and `totals_close.rs`
+//! closes windows.
 //!
-//! A large key may have no finals when its record is due. So the operator holds a capability that follows the frontier
-//! of its input.
+//! A large key may have no final in the window in which its record is due. So the operator holds a capability that
+//! follows the frontier of its input.
 //!
 //! Invariants:
 //! - A record contains all finals of its key up to its window, and is written after them.
-//! - Of each window, the sink is notified of the oldest final that is in no record, before the window can be committed.
+//! - Before a window can be committed, the sink is notified of the oldest final that is in no record as of that window.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -60,7 +61,7 @@ use crate::{
 pub struct KeyTotals<K, I> {
     /// The key.
     pub key: K,
-    /// The window that changed it last.
+    /// The last window that changed the totals.
     pub window: Window,
     /// The number of backward resets before that window.
     pub resets: u64,
@@ -70,7 +71,8 @@ pub struct KeyTotals<K, I> {
     pub unnamed: Vec<UnnamedCount>,
 }
 
-/// The count of an item that this build cannot name. It is in the log: another build has counted it.
+/// The count of an item that this build cannot name. Another build, which knows the item, has written the count to the
+/// log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnnamedCount {
     /// The name of the item in records.
@@ -89,9 +91,9 @@ pub struct RestoredTotals<K, I> {
     /// The counts of items that this build cannot name. Each record of the key repeats them. Otherwise it would lose
     /// events that another build has counted.
     pub unnamed: Vec<UnnamedCount>,
-    /// The finals among them that are not in the key's record.
+    /// The range of the finals that these totals include and that are not in the key's record.
     pub change: Option<Change>,
-    /// The start of the window of its last final.
+    /// The start of the window of the key's last final, Unix milliseconds.
     pub last_ms: u64,
 }
 
@@ -106,13 +108,13 @@ pub struct TotalsParams {
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
-    /// The number of counts that a step handles.
+    /// Maximum number of counts that an operator handles in a step.
     pub max_step_counts: usize,
 }
 
 /// The outputs of [`totals`].
 pub struct Totals<'scope, K: Key, I: Item> {
-    /// All finals; those with which totals begin are marked.
+    /// All finals. A final is marked if the totals of its key begin at 0 with it.
     pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     /// The totals that are written at each window.
     pub records: StreamVec<'scope, u64, KeyTotals<K, I>>,
@@ -176,9 +178,10 @@ fn write<'scope, K: Key, I: Item>(
         "totals",
         move |capability, info| {
             let activator = scope.activator_for(info.address);
-            // Every window that ends at or before the time of the frontier is closed here.
+            // The time of this capability is the time up to which this operator has closed all windows.
             let mut held = Some(capability);
-            // The times of the changes are in [lower, upper). The trace up to lower has the accumulations before.
+            // The times of the changes are in [lower, upper). The batches of the trace up to `lower` contain the
+            // accumulations before these changes.
             let mut upper = Antichain::from_elem(0);
             let mut pending: Option<PendingClose<I>> = None;
             move |(input, frontier), output| {
@@ -196,7 +199,8 @@ fn write<'scope, K: Key, I: Item>(
                         });
                         let known = [upper.borrow(), frontier.frontier()];
                         let until_ms = known.iter().filter_map(|it| it.first().copied()).max();
-                        // Without a frontier the sources have ended, so only the changes that arrived are handled.
+                        // An empty frontier means that the sources have ended, so only the changes that have arrived
+                        // are handled.
                         let until_ms = until_ms.unwrap_or_else(|| end_of(&changes));
                         let through = if changes.is_empty() { &upper } else { &lower };
                         if writer.has_work(until_ms) || !changes.is_empty() {
@@ -267,7 +271,7 @@ mod tests {
         }
     }
 
-    /// Another key may get the number.
+    /// Another key may get the freed number, and must not inherit the state.
     #[test]
     fn no_state_of_a_key_is_left_after_its_number_was_freed() {
         let numbers = KeyNumbers::<String>::default();
@@ -306,8 +310,8 @@ mod tests {
         assert!(!writer.is_ordered(number));
     }
 
-    /// The totals of a large key begin at 0 again as those of a small key. Both windows are closed together, with other
-    /// keys that keep the operator busy for several steps.
+    /// A key is large in one window. In a later window its totals begin at 0 again, and the key is small. Both windows
+    /// are closed together, and other keys keep the operator busy for several steps.
     #[test]
     fn a_record_that_is_due_is_written_before_the_totals_of_its_key_begin_again() {
         timely::execute_directly(|worker| {
@@ -371,7 +375,7 @@ mod tests {
                 while probe.less_than(&(start_ms + SIZE_MS)) {
                     worker.step();
                     let step = written.take();
-                    // A key has more counts than a step handles.
+                    // Each key has more counts than the budget of a step, so a step writes at most one record.
                     assert!(step.len() <= 1, "{} records in a step", step.len());
                     let counts = step.iter().flat_map(|record| &record.counts);
                     assert!(counts.clone().all(|(_, count)| *count == 2 * window));

@@ -6,9 +6,10 @@
 //!  windows ──one after the other──▶ changed large keys ─▶ schedule ─▶ due records
 //! ```
 //!
-//! The frontier may pass several windows at once. The records of a small key for all of them are written while its
-//! changes are read. The windows of large keys are closed in order afterwards, since the due records of a close share a
-//! size.
+//! A key is *large* if it has more than `small_items` items, and *small* otherwise. The frontier may pass several
+//! windows at once. While the changes of a small key are read, its records for all of these windows are written. The
+//! windows of large keys are closed in order afterwards, since all records that are due at one close share a limit of
+//! bytes.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -30,10 +31,10 @@ use super::{
 };
 use crate::aggregate::key::{Item, Key};
 
-/// The changes of accumulations between two times, or the accumulations before.
+/// A batch of changes of accumulations, or of the accumulations before these changes.
 type TotalsBatch<I> = Batch<KeyNumber, I>;
 
-/// Returns the time after all of these changes.
+/// Returns the lowest time that is after all of these changes.
 pub fn end_of<I: Item>(changes: &[TotalsBatch<I>]) -> u64 {
     let (mut cursor, ref storage) = cursor_list(changes.to_vec());
     let mut end_ms = 0;
@@ -47,7 +48,7 @@ pub fn end_of<I: Item>(changes: &[TotalsBatch<I>]) -> u64 {
     end_ms
 }
 
-/// The windows that the frontier has passed at once, while they are being closed.
+/// Windows that are being closed together, since the frontier has passed all of them.
 pub struct PendingClose<I: Item> {
     before: Vec<TotalsBatch<I>>,
     changes: Vec<TotalsBatch<I>>,
@@ -55,8 +56,8 @@ pub struct PendingClose<I: Item> {
     last_key: Option<KeyNumber>,
     /// Whether all changes were applied.
     is_applied: bool,
-    /// The changes of keys that are or were large, by the last instant of the window: the key, and its number of items
-    /// afterwards.
+    /// The changes that wait for the close of their window, by the last instant of the window: the number of a key that
+    /// is or was large, and its number of items after the change.
     large: BTreeMap<u64, Vec<(KeyNumber, usize)>>,
     /// The window whose due records are being written.
     closing: Option<ClosingWindow>,
@@ -68,11 +69,11 @@ pub struct PendingClose<I: Item> {
 struct ClosingWindow {
     window: Window,
     changed: vec::IntoIter<(KeyNumber, usize)>,
-    /// The size of the due records that were written, bytes.
+    /// The size of the due records that were written at this close, bytes.
     spent_bytes: usize,
 }
 
-/// The accumulations and differences of the key that is read. The memory is used again for the next key.
+/// Buffers for the accumulations and differences of the key that is being read. They are reused for the next key.
 struct KeyChanges<'a, I> {
     current: Accumulations<'a, I>,
     next: Accumulations<'a, I>,
@@ -97,8 +98,8 @@ impl<I: Item> PendingClose<I> {
         }
     }
 
-    /// Handles counts until the budget is spent. Returns whether all windows are closed. Notifies the sink of restored
-    /// finals at `from_ms`.
+    /// Handles counts until the budget is spent. Returns whether all windows are closed. At `from_ms`, notifies the
+    /// sink of restored finals that are in no record.
     pub fn run<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -116,8 +117,8 @@ impl<I: Item> PendingClose<I> {
         self.close_windows(writer, budget, outputs)
     }
 
-    /// Applies the changes key by key: writes the records of small keys, and stores the changes of large ones for their
-    /// windows. Returns whether all are applied.
+    /// Applies the changes key by key: writes the records of small keys, and stores the changes of large keys until
+    /// their windows are closed. Returns whether all changes are applied.
     fn apply_changes<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -140,7 +141,8 @@ impl<I: Item> PendingClose<I> {
             }
             collect_differences(&mut changed, added, &mut key.differences);
             if let Some(retired_ms) = writer.numbers.retired_at(number) {
-                // Later changes retract the accumulations of a number that no key has any more.
+                // Changes after that time only retract the accumulations of the retired number, so they produce no
+                // records.
                 key.differences
                     .retain(|(time_ms, ..)| *time_ms < retired_ms);
             }
@@ -163,8 +165,8 @@ impl<I: Item> PendingClose<I> {
         true
     }
 
-    /// Applies the changes of a key that is large: only the accumulations that change are read, by `accumulation`, in
-    /// the order of the items.
+    /// Applies the changes of a large key. Calls `accumulation` only for the items that change, in the order of the
+    /// items.
     fn change_large<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -189,7 +191,7 @@ impl<I: Item> PendingClose<I> {
         *writer.items(number) = items;
     }
 
-    /// Applies the changes of a key that was small, and may become large.
+    /// Applies the changes of a key that is small before them, and may become large.
     fn change_small<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -218,7 +220,7 @@ impl<I: Item> PendingClose<I> {
         }
     }
 
-    /// Stores a change of a key, with its number of items afterwards, for the window of the change.
+    /// Stores a change of a key, with the number of items after it, until the window of the change is closed.
     fn keep<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -228,7 +230,8 @@ impl<I: Item> PendingClose<I> {
     ) {
         match writer.is_of_this_run(time_ms) {
             true => self.large.entry(time_ms).or_default().push((number, items)),
-            // The restored counts are in the record, or in the change that was restored with it.
+            // Restored counts are in the key's record, or the schedule contains the change that was restored with them.
+            // So only the number of items must be updated.
             false => writer.schedule.resize(number, items),
         }
     }
@@ -274,7 +277,7 @@ impl<I: Item> PendingClose<I> {
     }
 
     /// Records the large keys that have changed in a window, and writes the records that are due. Returns whether the
-    /// window is closed: it is not if the budget is spent before.
+    /// window is closed. If the budget is spent before, the next call continues.
     fn close_window<K: Key>(
         &self,
         closing: &mut ClosingWindow,
@@ -288,7 +291,8 @@ impl<I: Item> PendingClose<I> {
                 writer.on_change(number, items, window);
                 budget.spend(1);
             } else {
-                // The key is small again, or the limit has changed since the run before.
+                // The key is small, so its record is written now. The key was large before, or a previous run had a
+                // lower limit.
                 writer.schedule.remove(number);
                 let counts = self.counts(number, time_ms, budget);
                 let record = writer.record(number, window, writer.params.resets, counts);
@@ -318,12 +322,13 @@ impl<I: Item> PendingClose<I> {
         true
     }
 
-    /// Reads the counts of a key as of `until_ms`.
+    /// Returns the counts of a key as of `until_ms`.
     fn counts(&self, number: KeyNumber, until_ms: u64, budget: &mut StepBudget) -> Vec<(I, u64)> {
         let (mut known, ref held) = cursor_list(self.before.clone());
         let (mut changed, ref added) = cursor_list(self.changes.clone());
         let (mut before, mut changes, mut sums) = (Vec::new(), Vec::new(), Vec::new());
-        // The whole trace is read, since compaction gives old differences a later time, up to its upper frontier.
+        // All times in the trace are read, since compaction may move old differences to later times, up to the upper
+        // frontier of the trace.
         accumulate(&mut known, held, &number, u64::MAX, &mut before);
         accumulate(&mut changed, added, &number, until_ms, &mut changes);
         let changes = changes.into_iter().map(|(item, diff)| (0, item, diff));
@@ -339,8 +344,8 @@ fn counts<I: Item>(accumulations: &Accumulations<'_, I>) -> Vec<(I, u64)> {
     accumulations.map(count).collect()
 }
 
-/// Reads single accumulations, with a cursor for each batch: differential's cursor over several batches cannot seek a
-/// value once one of the batches has no more keys.
+/// A reader of single accumulations. It has a cursor for each batch, since differential's cursor over several batches
+/// cannot seek a value once one of the batches has no more keys.
 struct SingleAccumulations<'a, I: Item>(
     Vec<(<TotalsBatch<I> as Navigable>::Cursor, &'a TotalsBatch<I>)>,
 );
@@ -350,7 +355,8 @@ impl<'a, I: Item> SingleAccumulations<'a, I> {
         SingleAccumulations(batches.iter().map(|it| (it.cursor(), it)).collect())
     }
 
-    /// Returns the accumulation of an item of a key. Keys, and items of a key, must be requested in their order.
+    /// Returns the accumulation of an item of a key. Keys, and the items of a key, must be requested in ascending
+    /// order.
     fn accumulation(&mut self, number: KeyNumber, item: &I) -> i64 {
         let mut sum = 0;
         for (cursor, batch) in &mut self.0 {

@@ -1,8 +1,9 @@
-//! The state of the totals of a worker's keys, besides their accumulations.
+//! The state that a worker stores for the totals of its keys, besides the accumulations.
 //!
-//! The number of items of each key is stored, so that a large key is recognised without reading its accumulations. A
-//! change of an accumulation that was 0 adds one item. The counts of items that this build cannot name are stored here,
-//! too. They never change, since events with such items are rejected, but each record of their key repeats them.
+//! The number of items of each key is stored, so that a *large* key, which has more than `small_items` items, is
+//! recognised without reading its accumulations. A change of an accumulation that was 0 adds one item. The counts of
+//! items that this build cannot name are stored here, too. They never change, since events with such items are
+//! rejected, but each record of their key repeats them.
 
 use std::{cell::RefCell, collections::BTreeMap, mem, rc::Rc};
 
@@ -24,36 +25,36 @@ use crate::{
     sink::result::UnwrittenSince,
 };
 
-/// A record that is written, or the oldest final that is in no record.
+/// An output of the operator: a totals record, or a notice of the oldest final that is in no totals record.
 pub type TotalsOutput<K, I> = Result<KeyTotals<K, I>, UnwrittenSince>;
 
-/// The results that are sent, by time.
+/// Outputs, by the time at which they are sent.
 pub type Outputs<K, I> = BTreeMap<u64, Vec<TotalsOutput<K, I>>>;
 
 /// The state of the totals of a worker's keys.
 pub struct TotalsWriter<K, I: Item> {
-    /// The settings.
+    /// The settings of the totals.
     pub params: TotalsParams,
     /// The keys by number.
     pub numbers: KeyNumbers<K>,
-    /// The large keys whose record is not written.
+    /// The large keys that have finals in no record yet.
     pub schedule: Schedule<K>,
-    /// The start of the first window that is not closed here.
+    /// The start of the first window that this operator has not closed.
     pub next_ms: u64,
     worker: usize,
     /// The number of items of each key, by the number of the key.
     items: Vec<usize>,
-    /// The counts that this build cannot name, of the keys that have any.
+    /// The counts of items that this build cannot name, for the keys that have such items.
     unnamed: HashMap<KeyNumber, Vec<UnnamedCount>>,
     shared: Rc<RefCell<Shared<I>>>,
-    /// The new and the previous number of each key whose totals began at 0 again.
+    /// The previous number of each key whose totals began at 0 again, by its new number.
     replaced: HashMap<KeyNumber, KeyNumber>,
-    /// The oldest unwritten final of which the sink was notified last.
+    /// The oldest unwritten final in the last notice to the sink.
     notified: Option<ResultOrder>,
 }
 
 impl<K: Key, I: Item> TotalsWriter<K, I> {
-    /// Creates the state of one of `workers`, before anything is restored.
+    /// Creates the state of one of `workers` workers. Nothing is restored yet.
     pub fn new(
         params: TotalsParams,
         numbers: KeyNumbers<K>,
@@ -89,28 +90,28 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         self.unnamed.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether this run has made a change of that time, so that it was not restored.
+    /// Whether a change at `time_ms` was made by this run. Other changes were restored.
     pub fn is_of_this_run(&self, time_ms: u64) -> bool {
         is_of_this_run(time_ms, self.params.final_until_ms)
     }
 
-    /// Returns the first window that ends by `until_ms` and in which a record is due.
+    /// Returns the first window in which a record is due, if the window ends by `until_ms`.
     pub fn next_due(&self, until_ms: u64) -> Option<Window> {
         let next = self.schedule.next(self.next_ms);
         next.filter(|window| window.end <= until_ms)
     }
 
-    /// Applies the restored state besides the accumulations. Returns whether there is work up to `until_ms` even if
-    /// there are no changes: a key whose items are all unnamed has no changes.
+    /// Applies the restored state besides the accumulations. Returns whether the operator has work up to `until_ms`
+    /// even without changes. A restored key has no changes if this build cannot name any of its items.
     pub fn has_work(&mut self, until_ms: u64) -> bool {
         let is_restored = self.restore();
-        // The records of numbers that were freed are not needed any more.
+        // When a number is freed, its key leaves the schedule, so the sink may need a notice of another oldest final.
         let is_outdated = self.schedule.oldest() != self.notified;
         is_restored || is_outdated || self.next_due(until_ms).is_some()
     }
 
-    /// Applies the restored unnamed counts and changes. Returns whether there were any. The accumulations add to the
-    /// numbers of items when they are read.
+    /// Applies the restored counts of unnamed items, and the restored changes. Returns whether there were any. The
+    /// other items are counted when the accumulations are read.
     fn restore(&mut self) -> bool {
         let restored = mem::take(&mut self.shared.borrow_mut().restored);
         let is_any = !restored.is_empty();
@@ -129,7 +130,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         is_any
     }
 
-    /// Records that a key has changed in `window`, and that its record is not written at once.
+    /// Records that a key has changed in `window`, and schedules its record, which is not written at once.
     pub fn on_change(&mut self, number: KeyNumber, items: usize, window: Window) {
         let change = Change {
             first: ResultOrder::new(self.params.resets, window),
@@ -148,8 +149,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         batches.expect("the trace is not compacted beyond what was written")
     }
 
-    /// Advances `frontier`, before which all totals are written, over empty batches, and lets the trace compact all
-    /// times before it.
+    /// Advances `frontier` over empty batches, and lets the trace compact all times before it. All totals before
+    /// `frontier` must be written.
     pub fn compact_before(&self, frontier: &mut Antichain<u64>) {
         let mut shared = self.shared.borrow_mut();
         let trace = shared.trace();
@@ -180,8 +181,9 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         }
     }
 
-    /// Whether the windows of a key are closed in order, since a record may be due at one of them before the next: the
-    /// key is large or in the schedule, or its previous number may still have a record that is due earlier.
+    /// Whether the windows of a key must be closed in order, since a record of the key may be due between two of its
+    /// changes. This is so for a large key, for a key in the schedule, and for a key whose previous number may still
+    /// have a record that is due earlier.
     pub fn is_ordered(&mut self, number: KeyNumber) -> bool {
         let items = *self.items(number);
         self.schedule.is_large(items)
@@ -189,7 +191,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
             || self.replaced.contains_key(&number)
     }
 
-    /// Notifies the sink of the oldest final that is in no record, as of `time_ms`, if it has changed.
+    /// Sends the sink a notice of the oldest final that is in no record as of `time_ms`, unless the last notice names
+    /// the same final.
     pub fn notify(&mut self, time_ms: u64, outputs: &mut Outputs<K, I>) {
         let since = self.schedule.oldest();
         if since != self.notified {

@@ -1,8 +1,8 @@
-//! Counts in tumbling windows and emits each window once, when it has closed.
+//! Counts events in tumbling windows, and emits each window once, when the window has closed.
 //!
 //! ```text
 //!  partial tallies ──exchange(key)──▶ open windows ──frontier passes──▶ closed windows (finals)
-//!                                          └──every live interval, where changed──▶ live tallies
+//!                                          └──every live interval, if changed──▶ live tallies
 //! ```
 //!
 //! Invariant: a window is emitted only when no partition can still send an event for it.
@@ -40,15 +40,17 @@ use crate::{
     time::timers::Timers,
 };
 
-/// Time that a live tally waits for the other partitions' parts of the same flush of a producer. Otherwise it would
-/// show some of them at once, and the others an interval later.
+/// Minimum delay between the first change and the live tally that contains it. A producer writes the events of one
+/// flush to all partitions. Without the delay, a live tally would show the events of some partitions at once, and the
+/// others one interval later.
 const LIVE_GATHER: Duration = Duration::from_millis(25);
 
-/// Maximum number of counts that a worker emits as live tallies at once, so that they need only a small part of a core.
-/// If there are more counts, keys take turns, and each is shown less often, since finals must not be delayed.
+/// Maximum number of counts that a worker emits in live tallies at once, so that live tallies need only a small part of
+/// a core and do not delay finals. If more counts have changed, the keys take turns, and each key has a live tally less
+/// often.
 const MAX_LIVE_COUNTS: usize = 50_000;
 
-/// A closed window of a key. Cheap to clone, since several operators receive it.
+/// A closed window of a key. It is cheap to clone, since several operators receive it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedWindow<K, I> {
     /// The key.
@@ -57,7 +59,7 @@ pub struct ClosedWindow<K, I> {
     pub window: Window,
     /// The counts of the key's items, by item.
     pub counts: Arc<[(I, u64)]>,
-    /// Whether the totals of the key begin at 0 with it.
+    /// Whether the totals of the key begin at 0 with this window.
     pub begins: bool,
 }
 
@@ -70,7 +72,7 @@ pub struct LiveTally<'a, K, I> {
     pub window: Window,
     /// The counts of the key's items, by item.
     pub counts: &'a [(I, u64)],
-    /// The time at which it is emitted, Unix milliseconds.
+    /// The time at which the tally is emitted, Unix milliseconds.
     pub emitted_at_ms: u64,
 }
 
@@ -81,7 +83,7 @@ pub struct WindowParams {
     pub size: WindowSize,
     /// Minimum time between two live tallies of a key; `None` if there are no live tallies.
     pub live_interval: Option<Duration>,
-    /// The number of counts of closed windows that are sent in a step.
+    /// Maximum number of counts of closed windows that are sent in a step.
     pub max_step_counts: usize,
     /// The gauge of the number of open windows.
     pub open_windows: IntGauge,
@@ -140,7 +142,7 @@ struct OpenWindows<K, I> {
 struct ClosingWindow<K, I> {
     window: Window,
     finals: Capability<u64>,
-    /// The keys in their order, by which the operators downstream sort.
+    /// The keys in ascending order: the operators downstream sort by key, which is faster for sorted input.
     keys: vec::IntoIter<(K, OpenKey<I>)>,
 }
 
@@ -148,13 +150,13 @@ struct OpenWindow<K, I> {
     finals: Capability<u64>,
     live: Capability<u64>,
     keys: HashMap<K, OpenKey<I>>,
-    /// The keys that have changed since their last live tally. The first one waits longest.
+    /// The keys that have changed since their last live tally. The first key has waited longest.
     changed: VecDeque<K>,
 }
 
 struct OpenKey<I> {
-    /// The counts by item, by which the operators downstream sort. A key usually has a few dozen items, so insertions
-    /// into a sorted list are fast.
+    /// The counts, sorted by item, since the operators downstream need them in this order. A key usually has a few
+    /// dozen items, so insertions into a sorted list are fast.
     counts: Vec<(I, u64)>,
     /// Whether the key is among [`OpenWindow::changed`].
     is_changed: bool,
@@ -206,10 +208,10 @@ impl<K: Key, I: Item> OpenWindows<K, I> {
         window.add(tally.key, tally.item, tally.count, is_live);
     }
 
-    /// Emits some of the windows that the frontier has passed, the earliest first. Returns whether more is left for
-    /// another step.
+    /// Emits windows that the frontier has passed, the earliest first, until the budget of the step is spent. Returns
+    /// whether another step must continue.
     ///
-    /// An empty frontier closes none: it means that the sources have ended, not that windows are complete.
+    /// An empty frontier closes no window: it means that the sources have ended, not that windows are complete.
     fn close(
         &mut self,
         frontier: &MutableAntichain<u64>,
@@ -332,7 +334,8 @@ impl LiveThrottle {
         is_due
     }
 
-    /// Returns the time at which the next live tallies are due, once for each time: a timer cannot be cancelled.
+    /// Returns the time at which the next live tallies are due, if it was not returned before. A timer cannot be
+    /// cancelled, so there must be only one for each time.
     fn next(&mut self) -> Option<Instant> {
         let due = self.due.filter(|_| !self.is_scheduled)?;
         self.is_scheduled = true;
@@ -362,7 +365,8 @@ mod tests {
         }
     }
 
-    /// Returns one event with each of the first items, in the first window of the key of this number.
+    /// Returns a partial count of 1 for each of the first `items` items of the key with this number, in the first
+    /// window.
     fn tallies(key: usize, items: u16) -> Vec<PartialCount<String, u16>> {
         let tally = |item| PartialCount {
             time_ms: 1999,

@@ -1,5 +1,5 @@
-//! Writes updates, which are results of windows that are still open: outside transactions, at most once, and without
-//! waiting for the log.
+//! Writes updates, which are results of windows that are still open. They are written outside transactions, at most
+//! once, and without waiting for the log.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use timely::dataflow::{StreamVec, channels::pact::Pipeline, operators::generic::
 
 use crate::metrics::Metrics;
 
-/// Appends each record of an update. The log may reject one: it is dropped and counted, since a newer one follows,
-/// and the final is exact.
+/// Appends each update to the log. An update that the log rejects is dropped and counted in a metric: a newer update
+/// follows, and the final is exact.
 pub fn write_updates(
     live: StreamVec<'_, u64, NewRecord>,
     appender: Arc<dyn Appender>,

@@ -10,15 +10,15 @@ use super::{
 };
 use crate::{StreamsError, topics::Topics};
 
-/// Number of the last offsets of the progress topic that are read to find its newest record: those of the record, and
-/// of the transaction markers around it.
+/// Number of offsets at the end of the progress topic that are read to find its newest record. The transaction markers
+/// around the record have offsets, too, so the record is not at the last offset.
 const LAST_PROGRESS: u64 = 10;
 
 /// Checks that the topics to which transactions write exist.
 ///
 /// # Errors
 ///
-/// [`LogError::UnknownTopic`] for the first one that does not.
+/// [`LogError::UnknownTopic`] for the first topic that does not exist.
 pub fn require_result_topics(topics: &Topics, log: &dyn Log) -> Result<(), LogError> {
     let mut written = topics.results().chain([&topics.rejected]);
     written.try_for_each(|topic| log.partitions(topic).map(drop))
@@ -36,9 +36,9 @@ pub fn fence(
 
 /// The record of the progress that was committed last.
 pub struct NewestRecord {
-    /// Its offset.
+    /// The offset of the record.
     pub offset: u64,
-    /// The id of its commit; `None` if an earlier version of the program wrote the record.
+    /// The id of the commit that wrote the record; `None` if an earlier version of the program wrote it.
     pub commit: Option<CommitId>,
     value: Vec<u8>,
 }
@@ -71,8 +71,8 @@ pub fn newest_commit(topics: &Topics, log: &dyn Log) -> Result<Option<CommitId>,
     Ok(newest_record(topics, log)?.and_then(|newest| newest.commit))
 }
 
-/// Returns the progress that was committed last; `None` if there is none. Its writer may commit newer progress until it
-/// is fenced.
+/// Returns the progress that was committed last; `None` if there is none. The active run may commit newer progress
+/// until it is fenced.
 pub fn stored(topics: &Topics, log: &dyn Log) -> Result<Option<Progress>, StreamsError> {
     let newest = newest_record(topics, log).map_err(StreamsError::Start)?;
     newest.map_or(Ok(None), |newest| newest.progress(topics))

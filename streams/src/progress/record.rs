@@ -23,18 +23,20 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{LATENESS_MS, Settings, WINDOW_MS};
 
-/// The progress of the application: the value of the record in the progress topic. [`crate::progress::stored`] has its
-/// format.
+/// The progress of the application: the value of the record in the progress topic. [`crate::progress::stored`] defines
+/// the format.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "crate::progress::stored::StoredProgress")]
 pub struct Progress {
-    /// The settings with which it was made; `None` after a reset, from which a run with any settings may continue.
+    /// The settings of the run that wrote the progress; `None` after a reset, since a run with any settings may
+    /// continue from it.
     pub settings: Option<Settings>,
     /// The final-until time (F): every window that ends at or before it is final. Unix milliseconds.
     pub final_until_ms: u64,
     /// The progress of each partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The epochs with other settings, as long as a run may read some of their records again; the newest last.
+    /// The epochs with other settings. An epoch is stored as long as a run may read some of its records again. The
+    /// newest epoch is the last.
     pub prior_epochs: Vec<PriorEpoch>,
     /// The backward resets so far. The newest results are those with the greatest reset number.
     pub resets: Resets,
@@ -52,7 +54,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Returns the size of the windows with which it was made, if that is known.
+    /// Returns the size of the windows for which the progress was computed, if the size is known.
     pub fn window_ms(&self) -> Option<u64> {
         let of_settings = self.settings.as_ref();
         let of_settings = of_settings.and_then(|settings| settings.number(WINDOW_MS));
@@ -60,20 +62,21 @@ impl Progress {
         of_settings.or(of_epoch)
     }
 
-    /// Whether a reset wrote it. A reset that only rejects records that are ahead keeps the settings, but its record
-    /// contains no run.
+    /// Whether a reset wrote the progress. A reset that only rejects records that are ahead keeps the settings, but its
+    /// record contains no run.
     pub fn is_of_a_reset(&self) -> bool {
         self.settings.is_none() || (self.run.is_none() && self.heartbeat_ms.is_some())
     }
 }
 
-/// The header of a progress record that holds its [`CommitId`].
+/// The name of the header of a progress record that contains its [`CommitId`].
 pub const COMMIT_HEADER: &str = "commit";
 
-/// The id of a commit. A run that did not receive the answer to a commit reads from it whether the commit was made.
+/// The id of a commit. If a run does not receive the answer to a commit, it compares this id with the newest record of
+/// the progress topic, to find out whether the commit was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitId {
-    /// Random, another value for each run.
+    /// A random value, which is different for each run.
     run: String,
     number: u64,
 }
@@ -81,7 +84,7 @@ pub struct CommitId {
 impl CommitId {
     /// Returns the id of the first commit of a new run.
     pub fn first() -> CommitId {
-        // The seed of the standard library's hash tables is random, and another one for each call.
+        // Each `RandomState` of the standard library has another random seed.
         let random = RandomState::new().hash_one(std::process::id());
         CommitId {
             run: format!("{random:016x}"),
@@ -126,17 +129,18 @@ impl fmt::Display for CommitId {
 pub struct Resets {
     /// The number of backward resets. Results have it in a header once it is greater than 0.
     pub number: u64,
-    /// The F that the last backward reset has set, Unix milliseconds. Finals with a lower number whose windows end
-    /// later are superseded.
+    /// The F that the last backward reset has set, Unix milliseconds. Finals from before this reset are superseded if
+    /// their windows end after this time.
     pub until_ms: u64,
 }
 
 impl Resets {
-    /// Returns the order of the oldest final in a sliding span of `span_ms` as of F. The span can contain later finals,
-    /// but no older ones.
+    /// Returns the order of the oldest final in a sliding span of `span_ms` as of F. The span may contain later finals,
+    /// but not older ones.
     pub fn oldest_in_span(&self, final_until_ms: u64, span_ms: u64) -> ResultOrder {
         let start_ms = final_until_ms.saturating_sub(span_ms);
-        // The span also contains finals from before the last reset, which have lower numbers.
+        // If the span begins before the F of the last reset, it also contains finals from before that reset, which have
+        // lower numbers.
         let is_over = self.number > 0 && start_ms < self.until_ms;
         ResultOrder {
             resets: if is_over { 0 } else { self.number },
@@ -148,9 +152,9 @@ impl Resets {
 /// The identity of a run, stored in its progress records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunIdentity {
-    /// The name of its host.
+    /// The name of the run's host.
     pub host: String,
-    /// Its index in the cluster.
+    /// The index of the process in the cluster.
     pub process: usize,
     /// The id of the operating system's process.
     pub pid: u32,
@@ -165,7 +169,7 @@ impl fmt::Display for RunIdentity {
         let RunIdentity {
             host, process, pid, ..
         } = self;
-        // Escaped, since the host's name was read from a topic and is logged.
+        // The name of the host is escaped, since it was read from a topic and is logged.
         let host = host.escape_debug();
         write!(f, "host {host}, process {process}, pid {pid}")
     }
@@ -238,9 +242,9 @@ pub enum Disposition {
     Ahead,
 }
 
-/// The start of a run in one partition, from which follows which events earlier runs have committed.
+/// The position at which a run starts in one partition. It determines which events earlier runs have committed.
 ///
-/// The rule is correct only if the run reads up to N again before its frontier passes F.
+/// [`ReplayPosition::classify`] is correct only if the run reads up to N again before its frontier passes F.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplayPosition {
     /// F at the start of the run.
@@ -256,8 +260,8 @@ impl ReplayPosition {
     /// worker.
     ///
     /// An event is late if its window ends at or before the watermark or the frontier. An event below N was committed
-    /// already if its window was final at the start: as counted, or as rejected. Rejections are committed only once
-    /// their window is final, so other late events below N are rejected (again).
+    /// already if its window was final at the start: as counted, or as rejected. A rejection is not committed before
+    /// its window is final, so all other late events below N are rejected by this run.
     pub fn classify(
         &self,
         window: Window,
@@ -301,7 +305,7 @@ impl PriorEpoch {
         of.map_or(0, |(_, offset)| *offset)
     }
 
-    /// Returns the epoch that ends with `progress`, which was made with `settings`.
+    /// Returns the epoch that ends with `progress`, which a run with `settings` has written.
     pub fn of(progress: &Progress, settings: &Settings) -> PriorEpoch {
         let partitions = progress.partitions.iter();
         let ahead = partitions
@@ -326,8 +330,8 @@ impl PriorEpoch {
             || self.ahead.iter().any(rejected)
     }
 
-    /// Whether events of this epoch may be read again: because a partition resumes below its N, or because a reset has
-    /// set time back and F has not passed the F of the epoch again.
+    /// Whether a run may still read events of this epoch: because a partition resumes below the N of the epoch, or
+    /// because a reset has set F back and F has not reached the F of the epoch again.
     pub fn is_live<'a>(
         &self,
         final_until_ms: u64,
@@ -341,13 +345,14 @@ impl PriorEpoch {
 /// The first offset of each open window of a partition, from which R is computed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenWindows {
-    /// By the last instant of the window: the first offset with an event of the window, and the watermark just before.
+    /// The first offset with an event of the window, and the watermark just before that record, by the last instant of
+    /// the window.
     first: BTreeMap<u64, (u64, u64)>,
 }
 
 impl OpenWindows {
-    /// Records that the record at `offset` contains an event of `window`, which is counted, late, or to be rejected
-    /// once the window is final.
+    /// Stores that the record at `offset` contains an event of `window`. The event is counted, late, or rejected once
+    /// the window is final.
     pub fn record_first_offset(&mut self, window: Window, offset: u64, watermark_ms: u64) {
         let first = self.first.entry(window.last_ms());
         first.or_insert((offset, watermark_ms));
@@ -360,9 +365,9 @@ impl OpenWindows {
         open.min().unwrap_or(now)
     }
 
-    /// Returns the marks that a worker sends when its frontier advances from `from_ms` to `to_ms`: times, each with the
-    /// progress that is valid for commits whose F is greater than that time, up to the time of the next mark. `now` is
-    /// the progress if no window were open.
+    /// Returns the marks that a worker sends when its frontier advances from `from_ms` to `to_ms`. A mark is a time
+    /// with a progress, which is valid for commits with an F after this time and up to the time of the next mark. `now`
+    /// is the progress that is valid if no window is open.
     ///
     /// Removes the windows that end by `to_ms`.
     pub fn advance(
@@ -413,12 +418,14 @@ mod tests {
         let classify = |start, offset, watermark, closed| {
             position.classify(window(start), offset, watermark, closed)
         };
-        // Late by its partition's watermark, window final: rejected only from N on.
+        // The event is late by its partition's watermark, and its window is final: it is rejected only if its offset is
+        // N or greater.
         assert_eq!(classify(80, 49, 95, 100), Disposition::AlreadyCommitted);
         assert_eq!(classify(80, 50, 95, 100), Disposition::Late);
-        // Late by its partition's watermark, window open: the rejection is not committed yet.
+        // The event is late by its partition's watermark, and its window is open: the rejection is not committed yet.
         assert_eq!(classify(100, 49, 110, 100), Disposition::Late);
-        // Not late by the watermark, window final: counted already if read, else late.
+        // The event is not late by the watermark, and its window is final: below N it was counted already, otherwise it
+        // is late.
         assert_eq!(classify(90, 49, 95, 100), Disposition::AlreadyCommitted);
         assert_eq!(classify(90, 50, 95, 100), Disposition::Late);
         // The window is open.
@@ -443,18 +450,20 @@ mod tests {
         };
         assert!(epoch.covers(3, 0, 199));
         assert!(!epoch.covers(3, 0, 200));
-        // Newer than its limit, below the limit's offset, of that partition.
+        // The epoch has rejected an event as ahead only if the event is later than the limit, in the partition of the
+        // limit, and below the offset of the limit.
         assert!(epoch.covers(3, 19, 501));
         assert!(!epoch.covers(3, 20, 501));
         assert!(!epoch.covers(4, 19, 501));
         assert!(!epoch.covers(3, 19, 500));
     }
 
-    /// A run that reads some records of a partition, commits some closes, and dies. Each record has one time, and some
-    /// are heartbeats. Whatever is committed and replayed, every event is counted once or rejected once.
+    /// A simulated run, which reads some records of a partition, commits some closes, and ends. Each record has one
+    /// time, and some records are heartbeats. Whatever is committed and read again, every event must be counted once or
+    /// rejected once.
     #[derive(Debug, Clone)]
     struct Run {
-        /// The run reads up to this offset, then dies.
+        /// The run reads up to this offset, and then ends.
         dies_at: usize,
         /// The number of closes that are committed.
         commits: usize,
@@ -470,7 +479,7 @@ mod tests {
         #[test]
         fn every_event_is_counted_once_or_rejected_once(
             records in proptest::collection::vec((1_u64..200, any::<bool>()), 1..60), runs in runs(), lateness in 0_u64..20,
-            // How far another partition holds back the frontier of the worker.
+            // The time by which another partition holds back the frontier of the worker.
             behind in 0_u64..60,
         ) {
             let size = WindowSize::from_ms(10).unwrap();
@@ -507,7 +516,7 @@ mod tests {
                     clock.observe(*time);
                     let to = size.floor(clock.watermark_ms().saturating_sub(behind));
                     let position = offset as u64 + 1;
-                    // The frontier does not advance below N.
+                    // The frontier does not advance while the run reads records below N.
                     if to > frontier && position >= replay_position.read_offset {
                         let now = PartitionProgress {
                             resume_watermark_ms: clock.watermark_ms(), ..PartitionProgress::begin(0, position)
@@ -544,7 +553,7 @@ mod tests {
         fn a_mark_resumes_at_the_first_event_of_any_window_open_at_its_commit(
             events in proptest::collection::vec(0_u64..30, 1..40), from in 0_u64..10, to in 11_u64..40,
         ) {
-            // Windows of 10 ms, one event a record.
+            // Windows have a size of 10 ms, and each record has one event.
             let (from, to) = (from * 10, to * 10);
             let mut open = OpenWindows::default();
             let events: Vec<u64> = events.iter().map(|w| w * 10).filter(|start| *start >= from).collect();

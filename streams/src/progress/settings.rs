@@ -14,8 +14,8 @@ pub const WINDOW_MS: &str = "window_ms";
 /// The name of the setting that holds the lateness, milliseconds.
 pub const LATENESS_MS: &str = "lateness_ms";
 
-/// The settings that the results depend on. A run cannot continue progress that was made with other settings. They are
-/// stored as a JSON object, in the order in which they were added.
+/// The settings that the results depend on. A run cannot continue from progress that a run with other settings has
+/// written. The settings are stored as a JSON object, in the order in which they were added.
 #[derive(Debug, Clone, Default)]
 pub struct Settings(Vec<Setting>);
 

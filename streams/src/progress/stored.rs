@@ -11,15 +11,16 @@
 //! ```
 //!
 //! The progress topic contains only such records. A reader ignores fields that it does not know. So:
-//! - Format 1 is the format of version 0.1. A record has this number if no other field is necessary for exact results,
-//!   so that version 0.1 can still continue from it.
+//! - Format 1 is the format of version 0.1. A record has this number if a reader may ignore all newer fields without
+//!   changing results, so that version 0.1 can still continue from it.
 //! - Format 2 has fields that a reader must support: a backward reset (`resets`, a `newest_final_ms` later than F, an
-//!   entry of `formers` whose F is later), records that are rejected as `ahead`, or records of tables that are not
-//!   complete (`unwritten_since`).
+//!   entry of `formers` whose F is later), a limit above which records are rejected as `ahead`, or records of tables
+//!   that are not complete (`unwritten_since`).
 //!
-//! Later versions may add optional fields without another number, such as `idle`, `run`, `heartbeat_ms` and
-//! `cluster_id`, which only shorten a wait or add a check, and `finals`, which reduces what is read. The names `steps`
-//! and `horizons` of a partition are reserved for windows whose restart needs more than R.
+//! Later versions may add optional fields without a new format number. Examples are `idle`, `run`, `heartbeat_ms` and
+//! `cluster_id`, which only shorten a wait or add a check, and `finals`, which reduces the number of finals that are
+//! read. The names `steps` and `horizons` of a partition are reserved for kinds of windows for which a restart needs
+//! more than R.
 
 use bytes::Bytes;
 use emostream_log::NewRecord;
@@ -34,7 +35,7 @@ use super::{
 };
 use crate::topics::Topics;
 
-/// The key of the one record of the progress topic.
+/// The key of each progress record, so that compaction leaves only the newest one.
 const PROGRESS_KEY: &[u8] = b"dataflow";
 
 /// The format of a record without fields that a reader must support: version 0.1 can continue from it.
@@ -151,7 +152,7 @@ impl TryFrom<StoredProgress> for Progress {
     }
 }
 
-/// Encodes the value of the record of `progress`, whose partitions are those of the topic `source`.
+/// Encodes `progress` as the value of a progress record. `source` is the topic of its partitions.
 pub fn encode(progress: &Progress, source: &str) -> Vec<u8> {
     serde_json::to_vec(&StoredProgress::of(progress, source))
         .expect("progress is plain data with string keys")

@@ -1,8 +1,8 @@
-//! Checks whether the log still is the one from which stored progress was made.
+//! Checks whether the log is still the one from which stored progress was computed.
 //!
 //! ```text
 //!  start of the log        R          N        end
-//!  ├───────────────────────┼──────────┼─────────┤   fits
+//!  ├───────────────────────┼──────────┼─────────┤   the log is valid
 //!                          R before the start: records were deleted before they were counted
 //!                          R or N after the end: the topic was truncated or recreated
 //!                          another record before N: the topic was recreated, and is as long again
@@ -25,14 +25,15 @@ use emostream_protocol::Unwritten;
 use super::record::{LastRecord, PartitionProgress, Progress};
 use crate::mismatch::{ProgressMismatch, TopicPartition};
 
-/// Time for which offsets beyond the end are checked again: a broker that has just become the leader of a partition may
-/// first report an end offset below one that was read before.
+/// Time for which the check is repeated if stored offsets are beyond the end of a partition: a broker that has just
+/// become the leader of a partition may first report an end offset below one that was read before.
 const LEADER_CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Interval of these checks, and of the polls for the last record.
+/// Interval at which end offsets are checked again, and at which the last record is polled.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Returns the offsets that each partition of `topic` holds, by number, and the mismatches with `stored`.
+/// Returns the range of the offsets that each partition of `topic` contains, in the order of the partitions, and the
+/// mismatches with `stored`.
 pub fn compare(
     topic: &str,
     log: &dyn Log,
@@ -58,7 +59,8 @@ pub fn compare(
     Ok((kept, mismatches))
 }
 
-/// Returns the first partition of the topic of finals that does not hold all finals that `unwritten` needs.
+/// Returns the mismatch of the first partition of the topic of finals that does not contain all finals that a restart
+/// needs because of `unwritten`.
 pub fn missing_finals(
     topic: &str,
     log: &dyn Log,
@@ -142,7 +144,7 @@ fn mismatch(
     })
 }
 
-/// Returns a mismatch for each partition that has another record at the offset of the one that was read.
+/// Returns a mismatch for each partition that has another record at the offset of the last record that was read.
 fn others(
     topic: &str,
     log: &dyn Log,

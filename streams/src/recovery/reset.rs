@@ -1,5 +1,5 @@
-//! Resets progress: discards its settings and offsets that the log no longer holds, and, after a clock was wrong, sets
-//! another final-until time (F).
+//! Resets progress: discards its settings, and the offsets that the log no longer contains. If a clock was wrong, a
+//! reset can also set another final-until time (F).
 //!
 //! ```text
 //!  read ─▶ plan ─▶ confirmed? ─▶ fence ─▶ read, plan again: the same? ─▶ write progress without settings
@@ -9,11 +9,12 @@
 //! - A final stays final, and its events are never counted again. The exceptions are windows after an F that was set
 //!   back: they may get a second final, of other events. If F is set forward, events of windows in between become late:
 //!   they are rejected, not lost.
-//! - An event that was counted or rejected with the settings before is neither counted nor rejected again. The progress
-//!   keeps these settings as a [`PriorEpoch`] until no run reads below their N again and F has passed their F.
+//! - An event that was counted or rejected with the previous settings is neither counted nor rejected again. The
+//!   progress keeps these settings as a [`PriorEpoch`] until no run reads below the N of that epoch again and F has
+//!   reached the F of the epoch.
 //! - After F was set back, records that are in the log already, and whose times are later than F by more than
-//!   [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. This depends on the log and the progress
-//!   alone.
+//!   [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. Which records these are depends on the log and
+//!   the progress alone.
 
 use std::{ops::Range, time::Duration};
 
@@ -39,8 +40,8 @@ use crate::{
 /// Timeout of requests for end offsets.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Maximum difference between the clocks of two hosts. The record of a final is written after its window, but its time
-/// may be earlier by this difference.
+/// Maximum difference between the clocks of two hosts, milliseconds. The record of a final is written after the end of
+/// its window, but the time of the record may be earlier than that end by this difference.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 /// Maximum number of finals that a plan lists.
@@ -52,7 +53,7 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 /// The offsets from which the next run reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetFrom {
-    /// The stored offsets, or the first ones that the log still holds.
+    /// The stored offset of each partition, or the first offset that the log still contains if that offset is greater.
     Kept,
     /// The end offsets.
     Latest,
@@ -92,7 +93,7 @@ pub struct FinalsAfter {
     pub finals: u64,
     /// The number of events in them.
     pub events: u64,
-    /// The first of them: the end of the window, the key, and the number of events.
+    /// The earliest of these finals: the end of the window, the key, and the number of events.
     pub first: Vec<(u64, String, u64)>,
 }
 
@@ -101,7 +102,7 @@ pub struct FinalsAfter {
 pub struct Basis {
     /// How F changes.
     final_time: FinalTime,
-    /// The number of backward resets before.
+    /// The number of backward resets before this reset.
     resets: u64,
     /// Whether a run wrote the stored progress, not a reset.
     of_a_run: bool,
@@ -133,7 +134,8 @@ pub struct Reset {
     pub records: u64,
     /// The number of records that were deleted before they were counted.
     pub lost: u64,
-    /// The number of partitions that hold other records than were read, or fewer. They are read from their beginning.
+    /// The number of partitions that were recreated or truncated, so that they contain other records than were read, or
+    /// fewer. They are read from their beginning.
     pub replaced: u32,
     /// If no progress was stored: the number of records before F, which count as committed already.
     pub settled: u64,
@@ -147,7 +149,7 @@ pub fn plan(
 ) -> Result<Option<Plan>, StreamsError> {
     let stored = stored_progress(topics, log)?;
     if stored.is_none() && request.final_until_ms.is_none() {
-        // There are finals but no progress: it was lost, and a reset must set a final-until time.
+        // If there are finals but no progress, the progress was lost, and the reset must set a final-until time.
         require_progress(topics, newest_final_ms(topics, log)?, None)?;
     }
     let Some((final_until_ms, final_time)) = final_time(stored.as_ref(), request)? else {
@@ -170,7 +172,8 @@ pub fn plan(
 ///
 /// # Errors
 ///
-/// [`StreamsError::ProgressMoved`] if the progress has changed, so that the plan of `request` would be another one now.
+/// [`StreamsError::ProgressMoved`] if the progress has changed since the plan was made, so that the same request would
+/// lead to another plan.
 pub fn reset(
     topics: &Topics,
     log: &dyn Log,
@@ -227,7 +230,8 @@ pub fn reset(
             .newest_final_ms
             .max(newest_final_ms)
             .max(progress.final_until_ms),
-        // By this and the heartbeat the record is recognized as that of a reset; see `Progress::is_of_a_reset`.
+        // A record with a heartbeat and without a run is recognised as the record of a reset; see
+        // `Progress::is_of_a_reset`.
         run: None,
         heartbeat_ms: Some(HEARTBEAT.as_millis() as u64),
         ..progress
@@ -237,7 +241,7 @@ pub fn reset(
         progress.unwritten = unknown_tables();
     }
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
-    // If F moves forward again, but not past all finals, the number of resets stays the same.
+    // If a reset sets F forward again, but not past all finals, the number of backward resets stays the same.
     if set_back && (final_time != FinalTime::Forward || newest_final_ms > stored_newest_ms) {
         progress.resets = Resets {
             number: progress.resets.number + 1,
@@ -336,7 +340,7 @@ fn finals_after(
     }
 }
 
-/// Returns the high watermark of each partition, which includes open transactions.
+/// Returns the high watermark of each partition, which is after the records of open transactions.
 fn ends(log: &dyn Log, topic: &str) -> Result<Vec<u64>, StreamsError> {
     let ends = log.high_watermarks(topic, REQUEST_TIMEOUT);
     let ends = ends.and_then(|ends| ends.into_iter().collect());
@@ -344,7 +348,7 @@ fn ends(log: &dyn Log, topic: &str) -> Result<Vec<u64>, StreamsError> {
 }
 
 /// Returns the first progress of an application that has none. Records in the log with times up to `final_until_ms`
-/// count as committed already; without a final-until time, none do.
+/// count as committed already; without `final_until_ms`, no record does.
 fn begin(
     topics: &Topics,
     log: &dyn Log,
@@ -357,7 +361,7 @@ fn begin(
     let mut done = Reset::of(final_until_ms);
     let at = |time_ms| log.offsets_at(&topic, time_ms).map_err(StreamsError::Start);
     let kept = log.offsets(&topic).map_err(StreamsError::Start)?;
-    // The events of a record are at most this much later than the record's own time.
+    // An event is later than its record by at most `MAX_AHEAD_MS`, so reading begins earlier by this time.
     let resume_offsets = at(final_until_ms.saturating_sub(MAX_AHEAD_MS))?;
     let ends = ends(log, &topic)?;
     let mut partitions = Vec::new();
@@ -370,7 +374,8 @@ fn begin(
         done.partitions += 1;
     }
     let settled = (settled_ms > 0).then(|| PriorEpoch {
-        // The size of the windows is not known: every event before that time counts as committed already.
+        // The size of the windows is not known. With windows of 1 ms, every event before `final_until_ms` counts as
+        // committed already.
         window_ms: 1,
         lateness_ms: 0,
         final_until_ms: settled_ms,
@@ -390,8 +395,8 @@ fn begin(
     Ok((progress, done))
 }
 
-/// Returns the value for tables of which it is not known which records are complete. The next run adds all finals in
-/// the log that are later than the record of their key.
+/// Returns the value that is stored if it is not known which records of the tables are complete. With this value, the
+/// next run adds all finals in the log that are later than the record of their key.
 fn unknown_tables() -> Unwritten {
     Unwritten {
         since: Some(ResultOrder::default()),
@@ -399,8 +404,8 @@ fn unknown_tables() -> Unwritten {
     }
 }
 
-/// Returns the epoch of commits that are newer than progress that was rolled back: all records in the log of windows up
-/// to the newest final count as committed already. `None` if there are no such commits.
+/// Returns the epoch of the commits that were lost because the progress was rolled back; `None` if no commits were
+/// lost. By this epoch, all events in the log of windows up to the newest final count as committed already.
 fn lost_commits(
     log: &dyn Log,
     topic: &str,
@@ -412,7 +417,8 @@ fn lost_commits(
     }
     let window_ms = stored.window_ms();
     Ok(Some(PriorEpoch {
-        // If the size of the windows is not known, all events before the end of the newest final.
+        // If the size of the windows is not known, windows of 1 ms are assumed: all events before the end of the newest
+        // final count as committed already.
         window_ms: window_ms.unwrap_or(1),
         lateness_ms: stored
             .settings
@@ -446,8 +452,9 @@ fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
         records: stored.partitions.iter().map(unread).sum(),
         ..Reset::of(stored.final_until_ms)
     };
-    // Events that were counted or rejected until now stay so. Other events that were read are classified by the new
-    // limits. The rule for the limits treats all events below N as rejected already, so N is set back to R.
+    // Events that were counted or rejected until now stay counted or rejected. Other events that were read are
+    // classified by the new limits. The rule for the limits treats all events below N as rejected already, so N is set
+    // back to R.
     if let Some(settings) = stored.settings.clone() {
         let epoch = PriorEpoch::of(&stored, &settings);
         stored.prior_epochs.push(epoch);
@@ -488,7 +495,7 @@ impl Reset {
     }
 }
 
-/// Returns progress without settings that continues from `stored` in a log that holds `kept`.
+/// Returns progress without settings that continues from `stored`. `kept` are the offsets that each partition contains.
 fn forget(
     stored: Progress,
     kept: &[Range<u64>],
@@ -520,7 +527,8 @@ fn forget(
             ResetFrom::Latest => kept.end,
         };
         PartitionProgress {
-            // The watermark at a later offset may be greater, but never less.
+            // The watermark at a later offset may be greater but never less, so the stored watermark is valid there,
+            // too.
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
             last: known.and_then(|p| p.last),
             ahead: known.and_then(|p| p.ahead),
@@ -589,7 +597,7 @@ mod tests {
         let (progress, done) = forget(stored(settings(), 5, 12), &kept, &gone, ResetFrom::Kept);
         assert_eq!((done.lost, done.records, done.replaced), (3, 12, 0));
         assert_eq!(progress.partitions[0].resume_offset, 8);
-        // Below the stored N, events that were committed stay so.
+        // The epoch shows which events below the stored N were committed, so they are not counted again.
         assert_eq!(progress.prior_epochs[0].read_offset(0), 12);
     }
 

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  [totals] to its end ─────────────────────────┐
-//!  [finals] from the offsets in progress ───────┼─▶ totals of each key, with what is in no record yet
+//!  [finals] from the offsets in progress ───────┼─▶ totals of each key, with the finals that are in no record yet
 //!                            │                  ┘
 //!                            └─▶ counts in the sliding span ◀─ [tops] to its end
 //! ```
 //!
 //! A totals record may be older than its key's finals: see [`crate::operators::schedule`]. Finals that are later than
-//! the record, in the order of results, are added to it. So it does no harm to read more finals than are needed.
+//! the record, in the order of results, are added to it; all other finals are ignored. So it does no harm to read more
+//! finals than are needed.
 
 use std::{
     cmp::Reverse,
@@ -37,11 +38,12 @@ use crate::{
     progress::record::{Progress, Resets},
 };
 
-/// Maximum difference between the clocks of two hosts. The record of a final is written after its window, but its time
-/// may be earlier than the end of the window by this difference. It exceeds the time by which records may be ahead.
+/// Maximum difference between the clocks of two hosts, milliseconds. The record of a final is written after the end of
+/// its window, but the time of the record may be earlier than that end by this difference. It is greater than the time
+/// by which records may be ahead.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
-/// Decodes the values of the records that a start restores state from.
+/// Decodes the records from which the start of a run restores state.
 pub trait StoredFormat: 'static {
     /// The key of the results.
     type Key: Key;
@@ -78,12 +80,12 @@ impl<K: Key, I: Item> StoredFormat for NoTables<K, I> {
     }
 }
 
-/// The counts of a key in a final, or in a record of the totals. Another build may have written it.
+/// The counts of a key in a final, or in a record of the totals. Another build may have written the record.
 #[derive(Debug)]
 pub struct StoredCounts<K, I> {
     /// The key.
     pub key: K,
-    /// The window of the final, or the one that changed the totals last.
+    /// The window of the final, or the last window that changed the totals.
     pub window: Window,
     /// The counts of the items.
     pub counts: Vec<(I, u64)>,
@@ -106,16 +108,17 @@ pub struct StoredTop<K, I> {
 pub struct Restored<K, I> {
     /// The state of each worker.
     pub workers: Vec<RestoredTables<K, I>>,
-    /// The end offset of each partition of the finals.
+    /// The end offset of each partition of the topic of finals.
     pub final_ends: Vec<(u32, u64)>,
 }
 
 /// The tables of a worker as of F.
 #[derive(Debug)]
 pub struct RestoredTables<K, I> {
-    /// The totals of its share of the keys.
+    /// The totals of the worker's share of the keys.
     pub totals: Vec<RestoredTotals<K, I>>,
-    /// The counts in the sliding span, from time 0 on, on the first worker.
+    /// The counts in the sliding span, with the time 0. The first worker has all of them; they are exchanged by key
+    /// later.
     pub sliding: Vec<SlidingContribution<K, I>>,
 }
 
@@ -128,11 +131,12 @@ impl<K, I> Default for RestoredTables<K, I> {
     }
 }
 
-/// Restores the state as of `stored`, the progress of the log, once every older run is fenced.
+/// Restores the state as of `stored`, the progress in the log. Every older run must be fenced.
 ///
-/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. Counts that should
-/// have left the span by then, and counts that the topic shows for a key without finals, leave at `final_until_ms`;
-/// that corrects the topic.
+/// The run may begin at `final_until_ms`, an F that is greater than the stored one, or with a span of another length.
+/// Then the topic of tops may contain counts that should have left the span, or counts of a key without finals in the
+/// span. These counts are restored in such a way that they leave the span at `final_until_ms`, so that the topic is
+/// corrected then.
 ///
 /// # Errors
 ///
@@ -194,7 +198,7 @@ fn read<F: StoredFormat>(
             sliding: Vec::new(),
         })
         .collect();
-    // They are exchanged by key later.
+    // The counts are exchanged by key later.
     workers[0].sliding = contributions;
     Ok(Restored {
         workers,
@@ -202,8 +206,8 @@ fn read<F: StoredFormat>(
     })
 }
 
-/// Returns the offset from which each partition of the finals is read, of the offsets that are `kept`. Partitions of
-/// which nothing is needed are left out.
+/// Returns the offset from which each partition of the finals is read. `kept` are the offsets that the partitions
+/// contain. Partitions from which no finals are needed are omitted.
 fn finals_from(
     log: &dyn Log,
     topic: &str,
@@ -214,7 +218,7 @@ fn finals_from(
     let known = stored.unwritten.finals.as_ref();
     let known_from = |finals: &FinalsFrom| -> Vec<u64> {
         let from = |(partition, kept): (u32, &Range<u64>)| match finals.offset(partition) {
-            // The offset is that of a topic that was recreated since.
+            // The topic was recreated since the offset was stored, so the partition is read from its start.
             offset if offset > kept.end => kept.start,
             offset => offset,
         };
@@ -242,8 +246,8 @@ fn finals_from(
     Ok(from.filter_map(start).collect())
 }
 
-/// Returns the counts of a final with the time for which they stay in the sliding span, if they have not left it by the
-/// stored F.
+/// Returns the counts of a final with the time for which they stay in the sliding span; `None` if they have left the
+/// span before the stored F.
 ///
 /// Finals of windows that a backward reset has discarded are in no span.
 fn contribution<K: Key, I: Item>(
@@ -269,10 +273,10 @@ fn contribution<K: Key, I: Item>(
 
 type Tops<F> = Vec<StoredTop<<F as StoredFormat>::Key, <F as StoredFormat>::Item>>;
 
-/// Returns the tops that the topic shows.
+/// Returns the newest top of each key in the topic, without empty tops.
 fn shown<F: StoredFormat>(topic: &str, log: &dyn Log) -> Result<Tops<F>, LogError> {
     let mut tops = BTreeMap::new();
-    // A key that is removed has a record with an empty top before its tombstone, which is skipped here.
+    // Tombstones are skipped here: before its tombstone, a removed key has a record with an empty top.
     let mut keep = |record: Record<'_>| {
         if let Some(top) = F::top(record.value) {
             match top.items.is_empty() {
@@ -285,8 +289,8 @@ fn shown<F: StoredFormat>(topic: &str, log: &dyn Log) -> Result<Tops<F>, LogErro
     Ok(tops.into_values().collect())
 }
 
-/// Splits restored totals between the `workers` of a process: each key goes to the worker that owns it, if there is
-/// no other process.
+/// Splits restored totals between the `workers` of a process. If there is no other process, each key is assigned to the
+/// worker that owns it.
 fn split<K: Key, I: Item>(
     totals: Vec<RestoredTotals<K, I>>,
     workers: usize,
@@ -306,9 +310,9 @@ struct KnownTotals<K, I> {
 }
 
 struct KnownKey<I> {
-    /// The order of the record; `None` if the key has none yet.
+    /// The order of the key's newest record; `None` if the key has no record.
     order: Option<ResultOrder>,
-    /// Whether the record removes the key. The key has totals then only if there are later finals.
+    /// Whether that record removes the key. If so, the key has totals only if there are later finals.
     is_removed: bool,
     counts: Vec<(I, u64)>,
     unnamed: Vec<UnnamedCount>,
@@ -382,8 +386,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         }
     }
 
-    /// Reads the topic with up to `threads` threads, which share its partitions: parsing the JSON of millions of counts
-    /// takes most of the time.
+    /// Reads the topic with up to `threads` threads, which share its partitions, since parsing the JSON of millions of
+    /// counts takes most of the time.
     fn read<F: StoredFormat<Key = K, Item = I>>(
         topic: &str,
         log: &dyn Log,
@@ -400,7 +404,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         let read = |part: &[(u32, u64)]| KnownTotals::read_part::<F>(topic, log, part);
         let parts = match parts[..] {
             [] => Vec::new(),
-            // A simulation steps one thread at a time.
+            // A single part needs no further thread. A simulation depends on that, since it runs one thread at a time.
             [part] => vec![read(part)?],
             _ => thread::scope(|scope| {
                 let threads = parts.iter().map(|part| scope.spawn(|| read(part)));
@@ -414,7 +418,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         let mut all = KnownTotals::new(resets);
         for part in parts {
             for (key, read) in part {
-                // Partitions may have been added to the topic, so that a key has another one.
+                // If partitions were added to the topic, a key may have records in two partitions. The later record is
+                // valid.
                 let known = all.keys.get::<K>(&key);
                 if known.is_none_or(|known| known.order <= read.order) {
                     all.keys.insert(key, read);
@@ -438,7 +443,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             let (key, read) = match (removal, record.value) {
                 (Some((key, before)), []) => {
                     let removed = KnownKey {
-                        // The finals of the window itself are not removed.
+                        // The removal does not include the finals of its own window.
                         order: Some(before.just_before()),
                         is_removed: true,
                         ..KnownKey::default()
@@ -464,7 +469,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                     }
                 },
             };
-            // The later record wins, not the one that is read last: they may be in different partitions.
+            // The later record is valid, not the one that is read last, since they may be in different partitions.
             let known = keys.get::<K>(&key);
             if known.is_none_or(|known| known.order <= read.order) {
                 keys.insert(key, read);
@@ -477,7 +482,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         Ok(keys)
     }
 
-    /// Adds a final, unless the record of its key contains it. If `begins`, the totals begin at 0 with it.
+    /// Adds a final, unless the record of its key contains it. If `begins`, the totals begin at 0 with this final.
     fn add(&mut self, partition: u32, number: u64, begins: bool, closed: StoredCounts<K, I>) {
         let order = ResultOrder::new(number, closed.window);
         let key = self.keys.entry(closed.key).or_default();
@@ -485,7 +490,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             return;
         }
         key.last = key.last.max(order);
-        // A reset has set the time back since. The record must not wait until event time has advanced to it again.
+        // If a reset has set F back since this final, the record of the key must not wait until event time reaches the
+        // window of the final again.
         let latest_ms = match number < self.resets.number {
             true => self.resets.until_ms,
             false => u64::MAX,
@@ -505,8 +511,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
     fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals<K, I>> {
         let resets = self.resets;
         let restored = |(key, known): (K, KnownKey<I>)| {
-            // A final of a window that a reset has discarded must not delay the removal of the key until event time has
-            // advanced to it again.
+            // A final of a window that a reset has discarded must not delay the removal of the key until event time
+            // reaches that window again.
             let last_ms = match known.last.resets < resets.number {
                 true => known.last.start_ms.min(resets.until_ms),
                 false => known.last.start_ms,
@@ -522,7 +528,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                 return nothing;
             }
             if known.later.is_empty() {
-                // Nothing is to be merged: without this case a start would sort millions of counts.
+                // There are no finals to merge. Without this case, the start of a run would sort millions of counts.
                 return RestoredTotals {
                     counts: known.counts,
                     unnamed: known.unnamed,
@@ -547,7 +553,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         let keys = self.keys.into_iter();
         let keys = keys.filter(|(_, known)| !known.is_removed || !known.later.is_empty());
         let mut totals: Vec<_> = keys.map(restored).collect();
-        // Sorted as the results of a window are, since keys are numbered in this order.
+        // The totals are sorted by key, like the results of a window, since keys are numbered in this order.
         totals.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         totals
     }
@@ -675,10 +681,10 @@ mod tests {
     #[test]
     fn totals_after_a_backward_reset_win_over_those_of_a_later_window() {
         let log = log();
-        // The record that counts is in the partition that is read first.
+        // The valid record is in the partition that is read first.
         let records = vec![totals(0, 2000, 7, reset()), totals(1, 8000, 5, vec![])];
         write(&log, records);
-        // One thread reads both partitions, or each has its own.
+        // One thread reads both partitions, or each of two threads reads one.
         for threads in [1, 2] {
             let known = known(&log, threads, Resets::default());
             assert_eq!(counts(known), [7]);
@@ -709,7 +715,7 @@ mod tests {
         assert_eq!(restored(34_000), (22_000, 0, None));
     }
 
-    /// Kafka compacts a topic hours later. Until then it contains both the record and the removal.
+    /// Kafka compacts a topic hours later. Until then the topic contains both the record and the removal.
     #[test]
     fn a_removed_key_is_not_restored_also_with_a_longer_retention() {
         let log = uncompacted_log();
@@ -724,7 +730,7 @@ mod tests {
         write(&log, vec![totals(0, 2000, 7, vec![]), removal]);
         let read = || known(&log, 2, Resets::default());
         assert_eq!(read().into_restored(u64::MAX, 30_000), []);
-        // The key has finals again since then.
+        // The key has new finals after its removal.
         let mut known = read();
         known.add(0, 0, false, closed(18_000, 9));
         known.add(0, 0, true, closed(20_000, 3));
@@ -734,7 +740,7 @@ mod tests {
     #[test]
     fn finals_are_read_from_the_offset_that_the_totals_or_the_span_need() {
         let log = log();
-        // The time is so early that no record is found by its time.
+        // The records have such an early time that none of them is found by its time.
         let at = |partition| NewRecord {
             time_ms: Some(0),
             ..totals(partition, 2000, 1, vec![])
@@ -762,7 +768,8 @@ mod tests {
         };
         assert_eq!(from(None, None), []);
         assert_eq!(from(Some(996_000), None), [(0, 0), (1, 0)]);
-        // Offsets that are valid for the span, and offsets that are valid only for the totals.
+        // In the first case the offsets are old enough for the span; in the other cases they are old enough only for
+        // the totals.
         assert_eq!(from(None, Some((994_000, 2))), [(0, 2), (1, 4)]);
         assert_eq!(from(None, Some((996_000, 2))), []);
         assert_eq!(from(Some(996_000), Some((996_000, 2))), [(0, 2), (1, 4)]);
@@ -780,7 +787,8 @@ mod tests {
             until_ms: 2000,
         };
         let mut known = known(&log, 2, resets);
-        // Finals of a window that the reset has discarded, and finals that are in the record already.
+        // These finals are not added: the first is of a window that the reset has discarded, and the record contains
+        // the others.
         known.add(0, 0, false, closed(8000, 100));
         known.add(0, 1, false, closed(2000, 100));
         known.add(0, 1, false, closed(4000, 100));

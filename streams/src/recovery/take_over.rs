@@ -1,4 +1,5 @@
-//! The start of a run: it reads the progress and validates it, fences older runs, then reads and validates it again.
+//! The start of a run. The run reads and validates the progress, fences older runs, and then reads and validates the
+//! progress again.
 //!
 //! ```text
 //!  newest finals ─▶ progress ─▶ offsets of the source ─▶ valid? ──no──▶ error, nothing was changed
@@ -6,7 +7,7 @@
 //!                                                 fence ─▶ the same once more ─▶ tables ─▶ begin
 //! ```
 //!
-//! Restoring the tables of many keys takes seconds. In this time the run commits its progress at each heartbeat
+//! Restoring the tables of many keys takes seconds. During this time the run commits its progress at each heartbeat
 //! ([`crate::sink::commit`]), so that no standby takes over.
 //!
 //! Invariants:
@@ -35,8 +36,9 @@ use crate::{
 /// Timeout of the request for the end offset of the progress topic.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Number of the last offsets of each partition of the finals that are read to find the newest final. A transaction may
-/// write finals of one window after those of a later one, but fewer than this.
+/// Number of offsets at the end of each partition of the finals that are read to find the newest final. The last final
+/// of a partition may not be the newest, since a transaction may write finals of one window after finals of a later
+/// window, but it writes fewer than this number.
 const LAST_FINALS: u64 = 1000;
 
 /// The start of a run, after every older run was fenced.
@@ -55,7 +57,7 @@ pub struct TakenOver {
 }
 
 /// Checks that a run with this configuration can continue from the log. Returns the offset of the newest progress
-/// record, or of an older one if another is written in the meantime. Fences no run.
+/// record, or of an older one if a newer record is written during the check. Fences no run.
 pub fn check(config: &Config, log: &dyn Log) -> Result<Option<u64>, StreamsError> {
     let newest = newest_record(&config.topics, log).map_err(StreamsError::Start)?;
     require_topics(config, log)?;
@@ -93,10 +95,10 @@ pub fn take_over(
         }
     }
     let transactor = fence(topics, log, config.commit_timeout).map_err(StreamsError::Start)?;
-    // Progress and commit id are taken from one record. With an id that is older than the progress, the run would not
-    // detect that progress, and could overwrite it.
+    // The progress and the commit id must be those of one record. Otherwise the run could overwrite progress that it
+    // has not read.
     let newest = newest_record(topics, log).map_err(StreamsError::Start)?;
-    // If no run has committed since the first check, its result is still valid.
+    // If no run has committed since the first check, the result of that check is still valid.
     let unchanged = newest.as_ref().map(|newest| newest.progress(topics));
     let found = match unchanged.transpose()?.flatten() == before.stored {
         true => before.clone(),
@@ -147,7 +149,7 @@ impl TakenOver {
     }
 }
 
-/// Checks that progress was made with the settings of this run, or has none.
+/// Checks that progress was written with the settings of this run, or has no settings.
 pub fn require_settings(config: &Config, stored: &Progress) -> Result<(), StreamsError> {
     let stored = stored.settings.as_ref();
     let Some(difference) = stored.and_then(|it| config.settings.difference(it)) else {
@@ -282,8 +284,8 @@ mod tests {
     use super::*;
     use crate::testing::{commit, config, log};
 
-    /// If the partitions are idle, windows close without a record that is read. A run that continued from the earlier
-    /// time would write their finals again.
+    /// While partitions are idle, windows close although no record is read. A run that continued from the earlier F
+    /// would write the finals of these windows again.
     #[test]
     fn a_final_time_that_was_committed_just_before_the_fence_is_not_set_back() {
         let progress = |final_until_ms| Progress {

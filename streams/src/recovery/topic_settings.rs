@@ -6,8 +6,8 @@ use emostream_log::{Log, Timestamps, TopicDescription};
 
 use crate::{StreamsError, config::Config, topics::MAX_AHEAD_MS};
 
-/// Checks that the source topic does not accept records with times too far in the future, and that the retention of the
-/// topics is as long as open windows, or a restart, may need the records.
+/// Checks that the source topic does not accept records with times too far in the future, and that the topics retain
+/// records for as long as open windows or a restart may need them.
 pub fn require(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
     let topic = config.topics.source.clone();
     let found = log.describe(&topic).map_err(StreamsError::Start)?;

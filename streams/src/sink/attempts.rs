@@ -16,17 +16,17 @@ use emostream_log::LogError;
 use crate::StreamsError;
 
 /// Time for which a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of
-/// a new topic, or until a broker that has just started has any.
+/// a new topic, or until a broker that has just started has the metadata of any topic.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Number of timeouts of one transaction, while the log answers, after which the run ends.
+/// Number of timeouts of one transaction, while the log answers other requests, after which the run ends.
 const MAX_TIMEOUTS: u32 = 3;
 
 /// The pause after the first failure. Each further pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause: the time within which a broker that is available again is used. It is shorter than the shortest
-/// `--takeover`, so that a standby sees the attempts and does not take over.
+/// Maximum pause. After this time at the latest, the run uses a broker that is available again. The pause is shorter
+/// than the shortest `--takeover`, so that a standby sees the attempts and does not take over.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The failed attempts to commit one transaction.
@@ -53,7 +53,7 @@ pub enum Failed {
 pub struct Transaction<'a> {
     /// The topic of the rejected records.
     pub rejected: &'a str,
-    /// The size of its results, bytes.
+    /// The size of the transaction's results, bytes.
     pub bytes: usize,
     /// The timeout of transactions.
     pub timeout: Duration,
@@ -62,10 +62,10 @@ pub struct Transaction<'a> {
 /// The action of the commit thread after a failure.
 #[derive(Debug)]
 pub enum Next {
-    /// It writes the transaction again after this pause.
+    /// The thread writes the transaction again after this pause.
     Retry(Duration),
-    /// It writes the transaction again at once. Rejected records of at least this number of bytes are written as
-    /// headers alone; if there are none, the run ends with the error.
+    /// The thread writes the transaction again at once. Rejected records of at least this number of bytes are written
+    /// with their headers alone. If there are no such records, the run ends with the error.
     Shorten(usize, StreamsError),
     /// The run ends with this error: a retry would not help, or another run commits the transaction.
     End(StreamsError),
@@ -91,7 +91,7 @@ impl Attempts {
             .missing_since
             .map_or(Duration::ZERO, |since| now - since);
         match error {
-            // A new process must open the log, or another run has taken over.
+            // This run cannot continue: a new process must open the log, or another run has taken over.
             LogError::Fenced { .. }
             | LogError::InUse { .. }
             | LogError::Damaged { .. }
@@ -160,7 +160,7 @@ mod tests {
         LogError::Aborted { detail }
     }
 
-    /// Returns the action after each failure, one second after the other.
+    /// Returns the action after each failure. There is one failure a second.
     fn outcomes(failures: impl IntoIterator<Item = Failed>) -> Vec<Next> {
         let (mut attempts, begun) = (Attempts::default(), Instant::now());
         let each = (0..).zip(failures);
@@ -228,7 +228,7 @@ mod tests {
         let next = outcomes((0..31).map(|_| Failed::Writing(missing())));
         assert!(matches!(next[29], Next::Retry(_)));
         assert_eq!(exit_code(next.last()), Some(78));
-        // The half minute starts again each time that the topic is missing.
+        // After another failure, the half minute starts again.
         let mut failures: Vec<Failed> = (0..29).map(|_| Failed::Writing(missing())).collect();
         failures.push(Failed::Writing(aborted()));
         failures.extend((0..29).map(|_| Failed::Opening(missing())));

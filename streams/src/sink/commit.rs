@@ -1,4 +1,4 @@
-//! The thread that commits, so that a timely worker never waits for the log.
+//! The thread that commits transactions, so that a timely worker never waits for the log.
 //!
 //! ```text
 //!  sink ──results, as they arrive▶ commit thread ──records──▶ the log's open transaction
@@ -8,21 +8,21 @@
 //!    └──────────────────ack, wake───────────────────────┘
 //! ```
 //!
-//! Results are written while the worker still computes others of their window, so that a close of many keys uses two
-//! cores at the same time. A transaction that is never committed has no effect.
+//! Results are written while the worker still computes other results of the same window, so that a close of many keys
+//! uses two cores at the same time. A transaction that is never committed has no effect.
 //!
-//! A transaction begins with the progress of the previous commit, written once more. So an open transaction is visible
-//! in the progress topic from its start: the end offset exceeds the last stable offset, and a standby does not mistake
-//! a long close for the end of the run. Readers of committed records get that progress twice; the newest record stays
-//! the last.
+//! Each transaction begins with a copy of the progress of the previous commit. So an open transaction is visible in the
+//! progress topic from its start: the end offset exceeds the last stable offset, and a standby does not mistake a long
+//! close for the end of the run. Readers of committed records read that progress twice, but the last record is still
+//! the newest progress.
 //!
 //! From its start until the worker loop runs, the thread commits the progress at each heartbeat by itself, since a
 //! restore of the tables of many keys takes longer than a standby waits.
 //!
-//! A transaction that fails stays in memory, and is written again with a new transactor by the policy of
-//! [`super::attempts`]. The failed transaction may have been committed nevertheless. The thread reads that from the
-//! progress topic, where each record has the id of its commit in a header. If the newest record is of another run, that
-//! run has taken over.
+//! A transaction that fails stays in memory, and is written again with a new transactor as the policy of
+//! [`super::attempts`] decides. The failed transaction may have been committed nevertheless. To find out, the thread
+//! reads the progress topic, where each record has the id of its commit in a header. If another run wrote the newest
+//! record, that run has taken over.
 
 #![allow(clippy::disallowed_methods, reason = "the commit thread")]
 
@@ -65,13 +65,13 @@ const MAX_PIECES: usize = 64;
 const RECORDS_PER_WRITE: usize = 64;
 
 /// Interval at which end offsets of the finals are requested. A restart reads finals from such an offset on, so it may
-/// read those of some seconds more than it needs.
+/// also read the finals of some seconds that it does not need.
 const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
 const ENDS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Interval at which a pause checks whether a stop is requested.
+/// Interval at which a waiting thread checks whether a stop is requested.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A committer: commits one transaction after the other, while the sink continues. No function waits.
@@ -79,7 +79,7 @@ pub trait Commit {
     /// Notifies the committer that the worker loop runs: from now on the sink submits the heartbeats.
     fn begin(&mut self) {}
 
-    /// Adds results to the next transaction. Returns them as an error if they must wait.
+    /// Adds results to the next transaction. Returns the results as an error if they must wait.
     fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>>;
 
     /// Adds the rest of the next transaction, and commits it with `final_until_ms` as F. The previous transaction must
@@ -113,7 +113,7 @@ pub type StartCommitter = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit>> + Se
 
 /// The values with which the commit thread starts.
 pub struct CommitterParams {
-    /// The newest transactor of the application, which alone can commit.
+    /// The newest transactor of the application, the only one that can commit.
     pub transactor: Box<dyn Transactor>,
     /// The log, where another transactor is opened after a failure.
     pub log: Arc<dyn Log>,
@@ -151,7 +151,7 @@ pub struct CommitThread {
 
 /// A message to the thread.
 enum Work {
-    /// The worker loop runs; this function wakes the sink.
+    /// The worker loop runs from now on. The function wakes the sink.
     Begin(Wakeup),
     /// A piece of a transaction.
     Piece(Piece),
@@ -175,7 +175,8 @@ impl CommitThread {
     /// Starts the thread, and waits until it has committed the progress, so that a run that is fenced in the meantime
     /// does not begin. Returns `None` if a stop is requested before.
     pub fn start(committing: CommitterParams) -> std::io::Result<Option<CommitThread>> {
-        // Capacity for `Begin`, the pieces and the end of a transaction, and the pieces of the next one.
+        // The queue has space for `Begin`, the pieces and the end of a transaction, and the pieces of the next
+        // transaction.
         let (queue, work) = sync_channel::<Work>(1 + 2 * MAX_PIECES + 1);
         let (ack, acks) = sync_channel(1);
         let (found, ends) = channel();
@@ -192,7 +193,7 @@ impl CommitThread {
         };
         let run = move || match writing.run(&work, &ack, &found) {
             Ok(()) | Err(Ended::Stopped) => {}
-            // The run stops anyway, so the process does not have to stand by.
+            // A stop was requested, so the fence is not reported: the process must not become a standby.
             Err(Ended::Failed(error)) if error.is_fence() && stop.is_requested() => {}
             Err(Ended::Failed(error)) => stop.fail(error),
         };
@@ -217,7 +218,7 @@ impl CommitThread {
         }
     }
 
-    /// Attaches a sink, which the thread wakes by `wake` after each acknowledgement.
+    /// Sets the function by which the thread wakes the sink after each acknowledgement.
     pub fn attached(mut self, wake: Wakeup) -> CommitThread {
         self.wake = Some(wake);
         self
@@ -226,7 +227,7 @@ impl CommitThread {
 
 /// The reason why the thread ends.
 enum Ended {
-    /// The run stops. The next run reads again what is not committed.
+    /// The run was stopped. The next run reads the records again whose events are not committed.
     Stopped,
     /// The run ends with an error.
     Failed(StreamsError),
@@ -245,7 +246,7 @@ struct Writing {
     attempts: Attempts,
     /// The id of the current transaction.
     id: CommitId,
-    /// The id of the commit before it.
+    /// The id of the commit before the current transaction.
     newest: Option<CommitId>,
 }
 
@@ -281,9 +282,10 @@ impl Writing {
                     wake.iter().for_each(|wake| wake());
                     if requested.is_none_or(|at| at.elapsed() >= ENDS_INTERVAL) {
                         requested = Some(Instant::now());
-                        // No record of the next transaction is written before, since this thread writes it.
+                        // No record of the next transaction is written before this request, since this thread writes
+                        // it.
                         let offsets = self.window_ends();
-                        // Fails once the sink is dropped, which needs no offsets any more.
+                        // The call fails only if the sink was dropped, and then the offsets are not needed any more.
                         let _ = offsets.map(|offsets| {
                             found.send(WindowEnds {
                                 final_until_ms,
@@ -298,12 +300,12 @@ impl Writing {
         }
     }
 
-    /// Commits the progress with which the run began again.
+    /// Commits once more the progress with which the run began.
     fn commit_heartbeat(&mut self) -> Result<(), Ended> {
         let progress = self.committing.progress.clone();
         self.accept(Piece {
             results: Vec::new(),
-            // F is only needed for end offsets, which are not requested before there is a sink.
+            // F is needed only to request end offsets, which these commits do not do.
             end: Some(End {
                 final_until_ms: 0,
                 records: vec![progress],
@@ -348,13 +350,13 @@ impl Writing {
         })
     }
 
-    /// Returns the record with which the transaction begins: the progress of the commit before. A heartbeat needs none,
-    /// since it writes to the progress topic anyway.
+    /// Returns the record with which the transaction begins: the progress of the previous commit. A transaction of
+    /// progress alone does not need this record, since it writes to the progress topic anyway.
     fn opening(&self) -> Option<NewRecord> {
         self.last.clone().filter(|_| !self.is_heartbeat())
     }
 
-    /// Writes the pieces from number `first` on, and commits if the end is among them.
+    /// Writes the pieces from number `first` on, and commits the transaction if the last piece has its end.
     fn write(&mut self, first: usize) -> Result<(), LogError> {
         let opening = self.opening().filter(|_| first == 0);
         let transactor = &mut self.committing.transactor;
@@ -373,7 +375,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Writes a transaction that failed again, until it succeeds or the policy ends the run.
+    /// Retries a failed transaction until it succeeds or the policy ends the run.
     fn retry(&mut self, error: LogError) -> Result<(), Ended> {
         let mut failed = Failed::Writing(error);
         loop {
@@ -442,7 +444,8 @@ impl Writing {
 
     /// Opens another transactor. Returns whether the failed transaction was committed.
     ///
-    /// The progress is also read before, so that a run that has taken over is not fenced.
+    /// The newest commit is also read before the transactor is opened: if another run has taken over, this one must not
+    /// fence it.
     fn reopen(&mut self) -> Result<bool, LogError> {
         let (log, timeout) = (self.committing.log.clone(), self.committing.timeout);
         self.is_committed()?;
@@ -451,7 +454,7 @@ impl Writing {
         self.is_committed()
     }
 
-    /// Whether the newest commit is that of this transaction.
+    /// Whether the newest commit in the log is the current transaction.
     ///
     /// # Errors
     ///
@@ -468,7 +471,8 @@ impl Writing {
         Err(LogError::Fenced { id })
     }
 
-    /// Removes key and value from the rejected records of at least `bytes` bytes. Fails with `error` if there are none.
+    /// Removes key and value from the rejected records of at least `bytes` bytes. Fails with `error` if there are no
+    /// such records.
     fn shorten(&mut self, bytes: usize, error: StreamsError) -> Result<(), Ended> {
         let rejected = self.topics().rejected.clone();
         let records = self.pieces.iter_mut().filter_map(|it| it.end.as_mut());
@@ -485,7 +489,7 @@ impl Writing {
 impl Commit for CommitThread {
     fn begin(&mut self) {
         if let (Some(queue), Some(wake)) = (&self.queue, self.wake.take()) {
-            // The queue always has space for it. If the thread has ended, it has reported the failure.
+            // The queue always has space for this message. If the thread has ended, it has reported the failure.
             let _ = queue.try_send(Work::Begin(wake));
         }
     }
@@ -507,8 +511,8 @@ impl Commit for CommitThread {
         }
     }
 
-    /// Sends the end of the transaction. The queue always has space for it. After a failure it is dropped, since the
-    /// run stops.
+    /// Sends the end of the transaction. The queue always has space for it. If the thread has failed, the transaction
+    /// is dropped, since the run stops.
     fn submit(
         &mut self,
         final_until_ms: u64,
@@ -540,7 +544,7 @@ impl Commit for CommitThread {
 
 impl Drop for CommitThread {
     /// Waits for the transaction in flight, so that a stop does not abort a transaction that was submitted. Does not
-    /// wait for the retry of one that failed.
+    /// wait for retries of a failed transaction.
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
         self.queue = None;
@@ -582,7 +586,7 @@ mod tests {
                 number.parse().ok()
             };
             let shown = records.iter().map(|it| (it.topic.clone(), number(it)));
-            // Fails if the test has ended.
+            // The call fails only if the test has ended.
             let _ = self.0.send((shown.collect(), ends));
         }
     }
@@ -642,7 +646,7 @@ mod tests {
             assert_eq!(call, (vec![(topics().progress, Some(number))], true));
         }
         thread.begin();
-        // One heartbeat may be in flight.
+        // One heartbeat may be in flight when the worker loop begins.
         thread::sleep(HEARTBEAT);
         let _ = shown.try_iter().count();
         assert!(shown.recv_timeout(10 * HEARTBEAT).is_err());
@@ -655,7 +659,7 @@ mod tests {
         let next = || shown.recv_timeout(DEADLINE).unwrap();
         assert_eq!(next(), (vec![(names.progress.clone(), Some(1))], true));
         for number in 2..4 {
-            // Written before the end of the transaction is submitted.
+            // The result is written before the end of the transaction is submitted.
             thread.write(vec![Box::new(TestResult::Final)]).unwrap();
             assert_eq!(
                 next(),
@@ -671,7 +675,7 @@ mod tests {
             assert_eq!(next(), (vec![(names.progress.clone(), Some(number))], true));
             until_acknowledged(&mut thread);
         }
-        // A transaction with progress alone does not begin with the progress before.
+        // A transaction of progress alone does not begin with the progress of the previous commit.
         thread.submit(4, Vec::new(), vec![progress(4)]);
         assert_eq!(next(), (vec![(names.progress.clone(), Some(4))], true));
         until_acknowledged(&mut thread);

@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 
 use emostream_protocol::{FinalsFrom, ResultOrder};
 
-/// Maximum number of entries. One entry every five seconds covers more than the two minutes within which tables are
-/// usually complete. If a pause delays the tables, every other entry is dropped, and the bounds become less exact.
+/// Maximum number of entries. With one entry every five seconds, the list covers more than the two minutes within which
+/// tables are usually complete. If a pause in event time delays the tables, every other entry is dropped, and the
+/// bounds become less exact.
 const MAX_ENDS: usize = 64;
 
 /// End offsets as of some commits, the oldest first.
@@ -31,7 +32,8 @@ impl KnownEnds {
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {
-            // If an end offset is lower than before, the topic was recreated, and finals are in it from that offset on.
+            // An end offset that is lower than before shows that the topic was recreated. New finals are written from
+            // that offset on, so older entries get the lower offset, too.
             for (partition, offset) in &mut known.offsets {
                 *offset = ends.offset(*partition).min(*offset);
             }
@@ -47,13 +49,13 @@ impl KnownEnds {
         }
     }
 
-    /// Returns the greatest known end offsets before which there is no final of `since` or later; `None` if none are
-    /// known.
+    /// Returns the newest entry whose end offsets are lower bounds for all finals of `since` or later; `None` if there
+    /// is no such entry.
     pub fn before(&self, since: ResultOrder) -> Option<&FinalsFrom> {
         self.0.iter().rev().find(|ends| ends.since <= since)
     }
 
-    /// Drops the entries that are older than the one for `since`.
+    /// Drops the entries that are older than the one that [`KnownEnds::before`] returns for `since`.
     pub fn forget(&mut self, since: ResultOrder) {
         while self.0.get(1).is_some_and(|next| next.since <= since) {
             self.0.pop_front();

@@ -2,27 +2,28 @@
 //! close.
 //!
 //! All results are exchanged to one worker, since order and fencing need a single writer, and the transaction of a
-//! window is small. Windows that close while a transaction is in flight share the next one, up to a size
+//! window is small. Windows that close while a transaction is in flight share the next transaction, up to a size
 //! (`MAX_TRANSACTION_BYTES`).
 //!
 //! Results are written into the next transaction as they arrive, before their window is complete, so that they are
-//! encoded while others are computed. A transaction receives the results of one window, and those of earlier windows
-//! that arrive in the meantime. Results of later windows wait, so that in a backlog a transaction ends at some time.
+//! encoded while further results are computed. A transaction contains the results of one window, and the results of
+//! earlier windows that arrive in the meantime. Results of later windows wait for the next transaction: otherwise a
+//! transaction would not end while there is a backlog.
 //!
 //! If there are very many rejections, they are written in transactions of their own, between two closes; see
 //! [`super::rejections`].
 //!
 //! Invariants:
 //! - A transaction is committed only when the input frontier has passed every result that was written into it.
-//! - The results of a key are written in the order in which they arrive, which is that of their windows: one worker has
-//!   all results of a key.
+//! - The results of a key are written in the order in which they arrive, which is the order of their windows, since one
+//!   worker computes all results of a key.
 //! - The sink has a capability at the time of the oldest results that are not durable, so the frontier of its output is
 //!   the durable frontier.
 //!
 //! If there is nothing to write, the durable frontier advances without a commit, and the sink commits the progress
-//! alone at every heartbeat, even if event time does not advance. A standby sees from it that the worker loop runs, and
-//! R stays within what the log retains. While results of an incomplete window are being written, there is no heartbeat:
-//! their transaction is open, and a standby sees that too.
+//! alone at every heartbeat, even if event time does not advance. A standby sees from these commits that the worker
+//! loop runs, and R does not fall behind the records that the log retains. While results of an incomplete window are
+//! being written, there is no heartbeat; a standby sees the open transaction instead.
 
 use std::{
     collections::BTreeMap,
@@ -63,11 +64,11 @@ use crate::{
     topics::Topics,
 };
 
-/// Maximum bytes of the results of a transaction, unless those of one window are larger. A transaction must be
+/// Maximum bytes of the results of a transaction, unless the results of one window are larger. A transaction must be
 /// committed within its timeout, and in a backlog the windows of hours may be complete at once.
 const MAX_TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
 
-/// An input of the sink besides results.
+/// A message to the sink that is not a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// A record that is rejected.
@@ -86,7 +87,7 @@ pub struct SinkContext {
     pub progress: Progress,
     /// The stored F. Commits before the first close repeat it, so that the start of a run does not change it.
     pub stored_until_ms: u64,
-    /// The size of the windows: F is the end of one.
+    /// The size of the windows. F is always the end of a window.
     pub window: WindowSize,
     /// The length of the longest sliding span, milliseconds.
     pub span_ms: u64,
@@ -100,7 +101,8 @@ pub struct SinkContext {
     pub max_unwritten_bytes: usize,
     /// The metrics of the application.
     pub metrics: Metrics,
-    /// Publishes the read offsets for lag tools, if the log has consumer groups.
+    /// Commits the read offsets to the consumer group, for tools that show the lag; `None` if the log has no consumer
+    /// groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
 }
 
@@ -113,10 +115,10 @@ pub struct RejectionsCommitted {
     pub bytes: usize,
 }
 
-/// Commits results and notices. Returns a stream of the rejections that are durable, whose frontier is the durable
-/// frontier.
+/// Commits results and notices. Returns a stream of notices that rejections are durable. The frontier of the stream is
+/// the durable frontier.
 ///
-/// `committer` creates the committer, given the function that wakes the sink. It is called on worker 0.
+/// `committer` creates the committer, given the function that wakes the sink. Only worker 0 calls it.
 pub fn commit<'scope>(
     mut results: ResultStreams<'scope>,
     notices: StreamVec<'scope, u64, Notice>,
@@ -129,7 +131,7 @@ pub fn commit<'scope>(
     let again = scope.activator_for(address.clone());
     let wake = scope.worker().sync_activator_for(address.to_vec());
     let wake: Wakeup = Box::new(move || {
-        // Fails if the worker has ended.
+        // The call fails only if the worker has ended.
         let _ = wake.activate();
     });
     let notices = match results.unwritten.take() {
@@ -165,9 +167,10 @@ pub fn commit<'scope>(
             let frontiers = frontiers
                 .iter()
                 .filter_map(|it| it.frontier().first().copied());
-            // Without a frontier the sources have ended, which does not mean that windows are complete.
+            // An empty frontier means that the sources have ended, not that windows are complete.
             if let Some(frontier_ms) = frontiers.min() {
-                // While a window closes, the frontier is at its last instant.
+                // While a window is being closed, the frontier is at its last instant. The time is rounded down, since
+                // the window is not complete yet.
                 sink.advance(sink.start.window.floor(frontier_ms));
             }
             let durable = sink.written.drain(..);
@@ -197,7 +200,7 @@ struct Sink {
     in_flight: Option<InFlight>,
     /// F at the start of the run.
     begun_until_ms: u64,
-    /// The F of the last commit. The durable frontier is later if there was nothing to write since.
+    /// The F of the last commit. The durable frontier is later if windows have closed since then without results.
     stored_until_ms: u64,
     last_commit: Instant,
     /// Schedules the sink again.
@@ -206,15 +209,16 @@ struct Sink {
     scheduled_at: Option<Instant>,
 }
 
-/// The finals that the next run reads to restore tables and sliding spans, besides the topics of the tables.
+/// Determines which finals the next run must read, besides the topics of the tables, to restore tables and sliding
+/// spans.
 struct Restoring {
-    /// Notices as of windows that are not committed yet, by the last instant of the window.
+    /// The notices of windows that are not committed yet, by the last instant of the window.
     notices: BTreeMap<u64, Vec<UnwrittenSince>>,
     /// The oldest final of each worker that is in no record of a table, as of the next commit.
     unwritten: BTreeMap<usize, ResultOrder>,
-    /// The oldest of these finals when the run began, until the workers have sent their own.
+    /// The oldest final that was in no record when the run began; `None` once the workers have sent their own notices.
     restored: Option<ResultOrder>,
-    /// The oldest of these finals as of the commit before.
+    /// The oldest final that was in no record as of the previous commit.
     before: Option<ResultOrder>,
     ends: KnownEnds,
 }
@@ -242,9 +246,9 @@ impl Restoring {
         }
     }
 
-    /// Applies the notices as of a commit of this F.
+    /// Applies the notices up to a commit with this F.
     fn advance(&mut self, final_until_ms: u64) {
-        // The notices of restored finals have the time 0, so they have arrived.
+        // The notices of restored finals have the time 0, so they have arrived. They replace `restored`.
         self.restored = None;
         let later = self.notices.split_off(&final_until_ms);
         let notices = std::mem::replace(&mut self.notices, later);
@@ -256,16 +260,18 @@ impl Restoring {
         }
     }
 
-    /// Returns the value for the progress. `sliding` is the order of the oldest final in the longest sliding span.
+    /// Returns the value that the next progress record contains. `sliding` is the order of the oldest final in the
+    /// longest sliding span.
     fn stored(&mut self, sliding: ResultOrder) -> Unwritten {
         let now = self.unwritten.values().copied().chain(self.restored).min();
-        // A reader may see this progress with the tables of the commit before, so the value covers both.
+        // A reader may see this progress together with the tables of the previous commit, so the value covers both
+        // commits.
         let since = self.before.into_iter().chain(now).min();
         self.before = now;
         let needed = since.map_or(sliding, |since| since.min(sliding));
         let ends = self.ends.before(needed);
-        // If the run began from progress without offsets, the offsets may bound the tables but not the sliding span,
-        // whose finals the next run finds by their time.
+        // If the run began from progress without end offsets, the known end offsets may be old enough for the tables
+        // but not for the sliding span. The next run then finds the finals of the span by their time.
         let ends = ends.or_else(|| self.ends.before(since?)).cloned();
         self.ends.forget(needed);
         Unwritten {
@@ -278,7 +284,7 @@ impl Restoring {
 /// The results of the next transactions.
 #[derive(Default)]
 struct Results {
-    /// The last instant of the latest window of which results were written into the open transaction, or are in `now`.
+    /// The last instant of the latest window that has results in the open transaction or in `now`.
     open_ms: Option<u64>,
     /// Results that are to be written now.
     now: Vec<Box<dyn SinkResult>>,
@@ -324,14 +330,16 @@ impl Results {
         }
     }
 
-    /// Whether a transaction with `final_until_ms` as F may contain the results that were written.
+    /// Whether the open transaction, with the results that were written into it, may be committed with `final_until_ms`
+    /// as F.
     fn may_end(&self, final_until_ms: u64) -> bool {
         self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
     }
 
-    /// Returns F of a transaction that contains as many complete windows of `size` as fit, at least the earliest: all
-    /// windows before `frontier_ms`, or those before the first one with which it would be larger than
-    /// [`MAX_TRANSACTION_BYTES`].
+    /// Returns F of the next transaction: `frontier_ms` if it can contain all windows before that time, and otherwise
+    /// the start of the first window with which it would exceed [`MAX_TRANSACTION_BYTES`]. It contains at least the
+    /// earliest window, and each window of which results were written into it already. `size` is the size of the
+    /// windows.
     fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
         for (time_ms, sum) in self.windows.range(..frontier_ms) {
@@ -344,8 +352,8 @@ impl Results {
         frontier_ms
     }
 
-    /// Removes and returns the rest of all windows before `frontier_ms`. The results of the next window may be written
-    /// then.
+    /// Removes and returns the results of all windows before `frontier_ms` that were not written yet. From then on, the
+    /// results of the next window may be written.
     fn close(&mut self, frontier_ms: u64) -> Closing {
         let mut results = std::mem::take(&mut self.now);
         let later = self.later.split_off(&frontier_ms);
@@ -436,10 +444,11 @@ impl Sink {
         if self.in_flight.is_none() && frontier_ms > self.stored_until_ms {
             self.close(frontier_ms);
         }
-        // While results of an open window are written, the transaction waits for the end of that window instead.
+        // If results of an open window were written into the transaction, it cannot be committed before that window is
+        // complete. Rejections must wait for that commit.
         let final_until_ms = *self.durable.time();
         if self.may_commit() && self.rejections.is_full(final_until_ms) {
-            // The transaction closes no window.
+            // The transaction closes no window, so it repeats the durable F.
             let settled = self.rejections.drain_settled(final_until_ms);
             self.submit(final_until_ms, Closing::default(), settled);
         }
@@ -459,7 +468,7 @@ impl Sink {
         if self.start.timers.now() >= due {
             self.submit(*self.durable.time(), Closing::default(), Vec::new());
         } else if self.scheduled_at.replace(due) != Some(due) {
-            // Set once for each time, since a timer cannot be cancelled.
+            // A timer is set once for each time, since it cannot be cancelled.
             self.start.timers.at(due, self.again.clone());
         }
     }
@@ -521,7 +530,8 @@ impl Sink {
         }
     }
 
-    /// Commits the windows that end by `frontier_ms`, which are complete, or the earliest ones of a backlog.
+    /// Commits the windows that end by `frontier_ms`, which are complete. In a backlog, commits only the earliest of
+    /// them.
     fn close(&mut self, frontier_ms: u64) {
         if !self.results.may_end(frontier_ms) {
             return;
@@ -547,7 +557,7 @@ impl Sink {
         }
         let closing = self.results.close(frontier_ms);
         if closing.windows.is_empty() && rejected.is_empty() {
-            // The next heartbeat stores it.
+            // There is nothing to write. The next heartbeat commits the new F.
             self.durable.downgrade(&frontier_ms);
             return;
         }
@@ -668,7 +678,8 @@ mod tests {
             self.written.extend(records);
             let mut written = std::mem::take(&mut self.written);
             if std::mem::replace(&mut self.started, true) {
-                // The progress of the commit before, which the commit thread adds.
+                // The commit thread adds the progress of the previous commit, which is not part of the commit in these
+                // tests.
                 if written.len() > 1 && written[0].topic == topics().progress {
                     written.remove(0);
                 }
@@ -724,7 +735,7 @@ mod tests {
                 timeout: DEADLINE,
                 newest: None,
                 progress: progress_record(&topics(), &Progress::default()),
-                // No heartbeats of the commit thread itself: another test covers them.
+                // The commit thread sends no heartbeats of its own in these tests; another test covers them.
                 heartbeat: DEADLINE,
                 holds: Arc::new(Holds::new(topics().source, metrics.clone())),
                 metrics,
@@ -818,7 +829,8 @@ mod tests {
             let names = topics();
             input.send(a_final());
             input.advance_to(20);
-            // A worker whose frontier is ahead of the others sends it while earlier windows close.
+            // A worker whose frontier is ahead of the other workers sends the rejection while earlier windows are being
+            // closed.
             input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
                 offset: 7,
@@ -859,13 +871,14 @@ mod tests {
             for _ in 0..10 {
                 worker.step();
             }
-            // A commit now would contain a final, but an F before its window.
+            // A commit now would contain a final of a window that ends after the F of the commit.
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!(final_until_ms(&records), 20);
             let written: Vec<_> = records.into_iter().map(|record| record.topic).collect();
             let names = topics();
-            // N is not known to be after the rejections, so they are written in a transaction of their own.
+            // No mark has moved N past the rejections, so they are not in this transaction but in a later one of their
+            // own.
             assert_eq!(written, [names.finals.clone(), names.progress.clone()]);
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -897,8 +910,8 @@ mod tests {
                 let of_rejected = |topic: &String| *topic == topics().rejected;
                 written.filter(of_rejected).count()
             };
-            // The large rejection is written at once and moves N past it, although the window of the first rejection is
-            // not final.
+            // The large rejection is written at once, and N moves past both rejections, although the window of the
+            // first one is not final.
             input.send(rejected(6, 20, 0));
             input.send(rejected(7, 0, MAX_UNWRITTEN_BYTES));
             input.flush();
@@ -987,7 +1000,7 @@ mod tests {
     fn progress_names_the_finals_that_complete_tables_as_of_it_and_of_the_commit_before() {
         let mut restoring = restoring(Unwritten::default());
         let first = |stored: &Unwritten| stored.finals.as_ref().map(|it| it.offset(0));
-        // The sliding span begins before the oldest known end offsets.
+        // The sliding span begins before the oldest known end offsets, so the progress names none.
         let stored = restoring.stored(order(80));
         assert_eq!((stored.since, first(&stored)), (None, None));
         let notices = [(100, 0, Some(100)), (100, 1, Some(110)), (130, 0, None)];
@@ -1005,7 +1018,7 @@ mod tests {
             (stored.since, first(&stored)),
             (Some(order(100)), Some(1000))
         );
-        // Everything up to that time is written, but the tables may not be visible yet.
+        // Newer records contain all finals up to that time, but a reader may not see these records yet.
         restoring.advance(140);
         let stored = restoring.stored(order(120));
         assert_eq!(
@@ -1065,7 +1078,7 @@ mod tests {
             input.flush();
             let until = Instant::now() + 4 * heartbeat;
             step_until(worker, &timers, || (Instant::now() > until).then_some(()));
-            // A heartbeat now would contain a final, but an F before its window.
+            // A heartbeat now would commit a final of a window that ends after the F of the heartbeat.
             assert!(shown.try_recv().is_err());
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -1079,7 +1092,7 @@ mod tests {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let start = |start: &mut SinkContext| {
-                // A reset to 13 within a window of 10 ms.
+                // A reset has set F to 13, which is within a window of 10 ms.
                 start.stored_until_ms = 13;
                 start.progress.final_until_ms = 20;
             };

@@ -1,13 +1,13 @@
 //! Buffers rejected records (*rejections*) until their transaction.
 //!
-//! Usually rejections are written when a window closes. Very many of them would make that transaction grow without a
-//! bound. So when those of a partition exceed [`MAX_UNWRITTEN_BYTES`], the source pauses the partition, and the sink
-//! writes the settled ones at once, in a transaction whose N is after them and whose F does not change.
+//! Usually rejections are written when a window closes. Very many rejections would make that transaction grow without a
+//! bound. So when the unwritten rejections of a partition exceed [`MAX_UNWRITTEN_BYTES`], the source pauses the
+//! partition, and the sink writes the settled ones at once. Their transaction moves N past them and does not change F.
 //!
 //! A rejection is *settled* once its window is final, or at once if it has no window.
 //!
 //! Invariants:
-//! - A rejection is written only once it is settled. Until then, a run that begins with an earlier F reads the record
+//! - A rejection is not written before it is settled. Until then, a run that begins with an earlier F reads the record
 //!   again, and may even count an event that was late.
 //! - No commit has an N after a rejection that is settled and not written.
 //! - A paused partition does not hold back F: it waits only for rejections of windows that its own watermark has
@@ -19,8 +19,8 @@ use bytes::Bytes;
 use emostream_log::NewRecord;
 use serde::{Deserialize, Serialize};
 
-/// Maximum bytes of a partition's rejections that are not written, exceeded by those of one poll at most: some very
-/// large records, or thousands of small ones. The rejections of 64 partitions fit into one transaction.
+/// Maximum bytes of the unwritten rejections of a partition: some very large records, or thousands of small ones. The
+/// rejections of one poll may exceed it. With this limit, one transaction can contain the rejections of 64 partitions.
 pub const MAX_UNWRITTEN_BYTES: usize = 1024 * 1024;
 
 /// Approximate bytes of the headers of a rejected record, and of its other fields in memory.
@@ -35,27 +35,27 @@ pub struct Rejected {
     pub offset: u64,
     /// The time of the source record, Unix milliseconds.
     pub time_ms: u64,
-    /// The F from which on it is settled: the end of its window, or the F when it was read if that is later; 0 if no
-    /// window is known.
+    /// The F from which on the rejection is settled: the end of its window, or the F at which the record was read if
+    /// that is later; 0 if the rejection has no window.
     pub settled_at_ms: u64,
     /// The value of the `reason` header.
     pub reason: String,
     /// The key of the source record, or its first bytes if it is too long.
     pub key: Option<Vec<u8>>,
     /// The value of the source record, or its first bytes if it is too long. If the record is rejected only in part, or
-    /// in several parts, the encoded events of this part.
+    /// in several parts, the value contains the encoded events of this part.
     pub value: Vec<u8>,
 }
 
 impl Rejected {
-    /// Returns the approximate number of bytes that it adds to a transaction.
+    /// Returns the approximate number of bytes that the rejection adds to a transaction.
     pub fn bytes(&self) -> usize {
         let key = self.key.as_ref().map_or(0, Vec::len);
         key + self.value.len() + REJECTION_OVERHEAD_BYTES
     }
 }
 
-/// The rejections that are not written, by partition. The sink has them.
+/// The sink's buffer of rejections that are not written, by partition.
 #[derive(Debug)]
 pub struct Rejections {
     max_bytes: usize,
@@ -68,12 +68,12 @@ struct Waiting {
     /// others, which may be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
-    /// The least N of commits: after the rejections that were removed.
+    /// The lowest N that the next commit may have. It is after all rejections that were removed from the buffer.
     written_offset: u64,
 }
 
-/// Removes key and value from the records of `topic`, the topic of rejected records, that have at least `bytes` bytes,
-/// since the topic does not accept them. Returns the number of these records.
+/// Removes key and value from each record of `topic`, the topic of rejected records, that has at least `bytes` bytes:
+/// the topic does not accept records of this size. Returns the number of shortened records.
 pub fn shorten<'a>(
     records: impl IntoIterator<Item = &'a mut NewRecord>,
     topic: &str,
@@ -84,7 +84,7 @@ pub fn shorten<'a>(
         if record.topic == topic && record.bytes() >= bytes.max(1) {
             record.key = None;
             record.value = Bytes::new();
-            // The record's own time may be the reason why the topic does not accept it.
+            // The topic may not accept the record because of its time, so the log sets another time.
             record.time_ms = None;
             shortened += 1;
         }
@@ -93,7 +93,7 @@ pub fn shorten<'a>(
 }
 
 impl Rejections {
-    /// Creates an empty buffer with at most `max_bytes` of a partition: see [`MAX_UNWRITTEN_BYTES`].
+    /// Creates an empty buffer. `max_bytes` is the limit for each partition; see [`MAX_UNWRITTEN_BYTES`].
     pub fn new(max_bytes: usize) -> Rejections {
         Rejections {
             max_bytes,
@@ -109,7 +109,8 @@ impl Rejections {
         together.push(rejected);
     }
 
-    /// Whether a partition is paused, or soon will be, and has rejections that a commit with this F may contain.
+    /// Whether the source has paused a partition because of its rejections, or soon will, and a commit with this F may
+    /// contain some of them.
     pub fn is_full(&self, final_until_ms: u64) -> bool {
         let full = |waiting: &Waiting| {
             let first = waiting.records.first_key_value();
@@ -119,7 +120,7 @@ impl Rejections {
         self.waiting.values().any(full)
     }
 
-    /// Removes and returns the rejections of `partition` that a commit with this N and this F contains.
+    /// Removes and returns the rejections of `partition` that a commit with this N and this F must contain.
     pub fn drain_before(
         &mut self,
         partition: u32,
@@ -137,7 +138,8 @@ impl Rejections {
         taken.collect()
     }
 
-    /// Returns the least N of `partition`: after all of its rejections that were removed.
+    /// Returns the lowest N that the next commit may have for `partition`. It is after all rejections that were removed
+    /// from the buffer.
     pub fn written_offset(&self, partition: u32) -> u64 {
         let waiting = self.waiting.get(&partition);
         waiting.map_or(0, |waiting| waiting.written_offset)
@@ -163,18 +165,18 @@ impl Waiting {
     }
 }
 
-/// The size of a partition's rejections that its source has sent and that are not durable. The source has it.
+/// The source's count of the bytes of a partition's rejections that were sent to the sink and are not durable.
 #[derive(Debug)]
 pub struct Unwritten {
     max_bytes: usize,
     bytes: usize,
-    /// The bytes of those whose window the partition's own watermark has not passed, by the F from which on they are
-    /// settled.
+    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the F from which on
+    /// they are settled.
     not_passed: BTreeMap<u64, usize>,
 }
 
 impl Unwritten {
-    /// Creates an empty count with the limit `max_bytes`: see [`MAX_UNWRITTEN_BYTES`].
+    /// Creates a count of 0 bytes with the limit `max_bytes`; see [`MAX_UNWRITTEN_BYTES`].
     pub fn new(max_bytes: usize) -> Unwritten {
         Unwritten {
             max_bytes,
@@ -192,13 +194,13 @@ impl Unwritten {
         }
     }
 
-    /// Records that this number of bytes is durable.
+    /// Records that rejections with this number of bytes are durable.
     pub fn written(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Whether the partition must pause until some are written. Windows that end by `passed_ms` become final without
-    /// further records of the partition.
+    /// Whether the partition must pause until some of its rejections are written. Windows that end by `passed_ms`
+    /// become final without further records of the partition.
     pub fn is_full(&mut self, passed_ms: u64) -> bool {
         self.not_passed
             .retain(|settled_at_ms, _| *settled_at_ms > passed_ms);
@@ -294,7 +296,8 @@ mod tests {
         );
     }
 
-    /// Otherwise the partition would wait for its own watermark, which does not advance while it is paused.
+    /// If the partition was paused because of such rejections, it would wait for its own watermark, which does not
+    /// advance during the pause.
     #[test]
     fn a_partition_does_not_wait_for_rejections_that_its_own_watermark_settles() {
         let mut unwritten = Unwritten::new(MAX_UNWRITTEN_BYTES);

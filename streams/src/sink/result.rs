@@ -1,4 +1,4 @@
-//! Results on their way to the log, and the streams that they arrive from.
+//! Results that are written to the log, and the streams from which the sink receives them.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -12,16 +12,16 @@ use timely::{
     },
 };
 
-/// A result that is written in a transaction. It is sent to the sink as it is, and encoded as a record by the commit
-/// thread: to encode the results of a large close would block a worker for as long as to compute them.
+/// A result that is written in a transaction. The sink receives the result itself, and the commit thread encodes it as
+/// a record: encoding the results of a large close takes as long as computing them, and would block a worker.
 pub trait SinkResult: Debug + Send {
-    /// Whether it is a final.
+    /// Whether the result is a final.
     fn is_final(&self) -> bool;
 
-    /// Returns the approximate size of its record, bytes.
+    /// Returns the approximate size of the result's record, bytes.
     fn bytes(&self) -> usize;
 
-    /// Returns its record.
+    /// Returns the record of the result.
     fn record(&self) -> NewRecord;
 }
 
@@ -58,7 +58,8 @@ impl<T: Debug + Send, E: ResultEncoder<T> + Debug> SinkResult for Unencoded<T, E
     }
 }
 
-/// Removes what has arrived from an input of the sink: calls a function with the time and each result.
+/// A function that removes all results that have arrived at an input of the sink. For each result, it calls the given
+/// function with the time and the result.
 pub type DrainResults = Box<dyn FnMut(&mut dyn FnMut(u64, Box<dyn SinkResult>))>;
 
 type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> DrainResults + 'scope>;
@@ -68,23 +69,24 @@ type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> Drai
 pub struct UnwrittenSince {
     /// The index of the worker.
     pub worker: usize,
-    /// The order of that final; `None` if each record is complete.
+    /// The order of that final; `None` if the records contain all finals.
     pub since: Option<ResultOrder>,
 }
 
 /// The streams of results that the sink writes.
 ///
-/// The results of a stream are written in the order in which they arrive. Results of different streams that are to be
-/// in order in one topic must be in different transactions.
+/// The results of a stream are written in the order in which they arrive. Within a transaction, the results of
+/// different streams have no order, so results of one topic whose order matters must be in one stream or in different
+/// transactions.
 #[derive(Default)]
 pub struct ResultStreams<'scope> {
     streams: Vec<Connect<'scope>>,
-    /// The finals that are in no record of a table of totals, if there is one.
+    /// Notices of the oldest final that is in no totals record; `None` if there is no table of totals.
     pub unwritten: Option<StreamVec<'scope, u64, UnwrittenSince>>,
 }
 
 impl<'scope> ResultStreams<'scope> {
-    /// Adds a stream, whose results `encoder` encodes.
+    /// Adds a stream of results, which `encoder` encodes.
     pub fn add<T, E>(&mut self, stream: StreamVec<'scope, u64, T>, encoder: E)
     where
         T: ExchangeData + Debug + Send,

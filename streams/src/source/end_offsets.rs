@@ -27,7 +27,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer: the partition, and its end offsets, or `None` if its leader did not answer.
 pub type Answer = (u32, Option<EndOffsets>);
 
-/// Requests end offsets and collects the answers. Neither waits.
+/// Requests end offsets and collects the answers. Neither function waits.
 pub trait EndOffsetRequests {
     /// Requests the end offsets of a partition. Records that were acknowledged before this call have lower offsets. A
     /// partition must not have more than one request in flight.

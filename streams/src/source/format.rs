@@ -15,7 +15,7 @@ pub trait Format: Clone + Send + Sync + 'static {
     type Key: Key;
     /// The item that is counted for each key.
     type Item: Item;
-    /// The reason for which events are rejected whose item this build does not know.
+    /// The reason of a rejection if this build does not know the item of the event.
     const UNKNOWN_ITEM: &'static str = "unknown_item";
 
     /// Decodes a record: appends its events to `events`. Returns `None` if the record is malformed.
@@ -26,10 +26,12 @@ pub trait Format: Clone + Send + Sync + 'static {
         events: &mut Vec<Event<Self::Item>>,
     ) -> Option<RecordTimes>;
 
-    /// Encodes the values of the rejections of parts of a record, which [`Format::decode`] has decoded. A part is a
-    /// list of the indices of its events. The value of a part with all events is the record's own value.
+    /// Encodes one value for each rejected part of a record that [`Format::decode`] has decoded. A part is a list of
+    /// the indices of its events. This function is not called for a part with all events, which gets the value of the
+    /// record.
     ///
-    /// Unless an application defines it, the last part gets the whole value, so that it is written only once.
+    /// By default, the last part gets the whole value of the record and the other parts are empty, so that the value is
+    /// written only once.
     fn parts(&self, record: Record<'_>, parts: &[Vec<usize>]) -> Vec<Vec<u8>> {
         let mut values = vec![Vec::new(); parts.len()];
         if let Some(last) = values.last_mut() {
@@ -44,12 +46,12 @@ pub trait Format: Clone + Send + Sync + 'static {
 pub struct RecordTimes {
     /// The time of the record itself, which a record without events has, too.
     pub base_ms: u64,
-    /// The latest of the record's time and those of its events.
+    /// The latest of the time of the record and the times of its events.
     pub newest_ms: u64,
 }
 
 impl RecordTimes {
-    /// The times of a record whose events all have its own time.
+    /// Returns the times of a record whose events all have the time of the record.
     pub fn of(record: &Record<'_>) -> RecordTimes {
         RecordTimes {
             base_ms: record.time_ms,

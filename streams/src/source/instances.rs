@@ -1,8 +1,8 @@
 //! Detects producers whose clocks are behind, since their events are late.
 //!
 //! A producer sets the times of its events, and writes its name into a header of each record. If a record is older than
-//! the newest one before it in its partition by more than the lateness, its windows are closed and its events are
-//! rejected. The engine cannot fix that: the clock of the producer's host must be corrected.
+//! the newest record before it in its partition by more than the lateness, its events are late if their windows are
+//! closed. The engine cannot fix that: the clock of the producer's host must be corrected.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,12 @@ use emostream_protocol::INSTANCE_HEADER;
 /// Minimum time between two warnings about an instance.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Maximum number of instances in the table. Beyond that the table is cleared, and there may be another warning about
-/// each of them.
+/// Maximum number of instances in the table. If there are more, the table is cleared, and the worker may warn about the
+/// same instances again before [`WARN_EVERY`] has passed.
 const MAX_INSTANCES: usize = 1000;
 
-/// Maximum bytes of a name in the table and the log. The name of a host is shorter.
+/// Maximum bytes of an instance's name in the table and in log messages; the rest is cut off. Names of hosts are
+/// shorter.
 const MAX_NAME_BYTES: usize = 128;
 
 /// The instances about which one worker has warned.
@@ -38,8 +39,8 @@ impl Instances {
         }
     }
 
-    /// Records that a record with these headers was read, which is `behind_ms` older than the newest one before it in
-    /// its partition. Returns the instance if a warning is due.
+    /// Handles a record with these headers that is `behind_ms` older than the newest record before it in its partition.
+    /// Returns the name of the instance if a warning about it is due.
     pub fn observe(
         &mut self,
         now: Instant,

@@ -9,14 +9,14 @@
 //! ```
 //!
 //! Invariants:
-//! - The worker's capability never passes a window for which a partition of its own can still send events. It passes
-//!   over a quiet partition as far as [`crate::time::idleness`] allows.
+//! - The worker's capability never passes a window for which one of the worker's partitions can still send events. If a
+//!   partition is quiet, the capability advances without it as far as [`crate::time::idleness`] allows.
 //! - The frontier does not advance until every partition is read up to the N of the previous run. Otherwise a commit
-//!   could have a smaller N than the one before, or pass a rejection that must be written again. No timeout ends this
-//!   wait.
+//!   could have a smaller N than the previous one, or an F after a rejection that must be written again. No timeout
+//!   ends this wait.
 //! - A record that is ahead of this host's clock is not read yet, and its partition holds the frontier back.
 //! - A rejection is sent before the mark whose N is after it, so that no commit contains that N without the rejection.
-//! - A partition with too many rejections that are not written is paused until some are: see
+//! - A partition with too many unwritten rejections is paused until some of them are written; see
 //!   [`crate::sink::rejections`].
 //! - A partition is read ahead of the durable frontier as far as [`super::read_ahead`] allows.
 
@@ -71,20 +71,22 @@ use crate::{
 /// Maximum number of records that are polled from a partition before the next partition is polled.
 const POLL_RECORDS: usize = 1000;
 
-/// The number of events of a poll that the source aims at. One record may contain tens of thousands, and the counts of
-/// all of them are sent before the next poll.
+/// The target number of events of a poll. One record may contain tens of thousands of events, and the counts of all
+/// events of a poll are sent before the next poll.
 const POLL_EVENTS: u64 = 50_000;
 
-/// Maximum number of records of a poll while records are rejected, since these may be very large.
+/// Maximum number of records of a poll while records are rejected, since rejected records may be very large.
 const POLL_REJECTED_RECORDS: usize = 16;
 
 /// Interval at which the worker checks whether a partition has become quiet, or a hold has ended.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
 
-/// Time for which a record must be ahead of this host's clock before that is reported: clocks always differ a little.
+/// Time for which a partition must wait for a record that is ahead of this host's clock before the wait is reported,
+/// since clocks always differ a little.
 const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
-/// A waker of the source of a worker, for any thread. It activates the source at most once until the source runs.
+/// Wakes the source of a worker from any thread. If the source is woken several times before it runs, it is activated
+/// only once.
 #[derive(Clone, Default)]
 pub struct SourceWaker(Arc<(AtomicBool, OnceLock<SyncActivator>)>);
 
@@ -97,15 +99,14 @@ impl SourceWaker {
             if !woken.swap(true, Ordering::AcqRel)
                 && let Some(activator) = activator.get()
             {
-                // Fails if the worker has ended.
+                // The call fails only if the worker has ended.
                 let _ = activator.activate();
             }
         })
     }
 
     fn set_activator(&self, activator: SyncActivator) {
-        // A wake-up before the operator exists has no activator. It is not needed: the operator is scheduled once at
-        // the start.
+        // A wake-up before this call has no effect, and is not needed: the operator is scheduled once at the start.
         let _ = self.0.1.set(activator);
     }
 
@@ -150,7 +151,7 @@ pub struct SourceContext<F: Format> {
     pub stop: Stop,
 }
 
-/// An input of the source, by the feedback loop.
+/// A message that the source receives from the feedback loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceFeedback {
     /// The status of a partition, from the worker that reads it.
@@ -251,7 +252,7 @@ struct Source<F: Format> {
     instances: Instances,
     counts: Capability<u64>,
     notices: Capability<u64>,
-    /// Never downgraded, since statuses have no time.
+    /// The capability of the updates. It is never downgraded, since statuses have no time.
     updates: Capability<u64>,
     check_idle: Instant,
 }
@@ -268,8 +269,9 @@ struct OwnPartition {
     poll_records: usize,
 }
 
-/// Returns the maximum number of records of the next poll, after one of `records` records with `events` events and the
-/// maximum `limit`. It grows slowly, since the next records may contain more events.
+/// Returns the maximum number of records of the next poll. The last poll had the maximum `limit`, and has read
+/// `records` records with `events` events. The maximum is at most doubled, since the next records may contain more
+/// events.
 fn next_poll(records: usize, events: u64, limit: usize) -> usize {
     let most = match events {
         0 => POLL_RECORDS,
@@ -279,7 +281,7 @@ fn next_poll(records: usize, events: u64, limit: usize) -> usize {
 }
 
 impl OwnPartition {
-    /// Whether the partition is not read up to the N of the previous run yet.
+    /// Whether the partition still reads records below the N of the previous run.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
         reader.position(self.partition) < self.reading.settled_offset()
     }
@@ -295,7 +297,7 @@ impl OwnPartition {
         }
     }
 
-    /// Returns the reason why the partition is not read as it should be, if there is one.
+    /// Returns the reason why the partition holds back the frontier or is behind, if there is one.
     fn impediment(&self, now: Instant) -> Option<Impediment> {
         let ahead = self
             .ahead
@@ -379,7 +381,7 @@ impl<F: Format> Source<F> {
         if more {
             return Ok(Next::Now);
         }
-        // One timer at a time: the next one is set after this one has fired.
+        // There is only one timer at a time: the next one is set after this one has fired.
         if now < self.check_idle {
             return Ok(Next::WhenWoken);
         }
@@ -387,7 +389,7 @@ impl<F: Format> Source<F> {
         Ok(Next::At(self.check_idle))
     }
 
-    /// Reads every partition that is not too far ahead. Returns whether one may have more records.
+    /// Polls every partition that is not read too far ahead. Returns whether a partition may have more records.
     fn read(&mut self, now: Instant, now_ms: u64) -> Result<bool, LogError> {
         let closed_until_ms = *self.counts.time();
         let durable = self.start.durable.with_frontier(|f| f.first().copied());
@@ -407,7 +409,7 @@ impl<F: Format> Source<F> {
         for own in &mut self.own {
             read_position.watermark_ms = own.reading.clock().watermark_ms();
             // Rejections of later windows wait until the frontier advances. The frontier may wait for this partition,
-            // so such rejections must not pause it.
+            // so such rejections must not pause the partition.
             let passed_ms = read_position.watermark_ms.max(read_position.durable_ms);
             let full = own.unwritten.is_full(passed_ms);
             // Below N the limits do not apply: the previous run has read these records within its limits, and the
@@ -463,8 +465,8 @@ impl<F: Format> Source<F> {
             } else if records > 0 {
                 own.idleness.on_records(now, position);
             }
-            // The source must poll until there are no more records: the log does not wake it for records that a poll
-            // has left.
+            // The source must poll until there are no more records: the log does not wake the source for records that a
+            // poll did not return.
             more |= records > 0;
             if let Some(seen) = self.start.positions.get(own.partition as usize) {
                 seen.store(position, Ordering::Relaxed);
@@ -535,8 +537,8 @@ impl<F: Format> Source<F> {
         let mut to_ms = self.start.group.frontier_ms(now_ms);
         let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
         for own in &mut self.own {
-            // End offsets are requested even while the frontier does not advance, since a partition that was released
-            // may have caught up.
+            // End offsets are requested even while the frontier does not advance, since a partition whose hold has
+            // timed out may have caught up.
             let wants = own
                 .idleness
                 .wants_request(now, to_ms.max(from_ms), wanted_ms);

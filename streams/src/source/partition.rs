@@ -1,6 +1,6 @@
-//! The reading of one partition: decodes each record, classifies its events, and counts or rejects them.
+//! Reads one partition: decodes each record, classifies its events, and counts or rejects them.
 //!
-//! Records and times are passed in as values and there is no IO, so that tests can call it directly.
+//! The functions receive records and times as values and do no IO, so that tests can call them directly.
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
@@ -24,7 +24,7 @@ use crate::{
 /// every further transaction fail.
 const MAX_REJECTED_BYTES: usize = 990_000;
 
-/// The rules of reading, which are the same for every partition.
+/// The settings with which every partition is read.
 #[derive(Debug, Clone)]
 pub struct Rules<F> {
     /// The size of the windows.
@@ -42,9 +42,9 @@ enum Reason {
     Late,
     /// The record is malformed.
     Malformed,
-    /// The times of the events are too far ahead of the record's own time, or later than the limit of a reset.
+    /// An event is too far ahead of its record's time, or later than the limit of a reset.
     Ahead,
-    /// This build does not know the item of the event; another build may.
+    /// This build does not know the item of the event; another build may know it.
     UnknownItem,
 }
 
@@ -72,7 +72,7 @@ pub fn reasons<F: Format>() -> [&'static str; 4] {
     Reason::ALL.map(Reason::header::<F>)
 }
 
-/// The number of events of some records, by how they were classified.
+/// The numbers of counted events and of late events in some records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Read {
     /// Number of events counted.
@@ -81,7 +81,7 @@ pub struct Read {
     pub late: u64,
 }
 
-/// The times with which a record is read.
+/// The times by which the events of a record are classified.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadingTime {
     /// The frontier of the worker: windows that end by this time are closed.
@@ -92,7 +92,7 @@ pub struct ReadingTime {
     pub now_ms: u64,
 }
 
-/// The reading of one partition.
+/// The state of the reading of one partition.
 #[derive(Debug)]
 pub struct PartitionReading {
     partition: u32,
@@ -102,7 +102,8 @@ pub struct PartitionReading {
     prior_epochs: Vec<PriorEpoch>,
     ahead: Option<AheadLimit>,
     last: Option<LastRecord>,
-    /// Difference between the newest record before the last one and the last one, milliseconds; 0 if that is newer.
+    /// The time by which the last record is older than the newest record before it, milliseconds; 0 if the last record
+    /// is newer.
     behind_ms: u64,
 }
 
@@ -130,7 +131,7 @@ impl PartitionReading {
         }
     }
 
-    /// Returns how much older the last record was than the newest one before it in its partition, milliseconds.
+    /// Returns how much older the last record was than the newest record before it in the partition, milliseconds.
     pub fn behind_ms(&self) -> u64 {
         self.behind_ms
     }
@@ -145,8 +146,9 @@ impl PartitionReading {
         &self.clock
     }
 
-    /// Returns the marks of an advance of the worker's frontier; see [`OpenWindows::advance`]. `idle` is whether the
-    /// partition is idle.
+    /// Returns the marks that are sent when the worker's frontier advances from `from_ms` to `to_ms`; see
+    /// [`OpenWindows::advance`]. `position` is the next offset of the partition, and `idle` whether the partition is
+    /// idle.
     pub fn advance(
         &mut self,
         from_ms: u64,
@@ -164,7 +166,7 @@ impl PartitionReading {
         self.open.advance(from_ms, to_ms, now)
     }
 
-    /// Returns N at the start of the run. Records below it are read again.
+    /// Returns N at the start of the run. Records between R and N are read again.
     pub fn settled_offset(&self) -> u64 {
         self.replay_position.read_offset
     }
@@ -173,7 +175,8 @@ impl PartitionReading {
     ///
     /// # Errors
     ///
-    /// The record, if it is ahead of this host's clock. Nothing has changed then, and it must be read again later.
+    /// Returns the offset and the time of the record if it is ahead of this host's clock. In this case nothing has
+    /// changed, and the record must be read again later.
     pub fn read<F: Format>(
         &mut self,
         record: Record<'_>,
@@ -273,8 +276,8 @@ impl PartitionReading {
         parts
     }
 
-    /// Classifies an event at `at_ms`. Unless the event is settled or ahead, its window keeps R at or below this
-    /// record: a restart must read the record again until the window is final, to count the event or to reject it.
+    /// Classifies an event at `at_ms`. Unless the event is settled or ahead, R stays at or below this record until the
+    /// window of the event is final, so that a restart reads the record again, and counts or rejects the event.
     fn classify(&mut self, rule: &ReplayRule<'_>, window: Window, at_ms: u64) -> Disposition {
         let disposition = rule.classify(window, at_ms);
         if matches!(disposition, Disposition::Count | Disposition::Late) {
@@ -302,17 +305,17 @@ impl Read {
     }
 }
 
-/// The value of [`Rejected::settled_at_ms`] of a rejection without a window: it is settled at any F.
+/// The value of [`Rejected::settled_at_ms`] of a rejection without a window, which is settled at any F.
 pub const NO_WINDOW: u64 = 0;
 
-/// The events of a record that are rejected, by the F from which on they are settled, and the reason: see
-/// [`ReplayRule::rejection`].
+/// The indices of the rejected events of a record, grouped by the F from which on they are settled and by the reason;
+/// see [`ReplayRule::rejection`].
 type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 
 /// The replay rule, with the values that are the same for all events of a record.
 struct ReplayRule<'a> {
     replay_position: ReplayPosition,
-    /// The epochs whose N is not reached yet: none, except after a reset.
+    /// The prior epochs whose N is greater than the offset of this record. There are none, except after a reset.
     prior_epochs: &'a [PriorEpoch],
     partition: u32,
     offset: u64,
@@ -324,8 +327,8 @@ struct ReplayRule<'a> {
 }
 
 impl ReplayRule<'_> {
-    /// Whether all events of one window have the same disposition. They may not if windows of other settings, or a
-    /// limit, end within this one.
+    /// Whether all events of one window have the same disposition. After a reset their dispositions may differ, since a
+    /// window of the previous settings, or a limit for `ahead` events, may end within this window.
     fn classifies_whole_windows(&self) -> bool {
         self.prior_epochs.is_empty() && self.limit_ms == u64::MAX
     }
@@ -337,7 +340,8 @@ impl ReplayRule<'_> {
             return Disposition::AlreadyCommitted;
         }
         if at_ms > self.limit_ms {
-            // The rejection has no window. Below N it was committed.
+            // The rejection has no window, so it was settled when it was made. If the record is below N, an earlier run
+            // has committed it.
             return match self.offset < self.replay_position.read_offset {
                 true => Disposition::AlreadyCommitted,
                 false => Disposition::Ahead,
@@ -349,7 +353,7 @@ impl ReplayRule<'_> {
     }
 
     /// Returns the F from which on the rejection of an event is settled, and the reason; `None` if the event is not
-    /// rejected. `is_known` is whether this build knows its item.
+    /// rejected. `is_known` is whether this build knows the item of the event.
     fn rejection(
         &self,
         disposition: Disposition,
@@ -357,7 +361,7 @@ impl ReplayRule<'_> {
         is_known: bool,
     ) -> Option<(u64, Reason)> {
         match disposition {
-            // Events of windows that are final already are rejected in one part.
+            // All events of windows that are final already get the same F, so that they are rejected in one part.
             Disposition::Late => Some((window.end.max(self.final_until_ms), Reason::Late)),
             Disposition::Ahead => Some((NO_WINDOW, Reason::Ahead)),
             Disposition::Count if !is_known => Some((window.end, Reason::UnknownItem)),
@@ -365,7 +369,7 @@ impl ReplayRule<'_> {
         }
     }
 
-    /// Rejects a record that cannot be decoded, or whose times are not valid, unless an earlier run has.
+    /// Rejects a record that cannot be decoded, or whose times are not valid, unless an earlier run has rejected it.
     fn unreadable<F: Format>(&self, record: Record<'_>, reason: Reason) -> Option<Rejected> {
         let is_new =
             self.offset >= self.replay_position.read_offset && self.prior_epochs.is_empty();
@@ -373,9 +377,9 @@ impl ReplayRule<'_> {
     }
 }
 
-/// Whether the times of the events of a record are further ahead of its own time than records may be ahead of the
-/// broker's clock. The broker checks only the time of the record, so one faulty producer could otherwise close every
-/// window.
+/// Whether an event of a record is later than the record by more than [`MAX_AHEAD_MS`], so that the record must be
+/// rejected. The broker checks only the time of the record, so the events of one faulty producer could otherwise close
+/// every window.
 fn is_ahead_of(times: RecordTimes, record: Record<'_>) -> bool {
     times.newest_ms > record.time_ms.saturating_add(MAX_AHEAD_MS)
 }
@@ -413,8 +417,9 @@ fn reject<F: Format>(
     }
 }
 
-/// Rejects parts of a record that has this number of events. Each part has a rejection of its own, which is settled
-/// once its window is final: a run may begin when the window of one part is final and that of another is not.
+/// Rejects parts of a record that has this number of events. Each part gets a rejection of its own, which is settled
+/// once the window of the part is final: a run may begin when the window of one part is final and the window of another
+/// part is not.
 fn reject_parts<F: Format>(
     format: &F,
     record: Record<'_>,

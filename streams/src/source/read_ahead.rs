@@ -2,17 +2,17 @@
 //! needs a bounded amount of memory.
 //!
 //! Invariants:
-//! - If the frontier cannot advance without it, the partition with the lowest watermark is read.
-//! - While no partition is held, a partition is read ahead by the idle timeout and some windows: the others may have no
-//!   records for that long before they count as idle. While one is held, the others are read ahead by the hold timeout,
-//!   too, so that updates continue.
+//! - The partition with the lowest watermark is always read if the frontier cannot advance without its records.
+//! - While no partition is held, a partition is read ahead by at most the idle timeout and some windows, since the
+//!   other partitions may have no records for that long before they count as idle. While a partition is held, the hold
+//!   timeout is added, so that updates of the other partitions continue.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use emostream_protocol::WindowSize;
 
-/// Number of windows by which a partition may be read ahead beyond the timeouts: enough for the next window while a
-/// transaction is in flight.
+/// Number of windows by which a partition may be read ahead in addition to the timeouts. With this number, the next
+/// window can be read while a transaction is in flight.
 const WINDOWS: u64 = 4;
 
 /// Maximum bytes of records that a worker reads ahead of the durable frontier. Counts need less memory than the
@@ -25,26 +25,27 @@ pub struct ReadAhead {
     size: WindowSize,
     idle_ms: u64,
     hold_ms: u64,
-    /// The bytes that were read, by the start of the window that contained the watermark of their partition.
+    /// The number of bytes that were read, by window: by the start of the window that contained the partition's
+    /// watermark after the read.
     bytes: BTreeMap<u64, u64>,
     total: u64,
 }
 
-/// The read position of a partition in event time, and that of the group.
+/// The position in event time of a partition and of all partitions.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadPosition {
     /// The watermark of the partition.
     pub watermark_ms: u64,
     /// The lowest watermark of the partitions that hold back the frontier.
     pub lowest_ms: u64,
-    /// The durable frontier: windows that end by this time are durable.
+    /// The durable frontier: the results of windows that end by this time are durable.
     pub durable_ms: u64,
-    /// Whether a partition of the group is held.
+    /// Whether any partition of the source is held.
     pub holding: bool,
 }
 
 impl ReadAhead {
-    /// Creates the value of a worker that has read nothing.
+    /// Creates the state of a worker that has read nothing yet.
     pub fn new(size: WindowSize, idle_timeout: Duration, hold_timeout: Duration) -> ReadAhead {
         let ms = |timeout: Duration| timeout.as_millis() as u64;
         ReadAhead {
@@ -78,7 +79,8 @@ impl ReadAhead {
             .saturating_mul(self.size.as_ms())
             .saturating_add(self.idle_ms)
             .saturating_add(hold_ms);
-        // After a time without records, the first watermark may be far later than the durable frontier.
+        // After a time without records, the first watermark may be far later than the durable frontier. So the limit is
+        // counted from the first window that was read, if that window is later.
         let oldest_ms = self
             .bytes
             .first_key_value()
@@ -150,7 +152,7 @@ mod tests {
             ..AT
         };
         assert!(ahead.allows(lowest));
-        // The windows that were read can become durable without further records of this partition.
+        // The windows that were read can become durable without further records of this partition, so it is paused.
         let committing = ReadPosition {
             lowest_ms: 118_000,
             ..AT
