@@ -69,8 +69,7 @@ pub(crate) struct Trending {
 #[derive(Debug, Default)]
 pub(crate) struct RoomState {
     pub(super) finals: VecDeque<Arc<Final>>,
-    /// The last final that is not in the ring any more: neither are all earlier ones. Some may have been deleted
-    /// unread.
+    /// Finals up to this id are not in the ring: they were evicted, or were never read.
     pub(super) evicted_through: Option<ResultId>,
     pub(super) evictions: u64,
     pub(super) live: BTreeMap<u64, Arc<Live>>,
@@ -370,7 +369,7 @@ impl RoomState {
         }
     }
 
-    /// Returns the last final that is not in the ring any more; neither are all earlier ones.
+    /// Returns the id up to which finals are not in the ring: they were evicted, or were never read.
     pub(crate) fn evicted_through(&self) -> Option<ResultId> {
         self.evicted_through
     }
