@@ -22,11 +22,11 @@ pub struct Config {
     pub live_ms: u64,
     /// Number of identical emojis in a swarm. It is sent in `hello` until a result with another number is applied.
     pub swarm_size: u64,
-    /// How subscribers are served.
+    /// Settings with which subscribers are served.
     pub subscribers: SubscriberConfig,
 }
 
-/// How a publisher or a relay serves subscribers.
+/// Settings with which a publisher or a relay serves subscribers.
 #[derive(Debug, Clone)]
 pub struct SubscriberConfig {
     /// Time for which finals stay in the ring of a room. A subscriber that reconnects within this time can resume.

@@ -25,13 +25,13 @@ use crate::hub::{entry::RoomEntry, subscriber::Subscriber};
 
 /// Interval of pings to a WebSocket client.
 const PING_EVERY: Tick = Tick::secs(15);
-/// Maximum time without bytes from a client. After it the connection counts as lost.
+/// Maximum time without bytes from a client. After this time the client counts as lost.
 pub(super) const DEAD_AFTER: Duration = Duration::from_secs(30);
 const DEAD: Tick = Tick::secs(30);
 /// Maximum time for a client to answer a close. The client has the same time again to close its end of the stream.
 const CLOSE_TIMEOUT: Tick = Tick::secs(1);
-/// Maximum bytes that are read from a client whose connection is closing. They have to be read, since closing a socket
-/// with unread bytes resets the connection, and the client might not receive the reason.
+/// Maximum bytes that are read from a client whose connection is closing. These bytes have to be read, since closing a
+/// socket with unread bytes resets the connection, and the client might not receive the reason.
 const DRAIN_READ_BYTES: usize = 4 << 20;
 /// Maximum bytes that a client may send between two sweeps, which are a second apart. Clients only need to send pongs,
 /// which are short. To read more would take CPU time from all other connections of the shard.
@@ -87,7 +87,7 @@ pub(super) struct ShardContext {
 /// The connection of one subscriber.
 pub(super) struct Connection {
     stream: NonBlockingStream,
-    /// The unsent rest of a frame that was partly written.
+    /// The bytes to send first: usually the rest of a partly written frame.
     rest: Bytes,
     subscriber: Subscriber,
     transport: Transport,
@@ -118,8 +118,8 @@ struct Closing {
 pub(super) type More = io::Result<bool>;
 
 impl Connection {
-    /// Returns a connection, and the bytes that its client has already sent. `index` is that in the list of its room's
-    /// connections.
+    /// Returns a connection, and the bytes that its client has already sent. `index` is the place of the connection in
+    /// the list of its room.
     pub(super) fn new(new: NewConnection, index: usize, context: &ShardContext) -> (Self, Bytes) {
         let (head, hello) = (&new.detached.head[..], &new.hello);
         let first = match &new.transport {

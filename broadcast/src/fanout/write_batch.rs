@@ -32,7 +32,7 @@ enum Kind {
     Rest,
     /// Pongs of which no byte was written.
     Pongs,
-    /// A frame, and the cursor after it.
+    /// A frame, and the subscriber's cursor after it.
     Frame(Cursor, Next),
 }
 
@@ -60,7 +60,6 @@ impl WriteBatch {
         self.push(rest, Kind::Rest);
     }
 
-    /// Adds pongs.
     pub(super) fn pongs(&mut self, pongs: Bytes) {
         self.push(pongs, Kind::Pongs);
     }

@@ -102,7 +102,8 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Returns pages that send reactions to `ingest`. `None`: to the server from which a page was loaded.
+    /// Returns pages that send reactions to `ingest`. `None`: they send reactions to the server from which they were
+    /// loaded.
     pub(crate) fn new(ingest: Option<&IngestUrl>) -> Self {
         let policy = match ingest {
             Some(IngestUrl(url)) => POLICY.replacen(CONNECT, &format!("{CONNECT} {url}"), 1),

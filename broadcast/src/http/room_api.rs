@@ -1,4 +1,4 @@
-//! JSON: a room's state, its history, the list of rooms.
+//! The JSON responses: a room's state, its history, and the list of rooms.
 //!
 //! ```text
 //! {"room":…,"final":{…}|null,"live":{…}|null,"total":N,"totals":[{"emoji","count"},…],

@@ -33,13 +33,13 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 /// A resource of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Resource {
-    /// The current state.
+    /// The current state of the room.
     State,
     /// The finals in the ring.
     History,
-    /// The messages, as Server-Sent Events.
+    /// The messages of the room, as Server-Sent Events.
     Events,
-    /// The messages, over a WebSocket.
+    /// The messages of the room, over a WebSocket.
     WebSocket,
 }
 

@@ -134,7 +134,7 @@ impl RoomEntry {
         self.counter(attendance).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Changes the number of subscribers that a relay below this node has reported from `before` to `now`.
+    /// Changes the counted subscribers of a relay below this node: there were `before`, and there are `now`.
     pub(super) fn count_below(&self, before: usize, now: usize) {
         // Several relays change the sum concurrently, so the difference is added. A negative difference wraps around,
         // and the addition wraps back.

@@ -150,13 +150,14 @@ impl Hub {
         self.rooms().get(room).cloned()
     }
 
-    /// Counts a subscriber of the room. An unknown room is inserted. Returns `None` if there are too many idle rooms.
+    /// Counts a subscriber of the room. An unknown room is inserted, unless there are too many idle rooms: then the
+    /// result is `None`.
     pub(crate) fn subscribe(&self, room: &Room, attendance: Attendance) -> Option<Arc<RoomEntry>> {
         self.get_or_insert_counted(room, |entry| entry.subscribed(attendance))
     }
 
-    /// Changes the number of subscribers that a relay below this node has reported from `before` to `now`. If there are
-    /// too many idle rooms, they are not counted, and the result is `false`.
+    /// Changes the counted subscribers of a relay below this node: there were `before`, and there are `now`. Returns
+    /// `false`, and changes nothing, if the room is unknown and there are too many idle rooms.
     pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
         let counted = self.get_or_insert_counted(room, |entry| entry.count_below(before, now));
         counted.is_some()

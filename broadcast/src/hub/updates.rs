@@ -58,8 +58,8 @@ impl Updates {
         }
     }
 
-    /// Adds a room at the start. `totals` are those of the room's totals record and of later finals that are older than
-    /// the ring. `finals` are the finals in the ring, in their order.
+    /// Adds a room at the start. `totals` are the counts of the room's totals record and of later finals that are older
+    /// than the ring. `finals` are the finals in the ring, in their order.
     ///
     /// The metrics do not count these finals. The update log does not contain them either, since no relay is connected
     /// yet.

@@ -374,7 +374,7 @@ fn has_unnamed(update: &RelayUpdate) -> bool {
     }
 }
 
-/// Replaces the names of flags in an error of TLS by the names that a relay has for them.
+/// Replaces the flags that an error of TLS names by the flags of a relay.
 fn in_our_flags(error: io::Error) -> LinkError {
     let words = error.to_string();
     let words = words.replace("--cacert", "--upstream-ca");

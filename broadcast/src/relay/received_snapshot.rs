@@ -32,7 +32,7 @@ impl ReceivedSnapshot {
         }
     }
 
-    /// Returns a removal of each room that the upstream has removed. Call it once the snapshot is complete.
+    /// Returns a removal for each room that the upstream has removed. Call this function once the snapshot is complete.
     pub(super) fn removals(&self, hub: &Hub) -> Vec<RelayUpdate> {
         let rooms = hub.all().into_iter();
         let missing = rooms.filter(|(room, _)| !self.rooms.contains(room));

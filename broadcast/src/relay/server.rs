@@ -34,11 +34,12 @@ pub struct RelayPort {
     pub tls: Option<Tls>,
     /// The token that relays have to know.
     pub token: RelayToken,
-    /// Maximum number of relays. Each of them has a socket, whose send buffer can be megabytes if the relay is slow.
+    /// Maximum number of relays. Each relay has a socket, whose send buffer can be megabytes if the relay is slow.
     pub max_relays: u32,
 }
 
-/// Serves relays until `shutdown` is cancelled. Then their connections are closed, and they connect to another
+/// Serves relays until `shutdown` is cancelled. Then it closes the connections, and the relays connect to another
+/// upstream.
 /// upstream.
 pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: CancellationToken) {
     tokio::select! {

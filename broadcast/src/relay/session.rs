@@ -31,7 +31,8 @@ use crate::relay::transport::{
 /// Maximum number of characters of a relay's name in the log.
 const NAME_CHARS: usize = 64;
 
-/// Number of bytes at which a part of a snapshot is sent, while the next rooms are read.
+/// Number of bytes at which a part of a snapshot is sent. The kernel can transmit this part while the next rooms are
+/// read.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// An authenticated relay.

@@ -14,8 +14,8 @@ use crate::hub::rejected_update::RejectedUpdate;
 /// Interval at which each side of a connection sends a heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Maximum time without received or accepted bytes. After it the connection to a peer is lost. It is the time of three
-/// heartbeats, so that a late one does not end the connection.
+/// Maximum time without received or accepted bytes. After this time the peer counts as lost. It is as long as three
+/// heartbeats, so that a late heartbeat does not end the connection.
 const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum time of the handshake, from the first byte to the welcome.
@@ -27,7 +27,7 @@ const MIN_BYTES_PER_MS: u64 = 128;
 /// Maximum capacity of a buffer that is kept for the next message. A larger buffer is dropped.
 const KEPT_BUFFER_BYTES: usize = 256 << 10;
 
-/// A connection: TCP, or TLS over it.
+/// A TCP connection, with or without TLS.
 pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 

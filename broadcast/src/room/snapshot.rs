@@ -4,10 +4,10 @@
 //!  upstream's room ─ snapshot ─▶ RoomSnapshot ─ parse ─▶ ParsedSnapshot ─ merge ─▶ relay's room
 //! ```
 //!
-//! Invariant: of the relay and the upstream, one has applied more finals. After a merge the relay's room has the finals
-//! and totals of that node. If finals are missing between two others, a gap announces them. The order of the totals
-//! shows which node has applied more. The sum of the totals does not show it, since totals can begin at 0 again. If the
-//! orders are equal, the relay keeps its own totals.
+//! Invariant: after a merge the relay's room has the finals and totals of the node that has applied more finals, the
+//! relay or the upstream. If finals are missing between two others, a gap announces them. The order of the totals shows
+//! which node has applied more finals. The sum of the totals does not show it, since totals can begin at 0 again. If
+//! the orders are equal, the relay keeps its own totals.
 
 use std::sync::Arc;
 

@@ -115,7 +115,7 @@ impl RoomState {
         true
     }
 
-    /// Applies the removal of all finals of the room before an order: its totals become 0, and an older trending list
+    /// Applies the removal of the room's finals from before an order: the totals become 0, and an older trending list
     /// becomes empty. Returns `false` if nothing changes, or if a final of this order or a later one was applied. Such
     /// a final may be read before the removal, since the removal is in another topic.
     pub(crate) fn remove(&mut self, room: &Room, before: ResultOrder) -> bool {
@@ -181,7 +181,8 @@ impl RoomState {
     }
 
     /// Returns whether a final is from another log than the finals that were applied. In another log the same offsets
-    /// have other records: the offset of this final is not after the newest one's, but the final was not applied.
+    /// have other records. So this is the case if the newest final has this offset or a higher one, but this final was
+    /// not applied.
     pub(crate) fn contradicts(&self, id: ResultId, window: Window) -> bool {
         let Some(newest) = self
             .newest()
@@ -446,7 +447,7 @@ impl RoomState {
         !self.finals.is_empty() || !self.live.is_empty()
     }
 
-    /// Returns whether the room has no finals, live tallies, totals and trending list.
+    /// Returns whether the room has no final in the ring, no live tally, no totals and no trending list.
     pub(crate) fn is_idle(&self) -> bool {
         !self.is_active() && self.totals.total() == 0 && self.trending().is_none()
     }

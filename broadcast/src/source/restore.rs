@@ -139,8 +139,8 @@ fn read_trending(
 fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
     let mut newest = Unwritten::default();
     let mut keep = |record: Record<'_>| {
-        // If a progress record cannot be parsed, it is from a version whose totals are complete, or which this
-        // version's dataflow rejects. So the default is used: all finals are in totals records.
+        // If a progress record cannot be parsed, it is from a version whose totals contain all finals, or whose
+        // progress this dataflow rejects. So the default is used: all finals are in totals records.
         newest = serde_json::from_slice(record.value).unwrap_or_default();
     };
     match read_last(log, topic, LAST_PROGRESS, &mut keep) {

@@ -363,8 +363,8 @@ fn open_windows_of_a_run_with_another_size_are_not_shown() {
     };
     let node = Node::start(stage.log.clone(), of_3_s);
     let live = |room: &str| get(node.address, &format!("/v1/rooms/{room}")).json()["live"].take();
-    // The publisher has read a live tally of room `s`. It was written later than that of room `r`, to the same
-    // partition, so that one was read, too.
+    // These live tallies of room `s` are written after the one of room `r`, to the same partition. Once the publisher
+    // has read them, it has read the one of room `r`, too.
     for start_ms in [now_ms, now_ms + 3000] {
         let start_ms = start_ms - start_ms % 3000;
         stage.counting.live_of(start_ms, 3000, "s");

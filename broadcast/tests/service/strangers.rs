@@ -69,7 +69,7 @@ fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
     });
 }
 
-/// Any number of connections that send nothing do not take the permits of relays.
+/// Connections that send nothing do not take permits of relays, however many such connections there are.
 #[test]
 fn unauthenticated_connections_do_not_take_permits() {
     let stage = Stage::new();
