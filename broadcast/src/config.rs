@@ -8,43 +8,43 @@ use emostream_model::Topics;
 use hyper::{Uri, http::uri::Authority};
 
 /// Maximum time without a frame on a subscriber's connection, unless a [`SubscriberConfig`] has another. Proxies close
-/// connections that are silent for longer, most of them after 30 or 60 s.
+/// silent connections, most of them after 30 or 60 s, so the time is shorter than that.
 pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The configuration of a publisher, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The topics of the results.
+    /// Names of the topics that contain the results.
     pub topics: Topics,
-    /// Length of a window, sent in `hello` until results show another one.
+    /// Length of a window. It is sent in `hello` until a result with another length is applied.
     pub window_ms: u64,
-    /// Minimum time between two live tallies of a room, sent in `hello`.
+    /// Minimum time between two live tallies of a room. It is sent in `hello`.
     pub live_ms: u64,
-    /// Number of identical emojis in a swarm, sent in `hello` until results show another one.
+    /// Number of identical emojis in a swarm. It is sent in `hello` until a result with another number is applied.
     pub swarm_size: u64,
-    /// How subscribers are served.
+    /// Settings with which subscribers are served.
     pub subscribers: SubscriberConfig,
 }
 
-/// How a publisher or a relay serves subscribers.
+/// Settings with which a publisher or a relay serves subscribers.
 #[derive(Debug, Clone)]
 pub struct SubscriberConfig {
-    /// Time for which finals stay in the ring, for subscribers that resume.
+    /// Time for which finals stay in the ring of a room. A subscriber that reconnects within this time can resume.
     pub ring: Duration,
-    /// The server to which the page sends reactions: by default, the one that it was loaded from.
+    /// Origin of the ingest to which the page sends reactions. `None`: the server from which the page was loaded.
     pub ingest_url: Option<IngestUrl>,
     /// Origins whose pages may subscribe.
     pub allow_origin: AllowOrigin,
-    /// Verifies the tokens of subscribers; the page needs none.
+    /// Verifies the tokens of subscribers. The pages are served without a token.
     pub authenticator: Authenticator,
-    /// Number of threads that write to subscribers: by default, one a core.
+    /// Number of threads that write to subscribers. `None`: one thread for each CPU core.
     pub shards: Option<NonZeroUsize>,
     /// Maximum time within which subscribers reconnect after a shutdown.
     pub drain: Duration,
-    /// The clock that dates events: that of the log and the ingest if they run in this process.
+    /// Clock that dates events. If the log and the ingest run in this process, all of them use this clock.
     pub clock: EventClock,
-    /// Maximum time without a frame on a subscriber's connection, announced in `hello`: then a `heartbeat` is sent.
-    /// At least 2 s, since a shard sweeps each connection once a second.
+    /// Maximum time without a frame on a subscriber's connection: a `heartbeat` is sent before it has passed. `hello`
+    /// announces this time. It must be at least 2 s, since a shard sweeps each connection only once a second.
     pub heartbeat: Duration,
 }
 
@@ -63,7 +63,8 @@ impl FromStr for IngestUrl {
     fn from_str(text: &str) -> Result<Self, InvalidIngestUrl> {
         let uri: Uri = text.trim().parse().map_err(|_| InvalidIngestUrl)?;
         let scheme = uri.scheme_str().filter(|it| ["http", "https"].contains(it));
-        // Other characters would have to be escaped in the page or in the policy.
+        // Other characters would have to be escaped in the page or in its Content-Security-Policy, so they are
+        // rejected.
         let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
         let host = uri.authority().map(Authority::as_str);
         let host = host.filter(|host| !host.starts_with(':') && host.chars().all(plain));

@@ -1,4 +1,4 @@
-//! Why a publisher or a relay does not start, or ends.
+//! Errors because of which a publisher or a relay does not start, or ends.
 
 use emostream_log::LogError;
 
@@ -6,21 +6,21 @@ use emostream_log::LogError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
-    /// The log failed.
+    /// An operation of the log failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The registry has metrics of a publisher already.
+    /// The registry already contains the metrics of another publisher.
     #[error("the publisher's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// No upstream was found at the start.
+    /// The relay could connect to none of its upstreams when it started.
     #[error(
         "no upstream feeds this relay ({0}); check --upstream, and that each has a --relay-listen"
     )]
     NoUpstream(String),
-    /// An update is from another log than the updates before it.
+    /// An update is from another log than the earlier updates, for example because the log was recreated.
     #[error("{0}")]
     OtherLog(String),
-    /// A thread that reads the log, or writes to subscribers, cannot start.
+    /// A thread that reads the log or writes to subscribers cannot be started.
     #[error(
         "the publisher's threads cannot be started: {0}; allow the process more (ulimit -u, -n)"
     )]

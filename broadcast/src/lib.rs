@@ -1,4 +1,4 @@
-//! Broadcast: sends the results in the log to every subscriber.
+//! Broadcast: reads results from the log and sends them to all subscribers.
 //!
 //! ```text
 //!  [totals] ─at the start─┐
@@ -9,18 +9,20 @@
 //! ```
 //!
 //! Layers: publisher → http → {source, relay, fanout} → hub → room → frame. A file imports from its own folder and from
-//! the layers below it; `source`, `relay` and `fanout` do not import each other. `metrics`, `config` and `error`, which
-//! all layers use, import none of them.
+//! the layers below it. `source`, `relay` and `fanout` are one layer, so they do not import each other. All layers use
+//! `metrics`, `config` and `error`, which import no other module of this crate.
 //!
-//! There are two classes of messages: of live tallies and trending lists only the newest is sent; of finals every one
-//! in the ring is sent. A subscriber has a cursor and no queue, so a slow one takes only the memory of its socket.
+//! There are two classes of messages. Of live tallies and trending lists, only the newest is sent. Of finals, every one
+//! in the ring is sent. A subscriber has a cursor and no queue, so a slow subscriber uses no memory apart from the
+//! buffers of its socket.
 //!
 //! Invariants:
 //! - The frame of a result is serialised once for all subscribers, and has the same bytes at every publisher.
 //! - The next message of a subscriber is a pure function of its cursor and the room (`room/cursor.rs`).
-//! - All updates go through `hub/updates.rs`.
-//! - The log is read by a thread of its own, never by an async task.
-//! - Shards write to subscribers; requests, health and metrics are answered by async tasks.
+//! - All updates of rooms are applied by `hub/updates.rs`.
+//! - A dedicated thread reads the log; an async task never does.
+//! - Shards write to the sockets of subscribers. Async tasks answer all other requests, including health and metrics,
+//!   and send the streams over HTTP/2.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -46,7 +48,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use std::{fs, path::Path};
 
-    /// From top to bottom; modules of the same layer do not import each other.
+    /// The layers of this crate from top to bottom. Modules of the same layer do not import each other.
     const LAYERS: &str =
         "publisher > http > source relay fanout > hub > room > frame > metrics config error";
 
@@ -56,7 +58,7 @@ mod tests {
         found.unwrap_or_else(|| panic!("write `use crate::LAYER::…`, not {module:?}"))
     }
 
-    /// Checks the files below `path`, and returns the number of their imports.
+    /// Checks the imports of the file or folder at `path`, and returns their number.
     fn check(module: &str, path: &Path) -> usize {
         if path.is_dir() {
             let entries = path.read_dir().unwrap();

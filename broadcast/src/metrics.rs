@@ -1,14 +1,14 @@
 //! A publisher's metrics for Prometheus.
 //!
-//! Four closures register the metrics. The macros of the prometheus crate would repeat prefix, registry and buckets for
-//! each metric.
+//! Four closures register the metrics. With the macros of the prometheus crate, each metric would have to repeat the
+//! prefix, the registry and the buckets.
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
 };
 
-/// Buckets of the delays between the log and the sockets, in seconds.
+/// Buckets of the histogram of the delay from the log to a subscriber's socket, in seconds.
 const DELIVERY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
 
 /// The publisher's metrics. Clones share the counters.
@@ -33,12 +33,12 @@ pub(crate) struct Metrics {
     pub(crate) relay_delay: Histogram,
 }
 
-/// The transports of subscribers.
+/// Values of the label `transport`: how a subscriber is connected.
 pub(crate) const WEBSOCKET: &str = "websocket";
 pub(crate) const SSE: &str = "sse";
 
 impl Metrics {
-    /// The number of subscribers at this node.
+    /// Returns the number of connected subscribers at this node, observers included.
     pub(crate) fn audience(&self) -> u64 {
         let of = |transport| self.subscribers.with_label_values(&[transport]).get();
         u64::try_from(of(WEBSOCKET) + of(SSE)).unwrap_or(0)

@@ -31,8 +31,8 @@ pub struct Publisher {
 impl Publisher {
     /// Starts a publisher: restores the rooms from the log, then applies new results.
     ///
-    /// Blocks on the log, usually for less than a few seconds, so it must not be called from an async task. The router
-    /// has to be served in a tokio runtime.
+    /// This call reads the log and blocks, usually for less than a few seconds, so it must not be made in an async
+    /// task. The router has to be served in a tokio runtime.
     pub fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -52,8 +52,8 @@ impl Publisher {
         Ok(Self::new(config.subscribers, updates, shards, tail))
     }
 
-    /// Starts a relay: connects to an upstream, applies its snapshot and updates, and connects to another one when it
-    /// is lost.
+    /// Starts a relay: connects to an upstream, and applies its snapshot and updates. When the connection is lost, the
+    /// relay connects to another upstream.
     pub async fn relay(
         upstreams: Upstreams,
         config: SubscriberConfig,
@@ -62,7 +62,7 @@ impl Publisher {
     ) -> Result<Self, BroadcastError> {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("relay");
-        // The upstream sends the settings.
+        // The default settings are enough here, since the upstream sends the real ones.
         let (updates, shards) = fan_out(WindowSettings::default(), metrics, &config)?;
         let client = UpstreamClient::start(upstreams, &updates, component).await?;
         Ok(Self::new(config, updates, shards, client))
@@ -82,7 +82,7 @@ impl Publisher {
         }
     }
 
-    /// Serves the relays that connect to `port`, until `shutdown`.
+    /// Serves the relays that connect to `port`, until `shutdown` is cancelled.
     pub fn serve_relays(
         &self,
         port: RelayPort,
@@ -91,7 +91,7 @@ impl Publisher {
         server::serve(self.updates.clone(), port, shutdown)
     }
 
-    /// Returns the error once the publisher cannot continue and has to be restarted.
+    /// Waits until the publisher cannot continue and has to be restarted, and returns the reason.
     pub fn fails(&self) -> impl Future<Output = BroadcastError> + use<> {
         let updates = self.updates.clone();
         async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }
@@ -102,14 +102,14 @@ impl Publisher {
         self.service.clone().router()
     }
 
-    /// Sends `bye` to every subscriber, with the time at which to reconnect, and ends its stream. The listener's
-    /// drain waits for them.
+    /// Sends `bye` to every subscriber, with the time at which to reconnect, and ends its stream. This call does not
+    /// wait: the listener's drain waits until the connections are closed.
     pub fn bye(&self) {
         self.service.bye();
     }
 }
 
-/// Connects the shards, the hub and the updates.
+/// Starts the shards, and creates the hub and the updates that use them.
 fn fan_out(
     settings: WindowSettings,
     metrics: Metrics,

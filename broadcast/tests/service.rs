@@ -1,4 +1,4 @@
-//! Tests of a publisher with a log and clients over sockets, some of which are faulty.
+//! Tests of a publisher with a log and clients over sockets. Some of the clients and logs are faulty.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "service/access.rs"]

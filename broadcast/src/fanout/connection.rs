@@ -4,7 +4,8 @@
 //!  open ── violation, close, shutdown, token expires ──▶ closing: last bytes, then end of stream ──▶ closed
 //! ```
 //!
-//! No function blocks: each reads or writes what the socket accepts now. An error means that the connection is closed.
+//! No function blocks: each reads or writes only as much as the socket allows now. If a function returns an error, the
+//! shard closes the connection.
 
 use std::{
     io::{self, ErrorKind},
@@ -24,18 +25,18 @@ use crate::hub::{entry::RoomEntry, subscriber::Subscriber};
 
 /// Interval of pings to a WebSocket client.
 const PING_EVERY: Tick = Tick::secs(15);
-/// Maximum time without bytes from a client; after it the connection counts as lost.
+/// Maximum time without bytes from a client. After this time the client counts as lost.
 pub(super) const DEAD_AFTER: Duration = Duration::from_secs(30);
 const DEAD: Tick = Tick::secs(30);
-/// Maximum time for a client to answer a close, and then to close its end of the stream.
+/// Maximum time for a client to answer a close. The client has the same time again to close its end of the stream.
 const CLOSE_TIMEOUT: Tick = Tick::secs(1);
-/// Maximum bytes that are read from a client whose connection is closing. Closing a socket with unread bytes resets the
-/// connection, and the client might not receive the reason.
+/// Maximum bytes that are read from a client whose connection is closing. These bytes have to be read, since closing a
+/// socket with unread bytes resets the connection, and the client might not receive the reason.
 const DRAIN_READ_BYTES: usize = 4 << 20;
-/// Maximum bytes that a client may send between two sweeps, which is a second. Pongs are short; reading more takes CPU
-/// time from all other connections of the shard.
+/// Maximum bytes that a client may send between two sweeps, which are a second apart. Clients only need to send pongs,
+/// which are short. To read more would take CPU time from all other connections of the shard.
 const MAX_RECEIVED_BYTES: usize = 64 << 10;
-/// Maximum writes or reads of one connection before the shard continues with the others.
+/// Maximum number of writes or reads of one connection before the shard continues with its other connections.
 const MAX_WRITES_PER_WAKE: usize = 16;
 
 /// Close code that requests the client to reconnect, as all codes from 3000 to 3499 do.
@@ -43,7 +44,7 @@ const CLOSE_RECONNECT: u16 = 3001;
 /// Close code that requests the client not to reconnect with this token, as all codes from 3500 to 3999 do.
 const CLOSE_EXPIRED: u16 = 3500;
 
-/// A time since the shard started, or a duration, in tenths of a second.
+/// A time since the start of the shard, or a duration, in tenths of a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u32);
 
@@ -69,7 +70,7 @@ impl Tick {
     }
 }
 
-/// The state of a shard that all its connections use.
+/// The state that all connections of a shard share.
 pub(super) struct ShardContext {
     pub(super) now: Tick,
     pub(super) instant: Instant,
@@ -77,7 +78,7 @@ pub(super) struct ShardContext {
     /// Time without a sent frame after which a connection is sent a heartbeat.
     pub(super) silence: Tick,
     pub(super) heartbeat: Heartbeat,
-    /// The heartbeat of this sweep, once one of the connections needs it.
+    /// The heartbeat of this sweep, encoded when the first connection needs it.
     pub(super) heartbeat_frame: Option<EncodedFrame>,
     pub(super) batch: WriteBatch,
     pub(super) scratch: Box<[u8]>,
@@ -86,11 +87,11 @@ pub(super) struct ShardContext {
 /// The connection of one subscriber.
 pub(super) struct Connection {
     stream: NonBlockingStream,
-    /// The unsent rest of a frame that was partly written.
+    /// The bytes to send first: usually the rest of a partly written frame.
     rest: Bytes,
     subscriber: Subscriber,
     transport: Transport,
-    /// Its index among its room's connections.
+    /// Index of this connection in the list of its room's connections.
     pub(super) index: usize,
     /// Whether the socket's send buffer is full.
     stalled: bool,
@@ -103,21 +104,22 @@ pub(super) struct Connection {
     received_bytes: usize,
 }
 
-/// A connection that is closing.
+/// The state of a connection that is closing.
 struct Closing {
     deadline: Tick,
-    /// The client has sent its close, or does not have to send one.
+    /// Whether the client has sent its close, or does not have to send one.
     is_answered: bool,
-    /// The server's end of the stream is closed.
+    /// Whether the server's end of the stream is closed.
     is_finished: bool,
     unread_bytes: usize,
 }
 
-/// Whether the connection can continue without an event, after the others.
+/// Whether the connection has more to do without another event. If so, the shard continues with it after the others.
 pub(super) type More = io::Result<bool>;
 
 impl Connection {
-    /// Returns a connection at `index` of its room, and the bytes that its client has already sent.
+    /// Returns a connection, and the bytes that its client has already sent. `index` is the place of the connection in
+    /// the list of its room.
     pub(super) fn new(new: NewConnection, index: usize, context: &ShardContext) -> (Self, Bytes) {
         let (head, hello) = (&new.detached.head[..], &new.hello);
         let first = match &new.transport {
@@ -151,12 +153,12 @@ impl Connection {
         self.stalled
     }
 
-    /// Number of bytes that wait for the socket.
+    /// Returns the number of bytes that wait for the socket.
     pub(super) fn queued(&self) -> usize {
         self.rest.len()
     }
 
-    /// Sends all pending frames, until the socket accepts no more bytes.
+    /// Sends pending frames until there are none, or until the socket accepts no more bytes.
     pub(super) fn send(&mut self, context: &mut ShardContext) -> More {
         for _ in 0..MAX_WRITES_PER_WAKE {
             if self.stalled {
@@ -189,10 +191,10 @@ impl Connection {
             }
             self.stalled = written < all || !self.stream.is_flushed();
             if self.stalled {
-                // The client now has until `DEAD_AFTER` to read something.
+                // From now on the client has `DEAD_AFTER` to read something.
                 self.last_received = context.now;
             } else if !full && self.closing.is_none() {
-                // All frames are sent; the next change of the room causes a notification.
+                // All frames are sent. The next change of the room will cause a notification.
                 return Ok(false);
             }
         }
@@ -217,7 +219,7 @@ impl Connection {
         }
     }
 
-    /// Continues after the socket has become writable.
+    /// Continues to send after the socket has become writable.
     pub(super) fn resume(&mut self, context: &mut ShardContext) -> More {
         if !self.stalled {
             return Ok(false);
@@ -253,7 +255,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Processes bytes of the client, which are unmasked in place.
+    /// Processes bytes from the client. They are unmasked in place.
     pub(super) fn process(&mut self, bytes: &mut [u8], context: &ShardContext) -> io::Result<()> {
         self.last_received = context.now;
         if let Some(closing) = &mut self.closing {
@@ -264,7 +266,7 @@ impl Connection {
         }
         let is_too_much = self.received_bytes > MAX_RECEIVED_BYTES;
         let event = match &mut self.transport {
-            // A client has nothing to send over a stream of events.
+            // A client of an event stream has nothing to send, so its bytes are only counted.
             Transport::Sse(framing) => {
                 if self.closing.is_none() && is_too_much {
                     let last = framing.end();
@@ -280,7 +282,7 @@ impl Connection {
                 self.cut_off(&last, context);
             }
             (None, _) => {}
-            // The server's close was sent, so a violation needs no further response.
+            // The server has already sent its close, so a close or a violation needs no further response.
             (Some(_), Some(closing)) => closing.is_answered = true,
             (Some(InboundEvent::Close(code)), None) => {
                 let answer = websocket::framed(
@@ -307,7 +309,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection after `last`; `is_answered` if the client has sent a close.
+    /// Closes the connection after `last` is sent. `is_answered`: the client has already sent a close.
     fn close(&mut self, last: &[u8], is_answered: bool, context: &ShardContext) {
         let pongs = match &mut self.transport {
             Transport::WebSocket(inbound) => inbound.drain_pongs(),
@@ -330,8 +332,8 @@ impl Connection {
         }
     }
 
-    /// Called once all bytes are sent. If the connection is closing, closes the server's end of the stream; the client
-    /// has to close its end in time.
+    /// Called after all bytes are sent. If the connection is closing and the client has answered, the server's end of
+    /// the stream is closed. The client then has to close its end in time.
     fn finish(&mut self, context: &ShardContext) -> io::Result<()> {
         if let Some(closing) = &mut self.closing
             && closing.is_answered
@@ -368,7 +370,7 @@ impl Connection {
             if closing.is_finished || !self.rest.is_empty() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            // The client has not answered the close in time; the server's end of the stream is closed without its
+            // The client has not answered the close in time, so the server's end of the stream is closed without an
             // answer.
             closing.is_answered = true;
             return self.finish(context).map(|()| false);
@@ -381,7 +383,7 @@ impl Connection {
             self.close(&last, false, context);
             return self.send(context);
         }
-        // A client of a stream of events sends nothing; TCP's own timeout detects that it is gone.
+        // A client of an event stream never sends anything, so only TCP's own timeout detects that its host is lost.
         let answers = matches!(self.transport, Transport::WebSocket(_));
         if DEAD.has_passed(self.last_received, context.now) && (answers || self.stalled) {
             return Err(ErrorKind::TimedOut.into());
@@ -397,7 +399,7 @@ impl Connection {
                 .get_or_insert_with(|| context.heartbeat.frame());
             self.rest = self.transport.encode(frame);
         }
-        // In a silent room the ping and the heartbeat are sent in one packet.
+        // In a silent room a ping is sent with each heartbeat, so that both are in one packet.
         if answers && (is_silent || PING_EVERY.has_passed(self.last_ping, context.now)) {
             self.last_ping = context.now;
             let ping = websocket::framed(OpCode::Control(Control::Ping), &[]);

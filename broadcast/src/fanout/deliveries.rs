@@ -1,4 +1,4 @@
-//! Metrics of the frames that subscribers are sent.
+//! Metrics of the frames that are sent to subscribers.
 
 use emostream_log::EventClock;
 use emostream_model::ResultId;
@@ -7,7 +7,8 @@ use prometheus::IntCounter;
 use crate::metrics::Metrics;
 use crate::room::cursor::Next;
 
-/// Counters of the frames that a shard or a stream sends. They are looked up once, not for each delivery.
+/// Counters of the frames that a shard or a stream sends. They are looked up in the metrics once, not for each
+/// delivery.
 #[derive(Debug, Clone)]
 pub(crate) struct Deliveries {
     finals: IntCounter,
@@ -33,7 +34,8 @@ impl Deliveries {
     }
 
     /// Counts a frame that was written to a subscriber's socket. `found` is the newest final that the room had when the
-    /// subscriber joined: for finals up to it no delay is measured, since they are older than the subscription.
+    /// subscriber joined. The delay of this final and of earlier ones is not measured, since they are older than the
+    /// subscription.
     pub(crate) fn count(&self, next: &Next, found: Option<ResultId>) {
         match next {
             Next::Final(kept) => {

@@ -1,7 +1,7 @@
 //! Graceful shutdown: all subscribers are sent `bye` at once, each with another time at which to reconnect.
 //!
-//! The process then ends within a second or two, as an orchestrator expects, and the subscribers spread over
-//! the remaining servers, or over the first seconds of the next one.
+//! So the process ends within a second or two, as an orchestrator expects. The subscribers spread over the other
+//! servers, or over the first seconds of the restarted one.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use rand::RngExt;
 
 use crate::frame::encoded::EncodedFrame;
 
-/// Minimum delay of a reconnect: about the time of a restart of the process.
+/// Minimum delay of a reconnect. It is about the time that the process needs to restart.
 const MIN_RETRY: Duration = Duration::from_millis(500);
 
-/// Number of subscribers that reconnect each second, if `--drain` is long enough. The handshakes of so many take the
-/// smaller part of a core, even with TLS (`bench/README.md` has the cost of one).
+/// Number of subscribers that reconnect each second, if `--drain` is long enough. So many handshakes take less than
+/// half of a core, even with TLS (`bench/README.md` has the cost of a handshake).
 const RECONNECTS_PER_SECOND: u64 = 1000;
 
 /// Returns the time within which an audience reconnects, which is at most `most`.
 pub(crate) fn reconnect_window(audience: u64, most: Duration) -> Duration {
     let even = Duration::from_millis(audience.saturating_mul(1000) / RECONNECTS_PER_SECOND);
-    // At least some seconds, since several servers may shut down at the same time.
+    // The window is at least some seconds long, since several servers may shut down at the same time.
     even.max(10 * MIN_RETRY).min(most)
 }
 

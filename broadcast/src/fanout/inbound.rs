@@ -1,4 +1,4 @@
-//! The frames that a client sends over a WebSocket: pings and closes are answered, messages are ignored.
+//! Parses the frames that a client sends over a WebSocket. Pings and closes are answered; messages are ignored.
 //!
 //! ```text
 //!  bytes ──▶ header ──▶ payload, unmasked ──┬▶ text, binary: checked and dropped
@@ -6,8 +6,10 @@
 //!              └▶ against the RFC: violation └▶ close, with its code
 //! ```
 //!
-//! No IO. Invariants: the result does not depend on how the bytes are split; of a message only the payload of a
-//! control frame and an unfinished character are stored; stored pongs have at most [`PONG_BYTES`].
+//! This module does no IO. Invariants:
+//! - The result does not depend on how the bytes are split.
+//! - Of payloads, only that of a control frame and an incomplete character of a text are stored.
+//! - Stored pongs have at most [`PONG_BYTES`].
 
 use std::io::Cursor;
 
@@ -19,12 +21,12 @@ use tungstenite::protocol::frame::{
 
 use crate::frame::websocket::framed;
 
-/// Maximum bytes of a message: clients only need to send control frames.
+/// Maximum bytes of a message. It is small, since clients only need to send control frames.
 const MESSAGE_BYTES: u64 = 4096;
 /// Maximum payload of a control frame (RFC 6455, 5.5).
 const CONTROL_BYTES: u64 = 125;
-/// Maximum bytes of stored pongs: a client may send pings and read nothing. Beyond it the older ones are dropped, as
-/// the RFC allows (5.5.3).
+/// Maximum bytes of stored pongs. There must be a limit, since a client may send pings and not read the pongs. Beyond
+/// the limit the older pongs are dropped, as RFC 6455 allows (5.5.3).
 const PONG_BYTES: usize = 2048;
 
 /// An event that the connection has to handle.
@@ -36,21 +38,21 @@ pub(super) enum InboundEvent {
     Violation(CloseCode, &'static str),
 }
 
-/// The state of the client's side of a WebSocket.
+/// The parser of the frames of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
-    /// The received bytes of an incomplete header: at most 14.
+    /// The received bytes of an incomplete header, at most 14.
     header: Vec<u8>,
     /// The frame whose payload is being received.
     frame: Option<Payload>,
-    /// The incomplete message: its kind, and the number of its received bytes.
+    /// The kind of the incomplete message, and the number of its bytes so far.
     message: Option<(Kind, u64)>,
     utf8: Utf8,
     /// The received payload of an incomplete control frame.
     control: Vec<u8>,
     /// Encoded pongs that were not sent yet.
     pongs: Vec<u8>,
-    /// After a close or a violation all further bytes are ignored.
+    /// Whether there was a close or a violation. Then all further bytes are ignored.
     over: bool,
 }
 
@@ -82,7 +84,7 @@ const NOT_UTF8: InboundEvent = InboundEvent::Violation(CloseCode::Invalid, "not 
 const TOO_LONG: InboundEvent = InboundEvent::Violation(CloseCode::Size, "messages here are short");
 
 impl Inbound {
-    /// Processes bytes, which are unmasked in place, up to the first event.
+    /// Processes bytes up to the first event, which is returned. The bytes are unmasked in place.
     pub(super) fn process(&mut self, mut bytes: &mut [u8]) -> Option<InboundEvent> {
         while !self.over && !bytes.is_empty() {
             let step = match self.frame {
@@ -101,12 +103,12 @@ impl Inbound {
         None
     }
 
-    /// Removes and returns the stored pongs, oldest first, as frames.
+    /// Removes and returns the stored pongs, oldest first, as encoded frames.
     pub(super) fn drain_pongs(&mut self) -> Bytes {
         std::mem::take(&mut self.pongs).into()
     }
 
-    /// Stores pongs again that were not sent.
+    /// Stores pongs that were drained but not sent.
     pub(super) fn return_pongs(&mut self, pongs: Bytes) {
         self.pongs = pongs.into();
     }
@@ -213,7 +215,7 @@ impl Inbound {
     }
 }
 
-/// The event of a close with this payload (RFC 6455, 5.5.1 and 7.4).
+/// Returns the event of a close frame with this payload (RFC 6455, 5.5.1 and 7.4).
 fn close(payload: &[u8]) -> InboundEvent {
     let (code, reason) = match payload {
         [] => return InboundEvent::Close(None),
@@ -229,10 +231,10 @@ fn close(payload: &[u8]) -> InboundEvent {
     }
 }
 
-/// Whether text that arrives in pieces is UTF-8.
+/// Checks whether text that arrives in pieces is UTF-8.
 #[derive(Debug, Default)]
 struct Utf8 {
-    /// The bytes of an incomplete character: at most three.
+    /// The bytes of an incomplete character, at most three.
     begun: [u8; 4],
     bytes: usize,
 }

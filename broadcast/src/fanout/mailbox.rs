@@ -1,7 +1,7 @@
-//! A shard's mailbox: messages for it, and a wake-up that is sent once for all of them.
+//! The mailbox of a shard: its messages, and one wake-up for all messages that the shard has not drained yet.
 //!
-//! Its size is bounded: a new connection has a permit of the listener, and a room is in the mailbox once at most until
-//! the shard has read it ([`crate::hub::entry::RoomEntry`]).
+//! The size of a mailbox is bounded. Each new connection has a permit of the listener. A room is in the mailbox at most
+//! once until the shard has read it ([`crate::hub::entry::RoomEntry`]).
 
 use std::{
     io, mem,
@@ -25,7 +25,7 @@ pub(super) struct Mailbox {
 pub(super) struct Inbox {
     pub(super) new_connections: Vec<NewConnection>,
     pub(super) changed_rooms: Vec<Arc<RoomEntry>>,
-    /// Set at shutdown: all subscribers are sent `bye`, and reconnect within this time.
+    /// The time within which subscribers reconnect. It is set at shutdown, and then all subscribers are sent `bye`.
     pub(super) reconnect_window: Option<Duration>,
     pub(super) stop: bool,
     woken: bool,
@@ -39,7 +39,7 @@ impl Mailbox {
         })
     }
 
-    /// Posts a message, and wakes the shard if it is not woken yet.
+    /// Adds a message, and wakes the shard unless it was already woken for an earlier message.
     pub(super) fn post(&self, post: impl FnOnce(&mut Inbox)) {
         let is_first = {
             let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +47,7 @@ impl Mailbox {
             !mem::replace(&mut inbox.woken, true)
         };
         if is_first && let Err(error) = self.waker.wake() {
-            // A shard with connections wakes up by itself to sweep them.
+            // A warning is enough: a shard with connections wakes up soon anyway, in order to sweep them.
             tracing::warn!(%error, "a shard could not be woken");
         }
     }

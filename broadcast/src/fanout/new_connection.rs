@@ -15,7 +15,7 @@ pub(crate) struct NewConnection {
     pub(crate) transport: Transport,
     pub(crate) subscriber: Subscriber,
     pub(crate) hello: EncodedFrame,
-    /// When the subscriber's token expires, if it does.
+    /// Time at which the subscriber's token expires, if it does.
     pub(crate) expires_at: Option<Instant>,
 }
 

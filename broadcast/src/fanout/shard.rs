@@ -24,21 +24,22 @@ use crate::frame::heartbeat::Heartbeat;
 use crate::hub::entry::RoomEntry;
 use crate::metrics::Metrics;
 
-/// Interval at which a part of the connections is swept, and the number of parts.
+/// Interval of sweeps, each of which checks one of `SWEEP_PARTS` parts of the connections.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 const SWEEP_PARTS: usize = 10;
-/// Maximum number of events of one poll.
+/// Maximum number of events that one poll returns.
 const EVENTS: usize = 1024;
-/// Size of the read buffer: clients send short messages.
+/// Size of the read buffer. It is small, since clients send short messages.
 const READ_BYTES: usize = 4096;
-/// Size of the kernel's send buffer for a client, bytes in flight included. The kernel's default is megabytes, which
-/// would be filled with stale frames if a client does not read. The kernel counts its overhead for each packet, so
+/// Size of the kernel's send buffer for a client, including bytes in flight. The kernel's default is megabytes, which
+/// would be filled with stale frames if a client does not read. The kernel also counts its overhead for each packet, so
 /// small frames fill the buffer earlier.
 const SEND_BUFFER_BYTES: usize = 16 << 10;
-/// Maximum bytes of the send buffer that are not sent yet (`TCP_NOTSENT_LOWAT`): live tallies in it become stale.
+/// Maximum bytes in the send buffer that are not sent yet (`TCP_NOTSENT_LOWAT`). It is small, since live tallies become
+/// stale while they wait in the buffer.
 const UNSENT_BYTES: u32 = 4 << 10;
 
-/// The token of the mailbox; those of connections start at 0.
+/// The poll token of the mailbox. The tokens of connections start at 0.
 const MAILBOX: Token = Token(usize::MAX);
 
 /// The connections of a room in this shard.
@@ -54,22 +55,22 @@ pub(super) struct Shard {
     mailbox: Arc<Mailbox>,
     connections: Slab<Connection>,
     rooms: HashMap<usize, RoomConnections>,
-    /// Keys of connections that can continue without an event.
+    /// Keys of connections that have more to do without another event.
     unfinished: Vec<usize>,
     /// Keys of connections that have failed or ended.
     closed: Vec<usize>,
     context: ShardContext,
     queued: IntGauge,
     stalled: IntGauge,
-    /// Set at shutdown: the time within which subscribers reconnect.
+    /// The time within which subscribers reconnect. It is set at shutdown.
     reconnect_window: Option<Duration>,
     started: Instant,
-    /// When the next sweep is due, and the last key of the one before.
+    /// Time of the next sweep. `swept` is the last key of the sweep before.
     sweep_at: Instant,
     swept: usize,
 }
 
-/// Identifies a room by its entry's address; the shard holds the entry meanwhile.
+/// Returns the address of the room's entry. It identifies the room as long as the shard holds the entry.
 fn key(room: &Arc<RoomEntry>) -> usize {
     Arc::as_ptr(room).addr()
 }
@@ -91,7 +92,8 @@ impl Shard {
                 now: Tick::since(now, now),
                 instant: now,
                 deliveries: Deliveries::new(metrics, heartbeat.clock.clone()),
-                // The next sweep of the connection is a round later, when the heartbeat would be late.
+                // A connection is swept once in a round. A heartbeat is sent up to a round early, since it would be
+                // late at the next sweep.
                 silence: Tick::span(heartbeat.every.saturating_sub(round)),
                 heartbeat,
                 heartbeat_frame: None,
@@ -111,14 +113,14 @@ impl Shard {
         self.mailbox.clone()
     }
 
-    /// Serves until it is stopped.
+    /// Serves connections until the shard is stopped.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             if let Err(error) = self.poll.poll(&mut events, self.poll_timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                // epoll fails only with invalid arguments.
+                // Apart from interrupts, epoll fails only if its arguments are invalid.
                 unreachable!("a shard cannot wait: {error}");
             }
             self.context.instant = Instant::now();
@@ -157,12 +159,12 @@ impl Shard {
         }
     }
 
-    /// Maximum time to wait for events.
+    /// Returns the maximum time to wait for events, or `None` for no limit.
     fn poll_timeout(&self) -> Option<Duration> {
         if !self.unfinished.is_empty() {
             return Some(Duration::ZERO);
         }
-        // Without connections there is nothing to sweep.
+        // Without connections there is nothing to sweep, so there is no limit.
         (!self.connections.is_empty())
             .then(|| self.sweep_at.saturating_duration_since(Instant::now()))
     }
@@ -199,8 +201,8 @@ impl Shard {
         let Some(connections) = self.rooms.get_mut(&key(room)) else {
             return;
         };
-        // The list can be detached while it is iterated: connections are added by `register` and removed by `reap`
-        // only, which run after this.
+        // The list can be detached while it is iterated. Only `register` adds connections and only `reap` removes them,
+        // and both run after this loop.
         let keys = mem::take(&mut connections.keys);
         for key in &keys {
             self.with_connection(*key, Connection::send);
@@ -216,7 +218,7 @@ impl Shard {
         let set = socket
             .set_send_buffer_size(SEND_BUFFER_BYTES)
             .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES))
-            // TCP detects a lost host, also for transports without pongs.
+            // With this timeout, TCP detects a lost host even if the transport has no pongs.
             .and_then(|()| socket.set_tcp_user_timeout(Some(DEAD_AFTER)));
         let slot = self.connections.vacant_entry();
         let key = slot.key();
@@ -226,7 +228,7 @@ impl Shard {
             Interest::READABLE | Interest::WRITABLE,
         );
         if let Err(error) = set.and(registered) {
-            // The client has disconnected, or the kernel has no memory for the socket.
+            // The client has disconnected, or the kernel has no memory for the socket. So the connection is dropped.
             tracing::debug!(%error, "a subscriber is not taken in");
             return;
         }
@@ -252,7 +254,7 @@ impl Shard {
         }
         self.with_connection(key, |connection, context| {
             connection.process(&mut read_ahead.to_vec(), context)?;
-            // Bytes that arrived before the registration cause no event.
+            // Bytes that arrived before the registration cause no event, so they are read here.
             connection.receive(context)
         });
     }
@@ -265,13 +267,13 @@ impl Shard {
         }
     }
 
-    /// Sweeps the next part of the connections, if that is due.
+    /// Sweeps the next part of the connections, if a sweep is due.
     fn sweep_idle(&mut self) {
         if self.context.instant < self.sweep_at {
             return;
         }
         self.sweep_at = self.context.instant + SWEEP_EVERY;
-        // One frame for all connections that are due now: it contains the time.
+        // A heartbeat contains the time. So each sweep encodes a new one, which all its connections share.
         self.context.heartbeat_frame = None;
         let slots = self.connections.capacity();
         for _ in 0..slots.div_ceil(SWEEP_PARTS) {

@@ -7,12 +7,12 @@
 //!                                                      └▶ bytes of a client ─▶ inbound ─▶ pong, close
 //! ```
 //!
-//! The delivery of a frame takes one read of the room and one system call, with bytes that all subscribers share. A
-//! connection has no queue: frames that its socket does not accept stay in the room, and only the unsent rest of a
-//! partly written frame is stored for the connection.
+//! The delivery of a frame takes one read of the room and one system call. All subscribers share the encoded bytes. A
+//! connection has no queue: frames that its socket does not accept stay in the room. Only the unsent rest of a partly
+//! written frame is stored for the connection.
 //!
 //! Invariants:
-//! - A connection belongs to one shard from its first byte to its last.
+//! - A connection belongs to the same shard until it is closed.
 //! - A shard never waits for a client, the log or another shard.
 //! - No connection has a timer: every 100 ms a tenth of them is swept.
 
@@ -32,7 +32,7 @@ use crate::frame::heartbeat::Heartbeat;
 use crate::hub::entry::{RoomListener, RoomListeners};
 use crate::metrics::Metrics;
 
-/// The shards of a publisher or a relay. Dropped, they close all connections.
+/// The shards of a publisher or a relay. When the pool is dropped, the shards close all connections.
 pub(crate) struct ShardPool {
     mailboxes: Vec<Arc<Mailbox>>,
     next: AtomicUsize,
@@ -40,7 +40,7 @@ pub(crate) struct ShardPool {
 }
 
 impl ShardPool {
-    /// Starts `count` threads.
+    /// Starts `count` shards, each in a thread of its own.
     pub(crate) fn start(
         count: NonZeroUsize,
         heartbeat: &Heartbeat,
@@ -61,19 +61,19 @@ impl ShardPool {
         Ok(pool)
     }
 
-    /// The mailboxes, which the hub notifies of changes.
+    /// Returns the mailboxes of the shards, which the hub notifies of changes.
     pub(crate) fn listeners(&self) -> RoomListeners {
         let mailboxes = self.mailboxes.iter().cloned();
         mailboxes.map(|it| it as Arc<dyn RoomListener>).collect()
     }
 
-    /// Assigns a connection to the next shard, so that each shard has its share of every room.
+    /// Assigns a connection to the next shard in turn, so that each shard has a part of every room's subscribers.
     pub(crate) fn assign(&self, connection: NewConnection) {
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
         self.mailboxes[shard].post(|inbox| inbox.new_connections.push(connection));
     }
 
-    /// Sends `bye` to all subscribers, and to each that connects from now on; they reconnect within `window`.
+    /// Sends `bye` to all subscribers, and to each one that connects later. They reconnect within `window`.
     pub(crate) fn bye(&self, window: Duration) {
         for mailbox in &self.mailboxes {
             mailbox.post(|inbox| inbox.reconnect_window = Some(window));
@@ -87,7 +87,7 @@ impl Drop for ShardPool {
             mailbox.post(|inbox| inbox.stop = true);
         }
         for thread in self.threads.drain(..) {
-            // Not an error: a panic of the thread ends the process.
+            // The result is ignored: a panic of the thread would have ended the process.
             let _ = thread.join();
         }
     }

@@ -1,6 +1,6 @@
 //! The pieces of one vectored write, and the unsent rest after it.
 //!
-//! No IO: the number of written bytes is passed in.
+//! This module does no IO: the caller writes, and passes the number of written bytes.
 
 use std::io::IoSlice;
 
@@ -8,12 +8,12 @@ use bytes::Bytes;
 
 use crate::room::cursor::{Cursor, Next};
 
-/// Maximum pieces of one write. Most writes have one; only a connection that catches up has several.
+/// Maximum number of pieces of one write. Most writes have one piece; only a connection that catches up has several.
 const PIECES: usize = 16;
-/// Maximum bytes that are gathered: more than a socket accepts at once.
+/// Number of bytes at which a batch is full: more than a socket accepts at once.
 const FULL_BYTES: usize = 32 << 10;
 
-/// Pieces that are written together.
+/// Pieces that are written by one system call.
 #[derive(Debug, Default)]
 pub(super) struct WriteBatch {
     pieces: Vec<Piece>,
@@ -28,11 +28,11 @@ struct Piece {
 
 #[derive(Debug)]
 enum Kind {
-    /// The rest of a partly written piece.
+    /// The unsent rest of a partly written piece.
     Rest,
-    /// Pongs, unwritten.
+    /// Pongs of which no byte was written.
     Pongs,
-    /// A frame, and the cursor after it.
+    /// A frame, and the subscriber's cursor after it.
     Frame(Cursor, Next),
 }
 
@@ -41,7 +41,7 @@ enum Kind {
 pub(super) struct Unsent {
     /// The rest of a partly written piece.
     pub(super) rest: Bytes,
-    /// Unwritten pongs.
+    /// Pongs of which no byte was written.
     pub(super) pongs: Bytes,
 }
 
@@ -50,7 +50,7 @@ impl WriteBatch {
         self.pieces.is_empty()
     }
 
-    /// Whether no more pieces should be added.
+    /// Returns whether no more pieces should be added.
     pub(super) fn is_full(&self) -> bool {
         self.pieces.len() >= PIECES || self.bytes >= FULL_BYTES
     }
@@ -60,12 +60,11 @@ impl WriteBatch {
         self.push(rest, Kind::Rest);
     }
 
-    /// Adds pongs.
     pub(super) fn pongs(&mut self, pongs: Bytes) {
         self.push(pongs, Kind::Pongs);
     }
 
-    /// Adds a frame, and the cursor after it.
+    /// Adds a frame. `cursor` is the subscriber's cursor after the frame.
     pub(super) fn frame(&mut self, bytes: Bytes, cursor: Cursor, next: Next) {
         self.push(bytes, Kind::Frame(cursor, next));
     }
@@ -80,7 +79,7 @@ impl WriteBatch {
     /// Writes all pieces by one call of `write`.
     pub(super) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
         let mut slices = [IoSlice::new(&[]); PIECES];
-        // Frames are added last, and only until the batch is full.
+        // There are never more than `PIECES` pieces, since frames are added last, and only until the batch is full.
         let count = self.pieces.len().min(PIECES);
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
             *slice = IoSlice::new(&piece.bytes);
@@ -88,13 +87,13 @@ impl WriteBatch {
         write(&slices[..count])
     }
 
-    /// Number of bytes of all pieces.
+    /// Returns the number of bytes of all pieces.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Empties the batch after a write of `written` bytes. A partly written frame counts as delivered; the cursor stays
-    /// before frames that were not written.
+    /// Empties the batch after a write of `written` bytes. A partly written frame counts as delivered. The cursor is
+    /// moved after the delivered frames, and stays before those of which no byte was written.
     pub(super) fn complete(
         &mut self,
         written: usize,
@@ -152,8 +151,8 @@ mod tests {
     }
 
     proptest! {
-        /// The stream does not depend on the number of bytes that each call writes, and each frame is counted once,
-        /// when its first byte is written.
+        /// The stream must not depend on how many bytes each call writes. Each frame is counted once, when its first
+        /// byte is written.
         #[test]
         fn the_written_stream_is_complete_and_in_order(
             finals in 1_u64..60,
@@ -168,7 +167,7 @@ mod tests {
             while let Some(next) = cursor.next(&room) {
                 next.frame(|frame| expected.extend_from_slice(frame.websocket()));
             }
-            // The last calls write everything.
+            // The last calls write all bytes, so that the stream is complete.
             takes.extend([usize::MAX; 200]);
             let (mut cursor, mut rest) = (resume(), Bytes::from(first));
             let (mut got, mut delivered) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! Frames as bytes: serialised and framed once, shared by all connections that send them.
+//! Encoded frames. Each frame is serialised once, and all connections that send it share its bytes.
 
 use std::sync::OnceLock;
 
@@ -12,13 +12,14 @@ use tungstenite::{
 use crate::frame::sse::{self, Framing};
 use crate::frame::websocket;
 
-/// Initial capacity for the JSON of a frame, which is enough for most.
+/// Initial capacity of the buffer for a frame's JSON. Most frames are shorter.
 const JSON_BYTES: usize = 512;
 
-/// A frame's JSON, as a WebSocket frame, and as a Server-Sent Event once a connection needs that.
+/// A frame as JSON, as a WebSocket frame, and as a Server-Sent Event. The event is encoded when the first connection
+/// needs it.
 #[derive(Debug, Clone)]
 pub(crate) struct EncodedFrame {
-    /// A part of `websocket`.
+    /// A slice of `websocket`, so the JSON is stored once.
     json: Utf8Bytes,
     websocket: Bytes,
     kind: &'static str,
@@ -26,26 +27,26 @@ pub(crate) struct EncodedFrame {
     event: OnceLock<Event>,
 }
 
-/// A field of the event that a browser's EventSource interprets.
+/// A field of a Server-Sent Event that the browser's `EventSource` interprets.
 #[derive(Debug, Clone, Copy)]
 enum SseField {
     None,
-    /// The id from which the client resumes.
+    /// The field `id`. A browser that reconnects sends it back, and the stream resumes after the final with this id.
     Id(ResultId),
-    /// Delay of the reconnect, in ms.
+    /// The field `retry`: the delay in ms after which the browser reconnects.
     Retry(u64),
 }
 
-/// An event, and the HTTP/1.1 chunk that contains it.
+/// An encoded Server-Sent Event, and the HTTP/1.1 chunk that contains it.
 #[derive(Debug, Clone)]
 struct Event {
-    /// A part of `chunk`.
+    /// A slice of `chunk`, so the event is stored once.
     event: Bytes,
     chunk: Bytes,
 }
 
 impl PartialEq for EncodedFrame {
-    /// All other fields are functions of the JSON text.
+    /// Compares only the JSON texts, since all other fields are derived from the JSON.
     fn eq(&self, other: &Self) -> bool {
         self.json == other.json
     }
@@ -72,17 +73,17 @@ impl EncodedFrame {
         }
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     pub(crate) fn json(&self) -> &Utf8Bytes {
         &self.json
     }
 
-    /// The whole WebSocket frame.
+    /// Returns the whole WebSocket frame, header included.
     pub(crate) fn websocket(&self) -> &Bytes {
         &self.websocket
     }
 
-    /// The whole Server-Sent Event, blank line included, as `framing` sends it.
+    /// Returns the whole Server-Sent Event, blank line included, encoded for `framing`.
     pub(crate) fn sse(&self, framing: Framing) -> &Bytes {
         let event = self.event.get_or_init(|| {
             let field = match self.field {

@@ -1,4 +1,4 @@
-//! Heartbeats: sent to a subscriber to which nothing else was sent for a while.
+//! Heartbeats: frames that a subscriber is sent if no other frame was sent to it for a while.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use emostream_model::Frame;
 use crate::config::SubscriberConfig;
 use crate::frame::encoded::EncodedFrame;
 
-/// The maximum silence of a connection, and the frame that is sent after it.
+/// The interval of heartbeats, and the clock whose time they contain.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeat {
-    /// Maximum time without a frame.
+    /// Maximum time without a frame on a connection.
     pub(crate) every: Duration,
     pub(crate) clock: EventClock,
 }

@@ -2,7 +2,7 @@
 
 use hyper::Version;
 
-/// The delay of a browser's reconnect.
+/// The field `retry`: the delay in ms after which a browser reconnects.
 const RETRY: &str = "retry: 2000\n\n";
 
 /// The end of a chunk (RFC 9112, 7.1).
@@ -16,14 +16,14 @@ pub(super) fn chunk(piece: &str) -> String {
 /// The framing of the stream over HTTP/1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// HTTP/1.1: chunks, of which the last is empty.
+    /// HTTP/1.1: the stream is sent in chunks, and an empty chunk ends it.
     Chunks,
-    /// HTTP/1.0, which nginx uses to its upstreams: the end of the connection ends the stream.
+    /// HTTP/1.0, which nginx uses for its upstreams: the stream ends when the connection is closed.
     Bare,
 }
 
 impl Framing {
-    /// The framing for a client of `version`; `None` for HTTP/2, which has its own.
+    /// Returns the framing for a version of HTTP, or `None` for HTTP/2, which has its own framing.
     pub(crate) fn of(version: Version) -> Option<Self> {
         match version {
             Version::HTTP_11 => Some(Self::Chunks),
@@ -32,7 +32,7 @@ impl Framing {
         }
     }
 
-    /// The first bytes of the stream.
+    /// Returns the first bytes of the stream: the field `retry`.
     pub(crate) fn retry(self) -> String {
         match self {
             Self::Chunks => chunk(RETRY),
@@ -40,7 +40,7 @@ impl Framing {
         }
     }
 
-    /// The last bytes of the stream.
+    /// Returns the last bytes of the stream.
     pub(crate) fn end(self) -> &'static [u8] {
         match self {
             Self::Chunks => b"0\r\n\r\n",

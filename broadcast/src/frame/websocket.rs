@@ -5,7 +5,7 @@ use tungstenite::protocol::frame::{
     coding::{Control, OpCode},
 };
 
-/// Encodes an unfragmented frame. Frames of a server are not masked.
+/// Encodes an unfragmented and unmasked frame. A server must not mask its frames.
 pub(crate) fn framed(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let header = FrameHeader {
         opcode,

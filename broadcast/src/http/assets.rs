@@ -1,4 +1,4 @@
-//! The pages, and the client module that they and others use, held in the program.
+//! The pages, and the client module that they and other sites use. All files are compiled into the program.
 
 use std::{
     borrow::Cow,
@@ -19,27 +19,28 @@ use hyper::{
 
 use crate::config::IngestUrl;
 
-/// Everything from here, nothing inline: what a sender writes can never run. (The element's style is a
-/// constructed sheet, which is neither.)
+/// Content-Security-Policy of the pages. It allows only files of this server and nothing inline, so text that a user
+/// sends can never run as a script. The style of the custom element is a constructed style sheet, which the policy does
+/// not restrict.
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; \
                       object-src 'none'; base-uri 'none'; frame-ancestors 'self'";
 const CONNECT: &str = "connect-src 'self'";
 
-/// Where [`Page::new`] inserts the origin that the page sends reactions to.
+/// The tag into which [`Page::new`] inserts the origin to which the page sends reactions.
 const BODY: &str = "<body data-emostream-page";
 
 const HTML: &str = "text/html; charset=utf-8";
 const MODULE: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-/// A file of `web/`, by its path.
+/// Path, content type and content of a file of `web/`.
 macro_rules! file {
     ($path:literal, $kind:expr, $file:literal) => {
         ($path, $kind, include_str!(concat!("../../web/", $file)))
     };
 }
 
-/// The files by their path: type and content.
+/// Path, content type and content of each file.
 const FILES: [(&str, &str, &str); 16] = [
     file!("/", HTML, "index.html"),
     file!("/dashboard", HTML, "dashboard.html"),
@@ -47,13 +48,13 @@ const FILES: [(&str, &str, &str); 16] = [
     file!("/viewer.css", STYLE, "viewer.css"),
     file!("/dashboard.css", STYLE, "dashboard.css"),
     file!("/icon.svg", "image/svg+xml", "icon.svg"),
-    // What other pages import.
+    // Modules that other sites import, too.
     file!("/emostream.js", MODULE, "emostream.js"),
     file!("/emostream-room.js", MODULE, "emostream-room.js"),
     file!("/scoreboard.js", MODULE, "scoreboard.js"),
     file!("/delay.js", MODULE, "delay.js"),
     file!("/swarms.js", MODULE, "swarms.js"),
-    // What the two pages are made of.
+    // Modules that only the two pages import.
     file!("/viewer.js", MODULE, "viewer.js"),
     file!("/dashboard.js", MODULE, "dashboard.js"),
     file!("/chart.js", MODULE, "chart.js"),
@@ -61,7 +62,7 @@ const FILES: [(&str, &str, &str); 16] = [
     file!("/dom.js", MODULE, "dom.js"),
 ];
 
-/// Browsers request it by themselves.
+/// Path of the icon that browsers request even if no page links to it.
 const ICON: &str = "/favicon.ico";
 
 /// A file, as this publisher serves it.
@@ -79,7 +80,7 @@ impl File {
     fn new(path: &'static str, kind: &'static str, content: Cow<'static, str>) -> Self {
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
-        // A weak tag, since it is the same for all codings (RFC 9110, 8.8.1).
+        // The tag is weak, since it is the same for all codings (RFC 9110, 8.8.1).
         let tag = format!("W/\"{:016x}\"", hasher.finish());
         let encode = |coding: Coding| (coding, coding.encode(content.as_bytes(), Effort::Once));
         let encoded = Coding::ALL.map(encode).into();
@@ -93,7 +94,7 @@ impl File {
     }
 }
 
-/// The page, as this publisher serves it.
+/// The pages and their files, as this publisher serves them.
 #[derive(Debug)]
 pub(crate) struct Page {
     files: Vec<File>,
@@ -101,7 +102,8 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// A page that sends reactions to `ingest`; `None` is where the page came from.
+    /// Returns pages that send reactions to `ingest`. `None`: they send reactions to the server from which they were
+    /// loaded.
     pub(crate) fn new(ingest: Option<&IngestUrl>) -> Self {
         let policy = match ingest {
             Some(IngestUrl(url)) => POLICY.replacen(CONNECT, &format!("{CONNECT} {url}"), 1),
@@ -134,7 +136,8 @@ impl Page {
         })
     }
 
-    /// The file at `path`, or that the browser's copy is the newest; an empty answer for the icon.
+    /// Returns a response with the file at `path`, or 304 if the browser has the newest version. The response for the
+    /// icon is empty.
     pub(crate) fn answer(&self, path: &str, request: &HeaderMap) -> Response {
         let mut response = Response::new(Body::empty());
         let Some(file) = self.files.iter().find(|file| file.path == path) else {
@@ -145,7 +148,8 @@ impl Page {
         };
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, file.kind.clone());
-        // The files change with the program, so a browser revalidates each time; mostly the answer is 304.
+        // The files change when the program is updated, so a browser has to revalidate them each time. Usually the
+        // response is 304.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(ETAG, file.tag.clone());
         headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
@@ -166,7 +170,7 @@ impl Page {
     }
 }
 
-/// Whether the browser has what `tag` stands for (RFC 9110, section 13.1.2).
+/// Returns whether the browser has the version with this entity tag (RFC 9110, section 13.1.2).
 fn has(request: &HeaderMap, tag: &HeaderValue) -> bool {
     let lines = request.get_all(IF_NONE_MATCH).into_iter();
     let mut tags = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -176,7 +180,7 @@ fn has(request: &HeaderMap, tag: &HeaderValue) -> bool {
     })
 }
 
-/// Returns a tag without `W/`: `If-None-Match` compares weakly (RFC 9110, 8.8.3.2).
+/// Returns an entity tag without `W/`, since `If-None-Match` uses the weak comparison (RFC 9110, 8.8.3.2).
 fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }

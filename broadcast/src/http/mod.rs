@@ -1,4 +1,4 @@
-//! What a publisher or a relay answers over HTTP.
+//! The HTTP interface of a publisher or a relay.
 
 mod assets;
 mod parameters;

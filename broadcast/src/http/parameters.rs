@@ -9,12 +9,12 @@ use percent_encoding::percent_decode_str;
 
 use crate::hub::entry::Attendance;
 
-/// Returns the room with this name, which is already percent-decoded.
+/// Returns the room with this percent-decoded name.
 pub(crate) fn room(name: &str) -> Result<Room, Problem> {
     Room::new(name).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
 }
 
-/// How a subscriber joins a room: whether as audience, and after which final.
+/// Returns how a subscriber joins a room: as audience or as observer, and after which final.
 pub(crate) fn joining(
     uri: &Uri,
     headers: &HeaderMap,
@@ -22,13 +22,15 @@ pub(crate) fn joining(
     Ok((attendance(uri)?, since(uri, headers)?))
 }
 
-/// Where to resume: `since`, or what an `EventSource` sends by itself.
+/// Returns the final after which to resume: from `Last-Event-ID`, which an `EventSource` sends when it reconnects, or
+/// from the parameter `since`.
 fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
     let header = headers.get("last-event-id").map(|value| value.to_str());
     let header = header
         .transpose()
         .map_err(|_| Problem::bad_request("Last-Event-ID: an id looks like 3-10422"))?;
-    // A browser that reconnects sends its newest id in the header; the query has the first one.
+    // A browser that reconnects sends its newest id in the header, but the URL still has the first id. So the header is
+    // used if there is one.
     let (name, id) = match header.filter(|id| !id.is_empty()) {
         Some(id) => ("Last-Event-ID", Some(id)),
         None => ("since", parameter(uri, "since").filter(|id| !id.is_empty())),
@@ -37,7 +39,7 @@ fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
     parsed.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
 }
 
-/// Whether the subscriber is an observer, which is not counted as audience.
+/// Returns whether the subscriber counts as audience, or is an observer, which does not count.
 fn attendance(uri: &Uri) -> Result<Attendance, Problem> {
     match parameter(uri, "observer") {
         None | Some("" | "false") => Ok(Attendance::Audience),
@@ -46,7 +48,7 @@ fn attendance(uri: &Uri) -> Result<Attendance, Problem> {
     }
 }
 
-/// A moment in the query: Unix milliseconds or RFC 3339.
+/// Returns a time from the query, which may be Unix milliseconds or RFC 3339. The result is in Unix milliseconds.
 pub(crate) fn moment(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
     let Some(text) = parameter(uri, name).filter(|text| !text.is_empty()) else {
         return Ok(None);
@@ -62,12 +64,12 @@ pub(crate) fn moment(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
         .map_err(|error| Problem::bad_request(problem(error)))
 }
 
-/// Decodes percent-encoding (RFC 3986, 2.1); no name here contains invalid UTF-8.
+/// Decodes percent-encoding (RFC 3986, 2.1). Invalid UTF-8 is replaced, so the caller rejects it as an invalid time.
 fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
 }
 
-/// A parameter of the query, not decoded.
+/// Returns a parameter of the query, not percent-decoded.
 pub(crate) fn parameter<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
     let pairs = uri.query()?.split('&');
     let mut named = pairs.filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));

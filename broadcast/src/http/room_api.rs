@@ -1,4 +1,4 @@
-//! JSON: a room's state, its history, the list of rooms.
+//! The JSON responses: a room's state, its history, and the list of rooms.
 //!
 //! ```text
 //! {"room":…,"final":{…}|null,"live":{…}|null,"total":N,"totals":[{"emoji","count"},…],
@@ -8,9 +8,9 @@
 //!  "trending":{"span_ms":N,"top":[{"emoji","count"},…],"rooms":[{"room","count"},…]}|null}
 //! ```
 //!
-//! `final`, `live` and a room's `trending` are the frames that subscribers get; beside the list of rooms
-//! `trending` is what leads across all of them; `totals` are the counts of all emojis in the
-//! room since its totals last began at 0 (in the list of rooms: the top 20), as of the newest final.
+//! `final`, `live` and a room's `trending` are frames, as subscribers receive them. `totals` are the counts of all
+//! emojis in the room since its totals last began at 0, as of the newest final; the list of rooms has only the top 20
+//! of them. The `trending` beside the list of rooms has the top emojis and rooms across all rooms.
 
 use emostream_http::{Body, Principal, Response};
 use emostream_model::{Count, FRAME_COUNTS, Room, RoomCount};
@@ -21,10 +21,10 @@ use crate::frame::encoded::EncodedFrame;
 use crate::hub::{entry::RoomEntry, rooms::Hub};
 use crate::room::state::RoomState;
 
-/// Maximum rooms in the list: those with the greatest totals.
+/// Maximum number of rooms in the list. The rooms with the greatest totals are listed.
 const LISTED_ROOMS: usize = 1000;
 
-/// The room as it is now; without results if it is not known.
+/// Returns the current state of the room. If the room is not known, the state contains no results.
 pub(crate) fn room(hub: &Hub, room: &Room) -> Response {
     let entry = hub.find(room);
     match entry.as_deref() {
@@ -48,7 +48,7 @@ fn frame(frame: Option<&EncodedFrame>) -> &str {
     frame.map_or("null", |frame| frame.json().as_str())
 }
 
-/// The kept finals of windows that begin within `[from, to)`, oldest first.
+/// Returns the finals in the ring whose windows begin within `[from_ms, to_ms)`, oldest first.
 pub(crate) fn history(hub: &Hub, room: &Room, from_ms: u64, to_ms: u64) -> Response {
     let mut finals = Vec::new();
     if let Some(entry) = hub.find(room) {
@@ -93,8 +93,8 @@ struct Leading<'a> {
     rooms: &'a [RoomCount],
 }
 
-/// The active rooms that `principal` may access, those with the greatest totals first. The tops across all rooms are
-/// only for a principal that may access all rooms.
+/// Returns the active rooms that `principal` may access, those with the greatest totals first. Only a principal that
+/// may access all rooms receives the top emojis and rooms across all rooms.
 pub(crate) fn rooms(hub: &Hub, principal: &Principal) -> Response {
     let active = hub.active().into_iter();
     let mut rooms: Vec<Listed> = active
@@ -118,7 +118,7 @@ fn json(value: &impl Serialize) -> String {
 }
 
 fn answer(mut json: String) -> Response {
-    // A terminal shows the prompt in a line of its own.
+    // The body ends with a line break, so that a terminal shows its prompt on a new line.
     json.push('\n');
     let mut response = Response::new(Body::from(json));
     let headers = response.headers_mut();

@@ -33,13 +33,13 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 /// A resource of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Resource {
-    /// The current state.
+    /// The current state of the room.
     State,
-    /// The finals that are kept.
+    /// The finals in the ring.
     History,
-    /// The messages, as Server-Sent Events.
+    /// The messages of the room, as Server-Sent Events.
     Events,
-    /// The messages, over a WebSocket.
+    /// The messages of the room, over a WebSocket.
     WebSocket,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Service {
     shutdown: CancellationToken,
 }
 
-/// When the token expires; `None` also for a time that the clock cannot represent.
+/// Returns when the token expires. `None`: it does not expire, or only at a time that the clock cannot represent.
 fn expires_at(principal: &Principal) -> Option<Instant> {
     Instant::now().checked_add(principal.expires_in(SystemTime::now())?)
 }
@@ -73,7 +73,7 @@ impl Service {
         }
     }
 
-    /// Sends `bye` to every subscriber, and accepts no more.
+    /// Sends `bye` to every subscriber, and accepts no new subscribers.
     pub(crate) fn bye(&self) {
         self.shutdown.cancel();
         let audience = self.metrics.audience();
@@ -87,7 +87,7 @@ impl Service {
         let allow = self.config.allow_origin.clone();
         let rooms = Router::new()
             .route("/v1/rooms", any(Self::rooms))
-            // An empty room name gets the same 400 as other invalid names.
+            // The response to an empty room name is 400, as to other invalid names.
             .route("/v1/rooms/", any(Self::unnamed_room))
             .route("/v1/rooms/{room}", Self::route(Resource::State))
             .route("/v1/rooms/{room}/history", Self::route(Resource::History))
@@ -102,7 +102,8 @@ impl Service {
             async move |State(service): State<Arc<Self>>,
                         name: Result<Path<String>, PathRejection>,
                         request: Request| {
-                // A name that is not UTF-8 becomes an invalid one, which is refused like all others.
+                // A name that is not UTF-8 is replaced by an invalid name, so that the request is refused like others
+                // with an invalid name.
                 let name = name.map_or("\u{fffd}".to_owned(), |Path(name)| name);
                 service.room(&name, resource, request).await
             },

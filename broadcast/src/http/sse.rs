@@ -1,4 +1,4 @@
-//! The answer that is a stream of Server-Sent Events. Over HTTP/1 a shard writes its body, over HTTP/2 a task.
+//! Responses that are streams of Server-Sent Events. Over HTTP/1 a shard writes the body, over HTTP/2 an async task.
 
 use std::{
     convert::Infallible,
@@ -23,15 +23,16 @@ use crate::fanout::goaway;
 use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat, sse::Framing};
 use crate::http::subscription::Subscription;
 
-/// Maximum pieces between the subscription and the stream: the one being written, and the next.
+/// Capacity of the channel between the subscription and the body of the response. While one frame is written, the next
+/// one waits in the channel.
 const PIECES: usize = 1;
 
-/// Adds the head of a stream of events, whose body is sent over HTTP/1 in this `framing`.
+/// Adds the headers of an event stream. `framing` is that of the body over HTTP/1, and `None` over HTTP/2.
 pub(super) fn with_head(mut response: Response, framing: Option<Framing>) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx would hold events back to fill its buffer.
+    // Without this header nginx would delay events until its buffer is full.
     let buffering = HeaderName::from_static("x-accel-buffering");
     headers.insert(buffering, HeaderValue::from_static("no"));
     match framing {
@@ -46,10 +47,10 @@ pub(super) fn with_head(mut response: Response, framing: Option<Framing>) -> Res
     response
 }
 
-/// Answers over HTTP/2 with a stream of events. It ends when the client disconnects, with `bye` at shutdown, or when
-/// the token expires: a browser then reconnects by itself, and gets 401.
+/// Returns a response over HTTP/2 whose body is a stream of events. The stream ends when the client disconnects, after
+/// `bye` at shutdown, or when the token expires. In the last case a browser reconnects automatically, and receives 401.
 ///
-/// `window` returns at shutdown the time within which the audience reconnects.
+/// `window` is called at shutdown, and returns the time within which the audience reconnects.
 pub(super) fn stream(
     subscription: Subscription,
     heartbeat: Heartbeat,
@@ -72,7 +73,7 @@ pub(super) fn stream(
     with_head(Response::new(Body::from_stream(frames)), None)
 }
 
-/// Waits until the token expires; for ever if it does not.
+/// Waits until the token expires, or for ever if it does not expire.
 async fn expired(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,

@@ -1,5 +1,5 @@
-//! A subscriber whose frames an async task waits for: over HTTP/2 many streams share a socket, which hyper owns, so no
-//! shard can.
+//! A subscriber over HTTP/2, whose frames an async task sends. Over HTTP/2 many streams share one socket, which hyper
+//! owns, so a shard cannot write to it.
 
 use tokio::sync::watch;
 
@@ -7,7 +7,7 @@ use crate::fanout::deliveries::Deliveries;
 use crate::frame::encoded::EncodedFrame;
 use crate::hub::subscriber::Subscriber;
 
-/// The frames of one subscriber, one after another.
+/// The stream of the frames of one subscriber.
 pub(super) struct Subscription {
     subscriber: Subscriber,
     changed: watch::Receiver<()>,
@@ -25,7 +25,8 @@ impl Subscription {
         }
     }
 
-    /// The next frame, as soon as there is one. No frame is lost if the future is dropped.
+    /// Waits for the next frame and returns it. This function is cancel safe: no frame is lost if the future is
+    /// dropped.
     pub(super) async fn next(&mut self) -> EncodedFrame {
         if let Some(hello) = self.hello.take() {
             return hello;
@@ -37,7 +38,7 @@ impl Subscription {
             ..
         } = &mut self.subscriber;
         loop {
-            // Before the room is read: a change that follows notifies again.
+            // The mark is cleared before the room is read, so that a change after the read causes another notification.
             self.changed.mark_unchanged();
             let next = cursor.next(&entry.state());
             match next {
@@ -45,7 +46,7 @@ impl Subscription {
                     self.deliveries.count(&next, *found);
                     return next.frame(EncodedFrame::clone);
                 }
-                // The sender lives in the entry that this subscriber holds.
+                // The result is ignored: the sender is a part of the room's entry, which this subscriber keeps alive.
                 None => drop(self.changed.changed().await),
             }
         }

@@ -1,4 +1,4 @@
-//! Where a subscriber's token may be: not every client can set a header.
+//! Finds the token of a subscriber. Not every client can set a header, so a token may be in one of three places:
 //!
 //! | client | where |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | a browser's `WebSocket` | the subprotocols `emostream` and `emostream.token.…`, of which the first is selected |
 //! | a browser's `EventSource` | `?token=…` |
 //!
-//! A URL may be logged by a proxy, so it is read last.
+//! A proxy may log the URL, so a token in the URL is used only if there is no other.
 
 use emostream_http::bearer;
 use hyper::{
@@ -16,21 +16,22 @@ use hyper::{
 
 use crate::http::parameters::parameter;
 
-/// The subprotocol that is selected: ours, whose messages README describes.
+/// The WebSocket subprotocol that the server selects. README describes its messages.
 const SUBPROTOCOL: &str = "emostream";
 
 /// The prefix of a token that is offered as a subprotocol.
 const TOKEN_PREFIX: &str = "emostream.token.";
 
-/// The token of a request, if it has one.
+/// Returns the token of a request, if it has one.
 pub(crate) fn find<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<&'r str> {
     bearer(headers)
         .or_else(|| offered(headers).find_map(|offer| offer.strip_prefix(TOKEN_PREFIX)))
         .or_else(|| parameter(uri, "token"))
 }
 
-/// The subprotocol to select. A browser that has offered some does not connect if none is selected; the one with the
-/// token is never selected, so that the answer does not contain the token.
+/// Returns the subprotocol to select. If a browser has offered subprotocols and the server selects none of them, the
+/// browser does not connect. The subprotocol with the token is never selected, so that the response does not contain
+/// the token.
 pub(crate) fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let ours = offered(headers).any(|offer| offer == SUBPROTOCOL);
     ours.then(|| HeaderValue::from_static(SUBPROTOCOL))

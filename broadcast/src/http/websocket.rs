@@ -49,7 +49,7 @@ pub(super) fn handshake(
         .header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
     }
     if !request.body().is_end_stream() {
-        // A body would be parsed as frames.
+        // A body would be parsed as WebSocket frames, so the request is rejected.
         return Err(Problem::bad_request("a handshake has no body"));
     }
     let accept = accept(headers)?;
@@ -68,7 +68,7 @@ pub(super) fn handshake(
 fn accept(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
     let bad = || Problem::bad_request("Sec-WebSocket-Key is 16 bytes in base64");
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(bad)?.as_bytes();
-    // 16 bytes are 22 digits and two of padding.
+    // The Base64 encoding of 16 bytes has 22 digits and two characters of padding.
     let digits = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
     let good = key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digits);
     let accept = good.then(|| derive_accept_key(key)).ok_or_else(bad)?;

@@ -11,41 +11,41 @@ use crate::room::state::RoomState;
 
 /// A listener that is notified when a room changes: the mailbox of a shard.
 pub(crate) trait RoomListener: Send + Sync {
-    /// Called at the first change after the shard has called [`RoomEntry::clear_dirty`].
+    /// Called at the first change after the shard has called [`RoomEntry::clear_dirty`]. Further changes cause no call.
     fn room_changed(&self, room: &Arc<RoomEntry>);
 }
 
-/// The listener of each shard, by its number.
+/// The listeners, indexed by the numbers of their shards.
 pub(crate) type RoomListeners = Arc<[Arc<dyn RoomListener>]>;
 
-/// Whether a subscriber counts as a part of the audience.
+/// Whether a subscriber is counted in the audience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attendance {
-    /// The subscriber counts.
+    /// The subscriber is counted.
     Audience,
-    /// A dashboard or a tool, which does not count.
+    /// The subscriber is a dashboard or a tool, which is not counted.
     Observer,
 }
 
 /// A room, its audience, and its listeners.
 pub(crate) struct RoomEntry {
     state: Mutex<RoomState>,
-    /// Notifies subscribers over HTTP/2, which no shard serves.
+    /// Notifies the async tasks of subscribers over HTTP/2, which shards do not serve.
     changed: watch::Sender<()>,
-    /// By shard: [`NO_INTEREST`], [`CLEAN`] or [`DIRTY`].
+    /// State of each shard, indexed by its number: [`NO_INTEREST`], [`CLEAN`] or [`DIRTY`].
     interest: Box<[AtomicU8]>,
     listeners: RoomListeners,
     subscribers: AtomicUsize,
     observers: AtomicUsize,
-    /// Subscribers of relays below this node.
+    /// Number of subscribers at the relays below this node.
     below: AtomicUsize,
 }
 
 /// The shard has no subscriber in the room.
 const NO_INTEREST: u8 = 0;
-/// It has, and the room has not changed since the shard last read it.
+/// The shard has a subscriber in the room, and the room has not changed since the shard last read it.
 const CLEAN: u8 = 1;
-/// The room changed, and the shard was notified.
+/// The room has changed, and the shard was notified but has not read the room yet.
 const DIRTY: u8 = 2;
 
 impl RoomEntry {
@@ -70,7 +70,8 @@ impl RoomEntry {
         self.interest[shard].store(state, Ordering::Release);
     }
 
-    /// Clears the dirty state of `shard`, which calls this before it reads the room: later changes notify it again.
+    /// Clears the dirty state of a shard. The shard calls this before it reads the room, so that later changes notify
+    /// it again.
     pub(crate) fn clear_dirty(&self, shard: usize) {
         let interest = &self.interest[shard];
         let _ = interest.compare_exchange(DIRTY, CLEAN, Ordering::AcqRel, Ordering::Acquire);
@@ -88,7 +89,7 @@ impl RoomEntry {
         }
     }
 
-    /// Locks the state of the room. Hold the guard briefly: updates and all shards wait for it.
+    /// Locks the state of the room. Hold the guard only briefly, since updates and all shards wait for it.
     pub(crate) fn state(&self) -> MutexGuard<'_, RoomState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,18 +103,18 @@ impl RoomEntry {
         is_new
     }
 
-    /// Returns a receiver of changes from now on.
+    /// Returns a receiver that is notified of changes after this call.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Number of subscribers at this node and at all relays below it, without observers.
+    /// Returns the number of subscribers at this node and at all relays below it. Observers are not counted.
     pub(crate) fn audience(&self) -> usize {
         let below = self.below.load(Ordering::Relaxed);
         self.subscribers.load(Ordering::Relaxed) + below
     }
 
-    /// Whether a client subscribes to the room, observers included.
+    /// Returns whether a client subscribes to the room, as audience or as observer.
     pub(super) fn is_held(&self) -> bool {
         self.audience() > 0 || self.observers.load(Ordering::Relaxed) > 0
     }
@@ -133,9 +134,10 @@ impl RoomEntry {
         self.counter(attendance).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Changes the number of subscribers of a relay below from `before` to `now`.
+    /// Changes the counted subscribers of a relay below this node: there were `before`, and there are `now`.
     pub(super) fn count_below(&self, before: usize, now: usize) {
-        // Relays change the sum concurrently, so a difference is added. It may be negative: the addition wraps.
+        // Several relays change the sum concurrently, so the difference is added. A negative difference wraps around,
+        // and the addition wraps back.
         let difference = now.wrapping_sub(before);
         self.below.fetch_add(difference, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The offsets of finals that were read, by partition.
+//! The offsets of the finals that were read, by partition.
 
 use std::{
     collections::HashMap,
@@ -12,11 +12,12 @@ use tokio::sync::watch;
 
 use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
 
-/// Maximum time by which a publisher lags behind another one from which a subscriber comes. An id that is not reached
-/// within this time is from another log: the log was recreated.
+/// Maximum time by which a publisher lags behind another one. A subscriber may have received an id from the other
+/// publisher before this one reads it. If this publisher does not read the id within this time, the id is from another
+/// log: the log was recreated.
 const MAX_LAG: Duration = Duration::from_secs(2);
 
-/// The same for a relay that is disconnected: it reaches the id after it has connected to another upstream.
+/// Maximum time to wait for an id at a disconnected relay, which reads it after it has connected to another upstream.
 const MAX_LAG_DISCONNECTED: Duration = Duration::from_secs(8);
 
 /// The offsets of the finals that were read.
@@ -32,13 +33,13 @@ impl ReadOffsets {
         self.ranges().get(&partition).copied()
     }
 
-    /// Offsets of one partition; empty for a partition that is not read.
+    /// Returns the range of offsets that were read from a partition. It is empty for a partition that is not read.
     pub(crate) fn range(&self, partition: u32) -> Range<u64> {
         let range = self.get(partition);
         range.map_or(0..0, |range| range.start..range.end)
     }
 
-    /// Offsets of every partition.
+    /// Returns the range of every partition.
     pub(crate) fn all(&self) -> Vec<ReadRange> {
         self.ranges().values().copied().collect()
     }
@@ -47,8 +48,9 @@ impl ReadOffsets {
         self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the finals of `range` were read; returns `false` if that is known. If the range begins after the
-    /// end of the known one, the finals in between were deleted: `evict` is called with the last of them.
+    /// Records that the finals of `range` were read. Returns `false` if that is already known. If the range begins
+    /// after the end of the known range, the finals in between were deleted, and `evict` is called with the last
+    /// deleted offset.
     pub(super) fn advance(
         &self,
         range: ReadRange,
@@ -82,8 +84,9 @@ impl ReadOffsets {
         range.is_some_and(|range| range.end <= id.offset)
     }
 
-    /// Waits until `id` is read, at most for [`MAX_LAG`]: a subscriber may come from a publisher that is ahead of this
-    /// one. Returns `false` if it was not read and this node is disconnected: the id may still be from this log.
+    /// Waits until `id` is read, at most for [`MAX_LAG`], or for [`MAX_LAG_DISCONNECTED`] if this node is disconnected.
+    /// A subscriber may have an id that this node has not read yet, since it was connected to a publisher that is
+    /// ahead. Returns `false` if the id was not read and this node is disconnected: the id may still be from this log.
     pub(super) async fn catch_up(
         &self,
         id: ResultId,
@@ -92,7 +95,7 @@ impl ReadOffsets {
         let mut advanced = self.advanced.subscribe();
         let reached = async {
             while self.lags_behind(id) {
-                // Not an error: the sender is a field of `self`.
+                // The result is ignored: the sender is a field of `self`, so it is not dropped.
                 let _ = advanced.changed().await;
             }
         };
@@ -104,7 +107,7 @@ impl ReadOffsets {
                     .await
                     .is_err()
                 {
-                    // The id was not reached: the cursor announces a gap.
+                    // The id was not read in time. The subscriber joins anyway, and its cursor announces a gap.
                     return;
                 }
             }

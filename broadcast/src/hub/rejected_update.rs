@@ -5,8 +5,8 @@ use emostream_model::Room;
 /// Why an update is not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RejectedUpdate {
-    /// It is from another log than the updates before it: the log was recreated, or the upstream reads another one. The
-    /// results of this room or partition show it.
+    /// The update is from another log than the earlier ones: the log was recreated, or the upstream reads another log.
+    /// The text names the room or the partition whose results show this.
     #[error("the results of {0} are of another log than those before; starting again takes them")]
     OtherLog(String),
     /// The snapshot of a room cannot be parsed.
@@ -15,7 +15,7 @@ pub(crate) enum RejectedUpdate {
 }
 
 impl RejectedUpdate {
-    /// Whether all further updates would be rejected, too, so that the process has to be restarted.
+    /// Returns whether all further updates would be rejected, too, so that the process has to be restarted.
     pub(crate) fn is_log_mismatch(&self) -> bool {
         matches!(self, Self::OtherLog(_))
     }

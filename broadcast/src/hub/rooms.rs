@@ -23,17 +23,17 @@ use crate::hub::{
 use crate::room::snapshot::{InvalidSnapshot, ParsedSnapshot};
 use crate::room::state::RoomState;
 
-/// Maximum number of rooms without results that exist because a client subscribes to them. A client can create a room
-/// by any name, and the room's memory is released by the sweep.
+/// Maximum number of rooms without results that exist only because a client subscribes to them. A client can create a
+/// room with any name, and only the sweep releases its memory, so the number has to be limited.
 const MAX_IDLE_ROOMS: usize = 100_000;
 
-/// All rooms that have a result or a subscriber. The number of rooms with results is that of the totals topic.
+/// All rooms that have a result or a subscriber. There are as many rooms with results as in the totals topic.
 pub(crate) struct Hub {
     /// The id of this node in the tree of relays.
     pub(crate) node: NodeId,
     rooms: Mutex<HashMap<Room, Arc<RoomEntry>>>,
-    /// Upper bound of the number of idle rooms: a room that got a result since the last sweep counts until the next
-    /// one. Changed only while `rooms` is locked.
+    /// Upper bound of the number of idle rooms. A room that has received a result since the last sweep is counted until
+    /// the next sweep. This value is changed only while `rooms` is locked.
     idle: AtomicUsize,
     pub(crate) offsets: ReadOffsets,
     /// The last record of the leaders across all rooms, and its order.
@@ -46,7 +46,8 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// A hub without rooms. `window_settings` hold until results show others; `listeners` are notified of changes.
+    /// Returns a hub without rooms. `window_settings` apply until results show other settings. `listeners` are notified
+    /// of changes.
     pub(crate) fn new(window_settings: WindowSettings, listeners: RoomListeners) -> Self {
         Self {
             node: NodeId(rand::rng().random()),
@@ -61,7 +62,8 @@ impl Hub {
         }
     }
 
-    /// Applies an update, and notifies the subscribers of changed rooms. Returns `false` if the update is known.
+    /// Applies an update, and notifies the subscribers of changed rooms. Returns `false` if the update contains nothing
+    /// new.
     pub(super) fn apply(&self, update: RelayUpdate) -> Result<bool, RejectedUpdate> {
         match update {
             RelayUpdate::Final(closed) => {
@@ -93,14 +95,15 @@ impl Hub {
             }
             RelayUpdate::Read(range) => self.set_read(range),
             RelayUpdate::Removed { room, before } => {
-                // An unknown room is not added. A known one is dropped by the sweep once it is idle.
+                // The removal of an unknown room does not add the room. A known room is dropped by the sweep once it is
+                // idle.
                 let entry = self.find(&room);
                 Ok(entry.is_some_and(|entry| entry.update(|state| state.remove(&room, before))))
             }
         }
     }
 
-    /// Changes a room, unless the `newest` final of the update shows that it is from another log.
+    /// Changes a room, unless `newest`, the newest final of the update, shows that the update is from another log.
     fn update_room(
         &self,
         room: &Room,
@@ -124,7 +127,7 @@ impl Hub {
         settings.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The settings of the dataflow's windows, as far as they are known.
+    /// Returns the settings of the dataflow's windows, as far as they are known.
     pub(crate) fn window_settings(&self) -> WindowSettings {
         *self.lock_settings()
     }
@@ -142,25 +145,26 @@ impl Hub {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room, if it is known.
+    /// Returns the room, if it is known.
     pub(crate) fn find(&self, room: &Room) -> Option<Arc<RoomEntry>> {
         self.rooms().get(room).cloned()
     }
 
-    /// Counts a subscriber of the room, which is inserted if it is not known. `None` if there are too many idle rooms.
+    /// Counts a subscriber of the room. An unknown room is inserted, unless there are too many idle rooms: then the
+    /// result is `None`.
     pub(crate) fn subscribe(&self, room: &Room, attendance: Attendance) -> Option<Arc<RoomEntry>> {
         self.get_or_insert_counted(room, |entry| entry.subscribed(attendance))
     }
 
-    /// Changes the number of subscribers of a relay below from `before` to `now`. Returns `false` if there are too many
-    /// idle rooms, so that they are not counted.
+    /// Changes the counted subscribers of a relay below this node: there were `before`, and there are `now`. Returns
+    /// `false`, and changes nothing, if the room is unknown and there are too many idle rooms.
     pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
         let counted = self.get_or_insert_counted(room, |entry| entry.count_below(before, now));
         counted.is_some()
     }
 
-    /// Returns the room after `count` has counted an audience. The lock is held, so the sweep cannot drop the room
-    /// before.
+    /// Returns the room after `count` has counted an audience in it. Both happen under the lock, so the sweep cannot
+    /// drop the room before it has an audience.
     fn get_or_insert_counted(
         &self,
         room: &Room,
@@ -181,7 +185,7 @@ impl Hub {
         Some(entry)
     }
 
-    /// Every room.
+    /// Returns all rooms.
     pub(crate) fn all(&self) -> Vec<(Room, Arc<RoomEntry>)> {
         let rooms = self.rooms();
         rooms
@@ -190,7 +194,7 @@ impl Hub {
             .collect()
     }
 
-    /// Returns the room, which is inserted with `state` if it is not known.
+    /// Returns the room. An unknown room is inserted with `state`.
     pub(super) fn get_or_insert(
         &self,
         room: &Room,
@@ -203,7 +207,7 @@ impl Hub {
             .clone()
     }
 
-    /// Every room with a final or a live tally.
+    /// Returns all rooms with a final or a live tally.
     pub(crate) fn active(&self) -> Vec<(Room, Arc<RoomEntry>)> {
         let rooms = self.rooms();
         let active = rooms.iter().filter(|(_, entry)| entry.state().is_active());
@@ -227,13 +231,13 @@ impl Hub {
         self.idle.store(idle, Ordering::Relaxed);
     }
 
-    /// The last offset of a partition of the finals before the ones that were read.
+    /// Returns the last offset of a partition before the finals that this node has read.
     pub(super) fn last_unread(&self, partition: u32) -> Option<u64> {
         self.offsets.get(partition)?.start.checked_sub(1)
     }
 
-    /// Records that the finals of `range` were read. If the range begins after the end of the known one, the finals in
-    /// between were deleted.
+    /// Records that the finals of `range` were read. If the range begins after the end of the known range, the finals
+    /// in between were deleted, and the rooms of the partition record that they are missing.
     fn set_read(&self, range: ReadRange) -> Result<bool, RejectedUpdate> {
         self.offsets.advance(range, |last| {
             for entry in self.rooms().values() {
@@ -242,18 +246,18 @@ impl Hub {
         })
     }
 
-    /// Waits until `id` is read ([`ReadOffsets::catch_up`]).
+    /// Waits until `id` is read, as [`ReadOffsets::catch_up`] does.
     pub(crate) async fn catch_up(&self, id: ResultId) -> bool {
         self.offsets.catch_up(id, &self.upstream_status).await
     }
 
-    /// The leaders across all rooms, if there are any.
+    /// Returns the leaders across all rooms, if there are any.
     pub(crate) fn leaders(&self) -> Option<LeadersRecord> {
         self.last_leaders()
             .filter(|leaders| !leaders.top.is_empty())
     }
 
-    /// Sets the leaders across all rooms. Returns `false` if the record is older than the known one, or the same.
+    /// Sets the leaders across all rooms. Returns `false` if the known record is newer or equal.
     fn set_leaders(&self, record: LeadersRecord) -> bool {
         let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
         let order = ResultOrder::new(self.resets.load(Ordering::Relaxed), record.window);
@@ -265,13 +269,13 @@ impl Hub {
         is_new
     }
 
-    /// The last record of the leaders across all rooms; its lists may be empty.
+    /// Returns the last record of the leaders across all rooms. Its lists may be empty.
     pub(crate) fn last_leaders(&self) -> Option<LeadersRecord> {
         let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
         leaders.as_ref().map(|(_, leaders)| leaders.clone())
     }
 
-    /// The number of rooms.
+    /// Returns the number of rooms.
     pub(crate) fn len(&self) -> usize {
         self.rooms().len()
     }
@@ -304,7 +308,7 @@ mod tests {
             hub.subscribe(&room(7), Audience).is_some(),
             "one that is there"
         );
-        // All of them have a subscriber, and one has results now.
+        // Now all rooms have a subscriber, and one has results.
         let live = WindowRecord {
             room: room(3),
             ..record(100, Some(1000))
@@ -313,7 +317,7 @@ mod tests {
         hub.sweep(0, 0);
         assert!(hub.subscribe(&more, Audience).is_some());
         assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1), Audience).is_none());
-        // All subscribers leave.
+        // All subscribers disconnect.
         for (_, entry) in hub.all() {
             while entry.audience() > 0 {
                 entry.unsubscribed(Audience);

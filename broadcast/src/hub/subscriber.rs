@@ -13,19 +13,19 @@ use crate::hub::{
 use crate::metrics::Metrics;
 use crate::room::cursor::Cursor;
 
-/// A subscriber: it has a cursor and no queue. It counts in the audience until it is dropped.
+/// A subscriber, which has a cursor and no queue. It is counted in the audience until it is dropped.
 pub(crate) struct Subscriber {
     pub(crate) entry: Arc<RoomEntry>,
     pub(crate) cursor: Cursor,
-    /// The room's newest final when it joined.
+    /// The room's newest final when the subscriber joined.
     pub(crate) found: Option<ResultId>,
     attendance: Attendance,
     connections: IntGauge,
 }
 
 impl Subscriber {
-    /// Subscribes to `room`, after `since` if that is given. Also returns the first frame. `None` if there are too many
-    /// idle rooms.
+    /// Subscribes to `room`; if `since` is given, from the final after it. Returns the subscriber and its first frame,
+    /// or `None` if there are too many idle rooms.
     pub(crate) fn join(
         hub: &Hub,
         room: &Room,

@@ -1,11 +1,11 @@
-//! The log of updates that relays below read: each update is encoded once for all of them.
+//! The log of updates that the relays below this node read. Each update is encoded once for all of them.
 //!
 //! ```text
 //!  append ─▶ pending batch ─ seal ─▶ ring of batches ◀─ one cursor a relay
 //! ```
 //!
-//! A relay has a cursor and no queue, so a slow one takes only the memory of its socket. If the ring has dropped the
-//! batch at its cursor, the relay is sent a snapshot of the rooms again.
+//! A relay has a cursor and no queue, so a slow relay uses no memory apart from the buffer of its socket. If the batch
+//! at a relay's cursor is not in the ring any more, the relay is sent a snapshot of the rooms again.
 
 use std::{
     collections::VecDeque,
@@ -22,22 +22,23 @@ use tokio::{
 
 use crate::metrics::Metrics;
 
-/// Maximum bytes of the ring, by which a relay may lag behind, for example while it receives its first snapshot.
+/// Maximum bytes of the ring. A relay may lag behind by so many bytes, for example while it receives its first
+/// snapshot.
 const RING_BYTES: usize = 32 << 20;
 
-/// Bytes at which a batch is sealed at once: when many rooms change at the same time, relays apply it while this node
-/// applies the updates that follow.
+/// Number of bytes at which a batch is sealed at once. When many rooms change at the same time, relays can then apply
+/// the batch while this node applies the next updates.
 const BATCH_BYTES: usize = 16 << 10;
 
-/// Time that a batch waits for further updates, for each relay. It is a multiple of the CPU time of a send, so that
-/// sends take a small part of a core at any number of relays and any rate of updates. An update after a pause does not
-/// wait.
+/// Time for which a batch waits for further updates, for each relay. It is many times the CPU time of a send, so that
+/// sends use only a small part of a core at any number of relays and any rate of updates. The first update after a
+/// pause does not wait.
 const LINGER_PER_RELAY: Duration = Duration::from_micros(100);
 
-/// Maximum time that a batch waits, which is added to the delay of live tallies.
+/// Maximum time for which a batch waits. This time is added to the delay of live tallies.
 const MAX_LINGER: Duration = Duration::from_millis(20);
 
-/// Updates for the relays below.
+/// The log of updates for the relays below this node.
 #[derive(Debug)]
 pub(crate) struct UpdateLog {
     pending: Mutex<Pending>,
@@ -51,7 +52,7 @@ pub(crate) struct UpdateLog {
 
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// The number of connected relays; without one, nothing is encoded.
+    /// Number of connected relays. Without relays, nothing is encoded.
     pub(super) relays: u32,
     batch: RelayBatch,
 }
@@ -60,11 +61,11 @@ pub(super) struct Pending {
 struct Ring {
     batches: VecDeque<Bytes>,
     bytes: usize,
-    /// The number of the oldest batch.
+    /// The number of the oldest batch in the ring.
     first: u64,
 }
 
-/// The ring has dropped the batch at a cursor.
+/// Error: the batch at a cursor is not in the ring any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TruncatedCursor;
 
@@ -83,13 +84,14 @@ impl UpdateLog {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks the log while an update is applied to the rooms and appended. A relay joins before or after that, so the
-    /// update is in its snapshot or in the log.
+    /// Locks the log while an update is applied to the rooms and appended. A relay joins before or after that, so it
+    /// receives the update in its snapshot or from the log.
     pub(super) fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends an update that the publisher read at `origin_us`, Unix microseconds; without relays it is dropped.
+    /// Appends an update that the publisher read at `origin_us`, Unix microseconds. Without relays the update is
+    /// dropped.
     pub(super) fn append(&self, pending: &mut Pending, origin_us: u64, update: &RelayUpdate) {
         if pending.relays > 0 {
             pending.batch.push(origin_us, update);
@@ -99,7 +101,7 @@ impl UpdateLog {
         }
     }
 
-    /// Allows the pending batch to be sealed: all updates that were available are appended.
+    /// Allows the pending batch to be sealed, since all updates that were available are appended.
     pub(crate) fn flush(&self) {
         if !self.lock().batch.is_empty() {
             self.flushed.notify_one();
@@ -140,7 +142,7 @@ impl UpdateLog {
         self.lock().relays += 1;
     }
 
-    /// Removes a relay that has disconnected; after the last one the ring is emptied.
+    /// Removes a relay that has disconnected. After the last relay the ring is emptied.
     pub(crate) fn leave(&self) {
         let mut pending = self.lock();
         pending.relays -= 1;
@@ -153,13 +155,13 @@ impl UpdateLog {
         }
     }
 
-    /// The cursor of a relay that has joined and is about to be sent a snapshot of the rooms.
+    /// Returns the cursor of a relay that has joined and will be sent a snapshot of the rooms.
     pub(crate) fn cursor(&self) -> u64 {
         let ring = self.ring();
         ring.first + ring.batches.len() as u64
     }
 
-    /// Returns the batches from `cursor` on, and moves it after them.
+    /// Returns the batches from `cursor` on, and moves `cursor` after them.
     pub(crate) fn batches(&self, cursor: &mut u64) -> Result<Vec<Bytes>, TruncatedCursor> {
         let ring = self.ring();
         let passed = cursor.checked_sub(ring.first).ok_or(TruncatedCursor)?;

@@ -1,5 +1,5 @@
-//! The entry point of all updates, from the log or from an upstream: they are applied to the rooms, and appended to the
-//! log of the relays below.
+//! The entry point of all updates, from the log or from an upstream. Updates are applied to the rooms, and appended to
+//! the update log, which the relays below this node read.
 //!
 //! ```text
 //!  log ──────▶ source ─┐            ┌─▶ hub ─▶ subscribers
@@ -27,11 +27,11 @@ use crate::room::{state::RoomState, totals::RoomTotals};
 
 /// Interval at which old results are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Time after the end of a window at which its live tally is dropped: the dataflow has stopped, or was restarted with
-/// other windows, and no final may follow.
+/// Time after the end of a window at which its live tally is dropped. If there is no final for so long, the dataflow
+/// has stopped, or was restarted with other windows, and a final may never follow.
 const OVERDUE: Duration = Duration::from_secs(60);
 
-/// Applies updates.
+/// Applies updates to the rooms, and appends them to the update log.
 pub(crate) struct Updates {
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: UpdateLog,
@@ -58,13 +58,15 @@ impl Updates {
         }
     }
 
-    /// Adds a room at the start. `totals` are those of the room's record and of later finals that are older than the
-    /// ring; `finals` are the ones in the ring, in their order.
+    /// Adds a room at the start. `totals` are the counts of the room's totals record and of later finals that are older
+    /// than the ring. `finals` are the finals in the ring, in their order.
     ///
-    /// They are not counted in the metrics, and not appended to the update log, since no relay is connected yet.
+    /// The metrics do not count these finals. The update log does not contain them either, since no relay is connected
+    /// yet.
     pub(crate) fn restore_room(&self, room: &Room, totals: RoomTotals, finals: Vec<RelayFinal>) {
         let newest = finals.last().map(RelayFinal::order);
-        // The totals may be later than the ring: their final is missing, or the room was removed after its last final.
+        // The totals may be later than all finals in the ring: the last final is missing, or the room was removed after
+        // it. Then the totals are applied after the finals.
         let later = (newest.is_some() && totals.as_of() > newest).then(|| totals.clone());
         let before = RoomTotals::before(totals, &finals);
         let entry = self.hub.get_or_insert(room, || RoomState::new(before));
@@ -77,14 +79,14 @@ impl Updates {
         }
     }
 
-    /// Applies a trending record at the start, likewise.
+    /// Applies a trending record at the start. It is neither counted in the metrics nor appended to the update log.
     pub(crate) fn restore_trending(&self, trending: RelayUpdate) {
-        // A trending record is never rejected.
+        // A trending record is never rejected, so the result is ignored.
         let _ = self.hub.apply(trending);
     }
 
-    /// Applies an update that the publisher read at `origin_us`, Unix microseconds, and appends it to the update log
-    /// if it is new. An update of another log also ends this node ([`Updates::log_mismatch`]).
+    /// Applies an update that the publisher read at `origin_us`, Unix microseconds, and appends it to the update log if
+    /// it is new. An update of another log is rejected, and this node cannot continue ([`Updates::log_mismatch`]).
     pub(crate) fn apply(&self, origin_us: u64, update: RelayUpdate) -> Result<(), RejectedUpdate> {
         let kind = match &update {
             RelayUpdate::Final(_) => Some("final"),
@@ -113,7 +115,7 @@ impl Updates {
             }
             Err(rejected) => {
                 if rejected.is_log_mismatch() {
-                    // Only the first one is reported.
+                    // Only the first rejected update is reported, so it does not matter if the value is set already.
                     let _ = self.mismatch.set(rejected.clone());
                 }
                 Err(rejected)
@@ -121,7 +123,7 @@ impl Updates {
         }
     }
 
-    /// Records that finals of `partition` are read from `start` on; earlier ones are not known at this node.
+    /// Records that finals of `partition` are read from `start` on. Earlier finals are not known at this node.
     pub(crate) fn start_partition(&self, partition: u32, start: u64) {
         self.has_read(partition, start, start);
     }
@@ -137,21 +139,21 @@ impl Updates {
             start,
             end,
         };
-        // A range of another log ends this node.
+        // The result is ignored: if the range is of another log, `apply` has recorded that this node cannot continue.
         let _ = self.apply(now_us(), RelayUpdate::Read(range));
     }
 
-    /// Returns once an update of another log was rejected: this node cannot continue.
+    /// Waits until an update of another log is rejected, and returns the reason. This node cannot continue then.
     pub(crate) async fn log_mismatch(&self) -> RejectedUpdate {
         self.mismatch.wait().await.clone()
     }
 
-    /// The time `span` ago, Unix milliseconds.
+    /// Returns the time `span` ago, Unix milliseconds.
     pub(crate) fn ago(&self, span: Duration) -> u64 {
         self.clock.unix_time().saturating_sub(span).as_millis() as u64
     }
 
-    /// Drops old results, if the last sweep is [`SWEEP_EVERY`] ago.
+    /// Drops old results if the last sweep was more than [`SWEEP_EVERY`] ago.
     pub(crate) fn sweep(&self) {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if swept.elapsed() > SWEEP_EVERY {
@@ -162,7 +164,7 @@ impl Updates {
     }
 }
 
-/// The host clock, with which the nodes of a tree measure delays: Unix microseconds.
+/// Returns the time of the host clock in Unix microseconds. The nodes of a tree measure delays with it.
 pub(crate) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_micros() as u64)

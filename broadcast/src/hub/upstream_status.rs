@@ -9,7 +9,8 @@ use emostream_model::NodeId;
 pub(crate) enum UpstreamStatus {
     /// No updates are received: the rooms may be out of date.
     Disconnected,
-    /// Updates are received through these nodes, the nearest first, without this node. Empty if they come from the log.
+    /// Updates are received through these nodes, the nearest first. This node is not in the list. The list is empty if
+    /// the updates come from the log.
     Connected(Arc<[NodeId]>),
 }
 

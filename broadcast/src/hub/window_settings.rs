@@ -8,7 +8,8 @@
 
 use emostream_model::{WindowRecord, WindowSettings};
 
-/// Sets the settings with which a result was made. A result does not show the interval of live tallies.
+/// Sets the length of a window and the size of a swarm to those of a result. A result does not show the interval of
+/// live tallies, so that setting is not changed.
 pub(super) fn observe(settings: &mut WindowSettings, result: &WindowRecord) {
     let window = result.window;
     let window_ms = window.end.saturating_sub(window.start);
@@ -16,7 +17,7 @@ pub(super) fn observe(settings: &mut WindowSettings, result: &WindowRecord) {
         return;
     }
     settings.window_ms = window_ms;
-    // A result without swarms does not show how large a swarm is.
+    // A result without swarms does not show the size of a swarm, so the size is not changed.
     let sizes = result.counts.iter().filter_map(|tally| {
         let in_swarms = tally.count.checked_sub(tally.loose)?;
         in_swarms.checked_div(tally.swarms).filter(|size| *size > 0)

@@ -1,4 +1,4 @@
-//! The audience of each room at a node and below it, whose changes are reported to the upstream.
+//! The audience of each room at this node and at the relays below it. Changes are reported to the upstream.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,10 +6,10 @@ use emostream_model::{RelayUp, Room, RoomCount};
 
 use crate::hub::rooms::Hub;
 
-/// Maximum rooms in one message, which bounds its length.
+/// Maximum number of rooms in one message, which bounds the length of the message.
 const ROOMS_A_MESSAGE: usize = 1000;
 
-/// Maximum number of rooms in which the audience of one relay is counted: the same as the hub's limit of idle rooms.
+/// Maximum number of rooms in which the audience of one relay is counted. It equals the hub's limit of idle rooms.
 const COUNTED_ROOMS: usize = 100_000;
 
 /// The audience that was last reported to the upstream.
@@ -31,7 +31,7 @@ impl ReportedAudience {
                 now.insert(room, count);
             }
         }
-        // Rooms that were swept since.
+        // Rooms that were swept since the last report have no audience any more.
         let gone = std::mem::replace(&mut self.0, now).into_keys();
         changes.extend(gone.map(|room| RoomCount { room, count: 0 }));
         let messages = changes.chunks(ROOMS_A_MESSAGE);
@@ -41,7 +41,7 @@ impl ReportedAudience {
     }
 }
 
-/// The audience of one relay below, which counts until this is dropped.
+/// The audience that one relay below this node has reported. It is counted until this value is dropped.
 pub(super) struct DownstreamAudience {
     hub: Arc<Hub>,
     rooms: HashMap<Room, usize>,
@@ -58,7 +58,7 @@ impl DownstreamAudience {
     /// Applies a report of the relay.
     pub(super) fn apply(&mut self, counts: Vec<RoomCount>) {
         for RoomCount { room, count } in counts {
-            // Limited, so that the sum over all relays cannot wrap.
+            // The count is limited, so that the sum over all relays cannot wrap.
             let now = count.min(u64::from(u32::MAX)) as usize;
             let before = self.rooms.get(&room).copied().unwrap_or(0);
             let full = before == 0 && self.rooms.len() >= COUNTED_ROOMS;

@@ -6,15 +6,15 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use emostream_model::{Nonce, RelayHandshake, RelaySide};
 use rand::RngExt;
 
-/// A shared secret; empty if none is required.
+/// The secret that all nodes of a tree share. It is empty if no token is required.
 ///
-/// It is never sent: a proof is an HMAC-SHA-256 over the nonces of both sides, and the proofs of the two sides differ,
-/// so that none can be replayed or reflected. Proofs are compared in constant time.
+/// The secret is never sent. A proof is an HMAC-SHA-256 over the nonces of both sides, and the proofs of the two sides
+/// differ. So a proof can be neither replayed nor reflected. Proofs are compared in constant time.
 #[derive(Clone)]
 pub struct RelayToken(Arc<Key>);
 
 impl RelayToken {
-    /// The token with this text.
+    /// Returns the token with this secret.
     pub fn new(secret: &str) -> Self {
         Self(Arc::new(Key::new(HMAC_SHA256, secret.as_bytes())))
     }
@@ -36,7 +36,7 @@ impl RelayToken {
     }
 }
 
-/// No token is required.
+/// The default is the empty secret: no token is required.
 impl Default for RelayToken {
     fn default() -> Self {
         Self::new("")

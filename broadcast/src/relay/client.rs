@@ -1,4 +1,4 @@
-//! The client of a relay's upstream: connects, applies updates, and connects to the next one when it is lost.
+//! The client of a relay: connects to an upstream, applies its updates, and connects to the next one when it is lost.
 //!
 //! ```text
 //!            welcome           snapshot end        timeout, close, bad message
@@ -7,9 +7,9 @@
 //!     └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The relay sends the ranges of finals that it has, and the upstream sends the others. So when the upstream changes,
-//! no final is lost or applied twice. A room that was removed while the relay was disconnected is missing in the
-//! snapshot, and the relay removes it, too.
+//! The relay sends the ranges of finals that it has, and the upstream sends all other finals. So when the relay
+//! connects to another upstream, no final is lost or applied twice. If a room was removed while the relay was
+//! disconnected, the room is missing in the snapshot, and the relay removes it, too.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -37,36 +37,36 @@ use crate::relay::transport::{
     self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
 
-/// Timeout of a connect: the round trip to another continent, and one lost packet.
+/// Timeout of a TCP connect. It is enough for a round trip to another continent and one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Maximum time to find an upstream when a relay starts.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum pause before the next upstream is tried: short, and random, since all relays of an upstream that has
-/// failed connect to the same next one.
+/// Maximum pause before the next upstream is tried. It is short, and the pause is random: if an upstream fails, all its
+/// relays connect to the same next one.
 const FIRST_PAUSE_MS: u64 = 200;
-/// The same after all upstreams have failed; doubled in each round.
+/// Base of the maximum pause after all upstreams have failed. It is doubled in each round.
 const ROUND_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// An upstream that is lost sooner than this counts as failed, so that the pause grows: otherwise all its rooms would
-/// be requested ten times a second.
+/// Minimum duration of a stable connection. A connection that is lost sooner counts as a failure, so that the pause
+/// grows. Otherwise the relay would request all rooms of a faulty upstream several times a second.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// Interval at which the same error of the same upstream is logged again.
+/// Time after which the same error of the same upstream is logged again.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// The upstreams of a relay.
 #[derive(Debug, Clone)]
 pub struct Upstreams {
-    /// `host:port` of each, the preferred one first; one at a time is used.
+    /// Addresses (`host:port`), the preferred one first. The relay is connected to one of them at a time.
     pub addresses: Vec<String>,
     /// The name of this relay in the upstreams' logs.
     pub name: String,
     /// The token that this relay and its upstreams share.
     pub token: RelayToken,
-    /// Which certificates to trust, if TLS is used.
+    /// The certificates to trust, or `None` without TLS.
     pub trust: Option<ClientTls>,
 }
 
@@ -78,7 +78,7 @@ enum ClientState {
     Connected,
 }
 
-/// The task of the client, which is aborted when this is dropped.
+/// The task of the client. It is aborted when this value is dropped.
 pub(crate) struct UpstreamClient(JoinHandle<()>);
 
 impl UpstreamClient {
@@ -109,7 +109,8 @@ impl UpstreamClient {
                     let errors = last_errors.borrow().clone();
                     return Err(BroadcastError::NoUpstream(errors));
                 }
-                // To apply the snapshot may take longer than `START_TIMEOUT`.
+                // An upstream was found in time. To apply its snapshot may take longer than `START_TIMEOUT`, so there
+                // is no timeout here.
                 ClientState::CatchingUp if late => drop(states.changed().await),
                 ClientState::Seeking | ClientState::CatchingUp => tokio::select! {
                     _ = states.changed() => {}
@@ -134,7 +135,7 @@ struct Connector {
     updates: Arc<Updates>,
     readiness: Component,
     state: watch::Sender<ClientState>,
-    /// The last error, which is the reason why there is no upstream.
+    /// The last errors of all upstreams: the reason why there is no upstream.
     errors: watch::Sender<String>,
     /// The last error of each upstream, and when it was logged.
     logged: BTreeMap<String, (String, Instant)>,
@@ -182,7 +183,7 @@ impl Connector {
             .upstream_status
             .send_replace(UpstreamStatus::Disconnected);
         self.state.send_replace(ClientState::Seeking);
-        // Results expire without an upstream, too.
+        // Results expire even without an upstream, so they are swept here.
         self.updates.sweep();
     }
 
@@ -224,14 +225,14 @@ impl Connector {
         }
     }
 
-    /// Proves this relay's identity to the upstream, and verifies that of the upstream.
+    /// Proves to the upstream that this relay knows the token, and verifies the upstream's proof.
     async fn handshake(
         &self,
         reader: &mut MessageReader<impl AsyncRead + Unpin>,
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Result<RelayWelcome, LinkError> {
         let first = reader.down().await.map_err(|error| match error {
-            // The upstream expects TLS: its handshake timed out before this relay's did.
+            // The upstream expects TLS: it closed the connection when its TLS handshake timed out.
             LinkError::Closed if self.upstreams.trust.is_none() => LinkError::NoTls,
             error => error,
         })?;
@@ -266,7 +267,7 @@ impl Connector {
         Ok(welcome)
     }
 
-    /// The path from the upstream to the publisher must not contain this relay.
+    /// Checks that the path from the upstream to the publisher does not contain this relay, which would be a loop.
     fn check_path(&self, path: &[NodeId]) -> Result<(), LinkError> {
         match path.contains(&self.updates.hub.node) {
             true => Err(emostream_model::Refusal::Loop.into()),
@@ -274,7 +275,7 @@ impl Connector {
         }
     }
 
-    /// Receives and applies updates.
+    /// Receives and applies updates until the connection fails.
     async fn receive(
         &self,
         at: &str,
@@ -364,7 +365,7 @@ impl Connector {
     }
 }
 
-/// Whether the update contains counts of emojis that this build does not know.
+/// Returns whether the update contains counts of emojis that this build does not know.
 fn has_unnamed(update: &RelayUpdate) -> bool {
     match update {
         RelayUpdate::Final(closed) => closed.record.unnamed() > 0,
@@ -373,7 +374,7 @@ fn has_unnamed(update: &RelayUpdate) -> bool {
     }
 }
 
-/// Replaces the names of flags in an error by those of a relay.
+/// Replaces the flags that an error of TLS names by the flags of a relay.
 fn in_our_flags(error: io::Error) -> LinkError {
     let words = error.to_string();
     let words = words.replace("--cacert", "--upstream-ca");
@@ -384,14 +385,15 @@ fn in_our_flags(error: io::Error) -> LinkError {
     LinkError::Unreachable(io::Error::other(words))
 }
 
-/// Returns the host of `host:port`, without brackets.
+/// Returns the host of `host:port`, without the brackets of an IPv6 address.
 fn host(at: &str) -> &str {
     let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     bare.unwrap_or(host)
 }
 
-/// Returns the pause before the next of `all` upstreams is tried, after this number of failures.
+/// Returns the pause before the next upstream is tried, after this number of failures in succession. `all` is the
+/// number of upstreams.
 fn pause(failures: usize, all: usize) -> Duration {
     let rounds = failures / all.max(1);
     let most_ms = match rounds {

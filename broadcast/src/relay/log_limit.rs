@@ -1,22 +1,23 @@
-//! Limits the log lines about connections to the relays' port. Of lines above the limit only the number is logged.
+//! Limits the number of log lines about connections to the relays' port. Of the dropped lines only the number is
+//! logged.
 //!
-//! governor is not used: it allows twice as many lines in a span (a full burst, then its refill), does not count the
-//! lines that it refuses, and adds nine crates and a second version of hashbrown.
+//! The crate governor is not used. It allows twice as many lines in a span (a full burst, then its refill), and does
+//! not count the lines that it refuses. It would also add nine crates and a second version of hashbrown.
 //!
-//! Invariant: at any number of connections, at most [`LINES`] and one more are logged in a [`SPAN`].
+//! Invariant: for any number of connections, at most [`LINES`] lines and one more are logged in a [`SPAN`].
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-/// Maximum lines in a span: after an outage all relays of a tree reconnect at once, with one line each.
+/// Maximum number of lines in a span. After an outage all relays of a tree reconnect at once, each with one line.
 pub(super) const LINES: u32 = 50;
 
 /// Length of a span, after which the number of dropped lines is logged.
 pub(super) const SPAN: Duration = Duration::from_secs(10);
 
-/// Counts log lines.
+/// Counts log lines, and limits their number.
 #[derive(Debug, Default)]
 pub(super) struct LogRateLimit(Mutex<Count>);
 

@@ -1,4 +1,5 @@
-//! The tree of relays: updates go down from node to node, audiences are reported up.
+//! The tree of relays: each node sends updates to the relays below it, and each relay reports its audience to its
+//! upstream.
 //!
 //! ```text
 //!                   ┌────────────────── publisher ─────────────────┐
@@ -11,10 +12,10 @@
 //! ```
 //!
 //! Invariants:
-//! - Every node makes the same frames, since it applies the same updates in the same order.
+//! - All nodes create the same frames, since they apply the same updates in the same order.
 //! - A node's updates come from the log, or from exactly one upstream, which is not below it. A node that is
-//!   disconnected sends no heartbeats, so that the whole subtree notices it.
-//! - Every wait for a peer has a timeout, and memory is allocated for bytes that were received, not announced.
+//!   disconnected sends no heartbeats, so that all nodes below it notice this.
+//! - Every wait for a peer has a timeout. Memory is allocated for received bytes, not for announced lengths.
 
 mod audience;
 pub(crate) mod auth;

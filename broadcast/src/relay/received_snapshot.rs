@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A snapshot contains every room that has results. If a room of this relay is not in it, and the upstream has read the
-//! room's newest final, then the upstream has removed the room. An upstream that has not read that final yet lags
-//! behind, and the room stays.
+//! room's newest final, then the upstream has removed the room. If the upstream has not read that final yet, it lags
+//! behind, and the relay keeps the room.
 
 use std::collections::HashSet;
 
@@ -32,7 +32,7 @@ impl ReceivedSnapshot {
         }
     }
 
-    /// Returns a removal of each room that the upstream has removed. Call it once the snapshot is complete.
+    /// Returns a removal for each room that the upstream has removed. Call this function once the snapshot is complete.
     pub(super) fn removals(&self, hub: &Hub) -> Vec<RelayUpdate> {
         let rooms = hub.all().into_iter();
         let missing = rooms.filter(|(room, _)| !self.rooms.contains(room));
@@ -43,13 +43,13 @@ impl ReceivedSnapshot {
         removed.collect()
     }
 
-    /// Returns the order just after the newest final of a room that is missing; `None` if the room has no totals, or if
-    /// the upstream has not read that final.
+    /// Returns the order just after the newest final of a room that is missing in the snapshot. Returns `None` if the
+    /// room has no totals, or if the upstream has not read that final.
     fn removed_before(&self, room: &RoomState) -> Option<ResultOrder> {
         let totals = room.totals();
         let as_of = totals.as_of().filter(|_| totals.total() > 0)?;
-        // Without an id the room has only totals: its newest final is older than the ring of the publisher, which has
-        // read the totals.
+        // A room without the id of a final has only totals. Its newest final is older than the publisher's ring, and is
+        // counted in the totals that the publisher has read.
         let is_read = room
             .newest_id()
             .is_none_or(|id| self.reads.iter().any(|range| range.is_behind(id)));

@@ -1,4 +1,4 @@
-//! Accepts relays: a listener of its own, with limits.
+//! Accepts relays at a listener of their own, with limits.
 
 use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -20,9 +20,9 @@ use crate::relay::transport::{AsyncStream, HELLO_TIMEOUT, LinkError};
 /// Pause after a failed accept, whose usual cause is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum number of unauthenticated connections. A relay authenticates within a round trip, so there are few of them;
-/// beyond the limit the oldest one is closed. They do not take a permit, so clients without the token cannot use up the
-/// permits of relays.
+/// Maximum number of unauthenticated connections. A relay authenticates within a round trip, so normally there are few
+/// of them. Beyond the limit the oldest one is closed. Unauthenticated connections take no permit, so clients without
+/// the token cannot use up the permits of relays.
 const MAX_UNAUTHENTICATED: usize = 256;
 
 /// The listener for relays.
@@ -30,15 +30,17 @@ const MAX_UNAUTHENTICATED: usize = 256;
 pub struct RelayPort {
     /// The bound listener.
     pub listener: TcpListener,
-    /// TLS, if it is used.
+    /// The configuration of TLS, or `None` without TLS.
     pub tls: Option<Tls>,
     /// The token that relays have to know.
     pub token: RelayToken,
-    /// Maximum number of relays. Each takes a socket, whose send buffer can be megabytes if the relay is slow.
+    /// Maximum number of relays. Each relay has a socket, whose send buffer can be megabytes if the relay is slow.
     pub max_relays: u32,
 }
 
-/// Serves relays until `shutdown`; then their connections are closed, and they look for another upstream.
+/// Serves relays until `shutdown` is cancelled. Then it closes the connections, and the relays connect to another
+/// upstream.
+/// upstream.
 pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: CancellationToken) {
     tokio::select! {
         () = updates.log.run() => {}
@@ -110,7 +112,7 @@ struct Server {
 }
 
 impl Server {
-    /// Authenticates a peer; if it is a relay, another task serves it.
+    /// Authenticates a peer. If it is a relay, another task serves it, since this task counts as unauthenticated.
     async fn authenticate(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let accepted = match self.handshake(stream).await {
             Ok(stream) => session::accept(&self.updates, &self.token, &self.permits, stream).await,

@@ -1,4 +1,4 @@
-//! The session of one relay below.
+//! The session of one relay below this node.
 //!
 //! ```text
 //!  challenge, hello, welcome ─▶ snapshot of the rooms ─▶ batches of the update log … ─▶ end
@@ -6,7 +6,7 @@
 //!                                         └───────────────────┘
 //! ```
 //!
-//! Meanwhile the relay reports its audience, and both send heartbeats.
+//! During the session the relay reports its audience, and both sides send heartbeats.
 
 use std::sync::Arc;
 
@@ -28,10 +28,11 @@ use crate::relay::transport::{
     self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
 
-/// Maximum length of a relay's name in the log.
+/// Maximum number of characters of a relay's name in the log.
 const NAME_CHARS: usize = 64;
 
-/// Bytes of a message of a snapshot: one is sent while the next rooms are read.
+/// Number of bytes at which a part of a snapshot is sent. The kernel can transmit this part while the next rooms are
+/// read.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// An authenticated relay.
@@ -42,7 +43,7 @@ pub(super) struct AcceptedPeer {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Authenticates a peer, and accepts it if there is a permit. Otherwise the peer is sent the reason.
+/// Authenticates a peer, and accepts it if there is a permit. A peer that is refused is sent the reason.
 pub(super) async fn accept(
     updates: &Updates,
     token: &RelayToken,
@@ -61,7 +62,7 @@ pub(super) async fn accept(
         }),
         Ok(Err(error)) => {
             if let LinkError::Refused(refusal) = &error {
-                // Best effort: the peer may have closed the connection.
+                // The results are ignored, since the peer may have closed the connection.
                 let _ = transport::write(&mut writer, &RelayDown::Refused(*refusal).frame()).await;
                 let _ = timeout(HELLO_TIMEOUT, writer.shutdown()).await;
             }
@@ -72,7 +73,7 @@ pub(super) async fn accept(
 }
 
 impl AcceptedPeer {
-    /// The relay's name, without control characters and of limited length, for the log.
+    /// Returns the relay's name for the log, without control characters and of limited length.
     pub(super) fn name(&self) -> String {
         let name = self.hello.name.chars().filter(|c| !c.is_control());
         name.take(NAME_CHARS).collect()
@@ -95,7 +96,7 @@ impl AcceptedPeer {
     }
 }
 
-/// Authenticates the relay, and takes a permit for it.
+/// Authenticates the relay, and acquires a permit for it.
 async fn handshake(
     updates: &Updates,
     token: &RelayToken,
@@ -144,7 +145,7 @@ fn path(id: NodeId, way: &[NodeId]) -> Vec<NodeId> {
     path.take(MAX_PATH).collect()
 }
 
-/// Receives heartbeats and audiences.
+/// Receives the relay's heartbeats and reports of its audience.
 async fn receive(
     hub: &Arc<Hub>,
     reader: &mut MessageReader<impl AsyncRead + Unpin>,
@@ -159,7 +160,8 @@ async fn receive(
     }
 }
 
-/// Sends a snapshot of the rooms, then the updates that follow.
+/// Sends a snapshot of the rooms, then the updates that follow. If the relay lags too far behind, it is sent a snapshot
+/// again.
 async fn send_updates(
     updates: &Updates,
     hello: RelayHello,
@@ -167,7 +169,8 @@ async fn send_updates(
 ) -> Result<(), LinkError> {
     let mut has = hello.has;
     loop {
-        // The cursor is read before the rooms: an update that arrives in between is sent twice, but none is missed.
+        // The cursor is read before the rooms. So an update that is applied in between may be sent twice, but none is
+        // missed.
         let mut cursor = updates.log.cursor();
         let reads = updates.hub.offsets.all();
         send_snapshot(updates, &has, &reads, writer).await?;
@@ -181,7 +184,7 @@ async fn send_updates(
     }
 }
 
-/// Sends the snapshots of all rooms that have results, in pieces.
+/// Sends the snapshots of all rooms that have results, in several messages.
 async fn send_snapshot(
     updates: &Updates,
     has: &[ReadRange],
@@ -226,7 +229,7 @@ async fn send(
     Ok(())
 }
 
-/// Sends batches until the cursor is truncated.
+/// Sends batches from the cursor on, until the batch at the cursor is not in the ring any more.
 async fn send_batches(
     updates: &Updates,
     cursor: &mut u64,
@@ -234,7 +237,7 @@ async fn send_batches(
 ) -> Result<(), LinkError> {
     let mut sealed = updates.log.watch();
     let mut status = updates.hub.upstream_status.subscribe();
-    // The path to the publisher may have changed since the welcome.
+    // The path to the publisher may have changed since the welcome was sent, so the path is sent again.
     status.mark_changed();
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -248,7 +251,7 @@ async fn send_batches(
             updates.metrics.relay_bytes.inc_by(batch.len() as u64);
         }
         tokio::select! {
-            // Not an error: both senders live as long as this node.
+            // The results are ignored: both senders exist as long as this node.
             _ = sealed.changed() => {}
             _ = status.changed() => {
                 let now = status.borrow_and_update().clone();
@@ -267,7 +270,7 @@ async fn send_batches(
     }
 }
 
-/// Counts a connected relay until it is dropped.
+/// Counts a relay as connected until this value is dropped.
 struct Attached<'a>(&'a Updates);
 
 impl<'a> Attached<'a> {
@@ -297,7 +300,7 @@ mod tests {
     use prometheus::Registry;
     use tokio::io::AsyncReadExt;
 
-    /// Returns why a peer is refused that sends these bytes after the challenge and then closes the connection.
+    /// Returns why a peer is refused. The peer sends these bytes after the challenge, and then closes the connection.
     async fn refused(sends: &[u8]) -> String {
         let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
         let metrics = Metrics::register(&Registry::new()).unwrap();
@@ -327,7 +330,7 @@ mod tests {
             why.contains("version 1") && why.contains("version 2"),
             "{why}"
         );
-        // A relay that does not know the version of the challenge sends nothing.
+        // A relay that does not know the version of the challenge closes the connection and sends nothing.
         let why = refused(&[]).await;
         assert!(
             why.contains("another version") && why.contains("version 2"),

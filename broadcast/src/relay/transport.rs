@@ -14,20 +14,20 @@ use crate::hub::rejected_update::RejectedUpdate;
 /// Interval at which each side of a connection sends a heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Time without received or accepted bytes after which a peer is lost: three heartbeats, so that a late one does not
-/// end the connection.
+/// Maximum time without received or accepted bytes. After this time the peer counts as lost. It is as long as three
+/// heartbeats, so that a late heartbeat does not end the connection.
 const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum time of the handshake, from the first byte to the welcome.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Minimum speed of a peer: 128 KiB a second.
+/// Minimum speed at which a peer must send or read a message, in bytes per millisecond.
 const MIN_BYTES_PER_MS: u64 = 128;
 
-/// Maximum capacity of the buffer that is reused for the next message.
+/// Maximum capacity of a buffer that is kept for the next message. A larger buffer is dropped.
 const KEPT_BUFFER_BYTES: usize = 256 << 10;
 
-/// A connection: TCP, or TLS over it.
+/// A TCP connection, with or without TLS.
 pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 
@@ -79,7 +79,7 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// Reads messages.
+/// Reads messages from a stream.
 pub(super) struct MessageReader<R> {
     from: R,
     most_bytes: usize,
@@ -106,7 +106,7 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
         Ok(RelayUp::decode(self.message().await?)?)
     }
 
-    /// Reads the next message, with timeouts for its start, its progress and its end.
+    /// Reads the next message. There is a timeout for its start, for each read, and for the whole message.
     async fn message(&mut self) -> Result<&[u8], LinkError> {
         let silent = |_| LinkError::Silent(PEER_TIMEOUT);
         let length = timeout(PEER_TIMEOUT, self.from.read_u32());
@@ -119,7 +119,7 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
         if self.message.capacity() > KEPT_BUFFER_BYTES {
             self.message = Vec::new();
         }
-        // The buffer grows with the bytes received, not with the announced length.
+        // The buffer grows with the received bytes, not with the announced length, so a false length takes no memory.
         let mut announced = (&mut self.from).take(bytes as u64);
         let message = &mut self.message;
         let whole = async {
@@ -138,7 +138,7 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
     }
 }
 
-/// Writes a message, which the peer must read in time.
+/// Writes a message. Returns an error if the peer does not read it in time.
 pub(super) async fn write(
     to: &mut (impl AsyncWrite + Unpin),
     frame: &[u8],
@@ -163,7 +163,7 @@ pub(super) async fn write(
     }
 }
 
-/// Returns the maximum duration of a message of `bytes` bytes.
+/// Returns the maximum time for a message of `bytes` bytes.
 fn max_duration(bytes: usize) -> Duration {
     PEER_TIMEOUT + Duration::from_millis(bytes as u64 / MIN_BYTES_PER_MS)
 }

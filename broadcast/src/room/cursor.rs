@@ -18,11 +18,12 @@ use crate::room::state::{Final, Live, RoomState, Trending};
 pub(crate) struct Cursor {
     /// The last final that the subscriber has, if any.
     after: Option<ResultId>,
-    /// The room's evictions when `after` was set: a subscriber without a final notices an eviction only by it.
+    /// Number of evictions of the room when `after` was set. If `after` is `None`, only this number shows that finals
+    /// were evicted.
     evictions: u64,
-    /// The reason of a gap, if one follows.
+    /// The reason of the next gap, if there is one.
     reason: GapReason,
-    /// The subscriber resumed from before the ring, and the gap was not sent yet.
+    /// Whether finals were missing when the subscriber resumed, and the gap was not sent yet.
     expired: bool,
     live_version: u64,
     trending_version: u64,
@@ -33,11 +34,11 @@ pub(crate) struct Cursor {
 pub(crate) enum Next {
     /// A final.
     Final(Arc<Final>),
-    /// The newest tally of an open window, and the number of tallies that were skipped for it.
+    /// The newest tally of an open window, and the number of older tallies that the subscriber was not sent.
     Live(Arc<Live>, u64),
     /// The newest trending list.
     Trending(Arc<Trending>),
-    /// The subscriber misses finals after this one.
+    /// The subscriber misses finals that follow the one with this id.
     Gap(ResultId, GapReason),
 }
 
@@ -57,7 +58,8 @@ impl Next {
 }
 
 impl Cursor {
-    /// The cursor of a new subscriber: it is sent the newest final, which contains the totals, and all later messages.
+    /// Returns the cursor of a new subscriber. The subscriber is sent the newest final, which contains the totals, and
+    /// then all later messages.
     pub(crate) fn join(room: &RoomState) -> Self {
         let evicted = room.evicted_through();
         let lost = |id: ResultId| evicted.is_some_and(|last| id.offset <= last.offset);
@@ -83,8 +85,9 @@ impl Cursor {
         }
     }
 
-    /// The cursor of a subscriber that has every final up to `id`, and whether all later finals can be sent. `read` are
-    /// the offsets of the partition that were read: earlier ones are not known any more, later ones are of another log.
+    /// Returns the cursor of a subscriber that has every final up to `id`, and whether all later finals can be sent.
+    /// `read` is the range of offsets that were read from the partition. Finals before the range are not known any
+    /// more, and an id after the range is from another log.
     pub(crate) fn resume(room: &RoomState, id: ResultId, read: &Range<u64>) -> (Self, bool) {
         let mut cursor = Self {
             after: Some(id),
@@ -107,7 +110,8 @@ impl Cursor {
                 offset: 0,
             };
             let after = self.after.unwrap_or(none_yet);
-            // The oldest final in the ring follows the gap; from now on only a slow subscriber misses one.
+            // The oldest final in the ring follows the gap. If the subscriber misses another final later, the reason is
+            // that the subscriber is slow.
             *self = Self {
                 after: room.evicted_through(),
                 evictions: room.evictions(),
@@ -122,7 +126,8 @@ impl Cursor {
             self.reason = GapReason::Slow;
             return Some(Next::Final(next.clone()));
         }
-        // Sent before live tallies: it changes at most once in a window, while live tallies may always be pending.
+        // The trending list is sent before live tallies. The list changes at most once in a window, while there may
+        // always be a pending live tally, so in the other order the list might never be sent.
         if let Some(trending) = room.trending_after(self.trending_version) {
             self.trending_version = trending.version;
             return Some(Next::Trending(trending.clone()));
@@ -261,12 +266,12 @@ mod tests {
             }
         };
         let mut room = room(None, [3]);
-        // The windows [40, 50) and [50, 60) are never closed: the dataflow is restarted with windows of 15.
+        // The windows [40, 50) and [50, 60) are never closed, since the dataflow is restarted with windows of 15 ms.
         assert!(room.push_live(sized(40, 10)) && room.push_live(sized(50, 10)));
         assert!(!room.push_live(sized(30, 15)), "it overlaps a final");
         assert!(room.push_live(sized(45, 15)));
         assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-3", "live 3"]);
-        // A final ends the windows that overlap it and those before it.
+        // A final drops the live tallies of windows that overlap its window or are before it.
         let mut late = self::room(None, [3]);
         assert!(late.push_live(sized(50, 10)));
         let of_45_to_60 = WindowRecord {

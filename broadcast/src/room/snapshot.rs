@@ -4,10 +4,10 @@
 //!  upstream's room ─ snapshot ─▶ RoomSnapshot ─ parse ─▶ ParsedSnapshot ─ merge ─▶ relay's room
 //! ```
 //!
-//! Invariant: after a merge the relay's room has the finals and totals of the node that was further, the relay or the
-//! upstream, and finals that are missing between two others are announced by a gap. The order of the totals shows which
-//! node is further. Their sum does not show it, since totals can begin at 0 again. With equal orders the relay keeps
-//! its own totals.
+//! Invariant: after a merge the relay's room has the finals and totals of the node that has applied more finals, the
+//! relay or the upstream. If finals are missing between two others, a gap announces them. The order of the totals shows
+//! which node has applied more finals. The sum of the totals does not show it, since totals can begin at 0 again. If
+//! the orders are equal, the relay keeps its own totals.
 
 use std::sync::Arc;
 
@@ -24,17 +24,17 @@ pub(crate) struct ParsedSnapshot {
     newest: Option<(ResultId, Window)>,
     finals: Vec<Arc<Final>>,
     totals: RoomTotals,
-    /// Window, `emitted_at`, frame.
+    /// Window, `emitted_at` and frame of each live tally.
     live: Vec<(Window, u64, EncodedFrame)>,
     trending: Option<Trending>,
 }
 
-/// A snapshot contains something that is not a frame, or a frame that does not belong there.
+/// A snapshot contains text that is not a frame, or a frame of the wrong kind, of another room, or out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InvalidSnapshot;
 
 impl ParsedSnapshot {
-    /// Parses a snapshot.
+    /// Parses a snapshot, and checks that its frames are valid.
     pub(crate) fn parse(snapshot: &RoomSnapshot) -> Result<Self, InvalidSnapshot> {
         let mine = |room: &Room| {
             (*room == snapshot.room)
@@ -68,7 +68,7 @@ impl ParsedSnapshot {
                 frame: EncodedFrame::new(&frame),
             }));
         }
-        // All finals are of the partition of the newest one, which is the last of the list if that is not empty.
+        // All finals are of one partition. If the list is not empty, its last final is the newest one.
         let newest = snapshot.newest;
         let last = finals.last().map(|last| (last.id, last.window));
         let elsewhere = |id: ResultId| newest.is_some_and(|(n, _)| n.partition != id.partition);
@@ -77,7 +77,7 @@ impl ParsedSnapshot {
         {
             return Err(InvalidSnapshot);
         }
-        // Totals are as of the newest final, so a room with a final has totals with an order.
+        // The totals of a room are as of its newest final. So if there is a final, the totals must have an order.
         if newest.is_some() && snapshot.totals_as_of.is_none() {
             return Err(InvalidSnapshot);
         }
@@ -124,7 +124,7 @@ impl ParsedSnapshot {
         })
     }
 
-    /// The newest final, and its window.
+    /// Returns the id and the window of the newest final.
     pub(crate) fn newest(&self) -> Option<(ResultId, Window)> {
         self.newest
     }
@@ -145,7 +145,7 @@ fn frame(text: &str) -> Result<Frame, InvalidSnapshot> {
         ..
     } = &mut frame
     {
-        // The upstream's build may know emojis that this one does not: their counts are in `others`.
+        // The upstream's build may know emojis that this build does not know. Their counts have to be in `others`.
         let named = counts.iter().map(|tally| tally.count);
         let named = named.fold(0, u64::saturating_add);
         *others = total.saturating_sub(named).max(*others);
@@ -154,7 +154,7 @@ fn frame(text: &str) -> Result<Frame, InvalidSnapshot> {
 }
 
 impl RoomState {
-    /// The room's snapshot, without the finals that the relay `has`.
+    /// Returns the room's snapshot without the finals for which `has` is true, since the relay has them already.
     pub(crate) fn snapshot(&self, room: &Room, has: impl Fn(ResultId) -> bool) -> RoomSnapshot {
         let text = |frame: &EncodedFrame| frame.json().to_string();
         let mut live: Vec<_> = self.live.values().collect();
@@ -179,7 +179,7 @@ impl RoomState {
         }
     }
 
-    /// Merges the snapshot of the upstream's room; `false` if there is nothing new in it.
+    /// Merges the snapshot of the upstream's room. Returns `false` if it contains nothing new.
     pub(crate) fn merge(&mut self, snapshot: ParsedSnapshot) -> bool {
         let mut is_new = self.merge_finals(
             snapshot.totals.as_of(),
@@ -197,7 +197,8 @@ impl RoomState {
         is_new
     }
 
-    /// Merges the finals of the upstream's room. `as_of` is the order of its totals.
+    /// Merges the finals of the upstream's room, whose totals have the order `as_of`. Returns `false` if nothing is
+    /// new.
     fn merge_finals(
         &mut self,
         as_of: Option<ResultOrder>,
@@ -219,7 +220,8 @@ impl RoomState {
         let behind = |id: ResultId| seen.is_none_or(|seen| seen.offset < id.offset);
         let mut is_new = false;
         if let Some(evicted_through) = evicted_through.filter(|id| behind(*id)) {
-            // The finals between the last one here and this one are lost at both nodes.
+            // Neither node has the finals between the newest one of this room and `evicted_through`. So the ring is
+            // emptied, and subscribers are sent a gap.
             self.finals.clear();
             self.evictions += u64::from(seen.is_some());
             self.evicted_through = Some(evicted_through);
@@ -250,7 +252,7 @@ mod tests {
         record_of(nth, nth + 1, emitted_at)
     }
 
-    /// The id of the `nth` final. Offsets have gaps, as with transactions.
+    /// Returns the id of the `nth` final. The offsets have gaps, as they have with Kafka's transactions.
     fn id(nth: u64) -> ResultId {
         ResultId {
             partition: 2,
@@ -263,7 +265,7 @@ mod tests {
         room.push_final(RelayFinal { begins, ..closed }, None)
     }
 
-    /// A room that has read `read` finals, of which the first `expired` have left the ring.
+    /// Returns a room to which `read` finals were applied. The first `expired` of them are not in the ring any more.
     fn upstream(read: u64, expired: u64) -> RoomState {
         let mut room = RoomState::default();
         for nth in 0..read {
@@ -280,7 +282,7 @@ mod tests {
         Removed { before: u64 },
     }
 
-    /// Finals, some of which begin the totals, and removals of the room.
+    /// Returns random sequences of finals, some of which begin the totals, and of removals of the room.
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let kind = prop_oneof![6 => Just((true, false)), 1 => Just((true, true)), 1 => Just((false, false))];
         let kinds = proptest::collection::vec(kind, FINALS as usize);
@@ -313,7 +315,7 @@ mod tests {
         }
     }
 
-    /// A room after these events, whose finals before `expired` have left the ring.
+    /// Returns a room to which these events were applied. Finals before `expired` are not in its ring any more.
     fn after(events: &[Event], expired: u64) -> RoomState {
         let mut room = RoomState::default();
         apply_events(&mut room, events);
@@ -321,7 +323,7 @@ mod tests {
         room
     }
 
-    /// The number of windows that have passed after these events.
+    /// Returns the number of windows that have passed after these events.
     fn windows(events: &[Event]) -> u64 {
         events.last().map_or(0, |last| match *last {
             Event::Final { nth, .. } => nth + 1,
@@ -342,15 +344,15 @@ mod tests {
     }
 
     proptest! {
-        /// For any sequence of snapshots from any nodes, the room is that of an upstream that is as far, without finals
-        /// that no node has any more.
+        /// For any sequence of snapshots from any nodes, the relay's room equals the room of an upstream that has
+        /// applied as many events, except for finals that no node has any more.
         #[test]
         fn a_relay_s_room_is_that_of_the_node_that_is_furthest(
             events in events(),
             visits in proptest::collection::vec((0..=FINALS as usize, 0..=FINALS, 0..=FINALS as usize), 1..6)
         ) {
             let mut relay = RoomState::default();
-            // The number of finals that the relay has.
+            // The number of events that the relay knows.
             let mut has = 0;
             for (read, expired, goes_on_to) in visits {
                 merge(&mut relay, &after(&events[..read], expired), windows(&events[..has]));
@@ -358,7 +360,7 @@ mod tests {
                 has = has.max(read).max(goes_on_to);
                 let truth = after(&events[..has], 0);
                 prop_assert_eq!(relay.totals(), truth.totals());
-                // The ring has all later finals, as the oracle has them.
+                // The ring has every final after `evicted_through`, with the frame that the oracle has.
                 let first = relay.evicted_through().map_or(0, |id| id.offset + 1);
                 let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= first)
                     .map(|kept| kept.frame.json().to_string()).collect();
@@ -394,7 +396,7 @@ mod tests {
             (&kept["counts"], &kept["total"], &kept["others"]),
             (&serde_json::json!([]), &3.into(), &3.into())
         );
-        // An entry with a known emoji must have a count.
+        // Only counts of unknown emojis may be left out: an invalid entry of a known emoji makes the snapshot invalid.
         snapshot.finals[2] = known.replace("\"loose\":3", "\"lose\":3");
         assert!(ParsedSnapshot::parse(&snapshot).is_err());
     }

@@ -1,12 +1,14 @@
 //! The state of a room at a publisher or relay: a ring of finals, the newest live tally of each open window, totals,
-//! the trending list.
+//! and the trending list.
 //!
-//! No IO: results are applied as values, and [`crate::room::cursor`] selects the messages of each subscriber.
+//! This module does no IO. Results are applied as values, and [`crate::room::cursor`] selects the messages of each
+//! subscriber.
 //!
-//! Invariants: the ring contains finals in the order of their offsets, each once, all of one partition;
-//! every final above [`RoomState::evicted_through`] and up to the newest one is in the ring; live
-//! tallies are of windows of one size that begin where the newest final ends, or later: windows that were open when a
-//! dataflow started again with another size are never shown beside those.
+//! Invariants:
+//! - The ring contains finals of one partition, in the order of their offsets, each once.
+//! - Every final after [`RoomState::evicted_through`], up to the newest one, is in the ring.
+//! - All live tallies are of windows of one size, which begin where the newest final ends, or later. So windows that
+//!   were open when a dataflow was restarted with another size are never shown beside the new ones.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,11 +23,11 @@ use emostream_model::{
 use crate::frame::encoded::EncodedFrame;
 use crate::room::totals::RoomTotals;
 
-/// Maximum number of finals in a ring, which bounds its memory if windows are very short.
+/// Maximum number of finals in a ring. It bounds the memory of the ring if windows are very short.
 const RING_FINALS: usize = 4096;
 
-/// Maximum number of open windows with a live tally. More windows are open only while a dataflow catches up; then the
-/// newest ones are kept.
+/// Maximum number of open windows with a live tally. More windows are open only while a dataflow catches up. Then only
+/// the live tallies of the newest windows are kept.
 const OPEN_WINDOWS: usize = 4;
 
 /// A final in the ring.
@@ -33,7 +35,7 @@ const OPEN_WINDOWS: usize = 4;
 pub(crate) struct Final {
     pub(crate) id: ResultId,
     pub(crate) window: Window,
-    /// When it was written to the log, Unix milliseconds.
+    /// Time at which the final was written to the log, Unix milliseconds.
     pub(crate) written_ms: u64,
     pub(crate) frame: EncodedFrame,
 }
@@ -42,9 +44,9 @@ pub(crate) struct Final {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Live {
     pub(crate) window: Window,
-    /// When the dataflow emitted it, Unix milliseconds.
+    /// Time at which the dataflow emitted the tally, Unix milliseconds.
     emitted_at: u64,
-    /// Increases with each live tally of the room.
+    /// Version, which increases with each live tally of the room.
     pub(crate) version: u64,
     pub(crate) frame: EncodedFrame,
 }
@@ -52,13 +54,13 @@ pub(crate) struct Live {
 /// The newest trending list, which is empty if nothing is trending any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Trending {
-    /// Increases with each trending record of the room.
+    /// Version, which increases with each trending list of the room.
     pub(crate) version: u64,
     /// The order of the last window of the span.
     pub(super) order: ResultOrder,
     /// Length of the span, milliseconds.
     pub(super) span_ms: u64,
-    /// The list is empty.
+    /// Whether the list is empty.
     pub(super) ended: bool,
     pub(crate) frame: EncodedFrame,
 }
@@ -67,20 +69,21 @@ pub(crate) struct Trending {
 #[derive(Debug, Default)]
 pub(crate) struct RoomState {
     pub(super) finals: VecDeque<Arc<Final>>,
-    /// Finals up to this one are not in the ring any more.
+    /// Finals up to this id are not in the ring: they were evicted, or were never read.
     pub(super) evicted_through: Option<ResultId>,
     pub(super) evictions: u64,
     pub(super) live: BTreeMap<u64, Arc<Live>>,
     live_version: u64,
     pub(super) totals: RoomTotals,
-    /// The number of backward resets before the newest final.
+    /// Number of backward resets before the newest final.
     pub(super) resets: u64,
-    /// Kept after it has ended, for subscribers that resume and still show the list before.
+    /// The newest trending list. An empty list is kept, too: a subscriber that resumes may still show an older list,
+    /// and is sent the empty one.
     pub(super) trending: Option<Arc<Trending>>,
 }
 
 impl RoomState {
-    /// A room with its totals before its first final.
+    /// Returns a room without finals. `totals` are its totals before its first final.
     pub(crate) fn new(totals: RoomTotals) -> Self {
         Self {
             resets: totals.as_of().map_or(0, |as_of| as_of.resets),
@@ -89,8 +92,8 @@ impl RoomState {
         }
     }
 
-    /// Applies a final. Returns `false` if it is known. `unread` is the last offset of its partition before those that
-    /// were read.
+    /// Applies a final. Returns `false` if it was applied before. `unread` is the last offset of its partition before
+    /// the finals that this node has read.
     pub(crate) fn push_final(&mut self, closed: RelayFinal, unread: Option<u64>) -> bool {
         if self.knows(closed.id, closed.order()) {
             return false;
@@ -112,9 +115,9 @@ impl RoomState {
         true
     }
 
-    /// Applies the removal of the room's finals before an order: its totals become 0, and nothing in it is trending.
-    /// Returns `false` if nothing changes, or if a final of this order or a later one is known. Such a final may be
-    /// read before the removal, which is in another topic.
+    /// Applies the removal of the room's finals from before an order: the totals become 0, and an older trending list
+    /// becomes empty. Returns `false` if nothing changes, or if a final of this order or a later one was applied. Such
+    /// a final may be read before the removal, since the removal is in another topic.
     pub(crate) fn remove(&mut self, room: &Room, before: ResultOrder) -> bool {
         if self.totals.as_of().is_some_and(|as_of| as_of >= before) {
             return false;
@@ -124,8 +127,8 @@ impl RoomState {
         had_totals | self.end_trending(room, before)
     }
 
-    /// Replaces the totals with those as of a later final. Returns `false` if the known totals are as of the same final
-    /// or a later one.
+    /// Replaces the totals with those as of a later final. Returns `false` if the room's totals are as of the same
+    /// final or a later one.
     pub(crate) fn adopt_totals(&mut self, totals: RoomTotals) -> bool {
         let is_later = totals.as_of() > self.totals.as_of();
         if is_later {
@@ -136,8 +139,8 @@ impl RoomState {
         is_later
     }
 
-    /// Appends a final to the ring, and drops the live tallies of windows that it closes, and of all windows that
-    /// were open before a backward reset.
+    /// Appends a final to the ring. Drops the live tallies of windows that the final closes, and those from before a
+    /// backward reset.
     pub(super) fn push_kept(&mut self, resets: u64, kept: Arc<Final>) {
         self.raise_resets(resets);
         self.live = self.live.split_off(&kept.window.end);
@@ -154,8 +157,9 @@ impl RoomState {
         }
     }
 
-    /// Whether a final was applied before. Within a partition the offsets show it. A room moves to another partition
-    /// when partitions are added to the topic; its windows are still closed in order.
+    /// Returns whether a final was applied before. Finals of one partition are compared by their offsets. If partitions
+    /// are added to the topic, a room can move to another partition. Its windows are still closed in order, so finals
+    /// of two partitions are compared by their windows.
     fn knows(&self, id: ResultId, order: ResultOrder) -> bool {
         if self.partition() == Some(id.partition) {
             let kept = self.newest().map(|newest| newest.id.offset);
@@ -165,19 +169,20 @@ impl RoomState {
         self.order().is_some_and(|newest| order <= newest)
     }
 
-    /// The number of backward resets before the newest final.
+    /// Returns the number of backward resets before the newest final.
     pub(crate) fn resets(&self) -> u64 {
         self.resets
     }
 
-    /// The order of the newest final in the ring.
+    /// Returns the order of the newest final in the ring.
     fn order(&self) -> Option<ResultOrder> {
         let newest = self.newest()?;
         Some(ResultOrder::new(self.resets, newest.window))
     }
 
-    /// Whether a final is from another log than the finals before it, in which the same offsets have other records: the
-    /// final was not applied, but its offset is in the range of those that were.
+    /// Returns whether a final is from another log than the finals that were applied. In another log the same offsets
+    /// have other records. So this is the case if the newest final has this offset or a higher one, but this final was
+    /// not applied.
     pub(crate) fn contradicts(&self, id: ResultId, window: Window) -> bool {
         let Some(newest) = self
             .newest()
@@ -190,13 +195,15 @@ impl RoomState {
             _ => {
                 let evicted = self.evicted_through;
                 let gone = evicted.is_some_and(|last| id.offset <= last.offset);
-                // After a backward reset, later windows have lower offsets than earlier ones.
+                // After a backward reset, a later window can have a lower offset than an earlier one. So windows are
+                // compared only if there was no reset.
                 !gone || self.resets == 0 && window.start > newest.window.start
             }
         }
     }
 
-    /// Empties the ring: finals of another partition follow, whose offsets cannot be compared with these.
+    /// Empties the ring before finals of another partition are added, since offsets of two partitions cannot be
+    /// compared.
     pub(super) fn reset_for_partition(&mut self) {
         self.finals.clear();
         self.evicted_through = None;
@@ -210,7 +217,8 @@ impl RoomState {
         }
     }
 
-    /// Applies a live tally. Returns `false` if a part of its window is final, or a newer tally is known.
+    /// Applies a live tally. Returns `false` if its window, or a part of it, is closed, or if a newer tally was
+    /// applied.
     pub(crate) fn push_live(&mut self, record: WindowRecord) -> bool {
         let window = record.window;
         let Some(emitted_at) = record.emitted_at.filter(|_| !self.is_closed(window)) else {
@@ -265,9 +273,9 @@ impl RoomState {
         true
     }
 
-    /// Applies a trending record. Returns `false` if it is not newer than the known one.
+    /// Applies a trending record. Returns `false` if it is not newer than the room's list.
     pub(crate) fn push_trending(&mut self, record: TrendingRecord) -> bool {
-        // There is no sum of the others: a record contains only the top.
+        // The second value is ignored: a record contains only the top emojis, so the sum of the others is not known.
         let (top, _) = top(&record.top, |count| count.count);
         let ended = top.is_empty();
         let span_ms = record.span_ms;
@@ -285,7 +293,8 @@ impl RoomState {
         })
     }
 
-    /// Applies a trending list, and gives it the next version. Returns `false` if it is not new.
+    /// Applies a trending list, and assigns the next version to it. Returns `false` if the room's list is newer or
+    /// equal.
     pub(super) fn show_trending(&mut self, trending: Trending) -> bool {
         let known = self.trending.as_ref();
         if known.is_some_and(|known| {
@@ -301,8 +310,8 @@ impl RoomState {
         true
     }
 
-    /// Records that nothing is trending any more. Returns `false` if there is no trending list, or if it is from a
-    /// window of this order or a later one.
+    /// Replaces the trending list with an empty one. Returns `false` if there is no list, or if the list is from a
+    /// window of the order `before` or a later one.
     fn end_trending(&mut self, room: &Room, before: ResultOrder) -> bool {
         let Some(known) = self.trending().filter(|known| known.order < before) else {
             return false;
@@ -332,7 +341,7 @@ impl RoomState {
             self.drop_oldest();
         }
         if self.finals.is_empty() {
-            // The memory of the ring is released, since the room may never get another final.
+            // The room may never get another final, so the memory of the ring is released.
             self.finals = VecDeque::new();
         }
         self.live = self.live.split_off(&before_ms);
@@ -343,7 +352,8 @@ impl RoomState {
         self.live.retain(|_, live| live.window.end >= overdue_ms);
     }
 
-    /// Records that finals of `partition` up to `offset` were deleted before they were read.
+    /// Records that finals of `partition` up to `offset` were deleted before they were read. Returns `false` if the
+    /// finals of this room are in another partition.
     pub(crate) fn evict_through(&mut self, partition: u32, offset: u64) -> bool {
         let mine = self.partition() == Some(partition);
         if mine {
@@ -360,38 +370,39 @@ impl RoomState {
         }
     }
 
-    /// Finals up to this one are not in the ring any more.
+    /// Returns the id up to which finals are not in the ring: they were evicted, or were never read.
     pub(crate) fn evicted_through(&self) -> Option<ResultId> {
         self.evicted_through
     }
 
-    /// Increases whenever finals are evicted from the ring, or were deleted before they were read.
+    /// Returns a number that increases whenever finals are evicted from the ring, or were deleted before they were
+    /// read.
     pub(crate) fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// The partition of its finals, once it has one.
+    /// Returns the partition of the room's finals, or `None` if the room has had no final.
     pub(crate) fn partition(&self) -> Option<u32> {
         self.newest_id().map(|id| id.partition)
     }
 
-    /// Returns the id of the newest final; if the ring is empty, of the last final that was evicted.
+    /// Returns the id of the newest final. If the ring is empty, this is the last final that was evicted.
     pub(crate) fn newest_id(&self) -> Option<ResultId> {
         let newest = self.newest().map(|newest| newest.id);
         newest.or(self.evicted_through)
     }
 
-    /// The newest final in the ring.
+    /// Returns the newest final in the ring.
     pub(crate) fn newest(&self) -> Option<&Arc<Final>> {
         self.finals.back()
     }
 
-    /// The finals in the ring, oldest first.
+    /// Returns the finals in the ring, oldest first.
     pub(crate) fn finals(&self) -> impl Iterator<Item = &Arc<Final>> {
         self.finals.iter()
     }
 
-    /// The oldest final in the ring after `offset`.
+    /// Returns the oldest final in the ring after `offset`, or the oldest of all if there is no offset.
     pub(crate) fn final_after(&self, offset: Option<u64>) -> Option<&Arc<Final>> {
         let first = offset.map_or(0, |offset| {
             self.finals.partition_point(|kept| kept.id.offset <= offset)
@@ -399,44 +410,44 @@ impl RoomState {
         self.finals.get(first)
     }
 
-    /// The live tally that follows `version`, the oldest window first.
+    /// Returns the live tally with the lowest version after `version`.
     pub(crate) fn live_after(&self, version: u64) -> Option<&Arc<Live>> {
         let newer = self.live.values().filter(|live| live.version > version);
         newer.min_by_key(|live| live.version)
     }
 
-    /// The newest live tally of an open window.
+    /// Returns the live tally of the newest open window.
     pub(crate) fn live(&self) -> Option<&Arc<Live>> {
         self.live.values().next_back()
     }
 
-    /// The trending list, unless it is empty.
+    /// Returns the trending list, unless it is empty.
     pub(crate) fn trending(&self) -> Option<&Arc<Trending>> {
         self.trending.as_ref().filter(|trending| !trending.ended)
     }
 
-    /// The trending list, which may be empty, if it has changed after `version`.
+    /// Returns the trending list, which may be empty, if it has changed since `version`.
     pub(crate) fn trending_after(&self, version: u64) -> Option<&Arc<Trending>> {
         let known = self.trending.as_ref();
         known.filter(|known| known.version > version)
     }
 
-    /// The version of the last trending record; 0 if there was none.
+    /// Returns the version of the newest trending list, or 0 if there was none.
     pub(crate) fn trending_version(&self) -> u64 {
         self.trending.as_ref().map_or(0, |known| known.version)
     }
 
-    /// The totals of the room as of its newest final, even if that final is not in the ring any more.
+    /// Returns the totals of the room as of its newest final, even if that final is not in the ring any more.
     pub(crate) fn totals(&self) -> &RoomTotals {
         &self.totals
     }
 
-    /// Whether the room has a final in the ring or a live tally.
+    /// Returns whether the room has a final in the ring or a live tally.
     pub(crate) fn is_active(&self) -> bool {
         !self.finals.is_empty() || !self.live.is_empty()
     }
 
-    /// Whether no result of the room is known.
+    /// Returns whether the room has no final in the ring, no live tally, no totals and no trending list.
     pub(crate) fn is_idle(&self) -> bool {
         !self.is_active() && self.totals.total() == 0 && self.trending().is_none()
     }
@@ -577,7 +588,7 @@ mod tests {
     fn a_removal_does_not_end_a_trending_list_of_a_later_window() {
         let mut room = RoomState::default();
         assert!(push(&mut room, (0, 5), 7, 0));
-        // The final of that window is in another topic, and is not visible yet.
+        // The list is of window 120. The final of that window is in another topic, and is not visible yet.
         assert!(room.push_trending(trending(120)));
         assert!(room.remove(&Room::default(), order(110)));
         assert!(room.trending().is_some());
@@ -587,7 +598,7 @@ mod tests {
     fn of_two_partitions_the_later_reset_number_wins_and_then_the_later_window() {
         let mut room = RoomState::default();
         assert!(push(&mut room, (0, 5), 1800, 0));
-        // Partitions were added to the topic.
+        // Partitions were added to the topic, so the room moves to partition 3.
         assert!(push(&mut room, (3, 0), 9, 1));
         assert!(
             !push(&mut room, (0, 6), 1801, 0),

@@ -3,12 +3,12 @@
 
 use emostream_model::{Emoji, RelayFinal, ResultId, Room, WindowRecord, WindowSize, compress};
 
-/// A result of the `nth` window of 10 ms, with one 🔥.
+/// Returns a result of the `nth` window of 10 ms, with one 🔥.
 pub(crate) fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
     record_of(nth, 1, emitted_at)
 }
 
-/// The same with `count` 🔥.
+/// Returns a result of the `nth` window of 10 ms, with `count` 🔥.
 pub(crate) fn record_of(nth: u64, count: u64, emitted_at: Option<u64>) -> WindowRecord {
     WindowRecord {
         room: Room::default(),
@@ -19,7 +19,8 @@ pub(crate) fn record_of(nth: u64, count: u64, emitted_at: Option<u64>) -> Window
     }
 }
 
-/// A final that was written at `written_ms`, before any backward reset. The totals of its room do not begin with it.
+/// Returns a final that was written at `written_ms`, before any backward reset. The totals of its room do not begin
+/// with it.
 pub(crate) fn closed(id: ResultId, written_ms: u64, record: WindowRecord) -> RelayFinal {
     RelayFinal {
         id,

@@ -1,4 +1,4 @@
-//! A room's cumulative counts as of each of its finals, from one totals record.
+//! Cumulative counts of a room as of each of its finals, calculated from one totals record.
 //!
 //! ```text
 //!  finals    ·  ·  begins  ·  ·  ·  ·
@@ -7,13 +7,14 @@
 //!                       later finals add, earlier ones of the ring subtract
 //! ```
 //!
-//! The record of a window is the base: counts of later finals are added, those of earlier ones subtracted. So the
-//! frames of a publisher do not depend on when it was started, and it reads only one totals record for each room.
+//! The base is a totals record, which has the counts as of one window. The counts of later finals are added to it, and
+//! those of earlier finals are subtracted. So the frames of a publisher do not depend on when it was started, and a
+//! publisher reads only one totals record for each room.
 //!
-//! A record contains the counts since the totals last began at 0. If they began in the ring, at or before the record,
-//! the counts before the ring are not known: the totals of the finals before that beginning count only the finals in
-//! the ring. The frames of these finals differ from those of a publisher that ran all the time. The frames of the final
-//! with which the totals begin, and of all later ones, do not differ.
+//! A record contains the counts since the totals last began at 0. Suppose that they began with a final that is in the
+//! ring and in the record. Then the counts before the ring are not known, and the totals of the finals before that
+//! beginning count only the finals in the ring. The frames of these finals differ from those of a publisher that ran
+//! all the time. The frames of the final with which the totals begin, and of all later finals, do not differ.
 
 use std::collections::BTreeMap;
 
@@ -23,16 +24,16 @@ use emostream_model::{Count, Emoji, RelayFinal, ResultOrder, sort_counts};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RoomTotals {
     counts: BTreeMap<Emoji, u64>,
-    /// Each final of this order or an earlier one is counted, or was removed. `None`: no final was counted.
+    /// The order up to which all finals are counted or were removed. `None`: no final was counted.
     as_of: Option<ResultOrder>,
 }
 
 impl RoomTotals {
-    /// Returns the totals just before the first of `finals`, which are all finals of the room since some time, oldest
-    /// first. `base` are its totals as of any final.
+    /// Returns the totals just before the first of `finals`. `finals` are all finals of the room since some time,
+    /// oldest first. `base` are the room's totals as of any final.
     ///
-    /// If the totals begin with one of the finals that are in `base`, the totals before the first final are not known,
-    /// and the result is empty.
+    /// If the totals begin with one of the finals that `base` contains, the totals before the first final are not
+    /// known. Then the result is empty.
     pub(crate) fn before(mut base: Self, finals: &[RelayFinal]) -> Self {
         let Some(first) = finals.first() else {
             return base;
@@ -40,7 +41,8 @@ impl RoomTotals {
         let as_of = base.as_of;
         let counted = finals.iter().filter(|closed| Some(closed.order()) <= as_of);
         for tally in counted.flat_map(|closed| &closed.record.counts) {
-            // Saturating: if the totals begin with one of these finals, the base does not contain the ones before it.
+            // The subtraction saturates: if the totals begin with one of these finals, `base` does not contain the
+            // finals before it.
             let count = base.counts.entry(tally.emoji).or_default();
             *count = count.saturating_sub(tally.count);
         }
@@ -49,7 +51,7 @@ impl RoomTotals {
         base
     }
 
-    /// Totals that another process has counted, as of the final with an order.
+    /// Returns totals that another process has counted, as of the final with this order.
     pub(crate) fn of(counts: &[Count], as_of: Option<ResultOrder>) -> Self {
         Self {
             counts: counts.iter().map(|c| (c.emoji, c.count)).collect(),
@@ -57,7 +59,7 @@ impl RoomTotals {
         }
     }
 
-    /// The totals of a room whose finals before this order were removed: no counts.
+    /// Returns the totals of a room whose finals before this order were removed. They contain no counts.
     pub(crate) fn removed(before: ResultOrder) -> Self {
         Self {
             counts: BTreeMap::new(),
@@ -74,25 +76,25 @@ impl RoomTotals {
         self.as_of = self.as_of.max(later.as_of);
     }
 
-    /// Adds the next final.
+    /// Adds the counts of the next final. If the totals begin with it, the earlier counts are dropped.
     pub(crate) fn add(&mut self, closed: &RelayFinal) {
         if closed.begins {
             self.counts.clear();
         }
         for tally in &closed.record.counts {
-            // Saturating: another program may have written any number.
+            // The addition saturates, since another program may have written any number.
             let count = self.counts.entry(tally.emoji).or_default();
             *count = count.saturating_add(tally.count);
         }
         self.as_of = self.as_of.max(Some(closed.order()));
     }
 
-    /// The order up to which finals are counted; `None` if none was counted.
+    /// Returns the order up to which finals are counted, or `None` if no final was counted.
     pub(crate) fn as_of(&self) -> Option<ResultOrder> {
         self.as_of
     }
 
-    /// All counts, the greatest first.
+    /// Returns all counts, the greatest first.
     pub(crate) fn counts(&self) -> Vec<Count> {
         let count = |(emoji, count): (&Emoji, &u64)| Count {
             emoji: *emoji,
@@ -103,7 +105,7 @@ impl RoomTotals {
         counts
     }
 
-    /// The sum of all counts.
+    /// Returns the sum of all counts.
     pub(crate) fn total(&self) -> u64 {
         self.counts.values().copied().fold(0, u64::saturating_add)
     }
@@ -156,12 +158,13 @@ mod tests {
             let mut all = RoomTotals::default();
             let expected: Vec<RoomTotals> = finals.iter().map(|f| { all.add(f); all.clone() }).collect();
             let (base, ring) = (base.index(finals.len()), ring.index(finals.len()));
-            // The ring begins at the final after the base, or earlier, so that there is no gap.
+            // There must be no gap between the base and the ring, so the ring begins at the final after the base, or
+            // earlier.
             let ring = ring.min(base + 1).min(finals.len() - 1);
             let as_of = RoomTotals::of(&expected[base].counts(), Some(finals[base].order()));
             let mut totals = RoomTotals::before(as_of, &finals[ring..]);
-            // The base does not contain the counts before a beginning in the ring: finals before it count only the
-            // ring.
+            // If the totals begin in the ring, the base does not contain the counts from before. So the finals before
+            // that beginning count only the finals in the ring.
             let known = (ring..=base).rev().find(|at| finals[*at].begins).unwrap_or(ring);
             let mut of_ring = RoomTotals::default();
             for at in ring..finals.len() {

@@ -1,4 +1,4 @@
-//! Updates that come from the log: restored at the start, then read as they are written.
+//! Reads updates from the log: first those from before the start, then new ones as they are written.
 
 mod restore;
 pub(crate) mod tailer;

@@ -8,18 +8,18 @@
 //!  [trending] to its end ─────────────┘
 //! ```
 //!
-//! The totals record of a room with many emojis is some minutes older than its last finals, which are added. The
-//! progress has the offsets at which they begin. It is read first, so that totals that are read later need no older
-//! finals.
+//! The totals record of a room with many emojis is some minutes older than the room's last finals, so the counts of
+//! these finals are added. The newest progress record has the offsets at which these finals begin. It is read first:
+//! totals that are read after it can only be newer, so they need no finals before these offsets.
 //!
-//! Totals are read before the finals, so a final that is written in between is added and not missed. No final is
-//! counted twice, either: if totals contain a window whose final is not visible yet, the final is waited for, since
-//! Kafka shows the partitions of a transaction one after another. That concerns only the last commits; all finals
-//! before the offsets in the progress are visible.
+//! Totals are read before the finals, so a final that is written in between is added and not missed. Nor is a final
+//! counted twice. Kafka makes the partitions of a transaction visible one after another, so totals may contain a window
+//! whose final is not visible yet. The restore waits for such a final. This concerns only the last commits: all finals
+//! before the offsets in the progress record are visible.
 //!
-//! A room that was removed has a record without a value (a tombstone) in the totals topic. Its finals before the
-//! removal are not counted, even if they are still in the ring. The removals in the trending topic are applied by the
-//! tailer, like those that it reads later.
+//! A room that was removed has a record without a value (a tombstone) in the totals topic. Its finals from before the
+//! removal are not counted, even if they are still in the ring. The trending topic contains removals, too. The tailer
+//! applies them, as it applies those that it reads later.
 
 use std::{collections::HashMap, mem::take, ops::Range, time::Duration};
 
@@ -33,25 +33,25 @@ use crate::hub::updates::Updates;
 use crate::room::totals::RoomTotals;
 use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, headers_of, trending_of};
 
-/// Number of offsets at the end of the progress topic that are read to find its newest record: some of them are markers
-/// of transactions.
+/// Number of offsets at the end of the progress topic that are read to find its newest record. One offset is not
+/// enough, since some of them are transaction markers.
 const LAST_PROGRESS: u64 = 10;
-/// Maximum number of finals that are read at once.
+/// Maximum number of finals that are read by one poll.
 const OLDER_RECORDS: usize = 1000;
-/// Time within which all partitions of a transaction become visible, even if a broker restarts in between. Totals that
-/// are older have their final in the log, or it has expired.
+/// Time within which all partitions of a transaction become visible, even if a broker restarts in between. If totals
+/// are older than this, their final is visible, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
-/// Maximum time for which a start waits for the finals of younger totals.
+/// Maximum time for which a start waits for finals that recent totals already contain.
 const FINALS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The readers after the restore, at their positions.
+/// The readers of the topics after the restore, at the positions up to which they have read.
 pub(crate) struct Restored {
     pub(crate) windows: TopicReader,
     pub(crate) trending: TopicReader,
     pub(crate) live: TopicReader,
-    /// The end offset of each partition of the live tallies.
+    /// The end offset of each partition of the live topic at the start.
     pub(crate) live_before: HashMap<u32, u64>,
-    /// Removals of rooms that were read from the trending topic.
+    /// Removals of rooms that were read from the trending topic, and are not applied yet.
     pub(crate) removals: Vec<RelayUpdate>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn restore(
     let older = older(log, &config.topics.windows(), &unwritten, &windows)?;
     kept.read_older(log, &config.topics.windows(), &older, bell, decoder)?;
     let mut windows = TopicReader::new(config.topics.windows(), true, windows);
-    // Live tallies of the window that is open now, and of the one before it, which may not be closed yet.
+    // Live tallies are read for the window that is open now, and for the one before it, which may not be closed yet.
     let open_ms = updates.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
     let live = since(log, &config.topics.live(), open_ms)?;
     let live_offsets = log.offsets(&config.topics.live())?;
@@ -135,22 +135,22 @@ fn read_trending(
     }
 }
 
-/// Returns the part of the newest progress that describes totals that are not written.
+/// Returns the part of the newest progress record that describes which finals are not in a totals record yet.
 fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
     let mut newest = Unwritten::default();
     let mut keep = |record: Record<'_>| {
-        // A progress record of another format is from a version whose totals are complete, or which this version's
-        // dataflow rejects.
+        // If a progress record cannot be parsed, it is from a version whose totals contain all finals, or whose
+        // progress this dataflow rejects. So the default is used: all finals are in totals records.
         newest = serde_json::from_slice(record.value).unwrap_or_default();
     };
     match read_last(log, topic, LAST_PROGRESS, &mut keep) {
-        // No dataflow has run yet.
+        // If there is no record, no dataflow has run yet.
         Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(newest),
         Err(error) => Err(error),
     }
 }
 
-/// Returns the offsets of each partition, before the `ring` begins, of finals that complete totals.
+/// Returns a range of offsets for each partition: the finals before the `ring` whose counts have to be added to totals.
 fn older(
     log: &dyn Log,
     topic: &str,
@@ -173,33 +173,34 @@ fn older(
     Ok(older)
 }
 
-/// Returns the offset of each partition at which the records since `time_ms` begin.
+/// Returns the offset of the first record since `time_ms` of each partition.
 fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
     Ok((0..).zip(log.offsets_at(topic, time_ms)?).collect())
 }
 
-/// The results that were read to restore the rooms.
+/// The results that are read to restore the rooms.
 #[derive(Default)]
 struct RestoredRooms {
     /// The finals of each room, in the order in which they were read.
     finals: HashMap<Room, Vec<RelayFinal>>,
-    /// The latest totals of each room; of a removed room they are empty.
+    /// The latest totals of each room. The totals of a removed room are empty.
     totals: HashMap<Room, RoomTotals>,
-    /// The finals between the totals and the ring.
+    /// The finals of each room that are later than its totals record and older than the ring.
     older: HashMap<Room, LaterFinals<RoomTotals>>,
-    /// Totals that were written after this time may be visible before their final.
+    /// Totals that were written after this time may be visible before their final. Unix milliseconds.
     settled_ms: u64,
-    /// Finals before this one are visible, so totals as of them do not wait.
+    /// All finals before this order are visible, so the restore does not wait for a final of earlier totals.
     settled_until: Option<ResultOrder>,
-    /// Rooms whose totals contain a window whose final was not read yet.
+    /// Rooms whose totals contain a final that was not read yet, and the order of that final.
     awaited: HashMap<Room, ResultOrder>,
 }
 
 impl RestoredRooms {
-    /// Reads the latest totals of each room. Recent totals wait for their final.
+    /// Reads the latest totals of each room. Recent totals are recorded in `awaited`, so that the restore waits for
+    /// their final.
     ///
     /// If partitions were added to the topic, a room has records in two partitions, which are read one after another.
-    /// The later record counts, not the one that was read last.
+    /// The record of the later window is used, even if it is not the one that was read last.
     fn read_totals(
         &mut self,
         log: &dyn Log,
@@ -208,8 +209,8 @@ impl RestoredRooms {
     ) -> Result<(), LogError> {
         read_to_end(log, topic, &mut |record| {
             if record.value.is_empty() {
-                // A tombstone without the header is from another program, so the totals that were read before still
-                // count.
+                // A tombstone without the header is from another program. It is ignored, so the totals that were read
+                // before it still count.
                 let before = headers_of(&record).removed_before();
                 if let Some((room, before)) = Room::from_key(record.key).zip(before) {
                     self.remove(room, before);
@@ -235,7 +236,8 @@ impl RestoredRooms {
         self.totals.insert(totals.room, counts);
     }
 
-    /// Removes the totals of a room, unless they are of this order or a later one: then the room has finals again.
+    /// Removes the totals of a room, unless they are of the order `before` or a later one. Later totals show that the
+    /// room has had finals again.
     fn remove(&mut self, room: Room, before: ResultOrder) {
         let known = self.totals.get(&room);
         if known.is_none_or(|known| known.as_of() < Some(before)) {
@@ -244,7 +246,8 @@ impl RestoredRooms {
         }
     }
 
-    /// Reads finals that are older than the ring. Those that are later than the totals of their room are added.
+    /// Reads finals that are older than the ring. A final that is later than the totals record of its room is stored,
+    /// so that its counts are added.
     fn read_older(
         &mut self,
         log: &dyn Log,
@@ -264,7 +267,7 @@ impl RestoredRooms {
             while !is_over {
                 let read = reader.poll_while(*partition, OLDER_RECORDS, &mut |record| {
                     is_over = record.offset >= range.end;
-                    // A final has all fields of a totals record. It is parsed as one, since a totals record keeps the
+                    // A final has all fields of a totals record. It is parsed as a totals record, which keeps the
                     // counts of emojis that this build does not know.
                     if !is_over && let Some(closed) = decoder.read::<TotalsRecord>(record) {
                         self.add_older(&record, closed);
@@ -295,7 +298,7 @@ impl RestoredRooms {
         }
     }
 
-    /// Records that a final of a room was read.
+    /// Records that a final of a room was read, so that the restore does not wait for it any more.
     fn is_seen(&mut self, room: &Room, order: ResultOrder) {
         let awaited = self.awaited.get(room);
         if awaited.is_some_and(|awaited| order >= *awaited) {
@@ -303,7 +306,7 @@ impl RestoredRooms {
         }
     }
 
-    /// Reads all finals to the end of the topic, and waits for those that totals wait for.
+    /// Reads finals up to the end of the topic, and waits until the final of each room in `awaited` was read.
     fn read_finals(
         &mut self,
         log: &dyn Log,
@@ -344,7 +347,8 @@ impl RestoredRooms {
 
     fn fill(mut self, updates: &Updates) {
         for (room, mut finals) in take(&mut self.finals) {
-            // Finals of two partitions were read alternately. Within a partition this is the order of the offsets.
+            // Finals of two partitions were read alternately, so they are sorted. Within a partition this keeps the
+            // order of the offsets.
             finals.sort_by_key(RelayFinal::order);
             let record = self.totals.remove(&room).unwrap_or_default();
             let totals = self.complete(&room, record);
@@ -352,7 +356,7 @@ impl RestoredRooms {
         }
         for (room, record) in take(&mut self.totals) {
             let totals = self.complete(&room, record);
-            // A room that was removed has no totals.
+            // A room that was removed has no totals, so it is not restored.
             if totals.total() > 0 {
                 updates.restore_room(&room, totals, Vec::new());
             }
@@ -363,7 +367,8 @@ impl RestoredRooms {
         }
     }
 
-    /// Returns the totals of a room as of the last final before the ring, from its totals record.
+    /// Returns the totals of a room as of the last final before the ring: its totals record, and the counts of later
+    /// finals.
     fn complete(&mut self, room: &Room, record: RoomTotals) -> RoomTotals {
         match self.older.remove(room) {
             Some(older) => older.fold(record, RoomTotals::merge),

@@ -1,4 +1,4 @@
-//! The tailer: the thread that reads results and applies them.
+//! The tailer: the thread that reads results from the log and applies them to the rooms.
 //!
 //! ```text
 //!  start:  rooms are restored ([`crate::source::restore`]) ─▶ ready
@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The removal of a room and its finals are in different topics. After the tailer has read a removal, it reads the
-//! finals up to the end of their topic, and only then applies the removal: all finals before it are known then.
-//! Otherwise a tailer that lags behind would set the totals to 0 and then add finals from before the removal.
+//! finals up to the end of their topic, and only then applies the removal. So all finals from before the removal are
+//! applied before it. In another order, a tailer that lags behind would set the totals to 0 and then add finals from
+//! before the removal.
 
 #![allow(clippy::disallowed_methods, reason = "a thread that retries reads")]
 
@@ -38,7 +39,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Minimum time between two log lines about failed reads.
 const WARN_EVERY: Duration = Duration::from_secs(30);
 
-/// The thread, which is stopped when this is dropped.
+/// The thread of the tailer. It is stopped when this value is dropped.
 pub(crate) struct Tailer {
     stop: Arc<AtomicBool>,
     bell: WakeSignal,
@@ -100,7 +101,7 @@ impl Drop for Tailer {
         self.stop.store(true, Ordering::Release);
         self.bell.notify();
         if let Some(thread) = self.thread.take() {
-            // Not an error: a panic of the thread ends the process.
+            // The result is ignored: a panic of the thread would have ended the process.
             let _ = thread.join();
         }
     }
@@ -111,19 +112,20 @@ struct Reading {
     updates: Arc<Updates>,
     bell: WakeSignal,
     decoder: Decoder,
-    /// The length of windows at the start.
+    /// Configured length of windows.
     window_ms: u64,
-    /// By partition: live tallies below this were written before the start.
+    /// The end offset of each partition of the live topic at the start. Live tallies before it are from before the
+    /// start.
     live_before: HashMap<u32, u64>,
     windows: TopicReader,
     trending: TopicReader,
     live: TopicReader,
-    /// Removals that wait until the finals are read. While there are any, the trending topic is not read, so they are
-    /// at most those of one poll, or at the start one for each known room.
+    /// Removals that wait until the finals are read. While there are any, the trending topic is not read. So the list
+    /// has at most the removals of one poll, or after the start one for each known room.
     removals: Vec<RelayUpdate>,
     /// Whether the last read succeeded.
     is_healthy: bool,
-    /// When a failed read was last logged.
+    /// Time at which a failed read was last logged.
     warned: Option<Instant>,
 }
 
@@ -135,7 +137,7 @@ impl Reading {
             Ok(ControlFlow::Break(())) => self.bell.wait(PARK),
             Err(error) => {
                 self.is_healthy = false;
-                // Reads may succeed between two errors of a broker.
+                // Reads may succeed between two errors of a broker, so the limit of log lines depends only on the time.
                 if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
                     tracing::warn!(%error, "results cannot be read; trying again");
                     self.warned = Some(Instant::now());
@@ -169,11 +171,11 @@ impl Reading {
         readiness.ready();
     }
 
-    /// Reads new results; `Break` if there were none.
+    /// Reads new results. Returns `Break` if there were none.
     fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
         let (updates, decoder) = (&*self.updates, &mut self.decoder);
         let origin_us = now_us();
-        // An update of another log ends this node; nothing else is rejected.
+        // The result is ignored: only an update of another log is rejected, and `Updates` then ends this node.
         let apply = |update| drop(updates.apply(origin_us, update));
         let finals = self
             .windows
@@ -215,8 +217,8 @@ impl Reading {
     }
 }
 
-/// Returns the length of a result's window. Live tallies from before the start whose windows have another length are
-/// from an earlier run, which did not close them.
+/// Returns the length of a result's window. If a live tally from before the start has another length than configured,
+/// an earlier run has written it and did not close its window, so the tailer drops it.
 fn size_ms(result: &WindowRecord) -> u64 {
     result.window.end.saturating_sub(result.window.start)
 }

@@ -1,4 +1,5 @@
-//! Reads a topic of results, with retries after errors and deletions, and decodes its records.
+//! Reads a topic of results and decodes its records. After an error, or if records were deleted unread, the reader is
+//! opened again.
 
 #![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
 
@@ -14,25 +15,25 @@ use serde::de::DeserializeOwned;
 use crate::hub::updates::Updates;
 use crate::metrics::Metrics;
 
-/// Maximum records that are read from a partition before the next one.
+/// Maximum number of records that are read from a partition before the next partition is read.
 const POLL_RECORDS: usize = 1000;
 /// Minimum time between two log lines about records that cannot be decoded; all such records are counted.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Maximum time that a thread sleeps at the end of a topic, before it checks whether it has to stop.
+/// Maximum time for which a thread sleeps at the end of a topic before it checks whether it has to stop.
 pub(super) const PARK: Duration = Duration::from_millis(200);
 
 /// The reader of one topic.
 pub(crate) struct TopicReader {
     topic: String,
-    /// Whether the records are finals: subscribers are notified of finals that were deleted before they were read.
+    /// Whether the records are finals. If finals were deleted before they were read, subscribers are notified.
     finals: bool,
     next: Vec<(u32, u64)>,
     reader: Option<Box<dyn Reader>>,
 }
 
 impl TopicReader {
-    /// Reads `topic` from these offsets on.
+    /// Returns a reader of `topic` that begins at these offsets.
     pub(crate) fn new(topic: String, finals: bool, next: Vec<(u32, u64)>) -> Self {
         Self {
             topic,
@@ -78,12 +79,12 @@ impl TopicReader {
         Ok(read)
     }
 
-    /// Continues with a new reader, at the position of the old one.
+    /// Drops the reader. The next poll opens a new one at the same position.
     pub(crate) fn reopen(&mut self) {
         self.reader = None;
     }
 
-    /// Whether the last poll read all partitions to their ends.
+    /// Returns whether the last poll read all partitions to their ends.
     pub(crate) fn at_end(&self) -> bool {
         let reader = self.reader.as_ref();
         let at_end = |(p, _): &(u32, u64)| reader.is_some_and(|reader| reader.at_end(*p));
@@ -105,7 +106,7 @@ impl Decoder {
         }
     }
 
-    /// The result in a record, if it can be decoded.
+    /// Decodes the result in a record. Returns `None` if it cannot be decoded.
     pub(crate) fn read<T: DeserializeOwned>(&mut self, record: Record<'_>) -> Option<T> {
         let error = match serde_json::from_slice(record.value) {
             Ok(result) => return Some(result),
@@ -129,10 +130,12 @@ pub(super) fn headers_of(record: &Record<'_>) -> ResultHeaders {
     ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
 }
 
-/// Decodes a record of the trending topic; `None` if it is not readable, or if another program has deleted its key.
+/// Decodes a record of the trending topic. Returns `None` if it cannot be decoded, or if another program has deleted
+/// its key.
 pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<RelayUpdate> {
     if record.value.is_empty() {
-        // A tombstone removes a room, or another program has deleted the key. Neither is counted as unreadable.
+        // A tombstone removes a room, or shows that another program has deleted the key. It is never counted as
+        // unreadable.
         let before = headers_of(&record).removed_before()?;
         let room = Room::from_key(record.key)?;
         return Some(RelayUpdate::Removed { room, before });
@@ -143,7 +146,7 @@ pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<R
     })
 }
 
-/// Decodes a final; `None` if it is not readable.
+/// Decodes a final. Returns `None` if it cannot be decoded.
 pub(super) fn final_of(decoder: &mut Decoder, read: Record<'_>) -> Option<RelayFinal> {
     let record: WindowRecord = decoder.read(read)?;
     let headers = headers_of(&read);

@@ -1,4 +1,4 @@
-//! Authorization: a publisher with a `--jwt-key`.
+//! Authorization of subscribers at a publisher with a `--jwt-key`.
 
 use std::{
     io::Write,
@@ -42,7 +42,7 @@ fn now() -> f64 {
     now.unwrap().as_secs_f64()
 }
 
-/// A token that is valid for `left` more seconds, without the leeway.
+/// Returns a token that is valid for `left` more seconds, plus the leeway. `rooms` are the rooms that it allows.
 fn token(left: f64, rooms: Option<&[&str]>) -> String {
     let mut claims = json!({"sub": "u-17", "exp": now() + left});
     if let Some(rooms) = rooms {
@@ -171,7 +171,8 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
     ] {
         let token = token(600.0, Some(claimed));
         assert_eq!(listed(&token), opened);
-        // The leaders across all rooms include rooms that the token does not allow.
+        // The trending lists across all rooms include rooms that the token does not allow, so they are not in the
+        // response.
         assert_eq!(rooms(&token)["trending"], Value::Null);
         for room in names {
             for what in ROOM {
@@ -195,7 +196,7 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
 fn a_subscriber_is_disconnected_when_its_token_expires() {
     let stage = Stage::new();
     let node = gated(&stage);
-    // The token has expired and is within the leeway of 5 s.
+    // The token has expired, but is still accepted for a second, since the leeway is 5 s.
     let short = format!("?token={}", token(-4.0, None));
     let long = format!("?token={}", token(600.0, None));
     let mut stays = Ws::join(node.address, "r", &long);

@@ -41,7 +41,7 @@ fn a_room_that_has_nothing_yet_has_an_empty_state() {
     assert_eq!(answer.json(), empty);
     let history = get(node.address, "/v1/rooms/nothing-yet/history").json();
     assert_eq!(history, json!({"room": "nothing-yet", "finals": []}));
-    // A GET does not create a room.
+    // A request of a room's state does not create the room.
     assert_eq!(
         get(node.address, "/v1/rooms").json(),
         json!({"rooms": [], "trending": null})
@@ -245,7 +245,7 @@ fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
         }
     }
     let accept = "accept-encoding: br\r\n";
-    // The response is shorter than the minimum for compression.
+    // The response is shorter than the minimum for compression, so it is not compressed.
     let short = ask(node.address, "GET /v1/rooms/room-1", accept);
     assert_eq!(short.header("content-encoding"), None);
     assert_eq!(short.json()["room"], "room-1");

@@ -1,4 +1,4 @@
-//! Clients: WebSockets by a library, Server-Sent Events and plain requests by a socket.
+//! Clients for the tests: WebSockets use a library; Server-Sent Events and plain requests use a bare socket.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -34,7 +34,8 @@ impl Received {
         self.json["type"].as_str().unwrap()
     }
 
-    /// Returns `kind`, with the id of a final, the reason of a gap, the total of a live tally, or the trending emojis.
+    /// Returns the kind of the message, with the id of a final, the reason of a gap, the total of a live tally, or the
+    /// trending emojis.
     pub(crate) fn brief(&self) -> String {
         let of = |member: &str| self.json[member].to_string().replace('"', "");
         match self.kind() {
@@ -56,12 +57,12 @@ impl Received {
 pub(crate) trait Subscriber {
     fn next(&mut self) -> Received;
 
-    /// Returns the next `count` messages, in brief.
+    /// Returns the next `count` messages, each as [`Received::brief`] describes it.
     fn brief(&mut self, count: usize) -> Vec<String> {
         (0..count).map(|_| self.next().brief()).collect()
     }
 
-    /// Returns the next `count` finals; other messages are skipped.
+    /// Returns the next `count` finals, and skips other messages.
     fn finals(&mut self, count: usize) -> Vec<Received> {
         let mut finals = Vec::new();
         while finals.len() < count {
@@ -77,7 +78,7 @@ pub(crate) trait Subscriber {
 pub(crate) struct Ws<S = TcpStream>(pub(crate) WebSocket<S>);
 
 impl Ws {
-    /// Joins `room`; `query` is empty or `?since=…`.
+    /// Subscribes to `room`. `query` is empty or `?since=…`.
     pub(crate) fn join(address: SocketAddr, room: &str, query: &str) -> Self {
         Self::over(connect(address), address, room, query)
     }
@@ -100,7 +101,7 @@ impl<S: Read + Write> Ws<S> {
 
 impl<S: Read + Write> Subscriber for Ws<S> {
     fn next(&mut self) -> Received {
-        // The server's pings restart the read timeout, so the wait has a deadline of its own.
+        // Each ping of the server restarts the read timeout, so this loop needs a deadline of its own.
         let begun = Instant::now();
         loop {
             assert!(begun.elapsed() < DEADLINE, "no message came");
@@ -143,7 +144,7 @@ impl Sse {
         Self { head, stream }
     }
 
-    /// The next event; `None` at the end of the stream.
+    /// Returns the next event, or `None` at the end of the stream.
     pub(crate) fn event(&mut self) -> Option<Received> {
         let (mut kind, mut id, mut data) = (String::new(), None, String::new());
         loop {
@@ -151,7 +152,7 @@ impl Sse {
             if self.stream.read_line(&mut line).unwrap() == 0 {
                 return None;
             }
-            // Lines of chunk sizes are not fields, so they are skipped, like comments.
+            // Lines with the size of a chunk are not fields, so they are skipped, as comments are.
             let line = line.trim_end_matches(['\r', '\n']);
             match line.split_once(": ") {
                 Some(("event", value)) => kind = value.to_owned(),
@@ -193,7 +194,7 @@ impl Answer {
     }
 }
 
-/// Sends a request with `line` (method and target) and header lines, each of which ends with CRLF.
+/// Sends a request and returns the response. `line` is method and target. Each line of `headers` ends with CRLF.
 pub(crate) fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
     let mut stream = connect(address);
     let head = format!("{line} HTTP/1.1\r\nhost: {address}\r\n{headers}");
@@ -234,7 +235,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A frame as a client sends it, masked with zeros.
+/// Encodes a frame as a client sends it. The mask is 0, so the payload is not changed.
 pub(crate) fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let header = FrameHeader {
         mask: Some([0; 4]),

@@ -33,12 +33,12 @@ impl Counting {
         }
     }
 
-    /// Closes the `nth` window now, with these counts of each room.
+    /// Closes the `nth` window now. `rooms` are the names of rooms and their counts in this window.
     pub(crate) fn close(&mut self, nth: u64, rooms: &[(&str, Counts<'_>)]) {
         self.close_at(now_ms(), nth, rooms);
     }
 
-    /// Closes the `nth` window at `written_ms`.
+    /// Closes the `nth` window with records of the time `written_ms`.
     pub(crate) fn close_at(&mut self, written_ms: u64, nth: u64, rooms: &[(&str, Counts<'_>)]) {
         let mut records = Vec::new();
         for (room, counts) in rooms {
@@ -48,7 +48,7 @@ impl Counting {
         self.commit(records);
     }
 
-    /// Closes windows of one room, all in one transaction.
+    /// Closes several windows of one room, all in one transaction.
     pub(crate) fn close_many(
         &mut self,
         room: &str,
@@ -60,7 +60,7 @@ impl Counting {
         self.commit(records);
     }
 
-    /// The records of a final and its totals, not written.
+    /// Returns the records of a final and of the room's totals after it. They are not written to the log.
     pub(crate) fn records(
         &mut self,
         nth: u64,
@@ -76,7 +76,7 @@ impl Counting {
         (keyed(topic, room, &record), self.totals_as_of(nth, room))
     }
 
-    /// The same for a final with which the totals of the room begin at 0.
+    /// Returns the records of a final with which the totals of the room begin at 0. They are not written to the log.
     pub(crate) fn beginning(
         &mut self,
         nth: u64,
@@ -89,14 +89,15 @@ impl Counting {
         (of_window, of_totals)
     }
 
-    /// Closes the `nth` window of one room, with which its totals begin at 0.
+    /// Closes the `nth` window of one room, whose totals begin at 0 with this window.
     pub(crate) fn begin_at(&mut self, written_ms: u64, nth: u64, room: &str, counts: Counts<'_>) {
         let (of_window, of_totals) = self.beginning(nth, room, counts);
         let records = [of_window, of_totals].map(|record| timed(record, written_ms));
         self.commit(records.into());
     }
 
-    /// Removes the room with the `nth` window: its last final is older than the retention.
+    /// Writes the removal of a room, as a dataflow does if the room's last final is older than the retention. Finals
+    /// before the `nth` window are removed.
     pub(crate) fn remove(&mut self, room: &str, nth: u64) {
         self.totals.remove(room);
         let topics = Topics::default();
@@ -104,7 +105,7 @@ impl Counting {
         self.commit(topics.map(|topic| removal(topic, room, nth)).into());
     }
 
-    /// The totals record of a room whose last window is the `nth`, not written.
+    /// Returns the totals record of a room whose last window is the `nth`. It is not written to the log.
     pub(crate) fn totals_as_of(&self, nth: u64, room: &str) -> NewRecord {
         let mut counted: Vec<Count> = self
             .total(room)
@@ -139,7 +140,7 @@ impl Counting {
         self.append(keyed(Topics::default().live(), room, &record));
     }
 
-    /// Writes a live tally with a count of one, of the window of `window_ms` that begins at `start_ms`.
+    /// Writes a live tally with a count of one. Its window begins at `start_ms` and has the length `window_ms`.
     pub(crate) fn live_of(&self, start_ms: u64, window_ms: u64, room: &str) {
         let record = WindowRecord {
             window: WindowSize::from_ms(window_ms).unwrap().window_of(start_ms),
@@ -148,23 +149,23 @@ impl Counting {
         self.append(keyed(Topics::default().live(), room, &record));
     }
 
-    /// Writes the top emojis of a room in the span that ends with the `nth` window.
+    /// Writes a trending record: the top emojis of a room in the span that ends with the `nth` window.
     pub(crate) fn trending(&self, nth: u64, room: &str, top: Counts<'_>) {
         self.append(trending(nth, room, top));
     }
 
-    /// Writes any record.
+    /// Appends a record to the log.
     pub(crate) fn append(&self, record: NewRecord) {
         testing::append(&*self.log, [record]);
     }
 
-    /// The totals of the room so far.
+    /// Returns the totals of the room as of the last final.
     pub(crate) fn total(&self, room: &str) -> BTreeMap<Emoji, u64> {
         self.totals.get(room).cloned().unwrap_or_default()
     }
 }
 
-/// The trending record of a room, or of all rooms (`*`), for the span that ends with the `nth` window.
+/// Returns the trending record of a room, or of all rooms (`*`), for the span that ends with the `nth` window.
 pub(crate) fn trending(nth: u64, room: &str, top: Counts<'_>) -> NewRecord {
     let size = WindowSize::from_ms(WINDOW_MS).unwrap();
     let (window, span_ms) = (size.window_of(nth * WINDOW_MS), 60_000);
@@ -197,7 +198,7 @@ pub(crate) fn trending(nth: u64, room: &str, top: Counts<'_>) -> NewRecord {
     keyed(Topics::default().trending(), room, &record)
 }
 
-/// A tombstone (a record without a value), which removes the finals of a room before the `nth` window.
+/// Returns a tombstone (a record without a value), which removes the finals of a room before the `nth` window.
 pub(crate) fn removal(topic: String, room: &str, nth: u64) -> NewRecord {
     NewRecord {
         value: Default::default(),
@@ -206,12 +207,12 @@ pub(crate) fn removal(topic: String, room: &str, nth: u64) -> NewRecord {
     }
 }
 
-/// A record of `value` in the room's partition.
+/// Returns a record with this value in the room's partition.
 pub(crate) fn keyed(topic: String, room: &str, value: &impl serde::Serialize) -> NewRecord {
     testing::keyed(topic, room, serde_json::to_vec(value).unwrap())
 }
 
-/// A progress record with the position from which finals complete totals.
+/// Returns a progress record, which has the offsets of the finals that are not in a totals record yet.
 pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
     NewRecord {
         partition: Some(0),
@@ -219,7 +220,7 @@ pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
     }
 }
 
-/// A progress record that states that no final is in a totals record.
+/// Returns a progress record that states that no final is in a totals record yet.
 pub(crate) fn nothing_written() -> NewRecord {
     progress(&Unwritten {
         since: Some(ResultOrder::default()),

@@ -1,4 +1,4 @@
-//! Subscribers over TLS, which shards serve, and over HTTP/2, which async tasks serve.
+//! Subscribers over TLS, whose connections shards serve, and over HTTP/2, whose streams async tasks serve.
 
 use std::{fs, net::TcpStream, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;
 
-/// A publisher with TLS, and the certificates that its clients trust.
+/// A publisher with TLS, and the trust settings of its clients.
 struct Secret {
     node: Node,
     trust: Arc<ClientConfig>,
@@ -85,7 +85,7 @@ fn subscribers_over_tls_are_sent_all_frames_and_bye() {
     for ws in &mut in_tls {
         assert_eq!(ws.finals(50), expected);
     }
-    // Pongs are sent over TLS, too.
+    // The server sends pongs over TLS, too.
     let [mut ws, left] = in_tls;
     ws.0.send(tungstenite::Message::Ping("there?".into()))
         .unwrap();
@@ -130,7 +130,7 @@ fn a_stream_of_events_over_http2_is_the_same_stream() {
         let request = Request::get(url).body(String::new()).unwrap();
         let response = sender.send_request(request).await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        // The client closes the connection when its last handle is dropped.
+        // The client would close the connection when the last `sender` is dropped, so this one is never dropped.
         std::mem::forget(sender);
         response.into_body()
     });

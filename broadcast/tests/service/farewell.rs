@@ -28,7 +28,7 @@ fn all_subscribers_are_sent_a_time_to_reconnect() {
             panic!("a close follows");
         };
         assert_eq!(u16::from(frame.code), 3001);
-        // The library answers the close, and then the server closes the stream.
+        // The client's library answers the close, and then the server closes the stream.
         assert!(matches!(
             ws.0.read(),
             Err(tungstenite::Error::ConnectionClosed)

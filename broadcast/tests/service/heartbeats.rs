@@ -14,9 +14,9 @@ use crate::{
 
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// Maximum time by which a heartbeat is early: a shard sweeps each connection once a second.
+/// Maximum time by which a heartbeat may be early, since a shard sweeps each connection only once a second.
 const SOONER: Duration = Duration::from_millis(1500);
-/// Pause between frames of a room that is not silent.
+/// Pause between two frames of a room that is not silent.
 const PACE: Duration = Duration::from_millis(100);
 
 fn often() -> SubscriberConfig {
@@ -34,7 +34,7 @@ fn publisher(stage: &Stage) -> Node {
     Node::start(stage.log.clone(), config)
 }
 
-/// Subscribes and waits for two heartbeats. Returns the announced interval, and the time before each of them.
+/// Waits for two heartbeats of a subscriber. Returns the time before each of them.
 fn silences(mut subscriber: impl Subscriber) -> Vec<Duration> {
     let hello = subscriber.next();
     assert_eq!(hello.json["heartbeat_ms"], json!(HEARTBEAT.as_millis()));
@@ -84,7 +84,7 @@ fn a_room_with_frames_is_not_sent_heartbeats() {
         for subscriber in &mut subscribers {
             loop {
                 let frame = subscriber.next();
-                // On a busy host this test itself may not run for so long.
+                // On a busy host this test itself may pause for so long that a heartbeat is right.
                 let silence = last.elapsed() > HEARTBEAT - SOONER;
                 assert!(silence || frame.kind() != "heartbeat");
                 if frame.json["start"] == json!(sent * WINDOW_MS) {

@@ -22,7 +22,7 @@ fn a_handshake_is_checked() {
     let get = "GET /v1/rooms/r/ws";
     for (line, headers, status) in [
         (get, GOOD.to_owned(), 101),
-        // The form that Firefox sends.
+        // Firefox sends this form of the header.
         (get, GOOD.replace("Upgrade\r", "keep-alive, upgrade\r"), 101),
         (get, String::new(), 426),
         (get, GOOD.replace("websocket\r", "h2c\r"), 426),
@@ -60,7 +60,7 @@ fn a_handshake_is_checked() {
     assert_eq!(answer.header("sec-websocket-version"), Some("13"));
 }
 
-/// A frame of a client. `first` has the final bit, the reserved bits and the opcode.
+/// Encodes a frame of a client. `first` is the first byte: the final bit, the reserved bits and the opcode.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
@@ -82,19 +82,19 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
-/// The first, a middle and the last fragment of a message.
+/// First bytes of the fragments of a text message: the first fragment, one in the middle, and the last one.
 const BEGINS: u8 = 0x01;
 const GOES_ON: u8 = 0x00;
 const ENDS: u8 = 0x80;
 
 const STILL_THERE: &[u8] = b"still there?";
 
-/// The received pongs, and the code of the server's close: `None` while the connection is open, `Some(0)` for a close
-/// without a code.
+/// The received pongs, and the code of the server's close. `None`: the connection is open. `Some(0)`: the close has no
+/// code.
 #[derive(Debug, PartialEq)]
 struct Answer(Vec<Vec<u8>>, Option<u16>);
 
-/// Sends these bytes, in one piece or one by one, and then a ping. Its pong shows that the connection is still open.
+/// Sends these bytes, in one piece or one by one, and then a ping. If the pong arrives, the connection is still open.
 fn answer(node: &Node, bytes: &[u8], by_octets: bool) -> Answer {
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
@@ -102,7 +102,7 @@ fn answer(node: &Node, bytes: &[u8], by_octets: bool) -> Answer {
     let stream = ws.0.get_mut();
     stream.set_nodelay(true).unwrap();
     for piece in all.chunks(if by_octets { 1 } else { all.len() }) {
-        // The server may have closed the connection.
+        // If the write fails, the server has closed the connection, and its close is read below.
         if stream.write_all(piece).is_err() {
             break;
         }
@@ -129,7 +129,7 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(CLOSE, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// The answer of a connection that stays open and has answered these pings.
+/// Returns the expected answer of a connection that stays open: these pongs, and no close.
 fn goes_on(pongs: &[&[u8]]) -> Answer {
     Answer(pongs.iter().map(|pong| pong.to_vec()).collect(), None)
 }
@@ -138,8 +138,8 @@ fn closes(pongs: &[&[u8]], code: CloseCode) -> Answer {
     Answer(goes_on(pongs).0, Some(code.into()))
 }
 
-/// The cases of the Autobahn test suite, with its numbers, that apply to a server without an echo: valid messages have
-/// no effect, which a ping shows.
+/// The cases of the Autobahn test suite, by their numbers, that apply to a server that does not echo messages. Such a
+/// server does not react to a valid message, so a ping after it shows that the connection is open.
 #[test]
 fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
     use CloseCode::{Invalid, Protocol};
@@ -288,7 +288,7 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
             closes(&[], Invalid),
         );
     }
-    // An invalid message may be rejected before it is complete (6.4).
+    // The server may reject an invalid message before the message is complete (case 6.4).
     case(
         "6.4",
         of(&[(BEGINS, greek), (GOES_ON, b"\xf4\x90\x80\x80")]),
@@ -422,7 +422,7 @@ fn a_violation_is_answered_by_a_close() {
     let text = OpCode::Data(Data::Text);
     let mut unmasked = masked(text, b"hi");
     unmasked[1] &= 0x7f;
-    // A length of 2^62 is rejected by the header, before memory is allocated for it.
+    // The header announces a length of 2^62 bytes. The server rejects it before it allocates memory for the payload.
     let huge = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0][..], &[0; 4]].concat();
     for (what, bytes, code) in [
         ("unmasked", unmasked, CloseCode::Protocol),
@@ -456,7 +456,7 @@ fn a_handshake_with_a_body_is_rejected() {
     );
 }
 
-/// The client is still writing when its message is rejected because of the length.
+/// The message is so long that the server rejects it while the client is still writing.
 #[test]
 fn a_message_that_is_too_long_is_answered_by_a_close() {
     let stage = Stage::new();
@@ -473,11 +473,11 @@ fn a_client_that_sends_too_much_is_disconnected() {
     assert_eq!(closes_with(&node, &pings), Some(CloseCode::Policy.into()));
     let mut events = crate::clients::connect(node.address);
     let asked = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
-    // The first request is answered, and the bytes after it are not parsed as requests.
-    // The connection may be closed while the client still writes.
+    // The server answers the first request, and does not parse the bytes after it as requests. The result of the write
+    // is ignored, since the server may close the connection while the client still writes.
     let _ = events.write_all(asked.repeat(20_000).as_bytes());
     let mut answer = Vec::new();
-    // Closed, or reset with unread bytes.
+    // The result is ignored: the connection is closed, or reset because of unread bytes.
     let _ = events.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer);
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");

@@ -1,4 +1,4 @@
-//! Outages of the log.
+//! A publisher during outages of the log.
 
 use emostream_log::testing::{Reads, until};
 

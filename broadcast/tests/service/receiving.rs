@@ -79,7 +79,7 @@ fn hello_names_the_newest_final_of_the_room_also_to_who_resumes_before_it() {
     for query in ["", &since] {
         let mut joined = Ws::join(node.address, "r", query);
         assert_eq!(joined.next().json["latest"], ids[1]);
-        // Replayed frames are not newer.
+        // The next message is a final from before the subscription, and `latest` in `hello` is its id.
         assert_eq!(joined.next().json["id"], ids[1]);
     }
     let elsewhere = Ws::join(node.address, "elsewhere", "").next();
@@ -214,7 +214,7 @@ fn an_observer_receives_everything_and_is_not_counted_as_audience() {
         listed
     };
     assert_eq!(audience(), 0);
-    // The metric counts connections.
+    // The metric counts all connections, including those of observers.
     assert_eq!(node.metric(r#"subscribers{transport="websocket"}"#), 1.0);
     let mut fan = Ws::join(node.address, "r", "");
     fan.finals(1);
@@ -235,7 +235,7 @@ fn subscribers_frames_and_deliveries_are_counted() {
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     ws.finals(1);
     sse.finals(1);
-    // A subscriber may receive a frame before the metric counts it.
+    // A subscriber may receive a frame before the metric counts it, so the test waits for the metric.
     let counted = |name, times| until(name, || node.metric(name) == times);
     counted(r#"frames_total{type="final"}"#, 1.0);
     counted(r#"deliveries_total{type="final"}"#, 2.0);

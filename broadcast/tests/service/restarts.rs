@@ -18,7 +18,7 @@ use crate::{
 const ROOMS: [&str; 3] = ["a", "b", "c"];
 const EMOJIS: [&str; 4] = ["🔥", "👏", "😂", "👍"];
 
-/// The windows of a room's history, and the totals as of each.
+/// The number of a window, and the totals of the room as of this window.
 type Totals = (u64, BTreeMap<Emoji, u64>);
 
 fn history(node: &Node, room: &str) -> Vec<Value> {
@@ -26,7 +26,7 @@ fn history(node: &Node, room: &str) -> Vec<Value> {
     serde_json::from_value(history["finals"].take()).unwrap()
 }
 
-/// The total of the room at a publisher that starts now.
+/// Starts a publisher, and returns the total of the room at it.
 fn total(stage: &Stage, room: &str) -> Option<u64> {
     let node = stage.publisher();
     get(node.address, &format!("/v1/rooms/{room}")).json()["total"].as_u64()
@@ -34,7 +34,8 @@ fn total(stage: &Stage, room: &str) -> Option<u64> {
 
 #[test]
 fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
-    // Partitions are read one after another, and the room's older record may be in either.
+    // The publisher reads partitions one after another, so both orders are tested: the older record may be read first
+    // or last.
     for newer in [0, PARTITIONS - 1] {
         let mut stage = Stage::new();
         let older = PARTITIONS - 1 - newer;
@@ -55,7 +56,8 @@ fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
     }
 }
 
-/// A dataflow of another build had counted the emoji, and the publisher lost all totals of the room.
+/// A dataflow of another build counted an emoji that the publisher did not know, and the publisher lost all totals of
+/// the room.
 #[test]
 fn an_emoji_that_this_build_does_not_know_costs_only_its_own_total() {
     let mut stage = Stage::new();
@@ -109,7 +111,7 @@ fn after_a_backward_reset_the_later_results_are_restored_although_their_windows_
     assert_eq!(totals, [Some(5), Some(7)]);
 }
 
-/// The counts of some rooms in one window.
+/// Generates the counts of some rooms in one window.
 fn window() -> impl Strategy<Value = BTreeMap<usize, BTreeMap<usize, u64>>> {
     let counts = proptest::collection::btree_map(0..EMOJIS.len(), 1_u64..5000, 1..3);
     proptest::collection::btree_map(0..ROOMS.len(), counts, 0..3)
@@ -123,7 +125,7 @@ proptest! {
         windows in proptest::collection::vec(window(), 1..24),
         old in any::<prop::sample::Index>(), restart in any::<prop::sample::Index>(),
     ) {
-        // The oldest windows are older than the ring, and the second publisher starts in the middle.
+        // Windows before `old` are older than the ring. A second publisher starts at the window `restart`.
         let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
         let mut stage = Stage::new();
         let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
@@ -169,19 +171,20 @@ proptest! {
     }
 }
 
-/// A dataflow that writes the totals of some rooms later than their finals, as it does with those of many emojis.
+/// A dataflow that writes the totals of some rooms later than their finals, as the real one does for rooms with many
+/// emojis.
 #[derive(Default)]
 struct Late {
-    /// Finals of later windows are at these offsets or after them.
+    /// For each window: the offsets at which its finals and those of later windows begin.
     ends: Vec<FinalsFrom>,
-    /// The first window of each room that is not in a totals record, and the last one.
+    /// The first and the last window of each room that are not in a totals record yet.
     unwritten: BTreeMap<usize, (u64, u64)>,
     before: Option<ResultOrder>,
 }
 
 impl Late {
-    /// Closes the `nth` window at `written_ms`, and writes the totals of the rooms in `written`. `begins`: the totals
-    /// of its rooms begin at 0 with it.
+    /// Closes the `nth` window at `written_ms`, and writes the totals of the rooms in `written`. If `begins`, the
+    /// totals of the window's rooms begin at 0 with it.
     fn close(
         &mut self,
         stage: &mut Stage,
@@ -254,14 +257,15 @@ proptest! {
             (proptest::bool::weighted(0.15), window(), proptest::collection::vec(0..ROOMS.len(), 0..2)), 1..24),
         old in any::<prop::sample::Index>(), restart in any::<prop::sample::Index>(),
     ) {
-        // The oldest windows are older than the ring, and the second publisher starts in the middle.
+        // Windows before `old` are older than the ring. A second publisher starts at the window `restart`.
         let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
         let mut stage = Stage::new();
         let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
         let mut late = Late::default();
         let mut nodes: Vec<Node> = Vec::new();
         let mut expected: BTreeMap<usize, Vec<Totals>> = BTreeMap::new();
-        // If totals begin in the ring, a publisher that starts later does not know the totals of earlier finals.
+        // The last window of each room with which its totals begin. If that window is in the ring, a publisher that
+        // starts later does not know the totals of earlier finals.
         let mut began: BTreeMap<usize, u64> = BTreeMap::new();
         for (nth, (begins, window, written)) in (0_u64..).zip(&windows) {
             if nth == old as u64 || nth == restart.max(old) as u64 {
@@ -298,7 +302,7 @@ proptest! {
     }
 }
 
-/// Kafka shows the partitions of a transaction one after another, since each has its own commit marker.
+/// Kafka makes the partitions of a transaction visible one after another, since each has its own commit marker.
 #[test]
 fn totals_that_are_seen_before_their_final_are_not_doubled() {
     let mut stage = Stage::new();
@@ -307,7 +311,7 @@ fn totals_that_are_seen_before_their_final_are_not_doubled() {
     stage.counting.commit(vec![of_totals]);
     let log = stage.log.clone();
     let starting = std::thread::spawn(move || Node::start(log, config()));
-    // A publisher that does not wait for the final would be ready by now.
+    // After so many polls without a result, a publisher that does not wait for the final would be ready.
     let looks = 4 * PARTITIONS as usize;
     until("looked for more", || stage.log.empty_polls() >= looks);
     stage.counting.commit(vec![of_window]);
@@ -359,7 +363,8 @@ fn open_windows_of_a_run_with_another_size_are_not_shown() {
     };
     let node = Node::start(stage.log.clone(), of_3_s);
     let live = |room: &str| get(node.address, &format!("/v1/rooms/{room}")).json()["live"].take();
-    // A later record in the same partition shows that all records were read.
+    // These live tallies of room `s` are written after the one of room `r`, to the same partition. Once the publisher
+    // has read them, it has read the one of room `r`, too.
     for start_ms in [now_ms, now_ms + 3000] {
         let start_ms = start_ms - start_ms % 3000;
         stage.counting.live_of(start_ms, 3000, "s");

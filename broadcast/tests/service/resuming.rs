@@ -8,7 +8,7 @@ use crate::{
     stage::{KEPT, Node, Stage, config, subscriber_config},
 };
 
-/// The ids of the room's finals once there are `count`, oldest first.
+/// Waits until the room has `count` finals, and returns their ids, oldest first.
 fn ids(node: &Node, room: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     until("read", || {
@@ -43,7 +43,7 @@ fn every_final_since_follows_in_order_then_the_present() {
     });
     assert_eq!(Ws::join(node.address, "r", &since).brief(5), expected);
     assert_eq!(Sse::join(node.address, "r", &since, "").brief(5), expected);
-    // `Last-Event-ID` of the browser has precedence over `since` of the page's first request.
+    // The browser's `Last-Event-ID` has precedence over `since`, which the URL still has from the page's first request.
     let header = format!("Last-Event-ID: {}\r\n", ids[1]);
     let old = format!("?since={}", ids[0]);
     assert_eq!(
@@ -57,7 +57,8 @@ fn every_final_since_follows_in_order_then_the_present() {
     );
 }
 
-/// Otherwise a subscriber that reconnects after five minutes would count as a delay of five minutes.
+/// If resumed finals were measured, a subscriber that reconnects after five minutes would count as a delay of five
+/// minutes.
 #[test]
 fn resumed_finals_do_not_count_as_delayed() {
     let mut stage = Stage::new();
@@ -103,7 +104,7 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
     stage.log.reads(Reads::Stall);
     stage.counting.close(2, &[("r", &[("🔥", 2)])]);
     stage.counting.close(3, &[("r", &[("🔥", 3)])]);
-    // The subscriber has the second final from another publisher: one more than this one knows.
+    // The subscriber was connected to another publisher, and has a second final, which this publisher has not read yet.
     let (partition, offset) = known.split_once('-').unwrap();
     let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
     let address = node.address;
@@ -117,7 +118,7 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
 
 #[test]
 fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
-    // The id of the room's first final, from a log with the same records.
+    // Another log with the same records shows which id the room's first final will have.
     let mut twin = Stage::new();
     twin.counting.close(1, &[("r", &[("🔥", 1)])]);
     let first = ids(&twin.publisher(), "r", 1).remove(0);
@@ -165,8 +166,8 @@ fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
     assert_eq!(Sse::join(node.address, "r", &since, "").brief(3), expected);
 }
 
-/// A page that stayed open while the log was recreated would otherwise wait until the new log has as many results as
-/// the old one.
+/// A page may stay open while the log is recreated. Without this rule, it would wait until the new log has as many
+/// results as the old one.
 #[test]
 fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
     let mut stage = Stage::new();
@@ -183,7 +184,7 @@ fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
         ];
         assert_eq!(ws.brief(3), expected);
     }
-    // The same in a room without results.
+    // A subscriber with such an id is also sent a gap in a room without results.
     let mut ws = Ws::join(node.address, "empty", "?since=0-100000");
     assert_eq!(ws.brief(2), ["hello false", "gap 0-100000 expired"]);
     stage.counting.close(2, &[("empty", &[("🔥", 1)])]);
@@ -195,7 +196,7 @@ fn finals_that_were_deleted_unread_are_announced_by_a_gap() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");
-    // All of them are older than the log's retention, so it deletes the oldest ones.
+    // These finals are older than the log's retention, so the log deletes the oldest ones at its sweep.
     let old_ms = now_ms() - 2 * KEPT.as_millis() as u64;
     stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
     let first = ws.finals(1).remove(0);

@@ -14,7 +14,7 @@ use crate::{
     stage::{KEPT, Node, PARTITIONS, Stage},
 };
 
-/// A time before the ring of a publisher, whose records are not deleted yet.
+/// Returns a time that is before the ring of a publisher, but within the log's retention.
 fn long_ago_ms() -> u64 {
     now_ms() - KEPT.as_millis() as u64 / 2
 }
@@ -27,7 +27,7 @@ fn total(node: &Node) -> Option<u64> {
     state(node)["total"].as_u64()
 }
 
-/// The sum of the totals in each kept final.
+/// Returns the sum of the totals in each final of the ring.
 fn totals(node: &Node) -> Vec<u64> {
     let history = get(node.address, "/v1/rooms/r/history").json();
     let sum = |closed: &Value| {
@@ -65,7 +65,8 @@ fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
         until("read", || totals(node) == [8, 3, 7]);
         assert_eq!(state(node)["totals"], state(&first)["totals"]);
     }
-    // The record does not contain the counts before the last beginning.
+    // The totals record that this publisher has read does not contain the counts from before the last beginning. So the
+    // totals of the first final count only the finals in the ring.
     assert_eq!(totals(&last), [1, 3, 7]);
     assert_eq!(state(&last)["totals"], state(&first)["totals"]);
     for node in [&in_between, &last] {
@@ -80,7 +81,7 @@ fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
 #[test]
 fn totals_begin_again_in_another_partition_whichever_is_read_first() {
     for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {
-        // Finals before the ring, which complete a totals record, or in the ring.
+        // The finals are either before the ring, so that they are added to a totals record, or in the ring.
         for written_ms in [long_ago_ms(), now_ms()] {
             let mut stage = Stage::new();
             let mut records = Vec::new();
@@ -137,7 +138,8 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
         next.json["totals"],
         serde_json::json!([{"emoji": "👏", "count": 2}])
     );
-    // An earlier removal is read late, as it can be from another partition.
+    // This removal is of an earlier window than the last final, but is read after it. This can happen if it is in another
+    // partition.
     stage
         .counting
         .append(removal(Topics::default().trending(), "r", 940));
@@ -162,7 +164,7 @@ fn removed_rooms_use_no_memory() {
     for room in &rooms[1..] {
         stage.counting.remove(room, 900);
     }
-    // Tombstones of another program, which name no window.
+    // Another program writes tombstones without the header that names a window. They are ignored.
     let topics = Topics::default();
     for topic in [topics.totals(), topics.trending()] {
         let deleted = NewRecord {
@@ -181,7 +183,7 @@ fn removed_rooms_use_no_memory() {
 
 #[test]
 fn a_publisher_that_starts_after_a_removal_does_not_count_finals_before_it() {
-    // The finals are in the ring, or are older and would complete a totals record.
+    // The finals are either in the ring, or older, so that they would be added to a totals record.
     for written_ms in [now_ms(), long_ago_ms()] {
         let mut stage = Stage::new();
         let (of_window, of_totals) = stage.counting.records(1, "r", &[("🔥", 7)]);
@@ -221,7 +223,7 @@ fn a_removal_after_a_backward_reset_is_later_than_finals_before_it() {
     until("removed", || total(&node) == Some(0));
 }
 
-/// More finals than are read at once lie before a removal, which is read from another topic.
+/// The removal is in another topic than the finals before it, and there are more of these than one poll reads.
 #[test]
 fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
     let mut stage = Stage::new();
@@ -236,13 +238,13 @@ fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
     assert!(totals(&node).into_iter().eq(1..3000));
 }
 
-/// The answers of a node about the room.
+/// Returns the responses of a node about the room.
 fn shown(node: &Node) -> [String; 2] {
     ["/v1/rooms/r", "/v1/rooms/r/history"].map(|path| get(node.address, path).body)
 }
 
-/// A publisher, a relay of it, and a relay of the relay. `before` is written before they start, `meanwhile` while the
-/// publisher is stopped.
+/// Starts a publisher, a relay of it, and a relay of that relay. `before` writes to the log before they start,
+/// `meanwhile` while the publisher is stopped. Returns the total of the room after all of them agree.
 fn reconnect(before: impl FnOnce(&mut Stage), meanwhile: impl FnOnce(&mut Stage)) -> u64 {
     let mut stage = Stage::new();
     before(&mut stage);
@@ -276,7 +278,7 @@ fn a_relay_that_reconnects_after_a_beginning_has_totals_that_are_smaller() {
 
 #[test]
 fn a_relay_that_reconnects_after_a_removal_has_no_totals() {
-    // With finals in the ring, or without: then the room is missing at the publisher.
+    // The finals are in the ring, or older. If they are older, the restarted publisher does not have the room at all.
     for written_ms in [now_ms(), long_ago_ms()] {
         let total = reconnect(
             |stage| {

@@ -1,4 +1,4 @@
-//! Sockets of shards: streams of events over each version of HTTP, reconnects, lost clients, and shutdown.
+//! Sockets of shards: event streams over each version of HTTP, reconnects, lost clients, and shutdown.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use crate::{
     stage::Stage,
 };
 
-/// Reads all bytes up to the end of the stream.
+/// Returns all bytes up to the end of the stream.
 fn whole(mut stream: TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -49,7 +49,7 @@ fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let chunked = ask_for_events(node.address, "1.1");
-    // The form that nginx sends to its upstreams.
+    // nginx uses HTTP/1.0 for its upstreams.
     let bare = ask_for_events(node.address, "1.0");
     until("both are there", || {
         node.metric(r#"subscribers{transport="sse"}"#) == 2.0
@@ -75,7 +75,7 @@ fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
     assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
     assert!(!head.contains("transfer-encoding"), "{head}");
     assert!(head.contains("\r\nconnection: close"), "{head}");
-    // Each `bye` has another time at which to reconnect.
+    // Each `bye` has another time at which to reconnect, so the streams are compared without it.
     let without_bye = |events: &str| events.split("event: bye").next().unwrap().to_owned();
     assert_eq!(without_bye(body), without_bye(&events));
     assert_eq!(stopped.join().unwrap().remaining, 0);
@@ -102,7 +102,8 @@ fn earlier_requests_on_a_connection_are_answered_first() {
     assert!(text.find("text/event-stream").unwrap() > text.rfind(r#""room":"r","final""#).unwrap());
 }
 
-/// Hundreds of clients connect and disconnect: subscribers that stay lose no final, and no state of the others is left.
+/// Hundreds of clients connect and disconnect. Subscribers that stay lose no final, and no state of the other clients
+/// is left behind.
 #[test]
 fn reconnects_do_not_affect_other_subscribers() {
     const FINALS: u64 = 40;
@@ -123,7 +124,7 @@ fn reconnects_do_not_affect_other_subscribers() {
                     match (turns + thread) % 3 {
                         0 => drop(Ws::join(address, "r", "")),
                         1 => assert_eq!(Sse::join(address, "r", "", "").next().kind(), "hello"),
-                        // Disconnected before the response.
+                        // This client disconnects before the response.
                         _ => drop(ask_for_events(address, "1.1")),
                     }
                 }
@@ -153,7 +154,8 @@ fn reconnects_do_not_affect_other_subscribers() {
     });
 }
 
-/// A client that reads but does not send pongs: the host of a page sleeps, and a proxy keeps the connection open.
+/// A client that reads but does not send pongs, for example since the host of a page sleeps and a proxy keeps the
+/// connection open.
 #[test]
 fn a_client_that_does_not_answer_pings_is_disconnected() {
     let stage = Stage::new();
@@ -181,9 +183,9 @@ fn a_client_that_does_not_answer_pings_is_disconnected() {
         alive
     });
     let mut all = Vec::new();
-    // The connection may end with a reset.
+    // The result is ignored, since the connection may end with a reset.
     let _ = stream.read_to_end(&mut all);
-    // A silent room is sent heartbeats and pings, whose length has one byte.
+    // Since the room is silent, these are heartbeats and pings, and the length of each has one byte.
     let mut frames = &all[..];
     let mut pings = 0;
     while let [opcode, length, rest @ ..] = frames {

@@ -1,4 +1,4 @@
-//! A subscriber that does not read takes no memory, and loses no final that is in the ring.
+//! A subscriber that does not read uses no memory, and loses no final that is in the ring.
 
 use std::{io::Write, net::TcpStream};
 
@@ -14,10 +14,11 @@ use crate::{
     stage::{DEADLINE, Node, Stage},
 };
 
-/// More frames than the kernel's buffers of a connection hold.
+/// Number of bytes that is greater than the kernel's buffers of a connection.
 const FAR_TOO_MUCH_BYTES: usize = 16 << 20;
 
-/// A subscriber with a small receive buffer, so that the server's socket is soon full if it does not read.
+/// Connects a subscriber with a small receive buffer, so that the server's send buffer is soon full if it does not
+/// read.
 fn narrow(node: &Node) -> Ws {
     Ws::over(narrow_stream(node), node.address, "r", "")
 }
@@ -42,7 +43,7 @@ pub(crate) fn narrow_stream(node: &Node) -> TcpStream {
     stream
 }
 
-/// Counts for a long frame.
+/// Returns counts of so many emojis that the frame is long.
 fn many() -> Vec<(&'static str, u64)> {
     emostream_model::Emoji::all()
         .take(20)
@@ -51,7 +52,7 @@ fn many() -> Vec<(&'static str, u64)> {
         .collect()
 }
 
-/// Receives all messages up to the final, or live tally, of the `nth` window.
+/// Receives messages up to the final or live tally (`kind`) of the `nth` window, and returns them.
 fn until_kind(subscriber: &mut impl Subscriber, kind: &str, nth: u64) -> Vec<Received> {
     let mut got: Vec<Received> = Vec::new();
     let is_last = |r: &Received| r.kind() == kind && r.json["start"] == nth * 2000;
@@ -61,7 +62,7 @@ fn until_kind(subscriber: &mut impl Subscriber, kind: &str, nth: u64) -> Vec<Rec
     got
 }
 
-/// The windows of these finals.
+/// Returns the numbers of the windows of the finals in `got`.
 fn finals(got: &[Received]) -> Vec<u64> {
     let finals = got.iter().filter(|r| r.kind() == "final");
     finals
@@ -85,7 +86,7 @@ fn a_slow_sse_subscriber_skips_live_tallies_and_gets_every_final() {
     skips_live_tallies_and_gets_every_final(&mut stage, &node, sse);
 }
 
-/// Checks a subscriber that does not read while more frames are sent than the buffers hold.
+/// Checks a subscriber that does not read while the server sends more frames than the buffers hold.
 pub(crate) fn skips_live_tallies_and_gets_every_final(
     stage: &mut Stage,
     node: &Node,
@@ -102,9 +103,9 @@ pub(crate) fn skips_live_tallies_and_gets_every_final(
         stage.counting.close(nth, &[("r", &counts)]);
     }
     until("stuck", || node.metric("stalled_subscribers") == 1.0);
-    // Only the rest of a frame waits, for any number of results.
+    // However many results there are, only the rest of a partly written frame is queued.
     assert!(node.metric("write_queue_bytes") < 4096.0);
-    // Skipped tallies are counted when the next one is delivered.
+    // Skipped tallies are counted when the next tally is delivered, so another one is written.
     stage.counting.live(21, "r", &counts);
     let got = until_kind(&mut subscriber, "live", 21);
     assert_eq!(finals(&got), (1..=20).collect::<Vec<_>>());
@@ -125,7 +126,7 @@ fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
     let counts = many();
     stage.counting.close(1, &[("r", &counts)]);
     let frame_bytes = ws.finals(1)[0].text.len() as u64;
-    // More finals than the buffers hold, and then more than the ring.
+    // These are more finals than the buffers and the ring hold together.
     let last = FAR_TOO_MUCH_BYTES as u64 / frame_bytes + 5000;
     for first in (2..last).step_by(500) {
         stage
@@ -152,15 +153,16 @@ fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
             _ => {}
         }
     }
-    // The kernel may accept some bytes in between, so the subscriber can lag behind a second time.
+    // The kernel may accept some bytes in between, so the subscriber can lag behind a second time, and there can be two
+    // gaps.
     assert!(gaps >= 1);
     assert_eq!(node.metric("gaps_total"), f64::from(gaps));
 }
 
-/// A WebSocket client that sends pings and does not read the pongs.
+/// A WebSocket client sends pings and does not read the pongs.
 #[test]
 fn unread_answers_to_pings_are_not_kept() {
-    // The maximum that a client may send in a second.
+    // Number of pings whose bytes are just below the maximum that a client may send in a second.
     const PINGS: u32 = (60 << 10) / 131;
     let stage = Stage::new();
     let node = stage.publisher();

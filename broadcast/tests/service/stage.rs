@@ -1,4 +1,4 @@
-//! A log with results of a dataflow, and publishers of it on port 0.
+//! A log with the results of a dataflow, and publishers that read it and listen on port 0.
 
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -26,11 +26,11 @@ use crate::counting::{Counting, SWARM_SIZE, WINDOW_MS};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) const PARTITIONS: u32 = 3;
-/// Retention of finals in the log: some tests write older ones.
+/// Retention of finals in the log. Some tests write finals that are older.
 pub(crate) const KEPT: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Stage {
-    /// The log that the `FaultyLog` wraps.
+    /// The log inside the `FaultyLog`.
     pub(crate) embedded: Arc<EmbeddedLog>,
     pub(crate) log: Arc<FaultyLog>,
     pub(crate) counting: Counting,
@@ -59,7 +59,7 @@ impl Stage {
         }
     }
 
-    /// A publisher with the default configuration.
+    /// Starts a publisher with the default configuration.
     pub(crate) fn publisher(&self) -> Node {
         Node::start(self.log.clone(), config())
     }
@@ -81,7 +81,7 @@ pub(crate) fn subscriber_config() -> SubscriberConfig {
         ingest_url: None,
         allow_origin: AllowOrigin::Any,
         authenticator: Authenticator::default(),
-        // More than one on any host.
+        // The number is fixed, so that there is more than one shard on any host.
         shards: NonZeroUsize::new(2),
         drain: Duration::from_secs(30),
         clock: EventClock::host(),
@@ -89,7 +89,7 @@ pub(crate) fn subscriber_config() -> SubscriberConfig {
     }
 }
 
-/// A publisher or a relay, served.
+/// A publisher or a relay that is served over HTTP.
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) readiness: Readiness,
@@ -112,17 +112,17 @@ impl Node {
         Self::serve(runtime, tls, publisher, registry, readiness)
     }
 
-    /// A relay of the first of these upstreams that accepts it.
+    /// Starts a relay, which connects to the first of these upstreams that accepts it.
     pub(crate) fn relay(upstreams: &[&str]) -> Self {
         Self::relay_like(upstreams, subscriber_config())
     }
 
-    /// The same with a configuration of its subscribers.
+    /// Starts a relay like [`Node::relay`], with another configuration of its subscribers.
     pub(crate) fn relay_like(upstreams: &[&str], subscribers: SubscriberConfig) -> Self {
         Self::connect_relay(upstreams, RelayToken::default(), None, subscribers).unwrap()
     }
 
-    /// The same with a token, and optionally TLS; the error if it does not start.
+    /// Starts a relay with a token, and with TLS if `trust` is given. Returns the error if it does not start.
     pub(crate) fn try_relay(
         upstreams: &[&str],
         token: RelayToken,
@@ -178,12 +178,12 @@ impl Node {
         }
     }
 
-    /// Accepts relays from now on, and returns the address.
+    /// Accepts relays from now on, at a free port, and returns its address.
     pub(crate) fn feeds(&self) -> String {
         self.feeds_at("127.0.0.1:0", RelayToken::default(), 100)
     }
 
-    /// The same at an address, for at most `max_relays` relays that know the token.
+    /// Accepts relays like [`Node::feeds`], but at this address, and at most `max_relays` that know the token.
     pub(crate) fn feeds_at(&self, address: &str, token: RelayToken, max_relays: u32) -> String {
         let listener = self.runtime.block_on(TcpListener::bind(address)).unwrap();
         self.feeds_by(RelayPort {
@@ -194,7 +194,7 @@ impl Node {
         })
     }
 
-    /// The same over TLS.
+    /// Accepts relays like [`Node::feeds`], but over TLS.
     pub(crate) fn feeds_in_tls(&self, tls: Tls) -> String {
         let listener = self
             .runtime
@@ -215,14 +215,14 @@ impl Node {
         address
     }
 
-    /// Waits until the publisher cannot continue, and returns why.
+    /// Waits until the publisher cannot continue, and returns the reason.
     pub(crate) fn fails(&self) -> String {
         let fails = self.publisher.fails();
         let failing = async { tokio::time::timeout(DEADLINE, fails).await };
         self.runtime.block_on(failing).unwrap().to_string()
     }
 
-    /// Returns a sample of the metrics; 0 if it does not exist.
+    /// Returns the value of a sample of the metrics, or 0 if there is no such sample.
     pub(crate) fn metric(&self, sample: &str) -> f64 {
         let text = TextEncoder::new()
             .encode_to_string(&self.registry.gather())
@@ -238,7 +238,7 @@ impl Node {
         self.runtime.block_on(&mut self.served).unwrap()
     }
 
-    /// Sends `bye`, and continues to serve open connections.
+    /// Sends `bye` and accepts no more connections, but continues to serve those that are open.
     pub(crate) fn bye(&self) {
         self.shutdown.cancel();
         self.publisher.bye();

@@ -17,7 +17,7 @@ use crate::{
     stage::{Node, Stage},
 };
 
-/// Invalid bytes for the relays' port.
+/// Returns byte strings that are not valid at the relays' port, each with a description.
 fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
     let mut other_version = RelayUp::Heartbeat.frame();
     other_version[4] = RELAY_VERSION + 1;
@@ -56,9 +56,9 @@ fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
         .collect();
     for (what, mut stream) in strangers {
         let mut said = Vec::new();
-        // The connection is closed, possibly by a reset.
+        // The result is ignored: the server closes the connection, possibly with a reset.
         let _ = stream.read_to_end(&mut said);
-        // The peer received a challenge, and at most a refusal.
+        // The peer has received nothing but a challenge, and perhaps a refusal.
         assert!(said.len() < 64, "{what}: {said:?}");
     }
     assert_eq!(publisher.metric("relays"), 1.0);
@@ -69,7 +69,7 @@ fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
     });
 }
 
-/// Connections that send nothing do not take permits of relays, for any number of them.
+/// Connections that send nothing do not take permits of relays, however many such connections there are.
 #[test]
 fn unauthenticated_connections_do_not_take_permits() {
     let stage = Stage::new();
@@ -85,13 +85,13 @@ fn unauthenticated_connections_do_not_take_permits() {
     let relay = Node::relay(&[&address]);
     relay.readiness.check().unwrap();
     assert_eq!(publisher.metric("relays"), 1.0);
-    // The oldest connection was closed first.
+    // The server has closed the oldest connection first, so the read ends.
     let mut said = Vec::new();
     let _ = (&strangers[0]).read_to_end(&mut said);
     assert!(said.len() < 64, "{said:?}");
 }
 
-/// An upstream that sends these bytes to each client, and then nothing.
+/// Starts an upstream that sends these bytes to each client, and then nothing more. Returns its address.
 fn upstream(says: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -123,7 +123,7 @@ fn a_relay_skips_invalid_upstreams() {
     bad.push(upstream(challenge.clone()));
     bad.push(upstream([challenge, welcome.frame()].concat()));
     let at_publisher = publisher.feeds();
-    // Each of them is before the valid upstream, which is found in time.
+    // Each relay is given a faulty upstream first and then the valid one, which it finds in time.
     for bad in &bad {
         let relay = Node::relay(&[bad, &at_publisher]);
         relay.readiness.check().unwrap();
@@ -133,7 +133,7 @@ fn a_relay_skips_invalid_upstreams() {
     assert!(why.contains(&bad[0]) && why.contains("--upstream"), "{why}");
 }
 
-/// The first message of an upstream contains its version, after which a relay of another version closes the connection.
+/// The first message of an upstream contains its version. A relay of another version then closes the connection.
 #[test]
 fn a_relay_and_an_upstream_of_two_versions_name_both() {
     let stage = Stage::new();
@@ -145,12 +145,12 @@ fn a_relay_and_an_upstream_of_two_versions_name_both() {
     let alone = Node::try_relay(&[&former], RelayToken::default(), None);
     let why = alone.err().unwrap().to_string();
     assert!(versions.iter().all(|it| why.contains(it)), "{why}");
-    // The error is in `/readyz`, too, once the upstream of the relay's own version has stopped.
+    // The same error is in `/readyz` after the upstream of the relay's own version has stopped.
     let relay = Node::relay(&[&publisher.feeds(), &former]);
     drop(publisher);
     let why = || relay.readiness.check().err().unwrap_or_default();
     until("named", || versions.iter().all(|it| why().contains(it)));
-    // A relay of version 1 finds the version in the first message that it receives.
+    // A relay of version 1 finds the upstream's version in the first message that it receives.
     let publisher = stage.publisher();
     let mut relay = connect(publisher.feeds().parse().unwrap());
     let mut head = [0; 5];

@@ -21,7 +21,7 @@ use crate::{
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
 
-/// All responses of a node to plain requests, without the audience.
+/// Returns all responses of a node to plain requests, without the audience.
 fn shown(node: &Node) -> Vec<String> {
     let mut shown = vec![get(node.address, "/v1/rooms").body];
     for room in ROOMS {
@@ -66,12 +66,12 @@ fn every_node_shows_the_same_bytes() {
     let first = Node::relay(&[&publisher.feeds()]);
     let second = Node::relay(&[&first.feeds()]);
     let nodes = [&publisher, &first, &second];
-    // The results from before the relays started, and later ones.
+    // All nodes have the results from before the relays started. Below, later results are written.
     alike(&nodes);
     let mut subscribers = nodes.map(|node| Ws::join(node.address, "b", ""));
     let before = subscribers.each_mut().map(|ws| {
         let mut hello = ws.next().json;
-        // The time of each node.
+        // Each node sends its own time, so the times are not compared.
         assert!(hello["now"].take().is_u64());
         hello
     });
@@ -181,7 +181,7 @@ fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
     let why = relay.readiness.check().unwrap_err();
     assert!(why.contains(&address), "{why}");
     assert_eq!(shown(&relay)[1..], before[1..]);
-    // The publisher is restarted, with results that the relay has not received.
+    // The publisher is restarted, with results that the relay has not received yet.
     close(&mut stage, 3..6);
     let publisher = stage.publisher();
     publisher.feeds_at(&address, RelayToken::default(), 10);
@@ -190,7 +190,7 @@ fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
     alike(&[&publisher, &relay]);
 }
 
-/// A final that the disconnected relay does not know yet is from its upstream, not from another log.
+/// If a disconnected relay does not know a final yet, the final is from its upstream, not from another log.
 #[test]
 fn a_subscriber_that_is_ahead_of_a_disconnected_relay_waits() {
     let mut stage = Stage::new();
@@ -251,7 +251,7 @@ fn a_relay_cannot_be_its_own_upstream() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let at_publisher = publisher.feeds();
-    // The address of the second relay, which is an upstream of the first, too.
+    // This address is reserved for the second relay, since the first relay has it as its other upstream.
     let place = TcpListener::bind("127.0.0.1:0").unwrap();
     let at_second = place.local_addr().unwrap().to_string();
     drop(place);
@@ -259,7 +259,7 @@ fn a_relay_cannot_be_its_own_upstream() {
     let second = Node::relay(&[&first.feeds()]);
     second.feeds_at(&at_second, RelayToken::default(), 10);
     drop(publisher);
-    // The second would send the first the updates that it received from it.
+    // If the relays connected to each other, the second relay would send the first one its own updates back.
     let both = |check: fn(&Readiness) -> bool| check(&first.readiness) && check(&second.readiness);
     until("cut off", || both(|readiness| readiness.check().is_err()));
     assert_eq!(second.metric("relays"), 0.0);
@@ -282,7 +282,7 @@ fn results_of_another_log_end_a_relay() {
     assert!(why.contains("another log"), "{why}");
 }
 
-/// A proxy that can freeze: it closes no connection, and forwards nothing.
+/// A proxy that can freeze: then it forwards nothing, and keeps all connections open.
 struct Line {
     address: String,
     frozen: Arc<AtomicBool>,

@@ -62,12 +62,12 @@ fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
 
     let mut over = Ws::join(node.address, "over", "");
     let last = over.finals(1).remove(0);
-    // No trending list was sent before this.
+    // No trending list is sent before this one.
     stage.counting.trending(41, "over", &[("😂", 1)]);
     assert_eq!(over.brief(1), ["trending 😂"]);
     drop(over);
 
-    // A subscriber that reconnects may still show a list that has ended in between.
+    // A subscriber that reconnects may still show a list that was emptied in between, so it is sent the empty list.
     let id = last.json["id"].as_str().unwrap();
     stage.counting.trending(71, "over", &[]);
     until("over", || state(&node, "over").is_null());
@@ -78,7 +78,7 @@ fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
 #[test]
 fn a_restarted_publisher_sends_trending_lists_and_ends_old_ones() {
     let mut stage = Stage::new();
-    // The record of a list that did not change for an hour is an hour old.
+    // A list that has not changed for an hour has a record that is an hour old.
     let long_ago_ms = now_ms() - 3_600_000;
     let steady = trending(1, "steady", &[("🔥", 1)]);
     stage.counting.append(timed(steady, long_ago_ms));
@@ -94,7 +94,7 @@ fn a_restarted_publisher_sends_trending_lists_and_ends_old_ones() {
     let id = last.json["id"].as_str().unwrap();
     let mut back = Ws::join(node.address, "over", &format!("?since={id}"));
     assert_eq!(back.brief(2), ["hello true", "trending "]);
-    // The publisher continues to read.
+    // After the restore the publisher continues to read the topic.
     stage.counting.trending(33, "over", &[("👏", 1)]);
     assert_eq!(back.brief(1), ["trending 👏"]);
 }
@@ -125,7 +125,7 @@ fn the_list_of_rooms_has_the_leaders() {
         "rooms": [{"room": "default", "count": 4}],
     });
     until("read", || leaders(&node) == expected);
-    // `*` is not a room.
+    // `*` is the key of the leaders, not a room.
     assert_eq!(get(node.address, "/v1/rooms/*").status, 400);
     assert_eq!(node.metric("rooms"), 0.0);
     let restarted = stage.publisher();

@@ -8,7 +8,7 @@ use tungstenite::{
     protocol::{Role, WebSocketConfig},
 };
 
-/// The result of a client's bytes: the payloads of pongs, and the close, if there is one.
+/// The effect of a client's bytes: the payloads of the pongs, and the close, if there is one.
 type Outcome = (Vec<Vec<u8>>, Option<(&'static str, u16)>);
 
 fn of_inbound(bytes: &[u8], cuts: &[usize]) -> Outcome {
@@ -42,7 +42,7 @@ fn of_inbound(bytes: &[u8], cuts: &[usize]) -> Outcome {
     (payloads, end)
 }
 
-/// A stream that reads the client's bytes and stores the server's.
+/// A stream from which the client's bytes are read, and which stores the server's bytes.
 struct TestStream<'a>(&'a [u8], Vec<u8>);
 
 impl Read for TestStream<'_> {
@@ -60,7 +60,7 @@ impl Write for TestStream<'_> {
     }
 }
 
-/// Returns the same result of tungstenite's server.
+/// Returns the effect of the same bytes on a server of tungstenite.
 fn of_tungstenite(bytes: &[u8]) -> Outcome {
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES as usize))
@@ -71,7 +71,7 @@ fn of_tungstenite(bytes: &[u8]) -> Outcome {
     let end = loop {
         match socket.read() {
             Ok(Message::Ping(payload)) => pings.push(payload.to_vec()),
-            // tungstenite reports this for a close with a code that must not be sent.
+            // tungstenite reports such a close if the client's close has a code that must not be sent.
             Ok(Message::Close(Some(frame))) if frame.reason.as_str() == "Protocol violation" => {
                 break Some(("violation", 1002));
             }
@@ -139,12 +139,13 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Mostly valid frames: an invalid one ends the connection, and longer sequences cover more states.
+/// Generates frames that are mostly valid. An invalid frame ends the connection, so with more of them the sequences
+/// would be shorter and cover fewer states.
 fn sent() -> impl Strategy<Value = Sent> {
     let first = prop_oneof![
         // Unfragmented text and binary messages, pings, pongs.
         6 => prop::sample::select(vec![0x81_u8, 0x82, 0x89, 0x8a]),
-        // Fragments: the first, one between, the last.
+        // Fragments of messages: the first one, one in the middle, the last one.
         6 => prop::sample::select(vec![0x01_u8, 0x02, 0x00, 0x80]),
         1 => Just(0x88),
         1 => any::<u8>(),
@@ -159,8 +160,8 @@ fn sent() -> impl Strategy<Value = Sent> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// tungstenite parses whole messages and checks in another order. So if both report a violation, it may differ, but
-    /// it is in the same frame; if one reports none, the other reports none.
+    /// tungstenite parses whole messages, and checks in another order. So if both report a violation, its kind may
+    /// differ, but it is in the same frame. If one of them reports no violation, the other one reports none either.
     #[test]
     fn inbound_and_tungstenite_agree(
         frames in proptest::collection::vec(sent(), 0..12),
@@ -183,7 +184,8 @@ proptest! {
     ) {
         let frames: Vec<u8> = frames.iter().flat_map(Sent::bytes).collect();
         for bytes in [&[&frames[..], &junk].concat(), &junk] {
-            // Byte by byte, pongs are sent before newer ones replace them, so all of them are in the result.
+            // The pongs are drained after each piece, before newer pongs can replace them. So both results contain all
+            // pongs.
             prop_assert_eq!(of_inbound(bytes, &cuts).1, of_inbound(bytes, &[1]).1);
             prop_assert_eq!(of_inbound(bytes, &cuts).0, of_inbound(bytes, &[1]).0);
         }
@@ -224,7 +226,8 @@ fn answers_to_pings_are_bounded_and_the_newest_is_among_them() {
     assert_eq!(inbound.drain_pongs(), pongs);
 }
 
-/// A length must have the minimum number of bytes (RFC 6455, 5.2), which tungstenite does not check.
+/// A length must be encoded in the minimum number of bytes (RFC 6455, 5.2). tungstenite does not check this, so this
+/// case is not in the comparison above.
 #[test]
 fn a_length_is_written_in_as_few_bytes_as_it_needs() {
     let long = [&[0x89, 0xfe, 0, 2][..], &[0; 4], b"hi"].concat();
