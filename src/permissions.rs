@@ -1,5 +1,5 @@
-//! The permissions that each role needs on a Kafka cluster with an authorizer. The check at a start, `topics check` and
-//! the documentation use this table.
+//! The permissions that each role needs on a Kafka cluster with an authorizer. The check at the start of a service,
+//! `topics check` and the documentation use this table.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ impl ResourceType {
     }
 }
 
-/// The operations that a principal must be allowed on a resource, by Kafka's names.
+/// A resource, and the operations on it that a principal must be allowed, with the names that Kafka gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Permission {
     resource_type: ResourceType,
@@ -39,7 +39,7 @@ pub(crate) enum Role {
     Ingest,
     Dataflow,
     Publisher,
-    /// `up --kafka`: the three above, and it creates the topics.
+    /// `up --kafka`, which runs the three services above and creates the topics.
     Up,
     Inspect,
     Reset,
@@ -90,7 +90,7 @@ impl Role {
                 table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
                 table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
                 table.transactions(names);
-                // Only lag tools need it.
+                // The dataflow itself uses no consumer group. Tools that show its lag need this permission.
                 table.add(
                     ResourceType::Group,
                     streams_topics(names).application_id,
@@ -150,14 +150,14 @@ impl Role {
     }
 }
 
-/// Permissions, merged by resource.
+/// A list of permissions with one row for each resource.
 #[derive(Default)]
 struct Table {
     rows: Vec<Permission>,
 }
 
 impl Table {
-    /// Adds operations to the row of a resource.
+    /// Adds operations to the row of a resource, or a new row.
     fn add(&mut self, resource_type: ResourceType, resource: String, operations: &[&'static str]) {
         let known = self.rows.iter_mut();
         let row = known
@@ -183,7 +183,7 @@ impl Table {
         }
     }
 
-    /// Adds the transactional id of the dataflow.
+    /// Adds the permissions on the transactional id of the dataflow.
     fn transactions(&mut self, names: &Topics) {
         self.add(
             ResourceType::TransactionalId,

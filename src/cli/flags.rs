@@ -558,7 +558,7 @@ pub(crate) struct FanoutFlags {
     pub(crate) drain: Duration,
 }
 
-/// Maximum of `--shards`, which is above the cores of any host: more threads than cores do not increase the throughput.
+/// Maximum of `--shards`. More threads than cores do not increase the throughput, and no host has more cores than this.
 const MOST_SHARDS: usize = 1024;
 
 fn shards(text: &str) -> Result<NonZeroUsize, String> {
@@ -571,8 +571,8 @@ fn shards(text: &str) -> Result<NonZeroUsize, String> {
 /// The flags for the certificate of all listeners. Either both are set or none.
 #[derive(Debug, Clone, Args)]
 struct TlsFlags {
-    /// Use TLS on every listener, also on --admin, with this certificate chain in PEM. If the file changes, it is
-    /// loaded without a restart
+    /// Use TLS on every listener, also on --admin, with this certificate chain in PEM; a changed file is loaded without
+    /// a restart
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The private key of --tls-cert in PEM
