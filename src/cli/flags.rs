@@ -550,7 +550,7 @@ impl ListenFlags {
 /// The flags for the delivery of results to subscribers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FanoutFlags {
-    /// Threads that write to subscribers [default: number of cores]
+    /// Number of threads that write to subscribers [default: number of cores]
     #[arg(long, value_name = "N", value_parser = shards)]
     pub(crate) shards: Option<NonZeroUsize>,
     /// Time over which the reconnections of subscribers are spread when the process shuts down
@@ -586,7 +586,7 @@ pub(crate) struct RelayListenFlags {
     /// Address that relays connect to; none by default. Port 0 chooses a free port
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) relay_listen: Option<SocketAddr>,
-    /// Maximum connected relays
+    /// Maximum number of connected relays
     #[arg(long, value_name = "N", default_value_t = 256)]
     #[arg(value_parser = Ranged::<u32>::new().range(1..=100_000))]
     pub(crate) max_relays: u32,
