@@ -115,7 +115,7 @@ impl LogFlags {
 struct EscapedLines<W>(W);
 
 impl<W: Write> Write for EscapedLines<W> {
-    /// Writes one line: the formatter passes a whole line in each call.
+    /// Writes one line. The formatter passes exactly one whole line in each call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);

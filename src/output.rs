@@ -70,7 +70,7 @@ pub(crate) fn can_be_drawn_on() -> bool {
 
 /// Prints a sentence on standard error, on one line.
 pub(crate) fn complain(sentence: &str) {
-    // Errors of libraries may contain line breaks.
+    // Errors of libraries may contain line breaks, which are replaced by spaces.
     let words: Vec<&str> = sentence.split_whitespace().collect();
     // `writeln!` is used because `eprintln!` panics if standard error is closed.
     let _ = writeln!(io::stderr(), "emostream: {}", escaped(&words.join(" ")));

@@ -15,7 +15,7 @@ pub(crate) enum ResourceType {
 }
 
 impl ResourceType {
-    /// Returns the flag of `kafka-acls.sh` that names such a resource.
+    /// Returns the flag of `kafka-acls.sh` that names a resource of this type.
     fn flag(self) -> &'static str {
         match self {
             Self::Topic => "--topic",
@@ -33,7 +33,7 @@ pub(crate) struct Permission {
     operations: Vec<&'static str>,
 }
 
-/// One or several commands that share a Kafka principal.
+/// A role: one or more commands that use the same Kafka principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Ingest,
@@ -48,7 +48,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// Every role, in the order in which they are documented.
+    /// All roles, in the order of the documentation.
     pub(crate) const ALL: [Self; 7] = [
         Self::Ingest,
         Self::Dataflow,

@@ -57,7 +57,7 @@ const DENIAL_RETRY_TIME: Duration = Duration::from_secs(30);
 /// The flags of commands that cannot run without a Kafka cluster.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KafkaFlags {
-    /// Kafka's brokers
+    /// Addresses of Kafka's brokers
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
     #[arg(required_unless_present = "kafka_config")]
     kafka: Option<String>,
@@ -96,7 +96,7 @@ impl KafkaFlags {
 /// The flags that name either a Kafka cluster or the directory of an embedded log.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreFlags {
-    /// Kafka's brokers; without this flag the embedded log is used
+    /// Addresses of Kafka's brokers; without this flag the embedded log is used
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
     kafka: Option<String>,
     #[command(flatten)]
@@ -163,7 +163,7 @@ impl StoreFlags {
         }
     }
 
-    /// Opens an existing log for reading and writing.
+    /// Opens an existing log for reading and writing. Returns an error if there is no log.
     pub(crate) fn open_existing(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         if !self.is_kafka() {
@@ -222,7 +222,7 @@ impl StoreFlags {
 /// The flags of a Kafka cluster, which are optional if `--describe` is set.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DescribedKafkaFlags {
-    /// Kafka's brokers
+    /// Addresses of Kafka's brokers
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
     #[arg(required_unless_present_any = ["describe", "kafka_config"])]
     kafka: Option<String>,
@@ -311,7 +311,7 @@ impl PropertyFlags {
     }
 }
 
-/// Returns the error for a `--kafka-config` file without brokers and without `--kafka`.
+/// Returns the error for a `--kafka-config` file that names no brokers, if `--kafka` is not set.
 fn missing_brokers(file: &PropertiesFile) -> Failure {
     let file = file.path.display();
     let why = format!("there is no --kafka, and {file} has no bootstrap.servers; set one of them");
@@ -496,7 +496,8 @@ pub(crate) struct ServerFlags {
 /// The flags for the address of a service and the limits of its connections.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ListenFlags {
-    /// Address to listen on: IP:PORT, HOST:PORT, or :PORT for all IPv4 addresses of this host; port 0 chooses a free port
+    /// Address to listen on: IP:PORT, HOST:PORT, or :PORT for all IPv4 addresses of this host; port 0 chooses a free
+    /// port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
     /// Maximum concurrent connections; further ones get 503. Each needs an open file: if the limit on open files
@@ -511,7 +512,8 @@ pub(crate) struct ListenFlags {
     tls: TlsFlags,
 }
 
-/// The default of Linux for `fs.nr_open`, the greatest limit on open files that a process can have.
+/// Maximum of `--max-connections`. It is the default of Linux for `fs.nr_open`, the greatest limit on open files that a
+/// process can have.
 const MOST_CONNECTIONS: u64 = 1 << 20;
 
 impl ListenFlags {

@@ -62,7 +62,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
 
-    /// `--jwt-key` ignored a byte order mark, while `--relay-token-file` made it a part of the token.
+    /// A byte order mark in a file was ignored by `--jwt-key`, but became a part of the token of `--relay-token-file`.
+    /// Now all flags ignore it.
     #[test]
     fn a_byte_order_mark_is_not_part_of_a_secret_or_a_list() {
         let file = tempfile::NamedTempFile::new().unwrap();

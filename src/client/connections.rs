@@ -2,8 +2,8 @@
 //! reused, and if none is idle, a new one is opened, up to a limit.
 //!
 //! ```text
-//!  permit (of --connections) ──▶ an idle connection, the one used last ──▶ request, response ──▶ idle again
-//!                           └──▶ none is idle: a new one
+//!  permit (of --connections) ──▶ the most recently used idle connection ──▶ request, response ──▶ idle again
+//!                           └──▶ if none is idle: a new connection
 //! ```
 //!
 //! We do not use the pooled client of hyper-util: while it waits for an idle connection, it also opens a new one and
@@ -242,7 +242,7 @@ impl Connections {
         true
     }
 
-    /// Returns how many connections were opened so far.
+    /// Returns the number of connections that were opened so far, and their limit.
     pub(crate) fn opened(&self) -> Opened {
         let pool = self.pool();
         Opened {

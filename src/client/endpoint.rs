@@ -54,7 +54,7 @@ impl AccessFlags {
 }
 
 impl Access {
-    /// Returns all tokens.
+    /// Returns all tokens of the file; none if no file is named.
     pub(crate) fn tokens(&self) -> &Arc<[Token]> {
         &self.tokens
     }

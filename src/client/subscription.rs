@@ -41,7 +41,7 @@ pub(crate) enum Transport {
 /// length is added, because clients that lost their server at the same time must not reconnect at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Timeout of a connection attempt, and of the `hello` after it.
+/// Timeout of a connection attempt. It is also the timeout of the message `hello`, which the server sends first.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A connection counts as lost if nothing is received for this many heartbeat intervals.
 const MISSED_HEARTBEATS: u32 = 2;

@@ -13,7 +13,7 @@ use crate::cli::text_file;
 /// Maximum bytes of a file of tokens. A file of this size has some hundred thousand tokens.
 const FILE_BYTES: u64 = 64 << 20;
 
-/// A token and its user.
+/// A token, and the user that it was issued to.
 #[derive(Clone)]
 pub(crate) struct Token {
     /// The claim `sub` of the token. Only reactions of this user may be sent with the token.
@@ -29,7 +29,7 @@ struct Claims {
 }
 
 impl Token {
-    /// Reads the tokens of a file, one per line.
+    /// Reads a file that contains one token per line.
     pub(crate) fn read_all(file: &Path) -> Result<Vec<Self>, String> {
         let unreadable = |error| format!("the file cannot be read: {error}");
         let mut text = String::new();
@@ -75,7 +75,7 @@ impl Token {
 }
 
 impl fmt::Debug for Token {
-    /// Shows the user, not the token.
+    /// Formats only the user, because the token is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:?})", self.user)
     }

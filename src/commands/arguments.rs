@@ -74,7 +74,7 @@ fn parser() -> Parser {
     with_environment(Command::command())
 }
 
-/// Adds the environment variable of each flag.
+/// Adds its environment variable to each flag, for a command and its subcommands.
 fn with_environment(parser: Parser) -> Parser {
     let command = parser.get_name().to_owned();
     let named = parser.mut_args(|arg| match variable(&command, &arg) {

@@ -100,7 +100,7 @@ pub(super) struct DataflowFlags {
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_WORKERS))]
     workers: u64,
-    /// Length of a window
+    /// Length of the windows in which reactions are counted
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub(super) window: Duration,
     /// How much older than the newest reaction of its partition a reaction may be. It must be longer than ingest's

@@ -22,7 +22,7 @@ use crate::{cli::examples, exit::Failure, logging::LogFlags, signal::Signals};
 /// How long a command that has ended waits for blocking tasks that still run.
 const CLOSING: Duration = Duration::from_millis(300);
 
-/// The crowd's mood, exact and within a second.
+/// The parsed arguments of the program: the flags for log lines, and one command.
 #[derive(Debug, Parser)]
 #[command(name = "emostream", version, about, arg_required_else_help = true)]
 #[command(after_help = examples::EMOSTREAM)]
@@ -50,7 +50,7 @@ enum Subcommand {
     /// Run a relay, which sends the results of a publisher on another host to further subscribers
     #[command(after_help = examples::RELAY)]
     Relay(relay::Flags),
-    /// Follow a room in the terminal
+    /// Show the results of a room in the terminal as they come
     #[command(after_help = examples::SUBSCRIBE)]
     Subscribe(subscribe::Flags),
     /// Print the records of a topic

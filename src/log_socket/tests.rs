@@ -30,7 +30,7 @@ use super::{
 const DEADLINE: Duration = Duration::from_secs(20);
 const TOPIC: &str = "t";
 
-/// A log in a directory, and its socket.
+/// A log in a directory that is served on a socket.
 struct Served {
     _socket: LogSocket,
     log: Arc<EmbeddedLog>,

@@ -85,7 +85,7 @@ impl From<BroadcastError> for Failure {
 pub(crate) struct PublisherProcess(Publisher);
 
 impl PublisherProcess {
-    /// Starts a publisher. Returns once it has read its state from the log.
+    /// Starts a publisher. Returns once the publisher has read its state from the log.
     pub(crate) async fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -105,7 +105,7 @@ impl PublisherProcess {
         Ok(Self(publisher?))
     }
 
-    /// Starts a relay. Returns once it has found an upstream.
+    /// Starts a relay. Returns once the relay has found an upstream.
     pub(crate) async fn start_relay(
         upstreams: Upstreams,
         subscribers: SubscriberConfig,

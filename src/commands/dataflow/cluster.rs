@@ -11,10 +11,10 @@ use crate::{
     exit::Failure,
 };
 
-/// Maximum processes of a cluster.
+/// Maximum number of processes of a cluster.
 const MOST_PROCESSES: u64 = 1024;
 
-/// Timely's default port of process 0; the next processes have the next ports.
+/// Timely's default port of process 0. Process N has this port plus N.
 const FIRST_PORT: u64 = 2101;
 
 /// The flags of a dataflow that runs in several processes.

@@ -35,11 +35,11 @@ impl Owned {
 struct Lane {
     partition: u32,
     waiting: VecDeque<Owned>,
-    /// The offset at which reading ends; `None` to follow the partition.
+    /// The offset at which reading ends; `None` if the reader continues with new records.
     end: Option<u64>,
 }
 
-/// The merged reader of a topic.
+/// A reader of a topic that merges its partitions.
 pub(super) struct Merge {
     reader: Box<dyn Reader>,
     lanes: Vec<Lane>,

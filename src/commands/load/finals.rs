@@ -99,7 +99,7 @@ impl Counted {
     }
 }
 
-/// The collectors of all rooms.
+/// The tasks that collect the finals, one for each room, and the deadline at which they end.
 pub(super) struct Finals {
     rooms: Vec<(Room, JoinHandle<Counted>)>,
     deadline: watch::Sender<Option<Instant>>,

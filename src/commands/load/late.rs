@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Counter(Vec<Connections>);
 
 impl Counter {
-    /// Creates a reader of the metrics at `processes`.
+    /// Creates a reader of the metrics at the admin addresses `processes`.
     pub(super) fn new(processes: &[Endpoint]) -> Self {
         let poster = |process: &Endpoint| Connections::new(process.clone(), 1, LIMIT);
         Self(processes.iter().map(poster).collect())

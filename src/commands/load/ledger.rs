@@ -1,6 +1,7 @@
 //! Counts the sent reactions by outcome, room and emoji.
 //!
-//! Invariant: a reaction without a response counts as unknown, never as accepted or lost.
+//! Invariant: if a request may have reached the server but got no response, its reactions count as unknown, never as
+//! accepted or lost.
 
 use std::{
     collections::BTreeMap,
@@ -71,7 +72,7 @@ impl Default for Sent {
     }
 }
 
-/// Returns a histogram of latencies in microseconds, with three significant digits.
+/// Creates an empty histogram of latencies in microseconds, with three significant digits.
 pub(super) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order")
 }
@@ -90,7 +91,7 @@ pub(super) struct Ledger {
 
 #[derive(Debug)]
 struct Booked {
-    /// Indexed by [`Kind`].
+    /// The counts of accepted and unknown reactions, indexed by [`Kind`].
     expected: Vec<Expected>,
     sent: Sent,
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   rate        ┌──────┐
-//!   ────────────┘      └──────────────   requests due before a moment: the area to its left
+//!   ────────────┘      └──────────────   requests due before a time t: the area to the left of t
 //!   piece 0     piece 1  piece 2
 //! ```
 

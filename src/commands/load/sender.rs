@@ -76,7 +76,7 @@ impl Sender {
         }
     }
 
-    /// Sends all requests. Cancel safe: requests in flight continue.
+    /// Sends all requests. If this future is dropped, the requests in flight continue.
     pub(super) async fn send_all(&mut self) {
         let start = Instant::now();
         let last = start + self.plan.due(self.plan.posts()) + CATCH_UP_LIMIT;

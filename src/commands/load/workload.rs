@@ -35,7 +35,7 @@ pub(super) enum Users {
     Bearers(Arc<[Token]>),
 }
 
-/// A generator of requests.
+/// A generator of requests with random reactions.
 #[derive(Debug, Clone)]
 pub(super) struct Workload {
     rooms: Vec<Room>,

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!                 ┌─▶ Scene ──▶ picture       in a terminal
-//!  Subscription ──┼─▶ lines                   in a pipe, a line a message
-//!                 └─▶ the messages as they come, --json
+//!  Subscription ──┼─▶ lines                   in a pipe: one line per message
+//!                 └─▶ messages without changes   with --json
 //! ```
 
 mod lines;

@@ -1,8 +1,8 @@
 //! Draws a scene on a terminal of any size.
 //!
 //! ```text
-//!  room, sum, rate, standing
-//!  the sky: emojis rise, swarms with their number
+//!  room, sum, rate, state of the connection
+//!  rising emojis, and swarms with their numbers
 //!  Right now          │ Totals          bars
 //!  Trending
 //!  Last windows, with the id to resume from

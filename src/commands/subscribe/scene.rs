@@ -2,8 +2,8 @@
 //! the current time is an argument.
 //!
 //! ```text
-//!  live, final ──▶ counts: what is final, and the windows that are open on top
-//!              └─▶ emojis in the air: one for a few that were added, a big one for each swarm
+//!  live, final ──▶ counts: the totals of the finals, plus the open windows
+//!              └─▶ rising emojis: a few for new reactions, a large one for each swarm
 //! ```
 //!
 //! Invariants: a reaction is counted in the totals or in an open window, never in both. Reactions from before the
@@ -465,7 +465,7 @@ pub(super) mod tests {
             scene.take(&frame, now);
         }
         assert_eq!((scene.flights.len(), scene.rate(now)), (0, 0.0));
-        // Emojis that are counted from now on rise.
+        // Reactions that are counted after the connection began rise.
         scene.take(&live_at(62_250, 60_000, 4001), now);
         assert_eq!(scene.flights.len(), 1);
         scene.take(&a_final(60_000, 4002, 54_002), now);

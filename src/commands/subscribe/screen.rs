@@ -25,7 +25,8 @@ pub(super) enum Wish {
     End,
 }
 
-/// The terminal in raw mode, which is restored on drop, with its events and the ticks at which it is drawn.
+/// The terminal in raw mode, its events, and the timer for drawing. The terminal is restored when this value is
+/// dropped.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
     events: EventStream,
