@@ -90,7 +90,8 @@ impl Role {
                 table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
                 table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
                 table.transactions(names);
-                // The dataflow itself uses no consumer group. Tools that show its lag need this permission.
+                // The dataflow commits its offsets to a consumer group only for tools that show its lag, so it also
+                // runs without this permission.
                 table.add(
                     ResourceType::Group,
                     streams_topics(names).application_id,

@@ -16,7 +16,7 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Retention of reactions. They are counted within seconds. A day is enough for a dataflow that was stopped overnight
 /// to continue without a reset. A million reactions need about 20 MB.
 const REACTIONS_KEPT: Duration = DAY;
-/// Retention of finals and rejected records. After a week a match of last Saturday can still be read on Friday.
+/// Retention of finals and rejected records. With a week, a match of last Saturday can still be read on Friday.
 const WINDOWS_KEPT: Duration = WEEK;
 const REJECTED_KEPT: Duration = WEEK;
 /// Retention of live tallies. Ten minutes are enough for `inspect`, and the final of a window replaces its live

@@ -96,7 +96,7 @@ impl KafkaFlags {
 /// The flags that name either a Kafka cluster or the directory of an embedded log.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreFlags {
-    /// Addresses of Kafka's brokers; without this flag the embedded log is used
+    /// Addresses of Kafka's brokers, which are used instead of the embedded log
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
     kafka: Option<String>,
     #[command(flatten)]
@@ -167,8 +167,8 @@ impl StoreFlags {
     pub(crate) fn open_existing(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         if !self.is_kafka() {
-            // Opens the log for reading first, which is an error if there is none. To open it for writing would create
-            // it.
+            // Opens the log for reading first. This fails if there is no log, while opening for writing would create
+            // one.
             drop(log_socket::open_for_reading(self.directory()?)?);
         }
         self.open_with(EventClock::host(), Duration::ZERO)
@@ -560,7 +560,7 @@ pub(crate) struct FanoutFlags {
     pub(crate) drain: Duration,
 }
 
-/// Maximum of `--shards`. More threads than cores do not increase the throughput, and no host has more cores than this.
+/// Maximum of `--shards`. More threads than cores do not increase the throughput.
 const MOST_SHARDS: usize = 1024;
 
 fn shards(text: &str) -> Result<NonZeroUsize, String> {
@@ -608,7 +608,7 @@ impl RelayListenFlags {
     }
 }
 
-/// Parses an address to listen on. If a host name has several addresses, this returns an IPv4 address, because every
+/// Parses an address to listen on. If a host name has several addresses, an IPv4 address is preferred, because every
 /// client tries IPv4 for `localhost`.
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {

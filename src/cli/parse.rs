@@ -149,8 +149,8 @@ impl FromStr for From {
 }
 
 impl From {
-    /// Returns the time of the position if it is now `now_ms`; `None` for [`From::Earliest`] and [`From::Latest`]. Unix
-    /// milliseconds.
+    /// Returns the time of the position (Unix milliseconds), for the current time `now_ms`; `None` for
+    /// [`From::Earliest`] and [`From::Latest`].
     pub(crate) fn time_ms(self, now_ms: u64) -> Option<u64> {
         match self {
             Self::Earliest | Self::Latest => None,

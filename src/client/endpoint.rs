@@ -1,5 +1,5 @@
-//! An endpoint: the address of a server, the certificates that the client trusts for it, and the token that is sent to
-//! it.
+//! An endpoint: the address of a server, the certificates that the client trusts for it, and the token that the client
+//! sends.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 

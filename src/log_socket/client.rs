@@ -42,8 +42,8 @@ pub(crate) fn open_for_reading(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
     }
 }
 
-/// A source that reads from the process that holds the log in `dir`. Each request has a new connection, so requests
-/// succeed again when another process replaces that one.
+/// A source that reads from the process that holds the log in `dir`. Each request has a new connection, so reading
+/// continues when another process opens the log later.
 struct Client {
     dir: PathBuf,
     runtime: runtime::Runtime,

@@ -183,7 +183,8 @@ fn removed(record: &Owned) -> Option<DecodedValue> {
     })
 }
 
-/// Returns the start of the window before which a room was removed, Unix milliseconds; `None` without the header.
+/// Returns the header `removed-before` of a tombstone: the start of the window before which the finals of the room were
+/// removed, Unix milliseconds; `None` without the header.
 fn removed_before(record: &Owned) -> Option<u64> {
     let headers = ResultHeaders::parse(record.headers.iter().map(Header::pair));
     headers.removed_before().map(|before| before.start_ms)

@@ -84,8 +84,8 @@ impl Merge {
     }
 
     fn ended(&self, lane: &Lane) -> bool {
-        // The position is compared and not the offset of the last record: the last offsets may be transaction markers,
-        // which a reader never returns.
+        // We compare the position of the reader and not the offset of the last record, because the last offsets may be
+        // transaction markers, which a reader never returns.
         let reached = |end| self.reader.position(lane.partition) >= end;
         lane.end.is_some_and(reached) || self.reader.at_end(lane.partition)
     }

@@ -33,7 +33,8 @@ const FIRST: &str = "⏮️";
 /// The last mark, which is sent to every room. Once its window is final, all windows before it are final, too.
 const LAST: &str = "⏭️";
 /// The emojis that a load sends in addition to its workload, and does not count. Pages and `subscribe` do not let them
-/// rise. They are symbols of a media player, which people do not use as reactions: an emoji of a person must rise.
+/// rise. The emojis that people send must rise, so these are symbols of a media player, which people do not use as
+/// reactions.
 pub(in crate::commands) const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
 /// Timeout for the final of the first and of the last window. It includes the length of the window, the lateness, and
 /// one or two restarts of the server.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Open loop: requests are sent at their scheduled times, even while the server is slow. A latency is measured from the
-//! scheduled time, so delays of the generator are included (no coordinated omission). The generator uses one thread, so
-//! that it needs at most one core of a machine that also runs the server.
+//! scheduled time, so that it includes the time for which a request waited (no coordinated omission). The generator
+//! uses one thread, so that it needs at most one core of a machine that also runs the server.
 
 mod finals;
 mod flags;

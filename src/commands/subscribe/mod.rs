@@ -86,8 +86,8 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
             News::Frame { text, frame } => {
                 connected = true;
                 let line = match flags.json {
-                    // JSON allows these characters only as white space between values (in strings they are escaped), so
-                    // a space can replace each of them. Then every message is one line.
+                    // In JSON, line breaks and tabs occur only as white space between values, since they are escaped in
+                    // strings. So a space can replace each of them, and every message is one line.
                     true => text.replace(['\n', '\r', '\t'], " "),
                     false => match lines::describe(&frame) {
                         Some(line) => line,

@@ -31,7 +31,7 @@ const PRESENT_MS: u64 = 10_000;
 pub(super) const FLIGHT: Duration = Duration::from_secs(4);
 /// Maximum number of loose emojis that rise at the same time: a terminal of 80 columns has no space for more.
 const FLIGHTS: usize = 48;
-/// Span over which the starts of emojis from one tally are spread. The next tally comes at about its end.
+/// Span over which the starts of emojis from one tally are spread: about the time until the next tally.
 const STAGGER: Duration = Duration::from_millis(300);
 /// Maximum number of loose emojis of one kind that start to rise at one tally.
 const RISES: u64 = 3;
@@ -95,8 +95,8 @@ pub(super) struct Scene {
     latest: Option<ResultId>,
     /// The time on this host at which the server last sent its own time, and the server's time in Unix milliseconds.
     clock: Option<(Instant, u64)>,
-    /// Whether a gap was received, and no live tally since. The totals then grow by the finals that were missed, which
-    /// must not count in the rate.
+    /// Whether a gap was received, and no live tally since then. During this time the totals grow by the finals that
+    /// were missed, which must not count in the rate.
     catching_up: bool,
     turn: f64,
 }

@@ -35,7 +35,7 @@ pub(super) struct Screen {
 
 impl Screen {
     /// Switches the terminal to raw mode. ratatui installs a panic hook that restores the terminal and then calls our
-    /// panic hook.
+    /// panic hook, so that the line about the panic is visible.
     pub(super) fn enter() -> Result<Self, Failure> {
         let terminal = ratatui::try_init().map_err(unusable)?;
         let mut ticks = interval(DRAW_EVERY);

@@ -25,8 +25,8 @@ use crate::{
     topics::{self, TopicTarget},
 };
 
-/// Minimum of the topics' setting `max.message.bytes`. It is Kafka's default. A batch of a flush, the totals of a room
-/// with every emoji, or a rejected record with its headers may have as many bytes.
+/// Minimum of the topics' setting `max.message.bytes`, which is Kafka's default. Records of up to this size may occur:
+/// a flush, the totals of a room with every emoji, or a rejected record with its headers.
 const RECORD_BYTES: u64 = 1_048_588;
 
 /// Number of brokers from which on replication is recommended, and the recommended number of replicas.
@@ -70,7 +70,7 @@ struct Difference {
     fix: String,
     /// The command that fixes the difference; `None` if no single command does.
     command: Option<String>,
-    /// Whether the fix is only recommended. If all differences are, the command exits with 0.
+    /// Whether the fix is only recommended. If this is so for all differences, the command exits with 0.
     hint: bool,
 }
 
