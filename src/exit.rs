@@ -1,24 +1,25 @@
-//! Exit codes, and failures with the sentence that is printed last.
+//! The exit codes of the program, and the error type of its commands: an exit code and the sentence that is printed
+//! last.
 
 use std::process::ExitCode;
 
 use emostream_dataflow::StreamsError;
 use emostream_log::LogError;
 
-/// The exit codes, as in README.md, "Operations". The numbers are those of sysexits.h.
+/// The exit codes, which are documented in README.md, "Operations". Numbers from 64 are those of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// `load --verify` or `topics check` found a difference, or no reaction of `load` was accepted.
     Mismatch = 1,
     /// The configuration is invalid.
     Usage = 64,
-    /// Kafka or the server is not reachable at start.
+    /// Kafka or a server is not reachable when the command starts.
     Unavailable = 69,
-    /// A defect of this program.
+    /// The program has a defect.
     Defect = 70,
-    /// The process should be started again.
+    /// The process ended for a reason that a restart may fix.
     Restart = 75,
-    /// The stored progress has other settings, or a permission is missing.
+    /// The settings differ from those of the stored progress or do not suit the topics, or a permission is missing.
     OtherSettings = 78,
 }
 
@@ -41,12 +42,12 @@ impl Failure {
         Self { exit, sentence }
     }
 
-    /// Returns the failure for an invalid configuration; `flag` is the flag to change.
+    /// Returns the failure for an invalid configuration. `flag` is the flag that the user should change.
     pub(crate) fn usage(flag: &str, why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Usage, format!("{flag}: {why}"))
     }
 
-    /// Returns the failure for a dependency that is not available: Kafka, a server, a port.
+    /// Returns the failure for a dependency that is not available, for example Kafka or a server.
     pub(crate) fn unavailable(why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Unavailable, why.to_string())
     }
@@ -66,7 +67,7 @@ impl From<StreamsError> for Failure {
     }
 }
 
-/// Converts an error of the log at the start.
+/// Converts an error of the log that occurs while a command starts.
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
         let sentence = error.to_string();

@@ -1,14 +1,14 @@
-//! The limit on open files (`RLIMIT_NOFILE`): each connection needs one.
+//! Raises the limit on open files (`RLIMIT_NOFILE`), since each connection needs an open file.
 
-/// Open files beside connections: the log, connections to brokers, listeners, epoll, standard streams, connections to the
-/// admin address, and connections that are being refused.
+/// Number of open files that are reserved for other purposes than connections: the log, connections to brokers,
+/// listeners, epoll, standard streams, connections to the admin address, and connections that are being refused.
 const RESERVED: u64 = 256;
 
-/// Raises the soft limit to the hard limit: shells and service managers often set the soft limit to 1024. Returns how
-/// many of `connections` the process can serve beside `relays`.
+/// Raises the soft limit to the hard limit, since shells and service managers often set the soft limit to 1024. Returns
+/// how many of `connections` the process can serve in addition to `relays` relays.
 ///
-/// Logs a warning if that is less than `connections`. Connections must not use the last files: `/healthz` would fail,
-/// and an orchestrator would kill a process that is only at its limit.
+/// Logs a warning if the result is less than `connections`. Connections must not use all files: otherwise `/healthz`
+/// could not be served, and an orchestrator would kill a process that has only reached its limit.
 pub(crate) fn raise(connections: u32, relays: u32) -> u32 {
     let reserved = RESERVED + u64::from(relays);
     let needed = u64::from(connections) + reserved;
@@ -26,7 +26,8 @@ pub(crate) fn raise(connections: u32, relays: u32) -> u32 {
     served
 }
 
-/// Returns how many connections `allowed` open files leave beside `reserved`, which is limited to half of them.
+/// Returns the number of connections that can be served if `allowed` files may be open and `reserved` of them are kept
+/// for other purposes. At most half of the files are kept.
 fn served(allowed: u64, reserved: u64) -> u32 {
     let served = allowed - reserved.min(allowed / 2);
     u32::try_from(served).unwrap_or(u32::MAX).max(1)

@@ -1,4 +1,4 @@
-//! Log lines on standard error, as text or as JSON.
+//! Writes log lines to standard error, as text or as JSON.
 
 use std::{
     ffi::OsString,
@@ -13,10 +13,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::output;
 
-/// Flags for the log level and format.
+/// The flags for the level and the format of log lines.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogFlags {
-    /// Log more: -v the steps, -vv everything (RUST_LOG=target=level is finer)
+    /// Log more: -v logs each step, -vv everything. RUST_LOG=target=level sets the level of a single target
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
     /// Format of the log lines
@@ -27,15 +27,15 @@ pub(crate) struct LogFlags {
 /// Format of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// A line for people
+    /// Text for people
     Text,
-    /// A JSON object a line
+    /// One JSON object per line
     Json,
 }
 
 impl LogFormat {
-    /// Returns the format that the arguments or the environment set. Invalid arguments elsewhere do not matter: the error
-    /// line about them is printed in this format, too.
+    /// Returns the format that the arguments or the environment set. Other arguments may be invalid: the error line
+    /// about them is printed in this format, too.
     pub(crate) fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Self {
         const FLAG: &str = "--log-format";
         let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
@@ -54,13 +54,13 @@ impl LogFormat {
         }
     }
 
-    /// Prints the reason for which the process ends, as its last line on standard error.
+    /// Prints the reason why the process ends, as its last line on standard error.
     pub(crate) fn print_end(self, sentence: &str, exit_code: i32) {
         match self {
             Self::Text => output::complain(sentence),
             Self::Json => {
                 let line = json_line("ERROR", sentence, json!({ "exit_code": exit_code }));
-                // Standard error may be closed.
+                // An error is ignored, since standard error may be closed.
                 let _ = writeln!(io::stderr(), "{line}");
             }
         }
@@ -95,25 +95,27 @@ impl LogFlags {
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(colors)
-            // The subscriber reports its errors by eprintln!, which panics if standard error is closed.
+            // The subscriber would report its errors by `eprintln!`, which panics if standard error is closed.
             .log_internal_errors(false)
             .with_writer(|| EscapedLines(io::stderr()));
         match self.log_format {
             LogFormat::Text => lines.compact().with_target(false).init(),
             LogFormat::Json => lines.json().flatten_event(true).init(),
         }
-        // At the trace level, which RUST_LOG could enable, the HTTP client for Kafka's tokens logs whole requests with
-        // the client's secret.
+        // RUST_LOG could enable the trace level. At this level the HTTP client that fetches tokens for Kafka logs whole
+        // requests, which contain the client's secret, so this level is disabled for libraries that use the `log`
+        // crate.
         log::set_max_level(log::max_level().min(log::LevelFilter::Debug));
     }
 }
 
-/// Writes log lines with the control characters of their fields escaped: a line break in a field would start a forged
-/// line. The formatter's colors remain; the formatter has already escaped each ESC in fields.
+/// A writer that escapes the control characters in log lines, because a line break in a field would start a forged
+/// line. The colors of the formatter remain. Their ESC characters cannot come from a field, since the formatter has
+/// escaped those.
 struct EscapedLines<W>(W);
 
 impl<W: Write> Write for EscapedLines<W> {
-    /// Writes one line: the formatter passes a whole line in each call.
+    /// Writes one line. The formatter passes exactly one whole line in each call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);

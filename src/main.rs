@@ -4,10 +4,10 @@
 //!  arguments, environment ──▶ flags ──validated──▶ configuration ──▶ run(configuration, shutdown)
 //! ```
 //!
-//! Invariants: code after a command's validation gets parsed values, never unchecked strings. No port is bound before
-//! the whole configuration is validated. Imports form no circle: `commands` imports `server`, `client` and `topics`;
-//! these import `cli` and `permissions`; `cli` imports `log_socket` and `fd_limit`; all may import `logging`, `output`,
-//! `signal` and `exit`.
+//! Invariants: after the validation of a command, its code gets parsed values and no unchecked strings. No port is
+//! bound before the whole configuration is validated. Imports form no circle: `commands` imports `server`, `client` and
+//! `topics`; these import `cli` and `permissions`; `cli` imports `log_socket` and `fd_limit`; all may import `logging`,
+//! `output`, `signal` and `exit`.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -42,7 +42,8 @@ use crate::{
 fn main() -> ExitCode {
     let format = LogFormat::from_arguments(std::env::args_os());
     let ended = match Signals::listen() {
-        // First, because a process with PID 1 ignores signals without a handler, and a start may take seconds.
+        // The handlers are installed before anything else, because a process with PID 1 ignores signals without a
+        // handler, and a start may take seconds.
         Ok(signals) => run(signals, format),
         Err(failure) => Err(failure),
     };
@@ -70,8 +71,8 @@ fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Returns the failure for an invalid configuration. `sentence` names the flag; the environment variable that sets the
-/// flag is added.
+/// Returns the failure for an invalid configuration. `sentence` names the flag; the environment variable is added to it
+/// if one sets the flag.
 fn usage_error(sentence: &str) -> Failure {
     let sentence = arguments::with_variables(sentence, std::env::args_os());
     Failure::new(Exit::Usage, sentence)

@@ -1,7 +1,8 @@
-//! Standard output and standard error, whose reader may close them (`| head`): then the command ends without an error.
+//! Writes to standard output and standard error. If their reader closes them (`| head`), the command ends without an
+//! error.
 //!
-//! Invariant: text that comes from a topic or a peer is escaped before it reaches a terminal, which would execute its
-//! control sequences.
+//! Invariant: text from a topic or from another process is escaped before it is printed, because a terminal would
+//! execute its control sequences.
 
 use std::{
     borrow::Cow,
@@ -12,7 +13,7 @@ use std::{
 
 use crate::exit::{Exit, Failure};
 
-/// Prints `text` and returns the exit code, which is 0 also if the reader has closed standard output.
+/// Prints `text` and returns the exit code. The code is 0 even if the reader has closed standard output.
 pub(crate) fn print_and_exit(text: &str) -> ExitCode {
     print(text).map_or_else(
         |failure| failure.map_or(ExitCode::SUCCESS, |f| f.exit.into()),
@@ -20,8 +21,8 @@ pub(crate) fn print_and_exit(text: &str) -> ExitCode {
     )
 }
 
-/// Writes `text` and flushes it. Returns `Err(None)` if the reader has closed standard output: the command should end
-/// without an error.
+/// Writes `text` to standard output and flushes it. Returns `Err(None)` if the reader has closed standard output: then
+/// the command should end without an error.
 pub(crate) fn print(text: &str) -> Result<(), Option<Failure>> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -34,8 +35,8 @@ pub(crate) fn print(text: &str) -> Result<(), Option<Failure>> {
     })
 }
 
-/// Returns `text` on one line, with each control character written as `\u001b`. JSON has the same escape, so escaped
-/// JSON is the same JSON.
+/// Returns `text` on one line, with each control character written as an escape such as `\u001b`. JSON has the same
+/// escapes, so the escaped text of a JSON value is still the same value.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_control) {
         return Cow::Borrowed(text);
@@ -44,7 +45,7 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     for character in text.chars() {
         match is_control(character) {
             true => {
-                // Writing to a String does not fail.
+                // Writing to a `String` cannot fail.
                 let _ = write!(escaped, "\\u{:04x}", u32::from(character));
             }
             false => escaped.push(character),
@@ -60,8 +61,8 @@ fn is_control(character: char) -> bool {
     character.is_control() || separates || turns
 }
 
-/// Whether the terminal supports escape sequences: with `TERM=dumb` it does not, and without `TERM` its sequences are
-/// not known.
+/// Whether the terminal supports escape sequences. With `TERM=dumb` it supports none, and without `TERM` its sequences
+/// are not known.
 pub(crate) fn can_be_drawn_on() -> bool {
     let terminal = std::env::var_os("TERM").unwrap_or_default();
     !terminal.is_empty() && terminal != "dumb"
@@ -69,13 +70,13 @@ pub(crate) fn can_be_drawn_on() -> bool {
 
 /// Prints a sentence on standard error, on one line.
 pub(crate) fn complain(sentence: &str) {
-    // Errors of libraries may contain line breaks.
+    // Errors of libraries may contain line breaks, which are replaced by spaces.
     let words: Vec<&str> = sentence.split_whitespace().collect();
-    // Not eprintln!, which panics if standard error is gone.
+    // `writeln!` is used because `eprintln!` panics if standard error is closed.
     let _ = writeln!(io::stderr(), "emostream: {}", escaped(&words.join(" ")));
 }
 
-/// Converts the result of [`print()`] to that of a command: a closed standard output is not an error.
+/// Converts the result of [`print()`] to the result of a command. A closed standard output is not an error.
 pub(crate) fn quietly(ended: Result<(), Option<Failure>>) -> Result<(), Failure> {
     match ended {
         Ok(()) | Err(None) => Ok(()),

@@ -1,11 +1,11 @@
-//! The panic hook: a panic on any thread ends the process, because a service with a dead thread would still report that
+//! The panic hook. A panic on any thread ends the process, because a service with a dead thread would still report that
 //! it is healthy.
 
 use std::panic::PanicHookInfo;
 
 use crate::{exit::Exit, logging::LogFormat};
 
-/// Installs the hook, which prints the message and place of a panic and exits with 70.
+/// Installs the hook, which prints the message and the location of a panic and exits with code 70.
 pub(crate) fn install(format: LogFormat) {
     std::panic::set_hook(Box::new(move |panic| {
         format.print_end(&describe(panic), Exit::Defect as i32);

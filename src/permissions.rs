@@ -1,5 +1,5 @@
-//! The permissions that each role needs on a Kafka cluster with an authorizer. The check at a start, `topics check` and
-//! the documentation use this table.
+//! The permissions that each role needs on a Kafka cluster with an authorizer. The check at the start of a service,
+//! `topics check` and the documentation use this table.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub(crate) enum ResourceType {
 }
 
 impl ResourceType {
-    /// Returns the flag of `kafka-acls.sh` that names such a resource.
+    /// Returns the flag of `kafka-acls.sh` that names a resource of this type.
     fn flag(self) -> &'static str {
         match self {
             Self::Topic => "--topic",
@@ -25,7 +25,7 @@ impl ResourceType {
     }
 }
 
-/// The operations that a principal must be allowed on a resource, by Kafka's names.
+/// A resource, and the operations on it that a principal must be allowed, with the names that Kafka gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Permission {
     resource_type: ResourceType,
@@ -33,13 +33,13 @@ pub(crate) struct Permission {
     operations: Vec<&'static str>,
 }
 
-/// One or several commands that share a Kafka principal.
+/// A role: one or more commands that use the same Kafka principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Ingest,
     Dataflow,
     Publisher,
-    /// `up --kafka`: the three above, and it creates the topics.
+    /// `up --kafka`, which runs the three services above and creates the topics.
     Up,
     Inspect,
     Reset,
@@ -48,7 +48,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// Every role, in the order in which they are documented.
+    /// All roles, in the order of the documentation.
     pub(crate) const ALL: [Self; 7] = [
         Self::Ingest,
         Self::Dataflow,
@@ -90,7 +90,8 @@ impl Role {
                 table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
                 table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
                 table.transactions(names);
-                // Only lag tools need it.
+                // The dataflow commits its offsets to a consumer group only for tools that show its lag, so it also
+                // runs without this permission.
                 table.add(
                     ResourceType::Group,
                     streams_topics(names).application_id,
@@ -150,14 +151,14 @@ impl Role {
     }
 }
 
-/// Permissions, merged by resource.
+/// A list of permissions with one row for each resource.
 #[derive(Default)]
 struct Table {
     rows: Vec<Permission>,
 }
 
 impl Table {
-    /// Adds operations to the row of a resource.
+    /// Adds operations to the row of a resource, or a new row.
     fn add(&mut self, resource_type: ResourceType, resource: String, operations: &[&'static str]) {
         let known = self.rows.iter_mut();
         let row = known
@@ -183,7 +184,7 @@ impl Table {
         }
     }
 
-    /// Adds the transactional id of the dataflow.
+    /// Adds the permissions on the transactional id of the dataflow.
     fn transactions(&mut self, names: &Topics) {
         self.add(
             ResourceType::TransactionalId,

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT. Their handlers are installed at the start of `main`.
+//! Handles SIGTERM and SIGINT. The handlers are installed at the start of `main`.
 //!
 //! ```text
 //!  main ──listen──▶ starting ──signal──▶ the process ends at once
@@ -7,8 +7,8 @@
 //!                   running ──signal──▶ next() ──▶ the command drains
 //! ```
 //!
-//! A process with PID 1, as in a container, ignores both signals until it has handlers, and a start may wait for a
-//! broker for many seconds.
+//! The handlers are installed so early because a process with PID 1, as in a container, ignores both signals until it
+//! has handlers, and a start may wait for a broker for many seconds.
 
 use std::{
     io, process,
@@ -24,7 +24,8 @@ use tokio::{
 
 use crate::exit::{Exit, Failure};
 
-/// Shells report the exit code of a command that a signal ended as this plus the number of the signal.
+/// The base of the exit codes of interrupted commands. If a signal ends a command, shells report 128 plus the number of
+/// the signal as its exit code.
 const ENDED_BY_SIGNAL: i32 = 128;
 
 /// A signal that requests the end of the process.
@@ -51,39 +52,39 @@ impl Request {
     }
 }
 
-/// What the process does when it receives a signal.
+/// The phases of a process, which decide what a signal does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// There is nothing to drain yet: the process ends with 0.
+    /// A signal ends the process with 0, because there is nothing to drain yet.
     Starting,
-    /// The process ends with the exit code of an interrupted command, because its work is not done.
+    /// A signal ends the process with the exit code of an interrupted command, because its work is not done.
     Unfinished,
-    /// [`Signals::next`] returns, and the command drains.
+    /// A signal makes [`Signals::next`] return, so that the command can drain.
     Running,
 }
 
-/// The signals of this process.
+/// The receiver of the signals of this process.
 pub(crate) struct Signals {
     phase: Arc<Mutex<Phase>>,
     received: mpsc::Receiver<Request>,
 }
 
 impl Signals {
-    /// Installs the handlers and starts a thread that receives the signals. Until [`Signals::take_over`] the first signal
-    /// ends the process with 0.
+    /// Installs the handlers, and starts a thread that receives the signals. Until [`Signals::take_over`] or
+    /// [`Signals::interrupt_work`] is called, a signal ends the process with 0.
     pub(crate) fn listen() -> Result<Self, Failure> {
         let runtime = Builder::new_current_thread().enable_io().build();
         let runtime = runtime.map_err(unavailable)?;
         let mut handlers = runtime.block_on(async { Handlers::install() })?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
-        // A second signal adds nothing: one signal is enough to drain the command.
+        // The channel has space for one signal. A second one is dropped, because one is enough to drain the command.
         let (notify, received) = mpsc::channel(1);
         let current = phase.clone();
         let receive = move || {
             loop {
                 let request = runtime.block_on(handlers.next());
-                // The lock is held until the process has exited: otherwise a command could call `take_over` and begin
-                // its work in between.
+                // The lock is held until the process has exited. Otherwise a command could call `take_over` and begin
+                // its work before the exit.
                 let phase = lock(&current);
                 match *phase {
                     Phase::Running => drop(notify.try_send(request)),
@@ -97,13 +98,13 @@ impl Signals {
         Ok(Self { phase, received })
     }
 
-    /// Makes a signal end the process with the exit code of an interrupted command: a script must not continue as if the
-    /// work was done.
+    /// Makes a signal end the process with the exit code of an interrupted command, so that a script does not continue
+    /// as if the work was done.
     pub(crate) fn interrupt_work(&self) {
         *lock(&self.phase) = Phase::Unfinished;
     }
 
-    /// Makes [`Signals::next`] return the signals, which no longer end the process.
+    /// Makes [`Signals::next`] return each signal. From now on signals no longer end the process.
     pub(crate) fn take_over(&self) {
         *lock(&self.phase) = Phase::Running;
     }
@@ -112,7 +113,7 @@ impl Signals {
     pub(crate) async fn next(&mut self) -> &'static str {
         match self.received.recv().await {
             Some(request) => request.name(),
-            // The thread runs until the process exits.
+            // This does not occur, because the thread that sends runs until the process exits.
             None => std::future::pending().await,
         }
     }

@@ -1,7 +1,7 @@
-//! The topics and their settings: one list for the embedded log and for Kafka.
+//! The topics and their settings. The embedded log and Kafka use the same list.
 //!
-//! Invariant: this module never deletes, recreates or renames a topic and never removes partitions, because other data
-//! refers to offsets in it (the ids of finals, and the progress).
+//! Invariant: this module never deletes, recreates or renames a topic, and never removes partitions, because other data
+//! contains offsets of the topics: the ids of finals, and the progress.
 
 use std::time::Duration;
 
@@ -13,46 +13,48 @@ use crate::{exit::Failure, permissions::Role};
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Retention of reactions. They are counted within seconds; with a day, a system that stood still overnight continues
-/// without a reset. A million reactions are about 20 MB.
+/// Retention of reactions. They are counted within seconds. A day is enough for a dataflow that was stopped overnight
+/// to continue without a reset. A million reactions need about 20 MB.
 const REACTIONS_KEPT: Duration = DAY;
-/// Retention of finals and rejected records: a match of last Saturday can still be read on Friday.
+/// Retention of finals and rejected records. With a week, a match of last Saturday can still be read on Friday.
 const WINDOWS_KEPT: Duration = WEEK;
 const REJECTED_KEPT: Duration = WEEK;
-/// Retention of live tallies, which the final of their window replaces; ten minutes are enough for `inspect`.
+/// Retention of live tallies. Ten minutes are enough for `inspect`, and the final of a window replaces its live
+/// tallies.
 const LIVE_KEPT: Duration = Duration::from_secs(600);
-/// Maximum bytes of a partition of reactions in the embedded log, which shares the disk of a laptop. On Kafka there is no
-/// limit by size, because it could delete reactions that are not counted yet.
+/// Maximum bytes of a partition of the reactions topic in the embedded log, which may share the disk of a laptop. On
+/// Kafka there is no limit by size, because it could delete reactions that are not counted yet.
 const EMBEDDED_REACTIONS_BYTES: u64 = 4 << 30;
-/// Kafka and the embedded log refuse records of reactions that are dated further ahead than this. The watermark of a
-/// partition is its newest time less the lateness: one record of the future would make all later reactions late.
+/// How far in the future a record of reactions may be dated; Kafka and the embedded log refuse it otherwise. This is
+/// necessary because the watermark of a partition is its newest time less the lateness: one record from the future
+/// would make all later reactions late.
 const MAX_AHEAD: Duration = Duration::from_secs(5);
 
-/// Partitions of a topic of the embedded log: enough for two workers, and few enough that a flush (one record to every
-/// partition) is a small write.
+/// Number of partitions of a topic of the embedded log. Four are enough for two workers, and few enough that a flush,
+/// which writes one record to every partition, stays small.
 pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
 
-/// Where the topics are created.
+/// The kind of log in which the topics are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TopicTarget {
     /// The embedded log, on the disk of this machine.
     Embedded,
     /// A Kafka cluster.
     Kafka {
-        /// Replicas of each partition.
+        /// Number of replicas of each partition.
         replication: u32,
-        /// How many of them must have a record before it is acknowledged.
+        /// Number of replicas that must have a record before it is acknowledged.
         min_in_sync: u32,
     },
 }
 
-/// Returns the default of `--min-isr`: how many replicas must have a record before it is acknowledged. With two, the loss
-/// of one broker loses no acknowledged record.
+/// Returns the default of `--min-isr`, the number of replicas that must have a record before it is acknowledged. With
+/// two, the loss of one broker loses no acknowledged record.
 pub(crate) fn default_min_in_sync(replication: u32) -> u32 {
     replication.min(2)
 }
 
-/// Returns the topics with `partitions` partitions each; the progress topic has one.
+/// Returns the specifications of all topics, with `partitions` partitions each. The progress topic has one partition.
 pub(crate) fn specs(topics: &Topics, partitions: u32, target: TopicTarget) -> Vec<TopicSpec> {
     let (replication, min_in_sync, most_bytes) = match target {
         TopicTarget::Embedded => (1, 1, Some(EMBEDDED_REACTIONS_BYTES)),
@@ -103,8 +105,8 @@ pub(crate) fn create_missing(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<S
     Ok(created)
 }
 
-/// Returns the topics that `role` uses, or an error unless every one exists: a service never creates topics by
-/// itself, because it would not know how many partitions the others expect.
+/// Returns the topics that `role` uses, or an error if one of them does not exist. A service does not create topics by
+/// itself, because it does not know how many partitions the other services expect.
 pub(crate) fn require(log: &dyn Log, role: Role, names: &Topics) -> Result<Vec<String>, Failure> {
     let names = role.topics(names);
     let mut missing = Vec::new();

@@ -1,4 +1,5 @@
-//! The examples at the end of `--help` of each command. A test parses each of them.
+//! The examples that `--help` of each command ends with. A test checks that the parser of arguments accepts each of
+//! them.
 
 pub(crate) const EMOSTREAM: &str = "\
 Start with:

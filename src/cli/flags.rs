@@ -1,4 +1,4 @@
-//! Groups of flags that several commands share, and the values that they configure.
+//! Groups of flags that several commands share, and the conversion of their values to configurations.
 
 use std::{
     convert::Infallible,
@@ -32,10 +32,10 @@ use crate::{
     fd_limit, log_socket,
 };
 
-/// Names of the topics.
+/// The flag that decides the names of the topics.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TopicFlags {
-    /// Prefix of the topics' names
+    /// Prefix of the names of all topics
     #[arg(long, value_name = "PREFIX", default_value = "emostream", value_parser = topics)]
     topic_prefix: Topics,
 }
@@ -50,13 +50,14 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
-/// How long a service retries a request that the brokers deny: a new ACL takes seconds to reach all of them.
+/// How long a service retries a request that the brokers deny because a permission is missing: it takes seconds until
+/// all brokers know a new ACL.
 const DENIAL_RETRY_TIME: Duration = Duration::from_secs(30);
 
-/// A Kafka cluster that is required.
+/// The flags of commands that cannot run without a Kafka cluster.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KafkaFlags {
-    /// Kafka's brokers
+    /// Addresses of Kafka's brokers
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
     #[arg(required_unless_present = "kafka_config")]
     kafka: Option<String>,
@@ -65,12 +66,12 @@ pub(crate) struct KafkaFlags {
 }
 
 impl KafkaFlags {
-    /// The flags that name it again, for a command that is to be typed.
+    /// Returns the flags that name this log, for a command that the user can type.
     pub(crate) fn as_typed(&self) -> String {
         self.properties.as_typed(self.kafka.as_deref())
     }
 
-    /// Connects a service. An invalid property is reported before any connection is opened.
+    /// Connects a service to Kafka. An invalid property is reported before any connection is opened.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
         connect(
             self.kafka,
@@ -80,7 +81,8 @@ impl KafkaFlags {
         )
     }
 
-    /// Connects a command that runs once. A missing permission is reported immediately.
+    /// Connects a command that runs once to Kafka. A missing permission is reported at the first denial, without
+    /// retries.
     pub(crate) fn connect_once(self) -> Result<Arc<dyn Log>, Failure> {
         connect(
             self.kafka,
@@ -91,15 +93,15 @@ impl KafkaFlags {
     }
 }
 
-/// A Kafka cluster, or the directory of an embedded log.
+/// The flags that name either a Kafka cluster or the directory of an embedded log.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreFlags {
-    /// Kafka's brokers, instead of the embedded log
+    /// Addresses of Kafka's brokers, which are used instead of the embedded log
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
     kafka: Option<String>,
     #[command(flatten)]
     properties: PropertyFlags,
-    /// The embedded log's directory
+    /// Directory of the embedded log
     #[arg(long, value_name = "DIR", default_value = "./emostream-data")]
     #[arg(conflicts_with_all = ["kafka", "kafka_config"])]
     data: PathBuf,
@@ -116,12 +118,13 @@ impl StoreFlags {
         (!self.is_kafka()).then(|| self.data.clone())
     }
 
-    /// Returns the cluster's brokers.
+    /// Returns the addresses of the Kafka brokers; `None` for an embedded log.
     pub(crate) fn brokers(&self) -> Option<String> {
         self.properties.brokers(self.kafka.clone())
     }
 
-    /// Returns the brokers as an argument of Kafka's own tools, with a properties file if they need TLS or a login.
+    /// Returns the brokers as the argument of Kafka's own tools (`kafka-topics.sh` and others). If the brokers need TLS
+    /// or a login, the argument also names a properties file.
     pub(crate) fn brokers_of_tools(&self) -> Option<String> {
         let brokers = self.brokers()?;
         Some(match self.properties.is_secured() {
@@ -130,7 +133,7 @@ impl StoreFlags {
         })
     }
 
-    /// The flags that name it again, for a command that is to be typed.
+    /// Returns the flags that name this log, for a command that the user can type.
     pub(crate) fn as_typed(&self) -> String {
         match self.is_kafka() {
             true => self.properties.as_typed(self.kafka.as_deref()),
@@ -138,7 +141,7 @@ impl StoreFlags {
         }
     }
 
-    /// Opens the log for a service. Creates the directory if it is missing. `clock` is for the embedded log.
+    /// Opens the log for a service. An embedded log uses `clock`, and its directory is created if it is missing.
     pub(crate) fn open(self, clock: EventClock) -> Result<Arc<dyn Log>, Failure> {
         self.open_with(clock, DENIAL_RETRY_TIME)
     }
@@ -160,17 +163,18 @@ impl StoreFlags {
         }
     }
 
-    /// Opens an existing log for reading and writing.
+    /// Opens an existing log for reading and writing. Returns an error if there is no log.
     pub(crate) fn open_existing(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         if !self.is_kafka() {
-            // An error if there is none: opening for writing would create it.
+            // Opens the log for reading first. This fails if there is no log, while opening for writing would create
+            // one.
             drop(log_socket::open_for_reading(self.directory()?)?);
         }
         self.open_with(EventClock::host(), Duration::ZERO)
     }
 
-    /// Opens the log for reading, also while another process writes to it.
+    /// Opens the log for reading. Another process may write to the log at the same time.
     pub(crate) fn open_for_reading(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.is_kafka() {
@@ -215,10 +219,10 @@ impl StoreFlags {
     }
 }
 
-/// A Kafka cluster that is required unless the topology is only described.
+/// The flags of a Kafka cluster, which are optional if `--describe` is set.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DescribedKafkaFlags {
-    /// Kafka's brokers
+    /// Addresses of Kafka's brokers
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
     #[arg(required_unless_present_any = ["describe", "kafka_config"])]
     kafka: Option<String>,
@@ -227,7 +231,7 @@ pub(crate) struct DescribedKafkaFlags {
 }
 
 impl DescribedKafkaFlags {
-    /// Connects. An invalid property is reported before any connection is opened.
+    /// Connects to Kafka. An invalid property is reported before any connection is opened.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
         connect(
             self.kafka,
@@ -243,13 +247,13 @@ struct PropertyFlags {
     #[arg(short = 'X', long = "kafka-property", value_name = "KEY=VALUE", help = property_help())]
     #[arg(value_parser = PropertyFlag::parse, value_delimiter = '\n')]
     properties: Vec<PropertyFlag>,
-    /// A file of librdkafka properties: lines of KEY=VALUE, and comments that begin with #. -X overrides it, and --kafka
-    /// overrides its bootstrap.servers
+    /// A file of librdkafka properties: lines of KEY=VALUE, and comments that begin with #. -X overrides its
+    /// properties, and --kafka overrides its bootstrap.servers
     #[arg(long, value_name = "FILE", value_parser = kafka_config::read)]
     kafka_config: Option<PropertiesFile>,
 }
 
-/// Returns the help of `-X`, with the security features that librdkafka was built with.
+/// Returns the help of `-X`, which lists the security features that librdkafka was built with.
 fn property_help() -> String {
     let features = match security_features() {
         features if features.is_empty() => "no TLS and no SASL".to_owned(),
@@ -260,8 +264,8 @@ fn property_help() -> String {
     )
 }
 
-/// One `-X`. Text that is not KEY=VALUE is `None` here and refused later: the error of clap would contain it, and it may
-/// be a secret.
+/// The value of one `-X`. Text that is not KEY=VALUE is parsed as `None` and refused later, because the error message
+/// of clap would contain the text, which may be a secret.
 #[derive(Clone)]
 struct PropertyFlag(Option<(String, String)>);
 
@@ -281,7 +285,7 @@ impl fmt::Debug for PropertyFlag {
 }
 
 impl PropertyFlags {
-    /// Returns the brokers of `--kafka` or of the file.
+    /// Returns the brokers that `--kafka` names (`named`), otherwise those of the file.
     fn brokers(&self, named: Option<String>) -> Option<String> {
         let in_file = self.kafka_config.as_ref().and_then(PropertiesFile::brokers);
         named.or_else(|| in_file.map(str::to_owned))
@@ -297,7 +301,7 @@ impl PropertyFlags {
         protocol.is_some_and(|(_, value)| !value.eq_ignore_ascii_case("plaintext"))
     }
 
-    /// Returns the flags that name the cluster, for a command that is printed.
+    /// Returns the flags that name the cluster, for a command that the program prints.
     fn as_typed(&self, brokers: Option<&str>) -> String {
         let brokers = brokers.map(|brokers| format!("--kafka {brokers}"));
         let file = self.kafka_config.as_ref();
@@ -307,14 +311,15 @@ impl PropertyFlags {
     }
 }
 
-/// Returns the error for a `--kafka-config` file without brokers and without `--kafka`.
+/// Returns the error for a `--kafka-config` file that names no brokers, if `--kafka` is not set.
 fn missing_brokers(file: &PropertiesFile) -> Failure {
     let file = file.path.display();
     let why = format!("there is no --kafka, and {file} has no bootstrap.servers; set one of them");
     Failure::usage("--kafka-config", why)
 }
 
-/// Warns of a secret in the arguments: other users of the host can read them, but not the environment.
+/// Logs a warning if the arguments contain the secret property `property`: other users of the host can read the
+/// arguments of a process, but not its environment.
 fn warn_of_process_list(property: &str) {
     let mut arguments = std::env::args_os();
     if arguments.any(|it| it.to_string_lossy().contains(property)) {
@@ -324,7 +329,7 @@ fn warn_of_process_list(property: &str) {
     }
 }
 
-/// The properties file, in the format of Kafka's Java clients, that printed commands of Kafka's tools name.
+/// Name of the properties file in printed commands of Kafka's tools. The file has the format of Kafka's Java clients.
 pub(crate) const TOOLS_FILE: &str = "ADMIN.properties";
 
 fn connect(
@@ -354,10 +359,10 @@ fn connect(
     })?))
 }
 
-/// The admin address.
+/// The flag of the admin address.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdminFlags {
-    /// Address that serves /healthz, /readyz and /metrics, or off
+    /// Address to serve /healthz, /readyz and /metrics on, or off
     #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:9464", value_parser = admin)]
     admin: Admin,
 }
@@ -381,16 +386,16 @@ fn admin(text: &str) -> Result<Admin, String> {
     }
 }
 
-/// Names that senders may use for emojis.
+/// The flag for further names of emojis.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EmojiFlags {
-    /// A name that senders may use for an emoji, for example goal=⚽; repeat the flag for several
+    /// A name that clients may send instead of an emoji, for example goal=⚽; repeat the flag for several
     #[arg(long, value_name = "NAME=EMOJI", value_delimiter = ',')]
     emoji_alias: Vec<String>,
 }
 
 impl EmojiFlags {
-    /// Returns the default names and the added ones.
+    /// Returns the default names of emojis, and those that the flag adds.
     pub(crate) fn names(&self) -> Result<EmojiNames, Failure> {
         let mut names = EmojiNames::default();
         for alias in &self.emoji_alias {
@@ -406,28 +411,28 @@ fn origin(text: &str) -> Result<AllowOrigin, String> {
         .map_err(|error: emostream_http::InvalidOrigin| error.to_string())
 }
 
-/// Tokens that requests must have.
+/// The flags for the tokens that clients must send.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenFlags {
-    /// Requires tokens (JWT), and verifies them with this file: an HS256 secret, a public key for EdDSA, ES256 or RS256
-    /// in PEM, or a key set (JWKS)
+    /// Require tokens (JWT), and verify them with this file: an HS256 secret, a public key for EdDSA, ES256 or RS256 in
+    /// PEM, or a key set (JWKS)
     #[arg(long, value_name = "FILE", conflicts_with = "jwks_url")]
     jwt_key: Option<PathBuf>,
-    /// Requires tokens (JWT), and verifies them with the key set (JWKS) at this URL: the jwks_uri of an OpenID Connect
+    /// Require tokens (JWT), and verify them with the key set (JWKS) at this URL: the jwks_uri of an OpenID Connect
     /// provider
     #[arg(long, value_name = "URL")]
     jwks_url: Option<String>,
-    /// Refuses tokens whose aud does not contain this audience; repeat the flag to accept several
+    /// Refuse tokens whose aud does not contain this audience; repeat the flag to accept several
     #[arg(long, value_name = "AUD", value_delimiter = ',')]
     jwt_audience: Vec<String>,
-    /// Refuses tokens whose iss is not this issuer; repeat the flag to accept several
+    /// Refuse tokens whose iss is not this issuer; repeat the flag to accept several
     #[arg(long, value_name = "ISS", value_delimiter = ',')]
     jwt_issuer: Vec<String>,
 }
 
 impl TokenFlags {
-    /// Reads the keys. No error message contains the value of the flag: a user may have written the secret itself in
-    /// place of the file's name, and the URL may contain a password.
+    /// Reads the keys. No error message contains the value of `--jwt-key` or `--jwks-url`: a user may have written the
+    /// secret itself in place of the file's name, and the URL may contain a password.
     pub(crate) fn authenticator(&self) -> Result<Authenticator, Failure> {
         let required = self.required_claims()?;
         if let Some(url) = &self.jwks_url {
@@ -474,28 +479,29 @@ impl TokenFlags {
     }
 }
 
-/// Flags of every role that serves HTTP.
+/// The flags of every command that serves HTTP.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerFlags {
     #[command(flatten)]
     pub(crate) listen: ListenFlags,
     #[command(flatten)]
     pub(crate) admin: AdminFlags,
-    /// Web origins that browsers may use it from: * for all, or https://a.example,https://b.example
+    /// Web origins whose pages may send requests: * for all, or https://a.example,https://b.example
     #[arg(long, value_name = "ORIGIN", default_value = "*", value_parser = origin)]
     pub(crate) allow_origin: AllowOrigin,
     #[command(flatten)]
     pub(crate) tokens: TokenFlags,
 }
 
-/// The address of a service and its limits.
+/// The flags for the address of a service and the limits of its connections.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ListenFlags {
-    /// Address to listen on: IP:PORT, HOST:PORT, or :PORT for all IPv4 addresses of this host; port 0 chooses a free port
+    /// Address to listen on: IP:PORT, HOST:PORT, or :PORT for all IPv4 addresses of this host; port 0 chooses a free
+    /// port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
-    /// Maximum concurrent connections; further ones get 503. Each needs an open file: with a lower limit on open files
-    /// (ulimit -n) fewer are served
+    /// Maximum concurrent connections; further ones get 503. Each needs an open file: if the limit on open files
+    /// (ulimit -n) is lower, fewer connections are served
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     #[arg(value_parser = Ranged::<u32>::new().range(1..=MOST_CONNECTIONS))]
     max_connections: u32,
@@ -506,7 +512,8 @@ pub(crate) struct ListenFlags {
     tls: TlsFlags,
 }
 
-/// The default of Linux for `fs.nr_open`, the greatest limit on open files that a process can have.
+/// Maximum of `--max-connections`. It is the default of Linux for `fs.nr_open`, the greatest limit on open files that a
+/// process can have.
 const MOST_CONNECTIONS: u64 = 1 << 20;
 
 impl ListenFlags {
@@ -514,8 +521,8 @@ impl ListenFlags {
         self.listen
     }
 
-    /// Returns the limits of the listener. Raises the limit on open files to serve these connections beside `relays`
-    /// relays, and allows fewer connections if that is not possible.
+    /// Returns the limits of the listener. Raises the limit on open files, so that the process can serve the
+    /// connections and `relays` relays. If that is not possible, the listener allows fewer connections.
     pub(crate) fn limits(&self, relays: u32) -> Limits {
         Limits {
             connections: fd_limit::raise(self.max_connections, relays),
@@ -524,7 +531,7 @@ impl ListenFlags {
         }
     }
 
-    /// Reads the files and returns the TLS configuration of all listeners; `None` without TLS.
+    /// Reads the certificate and its key, and returns the TLS configuration of all listeners; `None` without TLS.
     pub(crate) fn tls(&self) -> Result<Option<Tls>, Failure> {
         let (Some(certificate), Some(key)) = (&self.tls.tls_cert, &self.tls.tls_key) else {
             return Ok(None);
@@ -542,18 +549,18 @@ impl ListenFlags {
     }
 }
 
-/// Delivery of results to subscribers.
+/// The flags for the delivery of results to subscribers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FanoutFlags {
-    /// Threads that write to subscribers [default: number of cores]
+    /// Number of threads that write to subscribers [default: number of cores]
     #[arg(long, value_name = "N", value_parser = shards)]
     pub(crate) shards: Option<NonZeroUsize>,
-    /// At shutdown, the reconnections of subscribers are spread over this time
+    /// Time over which the reconnections of subscribers are spread when the process shuts down
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
 }
 
-/// Maximum of `--shards`: more threads than cores do not make it faster.
+/// Maximum of `--shards`. More threads than cores do not increase the throughput.
 const MOST_SHARDS: usize = 1024;
 
 fn shards(text: &str) -> Result<NonZeroUsize, String> {
@@ -563,11 +570,11 @@ fn shards(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("write a number from 1 to {MOST_SHARDS}"))
 }
 
-/// The certificate of all listeners: both flags or none.
+/// The flags for the certificate of all listeners. Either both are set or none.
 #[derive(Debug, Clone, Args)]
 struct TlsFlags {
-    /// Use TLS on every listener, also on --admin, with this certificate chain in PEM; a new file is loaded without a
-    /// restart
+    /// Use TLS on every listener, also on --admin, with this certificate chain in PEM; a changed file is loaded without
+    /// a restart
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The private key of --tls-cert in PEM
@@ -575,23 +582,23 @@ struct TlsFlags {
     tls_key: Option<PathBuf>,
 }
 
-/// The address for relays.
+/// The flags for the address that relays connect to.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RelayListenFlags {
-    /// Address for relays; none by default. Port 0 chooses a free port
+    /// Address that relays connect to; none by default. Port 0 chooses a free port
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) relay_listen: Option<SocketAddr>,
-    /// Maximum connected relays
+    /// Maximum number of connected relays
     #[arg(long, value_name = "N", default_value_t = 256)]
     #[arg(value_parser = Ranged::<u32>::new().range(1..=100_000))]
     pub(crate) max_relays: u32,
-    /// A file with a secret that the publisher and all relays of a tree share
+    /// A file with the secret that relays must send. The publisher and all its relays have the same secret
     #[arg(long, value_name = "FILE")]
     relay_token_file: Option<PathBuf>,
 }
 
 impl RelayListenFlags {
-    /// Reads the secret that relays, and the upstreams of a relay, must know.
+    /// Reads the secret that a publisher and all its relays share; without the flag it is empty.
     pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
         let Some(file) = &self.relay_token_file else {
             return Ok(RelayToken::default());
@@ -601,8 +608,8 @@ impl RelayListenFlags {
     }
 }
 
-/// Parses an address to listen on. For a host with several addresses it prefers IPv4, because every client tries that for
-/// `localhost`.
+/// Parses an address to listen on. If a host name has several addresses, an IPv4 address is preferred, because every
+/// client tries IPv4 for `localhost`.
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);

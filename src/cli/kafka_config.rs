@@ -6,7 +6,7 @@
 //! sasl.mechanism=PLAIN
 //! ```
 //!
-//! Blanks around names and values are ignored. There are no escapes and no continuation lines.
+//! Spaces around names and values are ignored. There are no escape characters and no continuation lines.
 //!
 //! Invariant: no error message contains a line of the file, since it may contain a secret.
 
@@ -16,7 +16,7 @@ use emostream_log::kafka::PropertiesFile;
 
 use crate::{cli::parse::brokers, cli::text_file};
 
-/// Reads the file that the flag names.
+/// Reads the file that `--kafka-config` names.
 pub(crate) fn read(path: &str) -> Result<PropertiesFile, String> {
     let path = Path::new(path);
     let properties = parse(&text_file::contents(path)?)?;
@@ -48,8 +48,8 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// Whether the text looks like the name of a property. A secret that was pasted over several lines may have lines that
-/// end with `=`.
+/// Whether the text looks like the name of a property. A line with another text before `=` is refused, because it may
+/// be part of a secret that was pasted over several lines.
 fn is_name(key: &str) -> bool {
     const ONE_WORD: [&str; 5] = ["acks", "debug", "log_level", "partitioner", "retries"];
     let is_part = |part: &str| {

@@ -4,10 +4,10 @@ use std::{net::Ipv6Addr, str::FromStr, time::Duration};
 
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
-/// Maximum duration of a flag: a year. With it, sums of times cannot overflow.
+/// Maximum duration of a flag: a year, so that sums of times cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Parses a duration above zero: `250ms`, `2s`, `10m`, `1h 30m`, `30d`.
+/// Parses a duration of whole milliseconds above zero: `250ms`, `2s`, `10m`, `1h 30m`, `30d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = Span::from_str(text.trim())
         .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
@@ -28,7 +28,7 @@ pub(crate) fn ms(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-/// Formats a duration in the greatest unit that is exact: `1 d`, `2 h`, `90 s`.
+/// Formats a duration as a whole number of the greatest possible unit: `1 d`, `2 h`, `90 s`.
 pub(crate) fn span(span: Duration) -> String {
     let ms = span.as_millis();
     let units = [
@@ -51,13 +51,13 @@ pub(crate) fn span_ms(ms: u64) -> String {
     span(Duration::from_millis(ms))
 }
 
-/// Events per second, parsed from `5000/s`, `300/m`, or `5000` (per second).
+/// A rate of events, parsed from `5000/s`, `300/m`, or `5000` (per second).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Rate {
     pub(crate) per_second: f64,
 }
 
-/// Maximum rate: more than one machine can send. It keeps the arithmetic of the schedule exact.
+/// Maximum rate, which is above what one machine can send. Up to this rate the arithmetic of the schedule is exact.
 pub(crate) const MAX_PER_SECOND: f64 = 10_000_000.0;
 
 impl FromStr for Rate {
@@ -80,7 +80,8 @@ impl FromStr for Rate {
     }
 }
 
-/// Returns the two parts of `host:port`. An IPv6 address needs brackets; otherwise its last group would be the port.
+/// Returns the host and the port of `host:port`; `None` if the text has another form. An IPv6 address needs brackets;
+/// otherwise its last group would be parsed as the port.
 pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let bracketed = host
@@ -98,11 +99,12 @@ pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
     good.then_some((host, port))
 }
 
-/// Checks a list of `host:port`: librdkafka would only log an entry that it cannot parse.
+/// Checks a list of `host:port`. This is necessary because librdkafka only logs an entry that it cannot parse.
 pub(crate) fn brokers(text: &str) -> Result<String, String> {
     let good = |broker: &str| {
         let (host, port) = broker.rsplit_once(':')?;
-        // librdkafka accepts schemes, too (SASL_SSL://), and waits forever if it does not know one.
+        // A scheme of Kafka (`SASL_SSL://`) is accepted, as librdkafka does. An http or https scheme is refused,
+        // because librdkafka waits forever if it does not know a scheme.
         let web = host.starts_with("http://") || host.starts_with("https://");
         (!host.is_empty() && !web && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
     };
@@ -119,9 +121,9 @@ pub(crate) enum From {
     Earliest,
     /// After the newest record.
     Latest,
-    /// At this time before now.
+    /// At the time that was this long ago.
     Ago(Duration),
-    /// At a time, Unix milliseconds.
+    /// At this time, Unix milliseconds.
     At(u64),
 }
 
@@ -147,7 +149,8 @@ impl FromStr for From {
 }
 
 impl From {
-    /// Returns the time of the position as of `now_ms`; `None` for the ends of the topic.
+    /// Returns the time of the position (Unix milliseconds), for the current time `now_ms`; `None` for
+    /// [`From::Earliest`] and [`From::Latest`].
     pub(crate) fn time_ms(self, now_ms: u64) -> Option<u64> {
         match self {
             Self::Earliest | Self::Latest => None,
@@ -157,7 +160,7 @@ impl From {
     }
 }
 
-/// Formats a time, to the second.
+/// Formats a time (Unix milliseconds) in UTC, to the second.
 pub(crate) fn moment(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok();
     let at = at.and_then(|ms| Timestamp::from_millisecond(ms).ok());

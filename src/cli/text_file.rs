@@ -1,4 +1,4 @@
-//! Small text files that flags name: lists and secrets.
+//! Reads small text files that flags name: lists and secrets.
 
 use std::{
     fs::File,
@@ -11,7 +11,8 @@ use crate::exit::Failure;
 /// Maximum bytes of a secret. A longer file was probably named by mistake.
 const SECRET_BYTES: usize = 1024;
 
-/// Maximum bytes of a file. Lists of hosts are shorter; a device such as `/dev/zero` never ends.
+/// Maximum bytes of a file. A limit is necessary because a device such as `/dev/zero` never ends; lists of hosts are
+/// shorter than this.
 const FILE_BYTES: u64 = 1 << 20;
 
 /// Returns the text of the file that `flag` names, without a byte order mark.
@@ -35,7 +36,7 @@ pub(crate) fn contents(file: &Path) -> Result<String, String> {
     }
 }
 
-/// Removes a byte order mark, which some editors write and do not show.
+/// Removes a byte order mark, which some editors write at the start of a file and do not show.
 pub(crate) fn without_bom(text: String) -> String {
     match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
@@ -61,7 +62,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
 
-    /// `--jwt-key` ignored a byte order mark, while `--relay-token-file` made it a part of the token.
+    /// A byte order mark in a file was ignored by `--jwt-key`, but became a part of the token of `--relay-token-file`.
+    /// Now all flags ignore it.
     #[test]
     fn a_byte_order_mark_is_not_part_of_a_secret_or_a_list() {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -1,15 +1,16 @@
-//! A pool of HTTP/1.1 connections to one server, one for each request in flight: an idle connection is reused, and a new
-//! one is opened if none is idle, up to a limit.
+//! A pool of HTTP/1.1 connections to one server. Each request in flight has a connection of its own: an idle one is
+//! reused, and if none is idle, a new one is opened, up to a limit.
 //!
 //! ```text
-//!  permit (of --connections) ──▶ an idle connection, the one used last ──▶ request, response ──▶ idle again
-//!                           └──▶ none is idle: a new one
+//!  permit (of --connections) ──▶ the most recently used idle connection ──▶ request, response ──▶ idle again
+//!                           └──▶ if none is idle: a new connection
 //! ```
 //!
-//! hyper-util's pooled client is not used: it opens another connection while it waits for an idle one and keeps both, so
-//! `--connections` would not be a limit.
+//! We do not use the pooled client of hyper-util: while it waits for an idle connection, it also opens a new one and
+//! keeps both, so `--connections` would not be a limit.
 //!
-//! Invariant: a request is written once. Only a request that was not written is retried on another connection.
+//! Invariant: no request is written twice. A request is retried on another connection only if it was not written at
+//! all.
 
 #![allow(clippy::disallowed_methods, reason = "measures latencies")]
 
@@ -32,9 +33,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Endpoint, Token, reason};
 
-/// Maximum bytes of a response: a full 207 lists 1000 entries.
+/// Maximum bytes of a response: a response with status 207 lists up to 1000 reactions.
 const ANSWER_BYTES: usize = 1 << 20;
-/// The error numbers EMFILE and ENFILE: too many open files, of the process and of the system.
+/// The error numbers EMFILE (too many open files of the process) and ENFILE (too many open files of the system).
 const TOO_MANY_FILES: [i32; 2] = [24, 23];
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -42,11 +43,12 @@ type Connection = SendRequest<Full<Bytes>>;
 /// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The server responded.
+    /// The server responded with this status and body.
     Status(StatusCode, Bytes),
-    /// No connection could be opened: the server cannot have received the request.
+    /// No connection could be opened, or the request could not be written, so the server cannot have received the
+    /// request.
     Refused(String),
-    /// The connection broke, or no response came in time: the server may have accepted the request.
+    /// The connection broke, or no response came in time. The server may have accepted the request.
     Unknown(String),
 }
 
@@ -55,7 +57,7 @@ pub(crate) enum Answer {
 pub(crate) struct ApiRequest {
     pub(crate) method: Method,
     pub(crate) path: Uri,
-    /// JSON.
+    /// The body, which is JSON.
     pub(crate) body: Bytes,
     /// The token of the `Authorization` header.
     pub(crate) token: Option<Token>,
@@ -72,14 +74,14 @@ pub(crate) struct Connections {
 
 #[derive(Default)]
 struct Pool {
-    /// Idle connections; the one used last is at the end.
+    /// Idle connections. The most recently used one is at the end.
     free: Vec<Connection>,
     opened: u64,
     limit: usize,
     limit_was_lowered: bool,
 }
 
-/// How many connections were opened.
+/// The number of connections that a pool has opened, and its limit.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub(crate) struct Opened {
     pub(crate) opened: u64,
@@ -90,9 +92,9 @@ pub(crate) struct Opened {
 }
 
 impl Connections {
-    /// Creates a pool of at most `limit` connections. A response may take `answer_limit`.
+    /// Creates a pool of at most `limit` connections. `answer_limit` is the timeout of a request with its response.
     pub(crate) fn new(endpoint: Endpoint, limit: usize, answer_limit: Duration) -> Self {
-        // An authority that was parsed is a valid header.
+        // The authority is always a valid header value, because it was parsed from a URL.
         let host = HeaderValue::from_str(&endpoint.server().authority())
             .unwrap_or(HeaderValue::from_static(""));
         let pool = Pool {
@@ -108,7 +110,7 @@ impl Connections {
         }
     }
 
-    /// Waits for the permit to have one more request in flight.
+    /// Waits until fewer requests than the limit are in flight, and returns the permit for one more.
     pub(crate) async fn permit(&self) -> OwnedSemaphorePermit {
         match self.permits.clone().acquire_owned().await {
             Ok(permit) => permit,
@@ -116,7 +118,7 @@ impl Connections {
         }
     }
 
-    /// Returns the user of reactions: that of the token, otherwise `usual`.
+    /// Returns the user who sends the reactions: the user of the token, or `usual` without a token.
     pub(crate) fn user<'a>(&'a self, usual: &'a str) -> &'a str {
         self.endpoint.token().map_or(usual, |token| &token.user)
     }
@@ -141,7 +143,7 @@ impl Connections {
         self.send(self.permit().await, request).await.0
     }
 
-    /// Sends a request. Returns its outcome and the time of the response.
+    /// Sends a request. Returns its outcome, and the time at which the outcome was known.
     pub(crate) async fn send(
         &self,
         permit: OwnedSemaphorePermit,
@@ -207,7 +209,7 @@ impl Connections {
         request
     }
 
-    /// Returns an idle connection that is still open; the server may have closed some.
+    /// Returns an idle connection that is still open, and drops those that the server has closed.
     async fn free(&self) -> Option<Connection> {
         loop {
             let mut connection = self.pool().free.pop()?;
@@ -221,14 +223,14 @@ impl Connections {
         let stream = self.endpoint.connect().await?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (connection, driver) = handshake.map_err(io::Error::other)?;
-        // The task ends with the connection. The request in flight returns the same error.
+        // The task ends with the connection. We ignore its error, because the request in flight returns the same error.
         tokio::spawn(driver);
         self.pool().opened += 1;
         Ok(connection)
     }
 
-    /// Whether the limit on open files was reached. If so, `limit` is lowered and the open connections are used, if there
-    /// are any.
+    /// Whether the limit on open files was reached and at least one connection remains allowed. In this case `limit` is
+    /// lowered, and the caller waits for an open connection.
     fn too_many(&self, error: &io::Error) -> bool {
         let code = error.raw_os_error();
         let mut pool = self.pool();
@@ -240,7 +242,7 @@ impl Connections {
         true
     }
 
-    /// Returns how many connections were opened so far.
+    /// Returns the number of connections that were opened so far, and their limit.
     pub(crate) fn opened(&self) -> Opened {
         let pool = self.pool();
         Opened {
@@ -273,7 +275,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
     const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
 
-    /// Responds to `requests` of one connection, and closes it.
+    /// Responds to this number of requests of one connection, and closes it.
     async fn serve(listener: &TcpListener, requests: usize) {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut read = Vec::new();
@@ -308,7 +310,8 @@ mod tests {
             assert!(matches!(post(&connections).await, Answer::Status(..)));
         }
         assert_eq!(connections.opened().opened, 1);
-        // The server has closed the connection: the next request was not written to it, so it is retried.
+        // After this loop the server has closed the connection. The next request cannot be written to it, so it is
+        // retried on a new connection.
         while connections.pool().free.iter().any(|free| !free.is_closed()) {
             tokio::task::yield_now().await;
         }

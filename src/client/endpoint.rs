@@ -1,4 +1,5 @@
-//! An endpoint: the address of a server, the certificates that are trusted for it, and the token that is sent.
+//! An endpoint: the address of a server, the certificates that the client trusts for it, and the token that the client
+//! sends.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
@@ -8,21 +9,22 @@ use emostream_http::{ClientStream, ClientTls, connect};
 use super::{Server, Token};
 use crate::exit::Failure;
 
-/// Flags for connections to servers.
+/// The flags for connections to servers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AccessFlags {
-    /// With TLS, trust the certificates in this file (PEM) and those signed by them, instead of the system's
+    /// For https, trust the certificates in this file (PEM) and those signed by them, instead of those that the system
+    /// trusts
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
-    /// A file of tokens (JWT), one per line; where one token is enough, the first is sent
+    /// A file of tokens (JWT), one per line. Commands that need only one token send the first
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
-/// The files of [`AccessFlags`], read and parsed.
+/// The parsed contents of the files that [`AccessFlags`] names.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
-    /// `None`: the certificates that the system trusts.
+    /// The certificates of `--cacert`; `None` for those that the system trusts.
     named: Option<ClientTls>,
     tokens: Arc<[Token]>,
 }
@@ -33,7 +35,7 @@ impl AccessFlags {
         self.token_file.is_some()
     }
 
-    /// Reads the files.
+    /// Reads the files that the flags name.
     pub(crate) fn open(&self) -> Result<Access, Failure> {
         let named = self
             .cacert
@@ -52,12 +54,12 @@ impl AccessFlags {
 }
 
 impl Access {
-    /// Returns all tokens.
+    /// Returns all tokens of the file; none if no file is named.
     pub(crate) fn tokens(&self) -> &Arc<[Token]> {
         &self.tokens
     }
 
-    /// Returns the endpoint of a server, with the first token.
+    /// Returns the endpoint of a server, with the first token of the file.
     pub(crate) fn to(&self, server: &Server) -> Result<Endpoint, Failure> {
         Ok(Endpoint {
             token: self.tokens.first().cloned(),
@@ -65,7 +67,7 @@ impl Access {
         })
     }
 
-    /// Returns the endpoint of a server that needs no token.
+    /// Returns the endpoint of a server to which no token is sent.
     pub(crate) fn without_token(&self, server: &Server) -> Result<Endpoint, Failure> {
         let trust = match (server.is_tls(), &self.named) {
             (false, _) => None,
@@ -83,24 +85,24 @@ impl Access {
     }
 }
 
-/// A server with the trust and the token for connections to it.
+/// A server, the certificates that are trusted for it, and the token that is sent to it.
 ///
-/// Invariant: no connection to a server whose URL is `https` is made without TLS.
+/// Invariant: every connection to a server whose URL is `https` uses TLS.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     server: Server,
-    /// `None` without TLS.
+    /// The trusted certificates; `None` without TLS.
     trust: Option<ClientTls>,
     token: Option<Token>,
 }
 
 impl Endpoint {
-    /// Returns the address.
+    /// Returns the address of the server.
     pub(crate) fn server(&self) -> &Server {
         &self.server
     }
 
-    /// Returns the token to send.
+    /// Returns the token that is sent to the server.
     pub(crate) fn token(&self) -> Option<&Token> {
         self.token.as_ref()
     }
@@ -114,7 +116,7 @@ impl Endpoint {
 
 #[cfg(test)]
 impl Endpoint {
-    /// Returns a server of a test, without TLS.
+    /// Returns the endpoint of a test's server, without TLS and without a token.
     pub(super) fn in_the_clear(address: std::net::SocketAddr) -> Self {
         Self {
             server: address.to_string().parse().expect("an address"),

@@ -1,4 +1,4 @@
-//! Problem details in error responses (RFC 9457).
+//! Reads the problem details of error responses (RFC 9457).
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ struct Problem {
     detail: String,
 }
 
-/// Returns the `detail` of a response's body, if it is a problem.
+/// Returns the `detail` of a response's body; `None` if the body is not a problem (RFC 9457).
 pub(crate) fn sentence(body: &[u8]) -> Option<String> {
     let problem = serde_json::from_slice::<Problem>(body);
     problem.ok().map(|problem| problem.detail)

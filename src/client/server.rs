@@ -1,4 +1,4 @@
-//! The address of a running EmoStream.
+//! The address of a running EmoStream server.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use hyper::Uri;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     tls: bool,
-    /// An IPv6 address in brackets.
+    /// The host; an IPv6 address is in brackets.
     host: String,
     port: u16,
 }
@@ -64,7 +64,7 @@ impl Server {
         self.port
     }
 
-    /// Returns the host without brackets, as in a certificate.
+    /// Returns the host, without the brackets of an IPv6 address. Certificates contain the host in this form.
     pub(crate) fn bare_host(&self) -> &str {
         self.host.trim_matches(['[', ']'])
     }
@@ -77,7 +77,7 @@ impl Server {
         }
     }
 
-    /// Returns the same host with another port.
+    /// Returns the same server with another port.
     pub(crate) fn at_port(&self, port: u16) -> Self {
         Self {
             port,

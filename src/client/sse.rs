@@ -1,17 +1,17 @@
-//! A parser of Server-Sent Events (WHATWG HTML, "Interpreting an event stream") that returns only the `data` of each
+//! A parser of Server-Sent Events (WHATWG HTML, "Interpreting an event stream"). It returns only the `data` of each
 //! event.
 
-/// Maximum bytes of an event: a frame of 20 counts has less than 4 kB.
+/// Maximum bytes of an event. A frame is much smaller: with 20 counts it has less than 4 kB.
 const EVENT_BYTES: usize = 1 << 20;
 
-/// Splits a stream of bytes into events.
+/// The parser, which splits a stream of bytes into events.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     bytes: Vec<u8>,
 }
 
 impl Events {
-    /// Appends bytes of the stream. Returns an error if an event is too long.
+    /// Appends bytes of the stream. Returns an error if more than [`EVENT_BYTES`] bytes wait for the end of an event.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.bytes
             .extend(bytes.iter().filter(|byte| **byte != b'\r'));
@@ -21,7 +21,7 @@ impl Events {
         }
     }
 
-    /// Returns the data of the next complete event that has data.
+    /// Returns the data of the next complete event. Events without data (comments, `retry`) are skipped.
     pub(crate) fn next(&mut self) -> Option<String> {
         loop {
             let end = self.bytes.windows(2).position(|pair| pair == b"\n\n")?;

@@ -4,10 +4,10 @@
 //!   connect ──▶ frames … ──▶ lost ──backoff, or the server's bye──▶ connect with since = last final
 //! ```
 //!
-//! A connection without bytes for two of the server's heartbeats counts as lost, too: a network may stop forwarding
-//! without closing the connection.
+//! A connection also counts as lost if the server sends nothing for two of its heartbeat intervals: a network may stop
+//! forwarding without closing the connection.
 //!
-//! Invariant: each final is returned once and in order, also across reconnections.
+//! Invariant: finals are returned in order, and none is returned twice, even if the subscription reconnects.
 
 #![allow(clippy::disallowed_methods, reason = "times a connection")]
 
@@ -37,30 +37,30 @@ pub(crate) enum Transport {
     ServerSentEvents,
 }
 
-/// Backoff before the first retry. It doubles up to [`LONGEST_PAUSE`], and a random part of up to the same length is
-/// added: clients that lost their server at the same time do not reconnect at the same time.
+/// Backoff before the first retry. It doubles with each retry up to [`LONGEST_PAUSE`]. A random time of up to the same
+/// length is added, because clients that lost their server at the same time must not reconnect at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Timeout of a connection attempt, and of the `hello` after it.
+/// Timeout of a connection attempt. It is also the timeout of the message `hello`, which the server sends first.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// A connection is lost if this many heartbeats are missing.
+/// A connection counts as lost if nothing is received for this many heartbeat intervals.
 const MISSED_HEARTBEATS: u32 = 2;
-/// A connection that lasted this long resets the backoff.
+/// If a connection lasted this long, the next backoff is the shortest one again.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// Maximum bytes of an error response that are read for its `detail`.
+/// Maximum size of an error response whose `detail` is read, bytes.
 const PROBLEM_BYTES: usize = 16 << 10;
 
-/// An event of a subscription.
+/// An event that a subscription returns.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// A frame, as text and parsed.
+    /// A frame: the text that was received, and the parsed frame.
     Frame { text: String, frame: Box<Frame> },
-    /// The connection is lost; the next one is tried after `pause`.
+    /// The connection is lost. The subscription reconnects after `pause`.
     Lost { why: String, pause: Duration },
 }
 
-/// The server refused the subscription, and a retry cannot succeed.
+/// The error of a subscription that the server refused, so that a retry cannot succeed. It contains the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(pub(crate) String);
@@ -80,9 +80,9 @@ pub(crate) struct Subscription {
 struct Established {
     connection: Connection,
     since: Instant,
-    /// When the last bytes were received.
+    /// The time at which the last bytes were received.
     last_received_at: Instant,
-    /// Maximum time without bytes; `None` for a server that sends no heartbeats.
+    /// Maximum time without received bytes; `None` if the server sends no heartbeats.
     silence: Option<Duration>,
 }
 
@@ -111,7 +111,7 @@ impl Subscription {
         }
     }
 
-    /// Starts after this final.
+    /// Makes the subscription start after this final.
     pub(crate) fn since(mut self, id: ResultId) -> Self {
         self.since = Some(id);
         self
@@ -149,7 +149,8 @@ impl Subscription {
         }
     }
 
-    /// Stores the state for a reconnection that a frame contains. Returns whether the frame is new.
+    /// Stores what a reconnection needs from the frame: the id of the last final, the heartbeat interval, and the time
+    /// of a `bye`. Returns whether the frame is new; a final that was already returned is not.
     fn is_new(&mut self, frame: &Frame) -> bool {
         match frame {
             Frame::Final { id, .. } => {
@@ -193,7 +194,7 @@ async fn connect(
     transport: Transport,
     since: Option<ResultId>,
 ) -> Result<Connection, Lost> {
-    // Whatever this program subscribes for, it is a tool and not a part of the audience.
+    // `observer=true`: the server must not count the subscriptions of this program as audience, since it is a tool.
     let since = since.map_or(String::new(), |id| format!("&since={id}"));
     let query = format!("?observer=true{since}");
     let connecting = async {
@@ -234,7 +235,7 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(retry)?;
-    // The task ends with the connection. The body returns the same error.
+    // The task ends with the connection. We ignore its error, because the body of the response returns the same error.
     tokio::spawn(connection);
     let mut request = Request::get(path)
         .header(HOST, server.server().authority())
@@ -255,8 +256,8 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     Ok(Connection::Events(body, Events::default()))
 }
 
-/// Returns whether to retry after an error response: yes for 5xx and 429, which a full or starting server sends. The
-/// sentence contains the `detail` of `body`, if it is a problem (RFC 9457).
+/// Converts an error response. A retry is useful after 5xx and 429, which a full or starting server sends, and not
+/// after other errors. The reason contains the `detail` of `body`, if it is a problem (RFC 9457).
 fn status(status: StatusCode, body: &[u8]) -> Lost {
     let why = match problem::sentence(body) {
         Some(sentence) => format!("the server answered {status}: {sentence}"),
@@ -289,14 +290,16 @@ impl Established {
         self.silence = heartbeat.map(|each| each.saturating_mul(MISSED_HEARTBEATS));
     }
 
-    /// Waits for a message as [`Connection::message`] does, but no longer than the heartbeats allow.
+    /// Waits for a message as [`Connection::message`] does. The connection counts as lost if no bytes come for
+    /// `silence`.
     async fn message(&mut self) -> Result<Option<String>, Lost> {
         let message = self.connection.message();
         let until = self
             .silence
             .and_then(|silence| self.last_received_at.checked_add(silence));
         let message = match until {
-            // `timeout_at` polls the message first: bytes that arrived while this process was stopped are not lost.
+            // `timeout_at` polls the message before it checks the time. So if this process was stopped for a while,
+            // bytes that arrived meanwhile are read and the connection does not count as lost.
             Some(until) => match tokio::time::timeout_at(until.into(), message).await {
                 Ok(message) => message,
                 Err(_) => {
@@ -313,7 +316,7 @@ impl Established {
 }
 
 impl Connection {
-    /// Returns the next message; `None` for control frames (a ping).
+    /// Returns the next message; `None` if the received bytes complete no message, for example a ping.
     async fn message(&mut self) -> Result<Option<String>, Lost> {
         match self {
             Self::WebSocket(stream) => match stream.next().await {
@@ -341,7 +344,8 @@ impl Connection {
     }
 }
 
-/// Returns whether to retry after a close: not for the codes 3500 to 3999 (README.md, "Receive the crowd").
+/// Converts a close of the WebSocket. A retry is useless after the close codes 3500 to 3999, and useful after all
+/// others (README.md, "Receive the crowd").
 fn closed(close: Option<&CloseFrame>) -> Lost {
     let Some(CloseFrame { code, reason }) = close else {
         return Lost::Retry("the server closed".to_owned());
@@ -380,7 +384,7 @@ mod tests {
         frame.to_string()
     }
 
-    /// Accepts one connection, sends `offsets` and closes. Returns the requested URI.
+    /// Accepts one connection, sends a final for each of `offsets`, and closes. Returns the URI that was requested.
     async fn serve_once(listener: &TcpListener, offsets: &[u64]) -> String {
         let (stream, _) = listener.accept().await.unwrap();
         let mut requested = String::new();

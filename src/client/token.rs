@@ -1,7 +1,7 @@
-//! Tokens (JWT) that a client sends and does not verify.
+//! Tokens (JWT) that a client sends. The client does not verify them, since only the server has the key.
 //!
-//! Invariant: no error message and no `Debug` output contains a token. Tokens are read from a file, because other users
-//! may read the arguments of a process.
+//! Invariant: no error message and no `Debug` output contains a token. Tokens are read from a file and not from an
+//! argument, because other users of the host may read the arguments of a process.
 
 use std::{fmt, fs::File, io::Read, path::Path};
 
@@ -10,26 +10,26 @@ use serde::Deserialize;
 
 use crate::cli::text_file;
 
-/// Maximum bytes of a file: some hundred thousand tokens.
+/// Maximum bytes of a file of tokens. A file of this size has some hundred thousand tokens.
 const FILE_BYTES: u64 = 64 << 20;
 
-/// A token and its user.
+/// A token, and the user that it was issued to.
 #[derive(Clone)]
 pub(crate) struct Token {
-    /// The claim `sub`: the only user whose reactions may be sent with the token.
+    /// The claim `sub` of the token. Only reactions of this user may be sent with the token.
     pub(crate) user: String,
-    /// `Bearer …`.
+    /// The value of the `Authorization` header: `Bearer …`.
     header: HeaderValue,
 }
 
-/// The claims that the client reads.
+/// The claims of a token that the client reads.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
 }
 
 impl Token {
-    /// Reads the tokens of a file, one per line.
+    /// Reads a file that contains one token per line.
     pub(crate) fn read_all(file: &Path) -> Result<Vec<Self>, String> {
         let unreadable = |error| format!("the file cannot be read: {error}");
         let mut text = String::new();
@@ -75,7 +75,7 @@ impl Token {
 }
 
 impl fmt::Debug for Token {
-    /// Shows the user, not the token.
+    /// Formats only the user, because the token is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:?})", self.user)
     }

@@ -1,7 +1,8 @@
-//! Parses the arguments. Each flag can also be set by `EMOSTREAM_<FLAG>`, and an error is one line.
+//! Parses the arguments of the program. Each flag can also be set by the environment variable `EMOSTREAM_<FLAG>`. An
+//! error message is one line.
 //!
 //! Invariants: an empty variable counts as not set. No variable has two meanings: if a flag of a tool means something
-//! else than the flag of a server with the same name, the tool's variable has the name of the tool in it.
+//! else than the flag of a server with the same name, the variable of the tool's flag contains the name of the tool.
 
 use std::ffi::{OsStr, OsString};
 
@@ -11,10 +12,10 @@ use clap::{
 
 use super::Command;
 
-/// Tools whose name is part of their variables: `EMOSTREAM_LOAD_RATE`.
+/// The tools whose environment variables contain the name of the tool, for example `EMOSTREAM_LOAD_RATE`.
 const OWN_VARIABLES: [&str; 3] = ["load", "inspect", "reset"];
 
-/// Flags that mean the same for every command.
+/// The flags that mean the same for every command, so that their variables do not contain the name of a tool.
 const COMMON_FLAGS: [&str; 7] = [
     "kafka",
     "kafka-config",
@@ -35,7 +36,7 @@ pub(crate) enum Parsed {
     Invalid(String),
 }
 
-/// Parses the arguments, and the environment for flags that they do not contain.
+/// Parses the arguments, and the environment variables of flags that are not in the arguments.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
     match parser().try_get_matches_from(with_help(arguments)) {
         Ok(matches) => Parsed::Run(matches),
@@ -50,7 +51,8 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
     }
 }
 
-/// Replaces `-h` without a file by `--help` for `dataflow`, where `-h FILE` is timely's flag for the hosts.
+/// Replaces `-h` by `--help` for `dataflow` if no file follows. `-h FILE` stays, since it is timely's flag for the file
+/// of hosts.
 fn with_help(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.collect();
     if arguments
@@ -72,7 +74,7 @@ fn parser() -> Parser {
     with_environment(Command::command())
 }
 
-/// Adds the environment variable of each flag.
+/// Adds its environment variable to each flag, for a command and its subcommands.
 fn with_environment(parser: Parser) -> Parser {
     let command = parser.get_name().to_owned();
     let named = parser.mut_args(|arg| match variable(&command, &arg) {
@@ -82,7 +84,7 @@ fn with_environment(parser: Parser) -> Parser {
                 ArgAction::SetTrue => arg.value_parser(boolean),
                 _ => arg,
             };
-            // clap reads the variable here, and would use an empty one as a value.
+            // An empty variable is skipped, since clap would use it as an empty value.
             match std::env::var_os(&variable).is_some_and(|value| value.is_empty()) {
                 true => arg,
                 false => arg.env(variable).hide_env_values(true),
@@ -92,7 +94,8 @@ fn with_environment(parser: Parser) -> Parser {
     named.mut_subcommands(with_environment)
 }
 
-/// Returns the name of the environment variable of a command's flag.
+/// Returns the name of the environment variable for a flag of a command; `None` for `--help`, `--version` and arguments
+/// that are not flags.
 fn variable(command: &str, arg: &Arg) -> Option<String> {
     let long = arg.get_long()?;
     let own = OWN_VARIABLES.contains(&command) && !COMMON_FLAGS.contains(&long);
@@ -104,7 +107,7 @@ fn variable(command: &str, arg: &Arg) -> Option<String> {
     Some(name.replace('-', "_").to_uppercase())
 }
 
-/// Parses the variable of a flag that has no value.
+/// Parses the environment variable of a flag that has no value in the arguments.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" => Ok(true),
@@ -113,7 +116,8 @@ fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Adds to an error message which of the flags in it are set by the environment: the user has to change them there.
+/// Adds the names of environment variables to an error message: those that set a flag which the message names. The user
+/// has to change the flag there and not in the arguments.
 pub(crate) fn with_variables(message: &str, arguments: impl Iterator<Item = OsString>) -> String {
     let arguments: Vec<OsString> = arguments.skip(1).collect();
     let mut parser = parser();
@@ -138,7 +142,7 @@ pub(crate) fn with_variables(message: &str, arguments: impl Iterator<Item = OsSt
     }
 }
 
-/// Whether the message names `--long`, and not only a flag that begins with it.
+/// Whether the message names the flag `--long`. A longer flag that begins with the same text does not count.
 fn names(message: &str, long: &str) -> bool {
     let flag = format!("--{long}");
     message.match_indices(&flag).any(|(at, _)| {
@@ -147,7 +151,7 @@ fn names(message: &str, long: &str) -> bool {
     })
 }
 
-/// Whether the argument sets that flag.
+/// Whether the argument sets the flag `arg`.
 fn gives(argument: &OsStr, arg: &Arg) -> bool {
     let argument = argument.to_string_lossy();
     let long = argument.strip_prefix("--").map(|long| {
@@ -158,7 +162,7 @@ fn gives(argument: &OsStr, arg: &Arg) -> bool {
     long.unwrap_or_else(|| short.is_some_and(|(short, rest)| rest.starts_with(short)))
 }
 
-/// Returns the error of clap on one line, without the usage block.
+/// Returns the error message of clap on one line, without the usage text.
 pub(crate) fn one_line(error: &Error) -> String {
     let text = error.to_string();
     let lines = text.lines().take_while(|line| !line.starts_with("Usage:"));

@@ -1,4 +1,4 @@
-//! `emostream dataflow`: the timely dataflow, in a process of its own.
+//! `emostream dataflow`: runs the timely dataflow in a process of its own.
 
 mod cluster;
 
@@ -24,20 +24,20 @@ use crate::{
 /// Maximum of `--workers`.
 const MOST_WORKERS: u64 = 1024;
 
-/// Minimum of `--commit-timeout`: the log needs some seconds of it to abort a transaction that is too slow.
+/// Minimum of `--commit-timeout`. The log needs some seconds of this time to abort a transaction that is too slow.
 const LEAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Minimum of `--takeover`, in heartbeats: one may be lost with the leader of the progress topic, and the next may wait
-/// for a new leader.
+/// Minimum of `--takeover`, in heartbeats of the active run. If the leader of the progress topic fails, one heartbeat
+/// may be lost and the next one may wait for a new leader: a standby must not take over for that reason.
 const LEAST_HEARTBEATS: u32 = 3;
 
-/// Default of `--takeover`; a run of `up` that was fenced waits as long.
+/// Default of `--takeover`. A run of `up` that was fenced becomes a standby, and waits for this time, too.
 const TAKEOVER: Duration = Duration::from_secs(10);
 
-/// Maximum of `--trending-top`, since each record contains the whole list.
+/// Maximum of `--trending-top`. It is limited because each record contains the whole list.
 const MOST_TRENDING: u64 = 100;
 
-/// More workers for each core than this do not increase the throughput.
+/// Number of workers per core above which a warning is logged: more workers do not increase the throughput.
 const WORKERS_A_CORE: u64 = 2;
 
 #[derive(Debug, Args)]
@@ -60,18 +60,18 @@ pub(crate) struct Flags {
     /// Print the topology and exit
     #[arg(long)]
     describe: bool,
-    /// Print help, as -h without FILE does
+    /// Print help; -h without FILE does the same
     #[arg(long, action = clap::ArgAction::HelpLong)]
     help: Option<bool>,
 }
 
-/// Flags of standbys.
+/// The flags of standbys.
 #[derive(Debug, Clone, Args)]
 struct StandbyFlags {
     /// Start as a standby: wait until no other run commits, then take over
     #[arg(long)]
     standby: bool,
-    /// Take over when no run has committed for this long
+    /// Time without a commit of another run after which a standby takes over
     #[arg(long, default_value = "10s", value_parser = duration)]
     takeover: Duration,
 }
@@ -93,54 +93,55 @@ impl StandbyFlags {
     }
 }
 
-/// Flags of the aggregation.
+/// The flags that decide how reactions are counted.
 #[derive(Debug, Clone, Args)]
 pub(super) struct DataflowFlags {
-    /// Worker threads
+    /// Number of worker threads
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_WORKERS))]
     workers: u64,
-    /// Length of a window
+    /// Length of the windows in which reactions are counted
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub(super) window: Duration,
-    /// How much older than the newest reaction of its partition a reaction may be; longer than ingest's --flush plus the
-    /// differences of clocks
+    /// How much older than the newest reaction of its partition a reaction may be. It must be longer than ingest's
+    /// --flush plus the differences between the clocks
     #[arg(long, default_value = "750ms", value_parser = duration)]
     pub(super) lateness: Duration,
-    /// After this time without records a partition that is read to its end no longer delays the windows
+    /// Time without new records after which a partition that is read to its end no longer delays the windows
     #[arg(long, default_value = "10s", value_parser = duration)]
     idle_timeout: Duration,
-    /// After this time a partition that cannot be read to its end (no response, or an open transaction of another
+    /// Time after which a partition that cannot be read to its end (no response, or an open transaction of another
     /// producer) no longer delays the windows
     #[arg(long, default_value = "60s", value_parser = duration)]
     hold_timeout: Duration,
-    /// Timeout of a transaction with results; at most the brokers' transaction.max.timeout.ms
+    /// Timeout of the transactions that write results; at most the brokers' transaction.max.timeout.ms
     #[arg(long, default_value = "60s", value_parser = duration)]
     commit_timeout: Duration,
-    /// Accept a reactions topic that allows records dated more than 5 s in the future
+    /// Run even if the brokers accept reactions that are dated more than 5 s in the future
     #[arg(long)]
     unbounded_timestamps: bool,
-    /// Interval of the live tallies of an open window
+    /// Interval at which the live tallies of an open window are written
     #[arg(long, default_value = "250ms", value_parser = duration)]
     pub(super) live: Duration,
     /// Number of identical emojis that are shown as one swarm
     #[arg(long, value_name = "N", default_value_t = 1000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..))]
     pub(super) swarm_size: u64,
-    /// Span of event time that trending covers: a whole number of windows
+    /// Span of event time for the trending emojis: a whole number of windows
     #[arg(long, default_value = "60s", value_parser = duration)]
     trending_span: Duration,
-    /// Number of trending emojis of a room, and of leading rooms
+    /// Maximum number of trending emojis of a room, and of trending rooms
     #[arg(long, value_name = "N", default_value_t = 10)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_TRENDING))]
     trending_top: u64,
-    /// Removes a room that has no reaction for longer than this, in event time: its totals begin at 0 again
+    /// Time without reactions (event time) after which a room is removed; its totals begin at 0 again with the next
+    /// reaction
     #[arg(long, default_value = "30d", value_parser = duration)]
     totals_retention: Duration,
 }
 
 impl DataflowFlags {
-    /// Returns the configuration, or an error if two flags contradict each other.
+    /// Returns the configuration, or an error if a value is not allowed or two flags contradict each other.
     pub(super) fn config(
         &self,
         topics: Topics,
@@ -232,7 +233,8 @@ pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
         let observability = Observability::new()?;
         let admin = AdminServer::start(flags.admin.address(), None, &observability).await?;
         let _watching = observability.watch_log(&log, needed)?;
-        // A stop must also notify the other processes of a cluster while they start.
+        // From here on a signal stops the dataflow instead of the process, because the other processes of a cluster
+        // must be notified of the stop even while they start.
         signals.take_over();
         let mut counting = DataflowThread::start(config, log, &observability)?;
         observability.all_registered();

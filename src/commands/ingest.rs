@@ -1,4 +1,4 @@
-//! `emostream ingest`: the HTTP ingest service, in a process of its own.
+//! `emostream ingest`: runs the HTTP ingest service in a process of its own.
 
 use std::{future::pending, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     topics,
 };
 
-/// Maximum of `--flush-count`: the log would refuse larger batches.
+/// Maximum of `--flush-count`. The log would refuse the larger batches of a higher value.
 const MOST_FLUSHED: u64 = 100_000;
 
 #[derive(Debug, Args)]
@@ -36,31 +36,33 @@ pub(crate) struct Flags {
     intake: IngestFlags,
 }
 
-/// Flags for accepting reactions and writing them to the log.
+/// The flags for accepting reactions and writing them to the log.
 #[derive(Debug, Clone, Args)]
 pub(super) struct IngestFlags {
-    /// Interval of the writes to the log; the dataflow's --lateness must be longer
+    /// Interval at which accepted reactions are written to the log; the dataflow's --lateness must be longer
     #[arg(long, default_value = "500ms", value_parser = duration)]
     pub(super) flush: Duration,
-    /// Number of buffered reactions that are written to the log before the interval ends
+    /// Number of buffered reactions at which they are written to the log before the interval ends
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_FLUSHED))]
     flush_count: u64,
-    /// Regular expression of the names of rooms, which must match the whole name; all names by default
+    /// Regular expression that the whole name of a room must match; by default all names are allowed
     #[arg(long, value_name = "PATTERN")]
     rooms: Option<RoomPattern>,
-    /// Maximum rooms in use at the same time
+    /// Maximum number of rooms in use at the same time
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=10_000_000))]
     max_rooms: u64,
-    /// Maximum rate of reactions of one user, for example 20/s; a burst may have those of a second
+    /// Maximum rate of reactions of one user, for example 20/s. As many as in one second may come at once. No limit by
+    /// default
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_user_rate: Option<RateLimit>,
-    /// Maximum rate of reactions of one address (for IPv6 a /64 network), for example 200/s; a burst may have those of a
-    /// second
+    /// Maximum rate of reactions of one IP address (for IPv6 of a /64 network), for example 200/s. As many as in one
+    /// second may come at once. No limit by default
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_address_rate: Option<RateLimit>,
-    /// A proxy, or a network of proxies, whose X-Forwarded-For is trusted; repeat the flag for several
+    /// Address of a proxy, or of a network of proxies, whose X-Forwarded-For header is trusted; repeat the flag for
+    /// several
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     trusted_proxy: Vec<TrustedProxies>,
 }
@@ -96,7 +98,7 @@ impl IngestFlags {
     }
 }
 
-/// Converts the error of an ingest that cannot start.
+/// Converts the error of an ingest that could not start to an exit code and a sentence.
 pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Log(error) => error.into(),
@@ -105,7 +107,8 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     }
 }
 
-/// Closes the ingest and waits until the log has all accepted reactions.
+/// Closes the ingest, and waits until all accepted reactions are stored in the log or the time of `drain` is over,
+/// which is an error.
 pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Failure> {
     let flushed = ingest.drain(drain.left()).await;
     flushed.map_err(|error| Failure::new(Exit::Restart, error.to_string()))

@@ -1,4 +1,4 @@
-//! The subcommands, one file each.
+//! The subcommands of the program. Each is in a file or folder of its own.
 
 pub(crate) mod arguments;
 mod dataflow;
@@ -19,10 +19,10 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{cli::examples, exit::Failure, logging::LogFlags, signal::Signals};
 
-/// Timeout for blocking tasks that still run when a command has ended.
+/// How long a command that has ended waits for blocking tasks that still run.
 const CLOSING: Duration = Duration::from_millis(300);
 
-/// The crowd's mood, exact and within a second.
+/// The parsed arguments of the program: the flags for log lines, and one command.
 #[derive(Debug, Parser)]
 #[command(name = "emostream", version, about, arg_required_else_help = true)]
 #[command(after_help = examples::EMOSTREAM)]
@@ -35,34 +35,34 @@ pub(crate) struct Command {
 
 #[derive(Debug, clap::Subcommand)]
 enum Subcommand {
-    /// Run everything in one process: ingest, dataflow, publisher and the page
+    /// Run all services in one process: ingest, dataflow, publisher and the web page
     #[command(after_help = examples::UP)]
     Up(Box<up::Flags>),
     /// Run the HTTP ingest service
     #[command(after_help = examples::INGEST)]
     Ingest(ingest::Flags),
-    /// Run the dataflow that counts
+    /// Run the dataflow that counts the reactions
     #[command(after_help = examples::DATAFLOW)]
     Dataflow(dataflow::Flags),
-    /// Run the publisher that serves subscribers
+    /// Run the publisher, which sends results to subscribers
     #[command(after_help = examples::PUBLISHER)]
     Publisher(publisher::Flags),
-    /// Run a relay that serves subscribers of a publisher elsewhere
+    /// Run a relay, which sends the results of a publisher on another host to further subscribers
     #[command(after_help = examples::RELAY)]
     Relay(relay::Flags),
-    /// Follow a room in the terminal
+    /// Show the results of a room in the terminal as they come
     #[command(after_help = examples::SUBSCRIBE)]
     Subscribe(subscribe::Flags),
-    /// Read a topic
+    /// Print the records of a topic
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Flags),
-    /// Generate reactions, to rehearse an event
+    /// Generate reactions, to test a deployment before an event
     #[command(after_help = examples::LOAD)]
     Load(load::Flags),
     /// Create the topics, or check them
     #[command(subcommand, after_help = examples::TOPICS)]
     Topics(topics::Action),
-    /// Change the stored progress, to continue with other settings or after data was deleted
+    /// Change the stored progress, so that the dataflow can continue with other settings or after data was deleted
     #[command(after_help = examples::RESET)]
     Reset(reset::Flags),
 }
@@ -99,7 +99,8 @@ impl Command {
     }
 }
 
-/// Runs a command on a tokio runtime. At the end it does not wait for blocking calls to a log that does not respond.
+/// Runs a command on a tokio runtime. After the command has ended, this function does not wait for blocking calls to a
+/// log that does not respond.
 fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.enable_all().thread_name("emostream-net");

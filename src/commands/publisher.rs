@@ -19,7 +19,8 @@ use crate::{
     topics,
 };
 
-/// The defaults of the dataflow's `--window` and `--swarm-size`.
+/// Defaults of the dataflow's flags `--window` and `--swarm-size`, which are used until the dataflow has stored its
+/// values.
 const WINDOW_MS: u64 = 2000;
 const SWARM_SIZE: u64 = 1000;
 
@@ -33,10 +34,10 @@ pub(crate) struct Flags {
     topics: TopicFlags,
     #[command(flatten)]
     publishing: PublisherFlags,
-    /// Interval of live tallies, which subscribers are informed of; the same as --live of the dataflow
+    /// Interval of live tallies, which is reported to subscribers; use the same value as --live of the dataflow
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
-    /// URL to which the page sends reactions, if the ingest is not behind the address of the page
+    /// URL to which the web page sends reactions; by default the page sends them to its own address
     #[arg(long, value_name = "URL")]
     ingest_url: Option<IngestUrl>,
 }
@@ -69,13 +70,14 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     })
 }
 
-/// Returns the window size in milliseconds and the swarm size that the dataflow stored with its progress, or its defaults
-/// if it has not committed yet. The results that the publisher reads later contain the current values.
+/// Returns the window size (milliseconds) and the swarm size that the dataflow stored with its progress, or the
+/// defaults if it has not committed yet. The results that the publisher reads later contain the current values.
 fn stored_window_settings(names: &Topics, log: &dyn Log) -> Result<(u64, u64), Failure> {
     let settings = match stored(&streams_topics(names), log) {
         Ok(progress) => progress.and_then(|progress| progress.settings),
         Err(StreamsError::Start(error)) => return Err(error.into()),
-        // Progress that cannot be read stops the dataflow, but the publisher can serve results.
+        // Progress that cannot be decoded stops the dataflow, but not the publisher, which can serve results without
+        // it.
         Err(error) => {
             tracing::warn!(%error, "the window size is not known before the first result");
             None

@@ -1,4 +1,5 @@
-//! `emostream relay`: sends the updates of a publisher or another relay to subscribers and further relays.
+//! `emostream relay`: receives the updates of a publisher or another relay, and sends them to subscribers and to
+//! further relays.
 
 use std::path::PathBuf;
 
@@ -18,8 +19,8 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// The --relay-listen address of a publisher or a relay. Several separated by commas, the preferred one first; one of
-    /// them is used at a time
+    /// The --relay-listen address of a publisher or a relay. Several are separated by commas, the preferred one first;
+    /// only one is used at a time
     #[arg(
         long,
         value_name = "HOST:PORT,…",
@@ -28,17 +29,17 @@ pub(crate) struct Flags {
     )]
     #[arg(value_parser = upstream)]
     upstream: Vec<String>,
-    /// Use TLS to the upstreams, and trust the certificates that the system trusts
+    /// Connect to the upstreams with TLS, and trust the certificates that the system trusts
     #[arg(long)]
     upstream_tls: bool,
-    /// Use TLS to the upstreams, and trust the certificates in this file (PEM) and those signed by them
+    /// Connect to the upstreams with TLS, and trust the certificates in this file (PEM) and those signed by them
     #[arg(long, value_name = "FILE")]
     upstream_ca: Option<PathBuf>,
     #[command(flatten)]
     server: ServerFlags,
     #[command(flatten)]
     publishing: PublisherFlags,
-    /// URL to which the page sends reactions, if the ingest is not behind the address of the page
+    /// URL to which the web page sends reactions; by default the page sends them to its own address
     #[arg(long, value_name = "URL")]
     ingest_url: Option<IngestUrl>,
 }

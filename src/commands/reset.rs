@@ -1,4 +1,5 @@
-//! `emostream reset`: changes stored progress, so that the dataflow can continue where it would refuse it.
+//! `emostream reset`: changes the stored progress, so that the dataflow can continue where it would refuse to start
+//! otherwise.
 
 use std::io::{BufRead, IsTerminal, stdin};
 
@@ -24,14 +25,15 @@ pub(crate) struct Flags {
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Where the next run continues: at the stored offsets, or after the records that are in the log now
+    /// Where the next run starts to read: at the stored offsets, or after the records that are in the log now
     #[arg(long, value_name = "WHERE", default_value = "kept")]
     from: Where,
-    /// After a clock was wrong or progress was lost: everything up to this time is final, and windows after it are
-    /// counted, also if they have finals already
+    /// For use after a clock was wrong or progress was lost: everything up to this time is final, and later windows are
+    /// counted, even if they already have finals
     #[arg(long, value_name = "now|TIME", value_parser = final_until, allow_hyphen_values = true)]
     final_until: Option<FinalUntil>,
-    /// Reject records in the log that are ahead of this host's clock. Without other flags nothing else changes
+    /// Reject the records in the log that are dated more than 5 s after this host's clock. If only this flag is set,
+    /// nothing else changes
     #[arg(long)]
     reject_ahead: bool,
     /// Do not ask for confirmation
@@ -41,17 +43,17 @@ pub(crate) struct Flags {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Where {
-    /// At the stored offsets, or at the oldest record if those were deleted
+    /// At the stored offsets, or at the oldest record if the records at these offsets were deleted
     Kept,
-    /// After the records that are in the log now, which are skipped
+    /// After the records that are in the log now; they are not counted
     Latest,
 }
 
-/// The time up to which everything is final.
+/// The value of `--final-until`: the time up to which everything is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FinalUntil {
     Now,
-    /// Unix milliseconds.
+    /// This time, Unix milliseconds.
     At(u64),
 }
 
@@ -78,13 +80,13 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         return change(&names, &*log, &request, flags.yes);
     };
     super::run(async {
-        // `inspect` works while a person reads what the reset would do.
+        // Serves the log to `inspect` while the user reads what the reset would do and confirms it.
         let _socket = LogSocket::start(&dir, LogEndpoint::new(log.clone()).router());
         change(&names, &*log, &request, flags.yes)
     })
 }
 
-/// Resets, unless the user refuses the confirmation.
+/// Resets the progress if the user confirms it, or if `confirmed_before` is set.
 fn change(
     names: &Topics,
     log: &dyn Log,
@@ -137,7 +139,7 @@ fn planned(names: &Topics, log: &dyn Log, request: &ResetRequest) -> Result<Opti
     }
 }
 
-/// Describes the effects of the reset, for the confirmation.
+/// Returns a description of the effects of the reset, which is printed before the user is requested to confirm.
 fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     let until = moment(plan.final_until_ms);
     let mut text = match plan.final_time {
@@ -197,7 +199,7 @@ fn confirmed() -> Result<bool, Failure> {
         "A running dataflow ends, and the next run continues from there. Reset the progress? [y/N] ",
     )?;
     let mut answer = String::new();
-    // A closed terminal counts as no.
+    // If the terminal is closed, the answer is no.
     let read = stdin().lock().read_line(&mut answer).unwrap_or(0);
     Ok(read > 0 && matches!(answer.trim(), "y" | "Y" | "yes"))
 }

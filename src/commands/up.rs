@@ -1,4 +1,4 @@
-//! `emostream up`: every role in one process, on one address.
+//! `emostream up`: runs all services in one process and on one address.
 //!
 //! ```text
 //!           ┌─ POST ─▶ ingest ─▶ ┌─────┐ ─▶ dataflow ─▶ ┌─────┐ ─▶ publisher ─ ws, events ─▶
@@ -30,11 +30,12 @@ use crate::{
     topics::{self, EMBEDDED_PARTITIONS, TopicTarget},
 };
 
-/// Interval of the commits of progress on the embedded log when there is nothing else to commit. It is long because no
-/// standby reads the progress there, and each commit wakes the disk.
+/// Interval at which the dataflow commits progress to the embedded log if there are no results to commit. It is long
+/// because no standby reads this progress, and each commit wakes the disk.
 const EMBEDDED_HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// Replication factor of topics that `up` creates on Kafka. For more replicas, create the topics before the start.
+/// Replication factor of the topics that `up` creates on Kafka. For more replicas, create the topics before `up` is
+/// started.
 const REPLICATION: u32 = 1;
 
 #[derive(Debug, Args)]
@@ -59,8 +60,9 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let names = flags.topics.names();
     let server = ServerConfig::read(&flags.server)?;
     let emojis = flags.emojis.names()?;
-    // One clock dates events and compares times with now, so that a host clock that steps back stops nothing. Kafka
-    // compares with the clock of its own host, and would refuse records of a clock that is ahead of it.
+    // With the embedded log, one monotonic clock sets the times of events and is also compared with them, so that
+    // nothing stops if the host clock steps back. With Kafka the host clock is used, because Kafka compares the times
+    // of records with the clock of its own host, and would refuse records of a process whose clock is ahead.
     let clock = match flags.store.is_kafka() {
         true => EventClock::host(),
         false => EventClock::monotonic(),
@@ -129,7 +131,8 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let router = ingest.router().merge(publishing.router());
         let serving = bound.serve(router, &signals);
         let counted = async {
-            // Only once the dataflow is active: the stored progress may have other settings, which is an error.
+            // The URL is printed only when the dataflow is active, because a start fails if the stored progress has
+            // other settings.
             let active = counting.until_active().await;
             let url = page(scheme, address);
             let welcomed = active.and_then(|()| print_ready(format, &welcome(&url, open), &url));
@@ -145,7 +148,8 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             }
         };
         let (ended, drain) = serving.until_ended(&mut signals, failed).await;
-        // In the order of the data, so that accepted reactions are stored before anything else ends.
+        // The services are stopped in the order in which data flows, so that accepted reactions are stored before
+        // anything else ends.
         let flushed = flush_last(&ingest, &drain).await;
         let stopped = match &ended {
             Ok(()) => counting.stop(&drain).await,
@@ -159,14 +163,14 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
 
 /// Returns the URL of the page.
 fn page(scheme: &str, address: SocketAddr) -> String {
-    // Browsers cannot open 0.0.0.0.
+    // A browser cannot open an unspecified address such as 0.0.0.0, so the URL has the loopback address.
     match address.ip().is_unspecified() {
         true => format!("{scheme}://127.0.0.1:{}/", address.port()),
         false => format!("{scheme}://{address}/"),
     }
 }
 
-/// Returns the text that is printed at the start. `open`: no token is required.
+/// Returns the text that is printed when all services run. `open` is whether requests need no token.
 fn welcome(url: &str, open: bool) -> String {
     let (fragment, user, header) = match open {
         true => ("", "me", ""),

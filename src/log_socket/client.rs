@@ -1,4 +1,4 @@
-//! The client: a command that reads the log of another process.
+//! The client of the log socket: a command that reads the log of another process.
 
 use std::{
     error::Error,
@@ -24,10 +24,11 @@ use super::{Line, PREFIX, SOCKET, TopicState};
 
 /// Timeout of a request.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
-/// Maximum bytes of a response: a page (1 MiB) and one record more, whose 1 MiB is up to six times as long in JSON.
+/// Maximum bytes of a response: a page of 1 MiB, and one more record, whose 1 MiB may be six times as long in JSON.
 const RESPONSE_BYTES: usize = 8 << 20;
 
-/// Opens the log in `dir` for reading: its database if no process holds it, else the socket of the one that does.
+/// Opens the log in `dir` for reading. If another process holds the database, the log is read over the socket of that
+/// process.
 pub(crate) fn open_for_reading(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
     match EmbeddedLog::open_for_reading(dir) {
         Err(LogError::InUse { .. }) if dir.join(SOCKET).exists() => {
@@ -41,8 +42,8 @@ pub(crate) fn open_for_reading(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
     }
 }
 
-/// Reads from the process that holds `dir`. Each request has a connection of its own, so nothing has to be repaired
-/// when that process is replaced.
+/// A source that reads from the process that holds the log in `dir`. Each request has a new connection, so reading
+/// continues when another process opens the log later.
 struct Client {
     dir: PathBuf,
     runtime: runtime::Runtime,
@@ -70,7 +71,7 @@ impl Client {
         parse(body).map_err(|_| self.other_version())
     }
 
-    /// The error that `line` reports instead of a result.
+    /// Returns the error that `line` reports instead of a result.
     fn failure(&self, line: Option<Line>, topic: &str, partition: u32, offset: u64) -> LogError {
         let topic = topic.to_owned();
         match line {
@@ -125,7 +126,8 @@ impl Source for Client {
             })
         };
         let Ok(body) = self.get(&format!("{topic}/{partition}?from={from}&limit={limit}")) else {
-            // As with an unreachable broker: the reader continues when a process serves the directory again.
+            // A failed request is not an error, as with a broker that is not reachable: the reader continues when a
+            // process serves the directory again.
             return page(0, from, false);
         };
         let mut count = 0;
@@ -147,7 +149,7 @@ impl Source for Client {
     }
 }
 
-/// Parses the lines of a response.
+/// Parses the lines of the body of a response.
 pub(super) fn parse(body: &[u8]) -> Result<Vec<Line>, serde_json::Error> {
     let lines = serde_json::Deserializer::from_slice(body).into_iter();
     lines.collect()
@@ -161,7 +163,7 @@ fn unavailable(dir: &Path, error: &dyn std::fmt::Display) -> LogError {
     }
 }
 
-/// Returns the body of the response for every status: an error is a line, too.
+/// Sends a GET. Returns the body of the response whatever its status is, because errors are also lines of the format.
 async fn get(socket: PathBuf, path: String) -> Result<Bytes, GetError> {
     let stream = TokioIo::new(UnixStream::connect(socket).await?);
     let (mut requests, connection) = http1::handshake(stream).await?;
@@ -169,14 +171,14 @@ async fn get(socket: PathBuf, path: String) -> Result<Bytes, GetError> {
         let request = Request::get(path).header(HOST, "localhost");
         let response = requests.send_request(request.body(Empty::<Bytes>::new())?);
         let response = response.await.map_err(|error| {
-            // A version without HTTP closes the connection at the first bytes.
+            // A server of an older version, which does not use HTTP, closes the connection after the first bytes.
             io::Error::other(format!("{error}; it may have another version"))
         })?;
         let body = Limited::new(response.into_body(), RESPONSE_BYTES);
         Ok(body.collect().await?.to_bytes())
     };
-    // Driven here and not by a task, which would keep the socket open after a response that is too long. The exchange
-    // returns its errors.
+    // The connection is polled here and not by a task: if a response is too long, a task would keep the socket open. We
+    // ignore its error, because the exchange returns the same error.
     let drive = async {
         let _ = connection.await;
         pending().await

@@ -1,4 +1,4 @@
-//! Reading the embedded log of a running `up`: HTTP on a Unix socket in its data directory.
+//! Lets other commands read the embedded log of a running `up`, by HTTP on a Unix socket in its data directory.
 //!
 //! ```text
 //!  inspect, topics check                                                    up
@@ -8,12 +8,12 @@
 //!    ◀─ {"type":"record",…} … {"type":"page","next":…,"at_end":…}
 //! ```
 //!
-//! A response is NDJSON. Keys and values are base64, since they may be any bytes. A response holds one page, and a
-//! client that follows requests the next one from the offset `next`: the server has no state between requests, and
-//! a client that reads slowly holds no snapshot, which would keep the database from reusing its pages.
+//! A response is NDJSON. Keys and values are encoded in base64, since they may contain any bytes. A response contains
+//! one page. A client that follows the topic requests the next page from the offset `next`. So the server has no state
+//! between requests, and a slow client holds no snapshot, which would prevent the database from reusing its pages.
 //!
-//! Invariants: the endpoint only reads. The permissions of the socket's file decide who may read the log, and no other
-//! address serves it. Requests, responses and every wait are bounded.
+//! Invariants: the endpoint never writes to the log. The permissions of the socket's file decide which users may read
+//! the log, and no other address serves it. Requests, responses and waits have limits.
 
 mod client;
 mod server;
@@ -34,7 +34,7 @@ pub(crate) use self::{
 /// Name of the socket in the data directory.
 const SOCKET: &str = "log.sock";
 
-/// Prefix of the endpoint's paths. An incompatible format gets another number.
+/// Prefix of the endpoint's paths. The number is that of the format: an incompatible format must have another number.
 const PREFIX: &str = "/v1/log/";
 
 /// A line of a response.
@@ -43,7 +43,8 @@ const PREFIX: &str = "/v1/log/";
 enum Line {
     Topic(TopicState),
     Record(RecordLine),
-    /// The last line of a page: the offset to continue from, and whether the end of the partition was reached.
+    /// The last line of a page: the offset at which the next page starts, and whether the page reached the end of the
+    /// partition.
     Page {
         next: u64,
         at_end: bool,
@@ -62,7 +63,7 @@ enum Line {
 struct TopicState {
     description: TopicDescription,
     offsets: Vec<Range<u64>>,
-    /// Empty unless the request names a time.
+    /// The first offset of each partition at or after the requested time; empty if the request contains no time.
     offsets_at: Vec<u64>,
 }
 
@@ -89,7 +90,7 @@ impl RecordLine {
         }
     }
 
-    /// Passes the record to `each` and returns its result; an error if a field is not base64.
+    /// Passes the record to `each`, and returns the result of `each`. Returns an error if a field is not base64.
     fn decode(
         self,
         partition: u32,

@@ -1,4 +1,4 @@
-//! The server: the process that has opened the log.
+//! The server of the log socket: the process that has opened the log.
 
 use std::{
     fs::{self, Permissions},
@@ -23,20 +23,21 @@ use tokio::{
 
 use super::{Line, PREFIX, RecordLine, SOCKET, TopicState};
 
-/// Maximum records of a response.
+/// Maximum number of records in a response.
 const PAGE_RECORDS: usize = 10_000;
-/// A response of this many bytes gets no further record.
+/// Size of a response at which no further record is added, bytes.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// The socket, which is served until this value is dropped.
+/// The socket. It is served until this value is dropped.
 pub(crate) struct LogSocket {
     path: PathBuf,
     serving: JoinHandle<()>,
 }
 
 impl LogSocket {
-    /// Serves `router` on the socket in `dir`; requires a tokio runtime. `None` where there can be no socket (the
-    /// path is too long, or the file system has none): the process needs no socket, so this is only a warning.
+    /// Serves `router` on the socket in `dir`. Requires a tokio runtime. Returns `None` and logs a warning if the
+    /// socket cannot be created (the path is too long, or the file system has no sockets), because the process can work
+    /// without it.
     pub(crate) fn start(dir: &Path, router: Router) -> Option<Self> {
         let path = dir.join(SOCKET);
         match bind(&path) {
@@ -54,14 +55,16 @@ impl LogSocket {
 
 impl Drop for LogSocket {
     fn drop(&mut self) {
-        // In this order: while the task exists it keeps the log open, so no other process has created a socket here.
+        // The file must be removed before the task ends. While the task exists, it keeps the log open, so no other
+        // process can have created a socket at this path.
         let _ = fs::remove_file(&self.path);
         self.serving.abort();
     }
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    // A killed process leaves its socket behind. No other process uses the directory now, since this one has the log.
+    // A process that was killed leaves its socket behind, so an existing one is removed. No other process can be using
+    // it now, since this process has opened the log.
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -101,7 +104,8 @@ impl LogEndpoint {
                                 /v1/log/TOPIC/PARTITION?from=OFFSET&limit=RECORDS";
                 return Problem::bad_request(expected).into_response();
             }
-            // The runtime ends, which closes the connection: a client that follows waits for the next process.
+            // The runtime is shutting down. No response is sent, and the connection is closed: a client that follows
+            // then waits for the next process.
             Err(_) => pending().await,
         };
         let mut response = Response::new(Body::from(body));
@@ -112,7 +116,7 @@ impl LogEndpoint {
     }
 }
 
-/// The lines that `uri` requests; `None` if it is malformed.
+/// Returns the lines that `uri` requests; `None` if `uri` is malformed.
 pub(super) fn lines(log: &dyn Log, uri: &Uri) -> Option<Result<Vec<u8>, LogError>> {
     let pairs = uri.query().unwrap_or_default().split('&');
     let pairs: Vec<(&str, &str)> = pairs.filter_map(|pair| pair.split_once('=')).collect();
@@ -177,7 +181,8 @@ fn failure(error: LogError) -> (StatusCode, Vec<u8>) {
 }
 
 fn encode(line: &Line) -> Vec<u8> {
-    // This cannot fail: a line contains no map with keys that are not strings, and no `Serialize` that fails.
+    // Serialization cannot fail: a line contains no map whose keys are not strings, and no value whose `Serialize`
+    // returns an error.
     let mut bytes = serde_json::to_vec(line).unwrap_or_default();
     bytes.push(b'\n');
     bytes

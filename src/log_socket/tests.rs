@@ -30,7 +30,7 @@ use super::{
 const DEADLINE: Duration = Duration::from_secs(20);
 const TOPIC: &str = "t";
 
-/// A log in a directory, and its socket.
+/// A log in a directory that is served on a socket.
 struct Served {
     _socket: LogSocket,
     log: Arc<EmbeddedLog>,
@@ -78,7 +78,7 @@ fn put_record(
     append(log, [record]);
 }
 
-/// A record as it was read.
+/// The fields of a record that was read: offset, time, key, value and headers.
 type Owned = (u64, u64, Option<Vec<u8>>, Vec<u8>, Vec<Header>);
 
 fn owned(record: Record<'_>) -> Owned {
@@ -103,7 +103,7 @@ fn reader(log: &dyn Log, from: (u32, u64)) -> Result<Box<dyn Reader>, LogError> 
     log.reader(TOPIC, &[from], Arc::new(|| {}))
 }
 
-/// Polls until there is a record or an error.
+/// Polls until the reader returns a record or an error.
 fn next(reader: &mut dyn Reader) -> Result<Vec<u8>, LogError> {
     let until = std::time::Instant::now() + DEADLINE;
     let mut value = None;
@@ -138,7 +138,7 @@ fn a_client_reads_what_the_holder_reads() {
         "first".into(),
         vec![header],
     );
-    // Larger than a page together, so that the server has to divide them.
+    // These records together are larger than a page, so that the server has to split them into several pages.
     for _ in 0..5 {
         put(&*served.log, vec![0xfe; 700 * 1024]);
     }
@@ -148,7 +148,7 @@ fn a_client_reads_what_the_holder_reads() {
     assert_eq!(read, all(&*served.log));
     assert_eq!(reading.offsets(TOPIC).unwrap()[0], 0..7);
     assert_eq!(reading.offsets_at(TOPIC, now_ms() - 4000).unwrap(), [1]);
-    // A record that is not consumed begins the next poll.
+    // If the callback does not consume a record, the next poll begins with the same record.
     let mut reader = reader(&*reading, (0, 5)).unwrap();
     assert_eq!(reader.poll_while(0, 10, &mut |_| false).unwrap(), 0);
     assert_eq!((reader.position(0), reader.at_end(0)), (5, false));
@@ -219,7 +219,8 @@ fn bytes_that_are_not_a_request_end_their_connection_only() {
     let connect = || UnixStream::connect(dir.path().join(SOCKET)).unwrap();
     let requests: [&[u8]; 5] = [
         &[255; 64],
-        // The format before HTTP: a length, and a topic's name that claims to have 2^60 bytes.
+        // A request of the format that was used before HTTP: a length, and the name of a topic that claims to have 2^60
+        // bytes.
         &[10, 0, 0, 0, 0, 253, 0, 0, 0, 0, 0, 0, 0, 16],
         b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET /v1/log/t/0?from=-1 HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -233,13 +234,13 @@ fn bytes_that_are_not_a_request_end_their_connection_only() {
         client.read_to_string(&mut response).unwrap();
         assert!(response.starts_with("HTTP/1.1 4"), "{response}");
     }
-    // Clients that send nothing.
+    // Many clients connect and send nothing.
     let silent: Vec<UnixStream> = (0..40).map(|_| connect()).collect();
     let reading = open_for_reading(dir.path()).unwrap();
     assert_eq!(values(&*reading), [b"x"]);
     put(&*served.log, "y");
     assert_eq!(values(&*reading), [b"x", b"y"]);
-    // The end of the process does not wait for them.
+    // The end of the server does not wait for the silent clients.
     drop(served);
     drop(silent);
 }
@@ -248,7 +249,7 @@ fn bytes_that_are_not_a_request_end_their_connection_only() {
 fn the_socket_is_private_replaces_a_stale_one_and_ends_with_its_process() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(SOCKET);
-    // What a killed process leaves behind.
+    // A killed process leaves such a file behind.
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let served = serve(dir.path());
@@ -258,7 +259,7 @@ fn the_socket_is_private_replaces_a_stale_one_and_ends_with_its_process() {
     assert_eq!(values(&*open_for_reading(dir.path()).unwrap()), [b"x"]);
     drop(served);
     assert!(!path.exists());
-    // The database is read where the socket is stale.
+    // If the socket is stale, the client reads the database directly.
     drop(UnixListener::bind(&path).unwrap());
     assert_eq!(values(&*open_for_reading(dir.path()).unwrap()), [b"x"]);
 }
@@ -276,7 +277,7 @@ fn a_path_too_long_for_a_socket_costs_the_socket_only() {
     assert!(matches!(error, LogError::InUse { .. }), "{error}");
 }
 
-/// The error of a client whose server writes `response` to each connection and closes it.
+/// Returns the error of a client whose server writes `response` and then closes the connection.
 fn error_at(response: &'static [u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let _holder = EmbeddedLog::open(dir.path()).unwrap();
@@ -285,7 +286,7 @@ fn error_at(response: &'static [u8]) -> String {
     let server = thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
         let _ = client.read(&mut [0; 4096]).unwrap();
-        // The client may close before it has read everything.
+        // The client may close the connection before it has read everything, so an error is ignored.
         let _ = client.write_all(response);
     });
     let error = reading.describe(TOPIC).unwrap_err().to_string();
@@ -297,7 +298,7 @@ fn error_at(response: &'static [u8]) -> String {
 fn a_holder_of_another_version_is_named() {
     let not_found: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 15\r\n\r\n{\"status\": 404}";
     let unknown_line: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"type\":\"new\"}\n";
-    // The format before HTTP closes the connection.
+    // The third response is empty: a server with the format before HTTP closes the connection without a response.
     for response in [not_found, unknown_line, b""] {
         let error = error_at(response);
         assert!(error.contains("another version"), "{error}");

@@ -1,4 +1,4 @@
-//! The admin address of a process.
+//! The server for the admin address of a process.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,11 +12,11 @@ use super::{
 };
 use crate::exit::Failure;
 
-/// Maximum connections of the admin address: its requests are short and few.
+/// Maximum connections of the admin address. Few are enough, since its requests are short and rare.
 const ADMIN_CONNECTIONS: u32 = 64;
 const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 
-/// The admin address of a process. It is served until all drains have ended.
+/// The server for the admin address of a process. It serves until the connections of all other addresses have ended.
 pub(crate) struct AdminServer {
     shutdown: CancellationToken,
     serving: Option<JoinHandle<()>>,
@@ -59,7 +59,7 @@ impl AdminServer {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         if let Some(serving) = self.serving {
-            // A panic of the task would have ended the process.
+            // The result is ignored: the task returns no error, and a panic would have ended the process.
             let _ = serving.await;
         }
     }

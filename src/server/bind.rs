@@ -1,4 +1,4 @@
-//! Binding of addresses, with errors that name the flag.
+//! Binds addresses. An error names the flag that the user should change.
 
 use std::{io::ErrorKind, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::exit::Failure;
 
-/// Binds an address; the error names the flag to change.
+/// Binds an address. The error names `flag`, which the user should change.
 pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     listen(address).map_err(|error| {
         let why = match error.kind() {
@@ -25,7 +25,7 @@ pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(Failure::unavailable)
 }
 
-/// `https` with TLS, otherwise `http`.
+/// Returns the scheme of URLs: `https` with TLS, otherwise `http`.
 pub(super) fn scheme(tls: &Option<Tls>) -> &'static str {
     match tls {
         Some(_) => "https",

@@ -1,4 +1,4 @@
-//! The dataflow of a process, on a thread of its own.
+//! Runs the dataflow of a process on a thread of its own.
 
 #![allow(clippy::disallowed_methods, reason = "a stop has a deadline")]
 
@@ -16,8 +16,8 @@ use tokio::sync::{oneshot, watch};
 use super::{drain::Drain, observability::Observability};
 use crate::exit::{Exit, Failure};
 
-/// How long a dataflow that stops waits for a log that does not respond. Its last transaction is either committed or
-/// not, and the next run finds out: no result is lost if the dataflow does not wait.
+/// How long a dataflow that stops waits for a log that does not respond. A short time is enough: the last transaction
+/// is either committed or not, the next run detects which, and no result is lost.
 const LOG_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// A dataflow on a thread of its own.
@@ -57,7 +57,7 @@ impl DataflowThread {
             .name("dataflow".to_owned())
             .spawn(move || {
                 let outcome = emostream_dataflow::run(config, counted, &registry, stopping, ready);
-                // The receiver may be dropped while the process ends.
+                // An error is ignored, since the receiver may be dropped while the process ends.
                 let _ = end.send(outcome);
             })
             .map_err(|error| {
@@ -72,7 +72,7 @@ impl DataflowThread {
         })
     }
 
-    /// Waits until the dataflow is active; returns an error if it ends before.
+    /// Waits until the dataflow is active. Returns an error if the dataflow ends before that.
     pub(crate) async fn until_active(&mut self) -> Result<(), Failure> {
         let mut active = self.active.clone();
         tokio::select! {
@@ -81,8 +81,8 @@ impl DataflowThread {
         }
     }
 
-    /// Waits until the dataflow ends by itself: with an error, or without one because another process of its cluster
-    /// was stopped.
+    /// Waits until the dataflow ends without a request of this process: with an error, or without one if another
+    /// process of its cluster was stopped.
     pub(crate) async fn until_ended(&mut self) -> Result<(), Failure> {
         match (&mut self.ended).await {
             Ok(ended) => ended.map_err(Failure::from),
@@ -93,7 +93,8 @@ impl DataflowThread {
         }
     }
 
-    /// Waits until the dataflow ends by itself. Without a cluster this is always a failure.
+    /// Waits until the dataflow ends without a request of this process, and returns why. Without a cluster this is
+    /// always a failure.
     pub(crate) async fn until_failed(&mut self) -> Failure {
         match self.until_ended().await {
             Err(failure) => failure,
@@ -101,7 +102,8 @@ impl DataflowThread {
         }
     }
 
-    /// Stops the dataflow. The wait is short if it is not active or if the log does not respond.
+    /// Stops the dataflow, and waits for its end until the deadline of `drain`. The wait is short if the dataflow is
+    /// not active, or if the log does not respond.
     pub(crate) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
         let timeout = match *self.active.borrow() {
@@ -114,7 +116,7 @@ impl DataflowThread {
             let response = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_TIMEOUT));
             matches!(response.await, Ok(Ok(())))
         };
-        // Checked repeatedly: the log may become unreachable during the last transaction.
+        // The log is checked repeatedly, because it may become unreachable during the last transaction.
         let timed_out = async {
             while Instant::now() < until && log_responds().await {
                 tokio::time::sleep(LOG_TIMEOUT).await;

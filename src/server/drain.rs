@@ -1,4 +1,4 @@
-//! The deadline of a process that ends.
+//! The graceful shutdown of a process, and its deadline.
 
 #![allow(clippy::disallowed_methods, reason = "a drain has a deadline")]
 
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use emostream_http::DrainOutcome;
 use tokio::task::JoinHandle;
 
-/// Maximum duration of a drain. Closing the log may take another second of the ten that an orchestrator gives a
-/// process.
+/// Maximum duration of a drain. An orchestrator gives a process ten seconds to end, and after the drain it may take
+/// another second to close the log.
 const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
 
-/// A drain with its deadline.
+/// A graceful shutdown that has begun, with its deadline.
 pub(crate) struct Drain {
     deadline: Instant,
 }
@@ -27,14 +27,14 @@ impl Drain {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Waits for a listener's connections to end, at most until the deadline.
+    /// Waits until the connections of a listener have ended, at most until the deadline.
     pub(crate) async fn wait_for(&self, serving: JoinHandle<DrainOutcome>) {
         match tokio::time::timeout(self.left(), serving).await {
             Ok(Ok(DrainOutcome { remaining: 0 })) => {}
             Ok(Ok(DrainOutcome { remaining })) => {
                 tracing::warn!(left = remaining, "connections did not end in time")
             }
-            // A panic of the task would have ended the process.
+            // This does not occur, since a panic of the task would have ended the process.
             Ok(Err(_)) => {}
             Err(_) => tracing::warn!("connections did not end in time"),
         }

@@ -1,4 +1,4 @@
-//! The addresses of a role, from the flags to the end of the last connection.
+//! The addresses that a service listens on, from the flags to the end of the last connection.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     signal::Signals,
 };
 
-/// The server configuration of a role: all files are read, no address is bound.
+/// The validated configuration of a service's addresses. All files are read, but no address is bound yet.
 pub(crate) struct ServerConfig {
     listen: ListenFlags,
     admin: Option<SocketAddr>,
@@ -34,7 +34,7 @@ pub(crate) struct ServerConfig {
     pub(crate) authenticator: Authenticator,
 }
 
-/// The address for relays; none by default.
+/// The configuration of the address that relays connect to. By default there is none.
 #[derive(Default)]
 pub(crate) struct RelayConfig {
     pub(crate) address: Option<SocketAddr>,
@@ -43,11 +43,12 @@ pub(crate) struct RelayConfig {
     pub(crate) max_relays: u32,
 }
 
-/// The addresses of a role. They are bound before anything starts, so that a second process on one host ends at once.
+/// The bound addresses of a service. They are bound before the service starts, so that a second process with the same
+/// addresses on one host ends at once.
 pub(crate) struct Bound {
     listener: TcpListener,
     pub(crate) address: SocketAddr,
-    /// Moved to the service that serves relays.
+    /// The address for relays, which is moved to the publisher or relay that serves it.
     pub(crate) relays: Option<RelayPort>,
     tls: Option<Tls>,
     limits: Limits,
@@ -56,7 +57,7 @@ pub(crate) struct Bound {
     observability: Observability,
 }
 
-/// A role that serves its clients.
+/// A service that accepts connections.
 pub(crate) struct Serving {
     shutdown: CancellationToken,
     connections: JoinHandle<DrainOutcome>,
@@ -75,7 +76,7 @@ impl ServerConfig {
         })
     }
 
-    /// Binds all addresses; once they are bound, the admin address is served. Call it in a tokio runtime.
+    /// Binds all addresses, and then starts to serve the admin address. Requires a tokio runtime.
     pub(crate) async fn bind(
         self,
         relays: RelayConfig,
@@ -116,13 +117,13 @@ impl RelayConfig {
 }
 
 impl Bound {
-    /// `https` with TLS, otherwise `http`.
+    /// Returns the scheme of the service's URLs: `https` with TLS, otherwise `http`.
     pub(crate) fn scheme(&self) -> &'static str {
         scheme(&self.tls)
     }
 
-    /// Serves `router`, whose services have registered their components. From now on a signal drains the process and
-    /// does not end it.
+    /// Serves `router`. Call it after the services of `router` have registered their components for readiness. From now
+    /// on a signal does not end the process at once, but starts a drain.
     pub(crate) fn serve(self, router: Router, signals: &Signals) -> Serving {
         let shutdown = CancellationToken::new();
         signals.take_over();
@@ -142,8 +143,8 @@ impl Bound {
 }
 
 impl Serving {
-    /// Serves until a signal asks the process to end, or `failed` returns; then no connection is accepted any more.
-    /// Returns how it ended, and the time that is left for the rest.
+    /// Serves until a signal requests the end of the process, or until `failed` returns. Then no new connection is
+    /// accepted. Returns the failure if there was one, and the drain with the time that is left.
     pub(crate) async fn until_ended(
         &self,
         signals: &mut Signals,
@@ -161,31 +162,32 @@ impl Serving {
         (ended, drain)
     }
 
-    /// Waits until all connections have ended, at most until the drain's deadline. The admin address is still served.
+    /// Waits until all connections have ended, at most until the deadline of the drain. Returns the server of the admin
+    /// address, which still serves.
     pub(crate) async fn drained(self, drain: &Drain) -> AdminServer {
         drain.wait_for(self.connections).await;
         self.admin
     }
 }
 
-/// How often the files of a certificate are read; a new pair is used after it was read twice. Certificates are replaced
-/// weeks before they expire.
+/// Interval at which the files of the certificate are read. A new pair is used after two reads have found the same
+/// content. That is soon enough, since certificates are replaced weeks before they expire.
 const TLS_LOOK: Duration = Duration::from_secs(2);
 
-/// Starts a task that reloads the certificate when its files change. Call it in a tokio runtime.
+/// Starts a task that reloads the certificate when its files change. Requires a tokio runtime.
 fn follow(tls: &Option<Tls>) {
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move { tls.reload_on_change(TLS_LOOK).await });
     }
 }
 
-/// Prints the URL at which the process serves: `text`, or a line of JSON with `--log-format json`.
+/// Prints that the process serves now: `text`, or with `--log-format json` a line of JSON with `url`.
 pub(crate) fn print_ready(format: LogFormat, text: &str, url: &str) -> Result<(), Failure> {
     let line = match format {
         LogFormat::Text => text.to_owned(),
         LogFormat::Json => json_line("INFO", "serving", json!({ "url": url })) + "\n",
     };
-    // A server whose standard output is closed continues to serve.
+    // A closed standard output is not an error, so the server continues to serve.
     output::quietly(output::print(&line))
 }
 
@@ -203,7 +205,7 @@ mod tests {
         server: ServerFlags,
     }
 
-    /// `--admin` is at `admin`, `--listen` at a free port.
+    /// Returns a configuration with the value `admin` for `--admin`, and a free port for `--listen`.
     fn config(admin: &str) -> ServerConfig {
         let line = Line::try_parse_from(["x", "--listen", "127.0.0.1:0", "--admin", admin]);
         ServerConfig::read(&line.unwrap().server).unwrap_or_else(|_| panic!("no files are named"))

@@ -1,6 +1,6 @@
-//! The check whether the log responds, which `/readyz` depends on.
+//! Checks periodically whether the log responds. `/readyz` depends on the result.
 //!
-//! Readers and writers retry while the log is unreachable and do not report it, so this check does.
+//! This check is necessary because readers and writers retry while the log is unreachable, and do not report it.
 //!
 //! ```text
 //!  every 2 s: does the log respond for each topic? ──▶ /readyz
@@ -20,18 +20,18 @@ use emostream_log::{Log, LogError};
 
 use crate::exit::Failure;
 
-/// Interval of the checks and timeout of each: an outage is reported within four seconds.
+/// Interval of the checks, and timeout of each. So an outage is reported within four seconds.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A running check, which stops when this is dropped.
+/// A running check, which stops when this value is dropped.
 pub(crate) struct LogWatch {
     _stop: Sender<()>,
 }
 
 impl LogWatch {
-    /// Starts a thread that checks whether `log` responds for all `topics`: a deleted topic is reported within seconds, and
-    /// not only at the next write.
+    /// Starts a thread that checks whether `log` responds for all `topics`. So a topic that was deleted is reported
+    /// within seconds, and not only at the next write to it.
     pub(super) fn start(
         log: Arc<dyn Log>,
         topics: Vec<String>,
@@ -61,7 +61,7 @@ impl LogWatch {
     }
 }
 
-/// Sets the readiness, and logs a change.
+/// Sets the readiness to the result of a check, and logs a change. `responded` is whether the check before succeeded.
 fn report(component: &Component, result: &Result<(), LogError>, responded: bool) {
     match result {
         Ok(()) => {

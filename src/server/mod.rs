@@ -1,4 +1,4 @@
-//! The parts of a process that all roles share: addresses, readiness, metrics and graceful shutdown.
+//! The parts of a process that all services share: addresses, readiness, metrics and graceful shutdown.
 //!
 //! ```text
 //!  flags ─▶ ServerConfig ─bind─▶ Bound ─ start the service ─ serve ─▶ Serving … SIGTERM, SIGINT ─▶ Drain ─▶ 0

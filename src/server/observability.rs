@@ -18,9 +18,9 @@ pub(crate) struct Observability {
 }
 
 impl Observability {
-    /// Registers the metric that shows how far the event clock of this process is ahead of the host clock.
+    /// Registers a metric: how far the event clock of this process is ahead of the host clock.
     pub(crate) fn register_clock(&self, clock: EventClock) -> Result<(), Failure> {
-        // The two clocks are read one after the other, so a difference below a millisecond is ignored.
+        // The two clocks are read one after the other, so the difference is cut to whole milliseconds.
         let ahead = move || clock.ahead_of_host().as_millis() as f64 / 1000.0;
         PullingGauge::new(
             "emostream_clock_ahead_seconds",
@@ -31,7 +31,8 @@ impl Observability {
         .map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
-    /// Returns the metrics and readiness of a process that is not ready yet. The metrics include its version and its resource usage.
+    /// Creates the metrics and the readiness of a process, which is not ready yet. The metrics include its version and
+    /// its resource usage.
     pub(crate) fn new() -> Result<Self, Failure> {
         let readiness = Readiness::new();
         let observability = Self {
@@ -44,12 +45,13 @@ impl Observability {
         Ok(observability)
     }
 
-    /// Call it when all components are registered. Before, `/readyz` is 503, even if those that are registered are ready.
+    /// Reports that all components are registered. Before this call `/readyz` returns 503, even if the components that
+    /// are already registered are ready.
     pub(crate) fn all_registered(&self) {
         self.process.ready();
     }
 
-    /// Returns the endpoints for operators, for any address that serves them.
+    /// Returns the endpoints for operators (health, readiness and metrics), which can be served on several addresses.
     pub(crate) fn admin(&self) -> Admin {
         Admin::new(self.registry.clone(), self.readiness.clone())
     }
@@ -68,14 +70,15 @@ impl Observability {
         Ok(())
     }
 
-    /// Starts the task that fetches the key set of `--jwks-url`, if the flag is set. Call it in a tokio runtime, before
-    /// the `--admin` address is served: otherwise `/readyz` would be 200 for a moment although there are no keys.
+    /// Starts the task that fetches the key set of `--jwks-url`, if the flag is set. Requires a tokio runtime. Call it
+    /// before the `--admin` address is served: otherwise `/readyz` would be 200 for a moment although no keys are
+    /// loaded.
     pub(crate) fn fetch_keys(&self, authenticator: &Authenticator) -> Result<(), Failure> {
         let started = authenticator.follow(&self.registry, &self.readiness);
         started.map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
-    /// Starts a check on which `/readyz` depends: whether `log` responds for all `topics`.
+    /// Starts the check whether `log` responds for all `topics`, on which `/readyz` depends.
     pub(crate) fn watch_log(
         &self,
         log: &Arc<dyn Log>,

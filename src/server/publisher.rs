@@ -1,4 +1,4 @@
-//! A publisher or a relay in a process.
+//! Runs a publisher or a relay in this process.
 //!
 //! ```text
 //!  bind ─▶ start: from the log, or from an upstream ─▶ relays, subscribers … ─▶ bye ─▶ drain
@@ -27,10 +27,10 @@ use crate::{
     signal::Signals,
 };
 
-/// Retention of finals for subscribers that resume.
+/// How long finals are kept for subscribers that resume.
 const RING: Duration = Duration::from_secs(600);
 
-/// Flags for the delivery of results to subscribers and relays.
+/// The flags for the delivery of results to subscribers and relays.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PublisherFlags {
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(crate) struct PublisherFlags {
 }
 
 impl PublisherFlags {
-    /// Returns the configuration for subscribers. `ingest_url` is where the page sends reactions.
+    /// Returns the configuration for subscribers. `ingest_url` is the URL to which the web page sends reactions.
     pub(crate) fn subscribers(
         &self,
         server: &ServerConfig,
@@ -59,7 +59,7 @@ impl PublisherFlags {
         }
     }
 
-    /// Reads the relays' token from its file.
+    /// Returns the configuration of the address for relays, with the token from its file.
     pub(crate) fn relays(&self) -> Result<RelayConfig, Failure> {
         let address = self.relays.relay_listen;
         Ok(RelayConfig {
@@ -70,7 +70,7 @@ impl PublisherFlags {
     }
 }
 
-/// The exit codes of broadcast's errors.
+/// Converts an error of a publisher or relay to a failure with an exit code.
 impl From<BroadcastError> for Failure {
     fn from(error: BroadcastError) -> Self {
         match error {
@@ -81,11 +81,11 @@ impl From<BroadcastError> for Failure {
     }
 }
 
-/// A publisher, or a relay, in this process.
+/// A publisher or a relay that runs in this process.
 pub(crate) struct PublisherProcess(Publisher);
 
 impl PublisherProcess {
-    /// Starts a publisher. Returns once it has read its state from the log.
+    /// Starts a publisher. Returns once the publisher has read its state from the log.
     pub(crate) async fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -105,7 +105,7 @@ impl PublisherProcess {
         Ok(Self(publisher?))
     }
 
-    /// Starts a relay. Returns once it has found an upstream.
+    /// Starts a relay. Returns once the relay has found an upstream.
     pub(crate) async fn start_relay(
         upstreams: Upstreams,
         subscribers: SubscriberConfig,
@@ -116,7 +116,7 @@ impl PublisherProcess {
         Ok(Self(relay?))
     }
 
-    /// Serves relays, if there is a port for them, until the returned guard is dropped.
+    /// Serves relays until the returned guard is dropped. Without `port` nothing is served.
     pub(crate) fn serve_relays(
         &self,
         port: Option<RelayPort>,
@@ -132,13 +132,13 @@ impl PublisherProcess {
         Ok(shutdown.drop_guard())
     }
 
-    /// Waits until the publisher or relay cannot continue, and returns why.
+    /// Waits until the publisher or relay cannot continue, and returns the reason.
     pub(crate) async fn until_failed(&self) -> Failure {
         self.0.fails().await.into()
     }
 
-    /// Serves clients until the process receives a signal, or the publisher cannot continue; then all subscribers get
-    /// `bye`.
+    /// Serves subscribers and relays until the process receives a signal or the publisher cannot continue. Then all
+    /// subscribers get the frame `bye`.
     pub(crate) async fn serve(
         self,
         (role, format): (&str, LogFormat),
@@ -160,7 +160,7 @@ impl PublisherProcess {
         self.0.router()
     }
 
-    /// Sends `bye` to all subscribers.
+    /// Sends the frame `bye` to all subscribers.
     pub(crate) fn bye(&self) {
         self.0.bye();
     }

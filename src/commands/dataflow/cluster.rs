@@ -1,4 +1,4 @@
-//! Timely's flags: the processes of the cluster, and the index of this one.
+//! The flags of a cluster, named as timely names them: the processes of the cluster, and the index of this process.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
@@ -11,23 +11,23 @@ use crate::{
     exit::Failure,
 };
 
-/// Maximum processes of a cluster.
+/// Maximum number of processes of a cluster.
 const MOST_PROCESSES: u64 = 1024;
 
-/// Timely's default port of process 0; the next processes have the next ports.
+/// Timely's default port of process 0. Process N has this port plus N.
 const FIRST_PORT: u64 = 2101;
 
-/// Flags of a dataflow of several processes.
+/// The flags of a dataflow that runs in several processes.
 #[derive(Debug, Args)]
 pub(super) struct ClusterFlags {
     /// Number of processes of the cluster [default: number of hosts]
     #[arg(short = 'n', long, value_name = "N")]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_PROCESSES))]
     processes: Option<u64>,
-    /// Index of this process
+    /// Index of this process, from 0
     #[arg(short = 'p', long, value_name = "INDEX", default_value_t = 0)]
     process: u64,
-    /// A file with the host:port of each process, one per line
+    /// A file that lists the host:port of each process, one per line
     #[arg(short = 'h', long, value_name = "FILE", alias = "hostfile")]
     hosts_file: Option<PathBuf>,
     /// The host:port of each process, separated by commas
@@ -38,7 +38,7 @@ pub(super) struct ClusterFlags {
         conflicts_with = "hosts_file"
     )]
     hosts: Vec<String>,
-    /// How long a process waits for the others to connect
+    /// How long a process waits until all other processes are connected
     #[arg(long, default_value = "60s", value_parser = duration)]
     join_timeout: Duration,
     /// A file with a secret that all processes of the cluster share
@@ -94,7 +94,7 @@ impl ClusterFlags {
         }))
     }
 
-    /// Returns the hosts, and the flag that lists them.
+    /// Returns the name of the flag that lists the hosts, and the hosts.
     fn hosts(&self) -> Result<(&'static str, Vec<String>), Failure> {
         let Some(file) = &self.hosts_file else {
             let hosts = self.hosts.iter().map(|host| host.trim().to_owned());
@@ -105,7 +105,8 @@ impl ClusterFlags {
         let hosts = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         let hosts: Vec<String> = hosts.map(str::to_owned).collect();
         if hosts.is_empty() {
-            // An error and not a single process: every other process of the cluster would count alone, too.
+            // An empty file is an error. If this process ran alone instead, so would every other process of the
+            // cluster, and each would count all reactions.
             let why = format!("{} lists no hosts", file.display());
             return Err(Failure::usage("--hosts-file", why));
         }

@@ -1,4 +1,4 @@
-//! Decodes a record to cells of the table and to JSON. Bytes that cannot be decoded are shown as text.
+//! Decodes a record to the cells of a table row and to JSON. Bytes that cannot be decoded are shown as text.
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt::Display};
 
@@ -12,31 +12,31 @@ use serde_json::{Value, json};
 use super::{Topic, merge::Owned};
 use crate::commands::subscribe::clock;
 
-/// Maximum emojis of a cell.
+/// Maximum number of emojis in a cell.
 const CELL_COUNTS: usize = 5;
-/// The name of an empty batch in the table.
+/// The text that the table shows for an empty batch.
 const HEARTBEAT: &str = "heartbeat";
 
-/// A record, decoded.
+/// A decoded record.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// The rooms of the record.
+    /// The rooms that the record contains reactions or results of.
     rooms: Vec<String>,
-    /// Whether it is an empty batch, which only carries time.
+    /// Whether the record is an empty batch, which only reports that time has advanced.
     pub(super) heartbeat: bool,
     pub(super) json: Value,
     pub(super) cells: Vec<String>,
 }
 
 impl Decoded {
-    /// Returns the record if it has `room`, or if `room` is `None`.
+    /// Returns the record if it belongs to `room`, or if `room` is `None`.
     pub(super) fn only(self, room: Option<&Room>) -> Option<Self> {
         let about = room.is_none_or(|room| self.rooms.iter().any(|of| of == room.as_str()));
         about.then_some(self)
     }
 }
 
-/// Returns the columns after partition, offset and time.
+/// Returns the names of the columns that follow partition, offset and time.
 pub(super) fn columns(topic: Topic) -> &'static [&'static str] {
     match topic {
         Topic::Windows | Topic::Live => &["room", "window", "total", "counts"],
@@ -56,7 +56,7 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
         Topic::Totals => totals(record),
         Topic::Trending => trending(record),
         Topic::Rejected => Some(rejected(record)),
-        // Only for JSON: `inspect progress` has a table of its own.
+        // Only the JSON of this value is used, because `inspect progress` has a table of its own.
         Topic::Progress => None,
         Topic::Reactions => Some(reactions(&record.value)),
     };
@@ -93,7 +93,7 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
     }
 }
 
-/// The value of a record.
+/// The decoded value of a record.
 struct DecodedValue {
     rooms: Vec<String>,
     value: Value,
@@ -161,8 +161,8 @@ fn trending(record: &Owned) -> Option<DecodedValue> {
     })
 }
 
-/// Decodes a record without a value (a tombstone), which removes the room in its key from the topic. If another program
-/// has deleted the key, the header `removed-before` is missing, and the window is not shown.
+/// Decodes a record without a value (a tombstone), which removes the room in its key from the topic. If the tombstone
+/// is of another program, its header `removed-before` is missing, and the cell of the time is empty.
 fn removed(record: &Owned) -> Option<DecodedValue> {
     let room = String::from_utf8(record.key.clone()?).ok()?;
     let before = removed_before(record);
@@ -183,13 +183,15 @@ fn removed(record: &Owned) -> Option<DecodedValue> {
     })
 }
 
-/// The start of the window before which the finals of a room were removed, Unix milliseconds.
+/// Returns the header `removed-before` of a tombstone: the start of the window before which the finals of the room were
+/// removed, Unix milliseconds; `None` without the header.
 fn removed_before(record: &Owned) -> Option<u64> {
     let headers = ResultHeaders::parse(record.headers.iter().map(Header::pair));
     headers.removed_before().map(|before| before.start_ms)
 }
 
-/// Decodes a rejected record: a record of reactions, with its origin and the reason in its headers.
+/// Decodes a record of the rejected topic. Its value has the format of a record of reactions, and its headers contain
+/// the reason and the origin (topic, partition and offset).
 fn rejected(record: &Owned) -> DecodedValue {
     let header = |name: &str| {
         let found = record.headers.iter().find(|header| header.name == name);
@@ -241,7 +243,8 @@ fn of_batch(batch: &Batch<'_>) -> DecodedValue {
             cells: vec![HEARTBEAT.into(), String::new(), String::new()],
         };
     }
-    // Grouped by text: an ingest of another version may send emojis that this version does not know.
+    // The counts are grouped by the text of an emoji, because an ingest of another version may send emojis that this
+    // version does not know.
     let mut sums = BTreeMap::new();
     for (_, emoji, _) in batch.entries() {
         *sums.entry(batch.emoji_texts()[emoji]).or_insert(0_u64) += 1;
@@ -267,7 +270,8 @@ fn of_batch(batch: &Batch<'_>) -> DecodedValue {
     }
 }
 
-/// Shows a value that this version cannot read, or a record without a value that does not remove a room.
+/// Returns a row for a value that this version cannot read, or for a record without a value that does not remove a
+/// room.
 fn opaque(record: &Owned, cells: usize) -> DecodedValue {
     let text = String::from_utf8_lossy(&record.value).into_owned();
     let shown = match text.is_empty() {
@@ -404,7 +408,7 @@ mod tests {
         let decoded = rejected(Batch::encode(7, reactions));
         assert_eq!(decoded.cells[3], "unknown_emoji");
         assert_eq!(decoded.cells[5], "batch of 4  a  新 2  \u{1b} 1  🔥 1");
-        // Cells are escaped before they are printed.
+        // The cell contains the control character, but cells are escaped before they are printed.
         assert!(!crate::output::escaped(&decoded.cells[5]).contains('\u{1b}'));
         let shown = &decoded.json["value"]["batch"]["reactions"][3];
         let expected = json!({"user_id": "u", "emoji": "新", "room": "a", "at": 7});
@@ -449,7 +453,7 @@ mod tests {
                 decode(&removal(Some("a"), before())).only(room.as_ref())
             };
             assert!(only("a").is_some() && only("b").is_none());
-            // A tombstone of another program has no header, and one may have no key.
+            // A tombstone of another program has no header `removed-before`, and may have no key.
             let deleted = decode(&removal(Some("a"), Vec::new()));
             assert_eq!(deleted.cells[3..], ["a", "", "", "deleted"]);
             assert_eq!(decode(&removal(None, before())).cells[6], "deleted");

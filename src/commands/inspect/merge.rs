@@ -1,13 +1,13 @@
-//! Merges the partitions of a topic in the order of their records' times.
+//! Merges the records of all partitions of a topic in the order of their times.
 
 use std::collections::VecDeque;
 
 use emostream_log::{Header, Log, LogError, Reader, Record, Wake};
 
-/// Maximum buffered records of a partition, which wait for older records of the others.
+/// Maximum number of buffered records of a partition. They wait until no other partition can have an older record.
 const MAX_BUFFERED: usize = 256;
 
-/// A record that owns its bytes.
+/// A copy of a record, which owns its bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Owned {
     pub(super) partition: u32,
@@ -35,18 +35,19 @@ impl Owned {
 struct Lane {
     partition: u32,
     waiting: VecDeque<Owned>,
-    /// The offset at which reading ends; `None` to follow the partition.
+    /// The offset at which reading ends; `None` if the reader continues with new records.
     end: Option<u64>,
 }
 
-/// The merged reader of a topic.
+/// A reader of a topic that merges its partitions.
 pub(super) struct Merge {
     reader: Box<dyn Reader>,
     lanes: Vec<Lane>,
 }
 
 impl Merge {
-    /// Opens a reader of `ranges`: partition, first offset, end.
+    /// Opens a reader of `ranges`. Each has a partition, the first offset to read, and the offset at which reading
+    /// ends.
     pub(super) fn open(
         log: &dyn Log,
         topic: &str,
@@ -68,14 +69,14 @@ impl Merge {
         })
     }
 
-    /// Removes the ends, to continue with new records.
+    /// Removes the end offsets, so that the reader continues with new records.
     pub(super) fn follow(&mut self) {
         for lane in &mut self.lanes {
             lane.end = None;
         }
     }
 
-    /// Whether all records up to the ends of all partitions were returned.
+    /// Whether all records before the end offsets of all partitions were returned.
     pub(super) fn caught_up(&self) -> bool {
         self.lanes
             .iter()
@@ -83,13 +84,14 @@ impl Merge {
     }
 
     fn ended(&self, lane: &Lane) -> bool {
-        // The last offsets may be transaction markers, which a reader never returns.
+        // We compare the position of the reader and not the offset of the last record, because the last offsets may be
+        // transaction markers, which a reader never returns.
         let reached = |end| self.reader.position(lane.partition) >= end;
         lane.end.is_some_and(reached) || self.reader.at_end(lane.partition)
     }
 
-    /// Returns the next records in the order of their times. A record is returned once the next record of every other
-    /// partition is known.
+    /// Returns the next records in the order of their times. A record is returned only once the next record of every
+    /// other partition is known, since that one may be older.
     pub(super) fn next(&mut self) -> Result<Vec<Owned>, LogError> {
         for lane in &mut self.lanes {
             let capacity = MAX_BUFFERED - lane.waiting.len();
@@ -112,7 +114,8 @@ impl Merge {
         Ok(merged)
     }
 
-    /// Returns the lane with the oldest next record; `None` if another lane is empty and may still get an older one.
+    /// Returns the index of the lane whose next record is the oldest; `None` if a lane has no buffered record but may
+    /// still get an older one.
     fn first(&self) -> Option<usize> {
         let open = |lane: &Lane| lane.waiting.is_empty() && !self.ended(lane);
         if self.lanes.iter().any(open) {

@@ -1,4 +1,4 @@
-//! `emostream inspect`: reads a topic and prints its records, decoded, as a table or as JSON.
+//! `emostream inspect`: reads a topic, decodes its records, and prints them as a table or as JSON.
 //!
 //! ```text
 //!  log ──partitions──▶ merge by time ──▶ decode ──▶ table, or one JSON object a line
@@ -24,31 +24,31 @@ use crate::{
     signal::Signals,
 };
 
-/// Maximum wait before the next poll with `--follow`, in case a wake-up is lost.
+/// Maximum time until the next poll of a reader that waits for new records, in case a wake-up is lost.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// The topic
+    /// The topic to read
     #[arg(value_name = "TOPIC")]
     topic: Topic,
     #[command(flatten)]
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Only this room
+    /// Print only the records of this room
     #[arg(long)]
     room: Option<Room>,
-    /// Position to start from: earliest, latest, -10m, or a time such as 2026-01-31T20:15:00Z
+    /// Position to start from: earliest, latest, -10m (10 minutes ago), or a time such as 2026-01-31T20:15:00Z
     #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
     from: From,
-    /// Only this partition
+    /// Read only this partition
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
-    /// Continue with new records
+    /// Do not end after the last record, but wait for new ones
     #[arg(long)]
     follow: bool,
-    /// Show also heartbeats (the empty records of an ingest) in the table of reactions
+    /// Also show heartbeats (the empty records of an ingest) in the table of reactions
     #[arg(long)]
     heartbeats: bool,
     /// Output format
@@ -56,20 +56,20 @@ pub(crate) struct Flags {
     format: Format,
 }
 
-/// The topics, by their last word.
+/// The topics that can be read. Each is named by the last word of the topic's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Topic {
-    /// Finals
+    /// Finals: the exact tallies of closed windows
     Windows,
-    /// Running tallies of open windows
+    /// Live tallies of open windows
     Live,
-    /// Cumulative counts
+    /// Cumulative counts of each room
     Totals,
-    /// The top emojis of a sliding span
+    /// The top emojis of each room and of all rooms in a sliding span of time
     Trending,
-    /// Records that were not counted: late, undecodable, or with an unknown emoji
+    /// Reactions that were not counted: late, dated too far in the future, undecodable, or with an unknown emoji
     Rejected,
-    /// Progress of the dataflow
+    /// Stored progress of the dataflow
     Progress,
     /// Accepted reactions
     Reactions,
@@ -144,7 +144,8 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
             gone => return output::quietly(gone),
         }
         if idle && merge.caught_up() {
-            // An empty table would not say why. This goes to standard error, since programs read standard output.
+            // An empty table would not show the reason, so a sentence explains it. The sentence is printed to standard
+            // error, because programs may read standard output.
             if shown == 0 && !std::mem::replace(&mut explained, true) {
                 output::complain(&nothing(&flags, &topic, ranges.len(), read));
             }
@@ -162,7 +163,7 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
     }
 }
 
-/// Returns the sentence that is printed if there is no row: the records that were read, and why none is shown.
+/// Returns the sentence that is printed if there is no row: how many records were read, and why none of them is shown.
 fn nothing(flags: &Flags, topic: &str, partitions: usize, read: usize) -> String {
     let from = match flags.from {
         From::Earliest => "from the oldest record on".to_owned(),
@@ -188,7 +189,7 @@ fn output_of(printer: &mut Printer) -> Result<(), Failure> {
     output::quietly(printer.flush())
 }
 
-/// Returns each partition with the first offset to read and its current end.
+/// Returns each partition with the first offset to read and its current end offset.
 fn ranges(log: &dyn Log, topic: &str, from: From) -> Result<Vec<(u32, u64, u64)>, Failure> {
     let time_ms = from.time_ms(now_ms());
     let kept = log.offsets(topic)?;
@@ -207,7 +208,7 @@ fn json_line(json: &serde_json::Value) -> String {
     format!("{}\n", output::escaped(&json.to_string()))
 }
 
-/// Prints rows in a format.
+/// Prints rows in the format of `--format`.
 struct Printer {
     format: Format,
     table: Table,

@@ -1,4 +1,4 @@
-//! The table of progress: one row for each partition, with its current end in the log.
+//! Prints the stored progress as a table: a row for each partition, with the current end offset of the partition.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{
     output,
 };
 
-/// Timeout of the request for the ends of partitions.
+/// Timeout of the request for the end offsets of the partitions.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Prints the newest progress, and with `follow` each later one.
+/// Prints the newest progress. With `follow`, each later one is printed, too.
 pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Failure> {
     let topic = topics.progress();
     let bell = WakeSignal::default();
@@ -26,7 +26,7 @@ pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Fa
     let mut merge = Merge::open(log, &topic, &from, bell.wake())?;
     let mut newest = None;
     let mut shown = false;
-    // The legend is printed once.
+    // The explanation of the columns is printed only once, after the first table.
     let mut explain = true;
     loop {
         let batch = merge.next()?;
@@ -40,7 +40,7 @@ pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Fa
             continue;
         }
         let page = match newest.take() {
-            // An empty value is a tombstone.
+            // A record with an empty value is a tombstone, so no progress is stored.
             Some(record) if !record.value.is_empty() => {
                 let page = page(log, topics, &record.value)?;
                 Some(
@@ -74,7 +74,7 @@ fn nothing() -> String {
     "no progress is stored: the dataflow has not committed yet\n".to_owned()
 }
 
-/// The explanation of the columns.
+/// The explanation of the columns, which is printed below the table.
 const LEGEND: &str = "\
 F          final until: every window that ends by then is final, and its results are committed
 R          restart offset: the first record that may count in an open window; the next run starts reading here
@@ -109,7 +109,8 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
             "watermark at R",
         ]);
     let ends = log.high_watermarks(&topics.reactions(), END_TIMEOUT);
-    // If the topic was deleted, `reset` helps. The table is shown without ends.
+    // If the end offsets cannot be requested, the table is shown without them. The topic may have been deleted, which a
+    // user can fix by `reset`.
     let ends = ends.unwrap_or_else(|error| {
         tracing::debug!(%error, "no ends");
         Vec::new()
@@ -131,7 +132,8 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
     Ok(format!("{headline}\n{committed}{unwritten}{table}\n\n"))
 }
 
-/// Returns a sentence about totals that are not complete, if there are any.
+/// Returns a sentence about rooms whose totals records do not contain all finals yet; `None` if there are no such
+/// rooms.
 fn unwritten(progress: &Progress) -> Option<String> {
     let since = progress.unwritten.since?;
     Some(format!(
@@ -183,7 +185,7 @@ fn headline(progress: &Progress, now_ms: u64) -> String {
     }
 }
 
-/// Formats an age in its greatest unit.
+/// Formats an age in whole units of the greatest unit that it has at least two of; a shorter age is in seconds.
 fn age(ms: u64) -> String {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min")];
     let fits = units.iter().find(|(unit, _)| ms >= 2 * unit);

@@ -1,7 +1,7 @@
-//! Tables that fit the terminal. They are printed in pages, because a followed topic has no end.
+//! A table that is not wider than the terminal. It is printed in pages, because a topic that is followed has no end.
 //!
-//! Invariant: columns keep their position from page to page. The header is repeated after [`HEAD_ROWS`] rows, and not
-//! with each page, which may be a single row with `--follow`.
+//! Invariant: columns keep their position from page to page, as long as no wider cell comes. The header is repeated
+//! after [`HEAD_ROWS`] rows and not on each page: with `--follow` a page may have a single row.
 
 use comfy_table::{
     CellAlignment, ColumnConstraint::LowerBoundary, ContentArrangement, Width, presets,
@@ -9,23 +9,23 @@ use comfy_table::{
 
 use super::{Topic, decode::columns};
 
-/// Maximum rows of a page.
+/// Maximum number of rows of a page.
 const PAGE_ROWS: usize = 200;
-/// Rows after which the header is repeated: about a screen.
+/// Number of rows after which the header is repeated: about the height of a terminal.
 const HEAD_ROWS: usize = 40;
-/// The first columns (partition and offset) are numbers, which are aligned to the right.
+/// Number of columns that contain numbers, which are aligned to the right: partition and offset.
 const NUMBERS: usize = 2;
 
-/// Characters around the content of a cell.
+/// Number of blank characters around the content of a cell.
 const PADDING: u16 = 2;
-/// Minimum characters of the last column, the counts.
+/// Minimum width of the last column, which contains the counts, in characters.
 const LAST_COLUMNS: u16 = 16;
 
 /// A table that is printed in pages.
 pub(super) struct Table {
     topic: Topic,
     rows: Vec<Vec<String>>,
-    /// Rows since the last header; `None` before the first.
+    /// Number of rows since the last header; `None` before the first header.
     under_head: Option<usize>,
     /// Greatest width of each column so far.
     widths: Vec<u16>,
@@ -41,7 +41,7 @@ impl Table {
         }
     }
 
-    /// Adds a row. Returns a page if it is full.
+    /// Adds a row. Returns the text of a page if the page is full now.
     pub(super) fn add(&mut self, row: Vec<String>) -> Option<String> {
         self.rows.push(row);
         match self.rows.len() >= PAGE_ROWS {
@@ -50,7 +50,7 @@ impl Table {
         }
     }
 
-    /// Returns the rows since the last page.
+    /// Returns the text of a page with all rows since the last page; `None` if there are none.
     pub(super) fn page(&mut self) -> Option<String> {
         if self.rows.is_empty() {
             return None;
@@ -74,7 +74,7 @@ impl Table {
         Some(format!("{table}\n"))
     }
 
-    /// Sets the width of each column to its greatest so far; the last column gets the rest.
+    /// Sets the width of each column to the greatest width that it had so far. The last column gets the rest.
     fn align(&mut self, table: &mut comfy_table::Table) {
         let now = table.column_max_content_widths();
         self.widths.resize(now.len(), 0);
@@ -82,7 +82,7 @@ impl Table {
             *width = now.max(*width);
         }
         let last = self.widths.len().saturating_sub(1);
-        // On a terminal that is too narrow for these widths the table chooses where cells wrap.
+        // On a terminal that is too narrow for these widths no width is set, and comfy-table decides where cells wrap.
         let fixed: u16 = self.widths[..last]
             .iter()
             .map(|width| width + PADDING)

@@ -1,12 +1,13 @@
-//! Collects the finals of the load's rooms while it runs.
+//! Collects the finals of the rooms while the load runs.
 //!
 //! ```text
 //!   windows  │ before │  ⏮️ first  │ the load's own, counted … │ ⏭️ last │
 //! ```
 //!
-//! The rooms may have finals of earlier loads. So one reaction, the first mark, is sent to each room, and the load begins
-//! once the window of this mark is final: later windows contain only this load, and other clients that react there. When
-//! the window of the last mark is final, all windows are.
+//! The rooms may have finals of earlier loads. So one reaction, the first mark, is sent to each room, and the load
+//! begins once the window of this mark is final. Later windows contain only reactions of this load, and of other
+//! clients that react in the room. At the end a last mark is sent. When the window of the last mark is final, all
+//! windows of the load are final.
 
 #![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
 
@@ -27,30 +28,33 @@ use crate::{
     exit::{Exit, Failure},
 };
 
-/// The first mark of every room: the load begins once its window is final.
+/// The first mark, which is sent to every room. The load begins once its window is final.
 const FIRST: &str = "⏮️";
-/// The last mark of every room: once its window is final, all windows before it are, too.
+/// The last mark, which is sent to every room. Once its window is final, all windows before it are final, too.
 const LAST: &str = "⏭️";
-/// Emojis that are not part of the workload, so they are not counted. Pages and `subscribe` do not let them rise. They are
-/// buttons of a player, with which people do not react, since an emoji of a fan must rise.
+/// The emojis that a load sends in addition to its workload, and does not count. Pages and `subscribe` do not let them
+/// rise. The emojis that people send must rise, so these are symbols of a media player, which people do not use as
+/// reactions.
 pub(in crate::commands) const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
-/// Timeout of the first and of the last window: its length, the lateness, and one or two restarts of the server.
+/// Timeout for the final of the first and of the last window. It includes the length of the window, the lateness, and
+/// one or two restarts of the server.
 const WINDOW_LIMIT: Duration = Duration::from_secs(60);
-/// Timeout of the first connections.
+/// Timeout for the first connection of all rooms.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Pause before a mark is sent again.
+/// Time after a failed attempt until a mark is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// The counts of the finals of a room.
+/// The sums of the counts in the finals of a room.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted {
-    /// Counts of all windows after the first, without the marks.
+    /// The counts of all windows after the window of the first mark, without the marks.
     pub(super) counts: HashMap<Emoji, u64>,
-    /// The ids of the finals of each window; more than one id is a fault.
+    /// The ids of the finals of each window. More than one id is an error of the server.
     pub(super) windows: BTreeMap<Window, Vec<ResultId>>,
-    /// Counts outside the top 20, which are not of this load.
+    /// The number of reactions whose emojis are not in the top 20 of a final. Other clients sent them, because the load
+    /// uses fewer emojis.
     pub(super) others: u64,
-    /// Whether finals were missed.
+    /// Whether the server has reported that finals were missed.
     pub(super) gap: bool,
     /// Whether the final of the last mark was received.
     pub(super) complete: bool,
@@ -96,19 +100,19 @@ impl Counted {
     }
 }
 
-/// The collectors of all rooms.
+/// The tasks that collect the finals, one for each room, and the deadline at which they end.
 pub(super) struct Finals {
     rooms: Vec<(Room, JoinHandle<Counted>)>,
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// Notifications of a collector: it is connected, and the first window is final.
+/// The channels by which a collector notifies that it is connected, and that the first window is final.
 struct CollectorProgress {
     connected: Option<oneshot::Sender<()>>,
     begun: Option<oneshot::Sender<()>>,
 }
 
-/// Subscribes to every room, and returns once the first window of all of them is final.
+/// Subscribes to every room, and returns once the first window of every room is final.
 pub(super) async fn follow(
     server: &Endpoint,
     rooms: &[Room],
@@ -147,7 +151,7 @@ pub(super) async fn follow(
     })
 }
 
-/// Whether all receivers are notified within `limit`.
+/// Waits until all receivers are notified. Returns false if this takes longer than `limit`, or if a sender is dropped.
 async fn all(receivers: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
     let each = async {
         for receiver in receivers {
@@ -161,14 +165,16 @@ async fn all(receivers: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
 }
 
 impl Finals {
-    /// Sends the last mark to every room, and waits until the windows of all of them are final.
+    /// Sends the last mark to every room, and waits until its window is final in every room, at most for
+    /// [`WINDOW_LIMIT`].
     pub(super) async fn after_the_last_window(
         self,
         poster: &Connections,
     ) -> HashMap<Room, Counted> {
         let deadline = Instant::now() + WINDOW_LIMIT;
         let rooms: Vec<Room> = self.rooms.iter().map(|(room, _)| room.clone()).collect();
-        // If this fails, the rooms do not complete, and the verdict reports that.
+        // An error is ignored here: without the last mark the rooms do not become complete, and the verdict reports
+        // that.
         let _ = mark(poster, &rooms, LAST, deadline).await;
         let _ = self.deadline.send(Some(deadline));
         let mut counted = HashMap::new();
@@ -182,8 +188,8 @@ impl Finals {
     }
 }
 
-/// Stores a mark in every room. Retries until `deadline`, since the server may be restarting; a mark that is stored twice
-/// does no harm.
+/// Sends a mark to every room, and waits until the log has stored it. Retries until `deadline`, since the server may be
+/// restarting. A mark may be stored twice, because marks are not counted.
 async fn mark(
     poster: &Connections,
     rooms: &[Room],

@@ -12,20 +12,20 @@ use crate::{
     exit::Failure,
 };
 
-/// Maximum reactions of an array: an ingest accepts no more (README.md, "Send reactions").
+/// Maximum number of reactions in one request. An ingest accepts no more (README.md, "Send reactions").
 const MOST_BATCHED: u64 = 1000;
-/// Maximum rooms with `--verify`, since each needs a WebSocket.
+/// Maximum number of rooms with `--verify`, which opens a WebSocket for each room.
 const MOST_VERIFIED: u64 = 1000;
-/// Maximum of `--zipf`: with greater exponents only the first is chosen.
+/// Maximum of `--zipf`. With greater exponents nearly every choice would be the first one.
 const LARGEST_EXPONENT: f64 = 10.0;
-/// Default of `--room`: the room that the page opens.
+/// Default of `--room`: the room that the web page opens by default.
 const USUAL_ROOM: &str = "default";
 /// Default of `--users`.
 const USUAL_USERS: u64 = 1000;
-/// Port of the default of `--metrics-url`.
+/// Port in the default of `--metrics-url`.
 const ADMIN_PORT: u16 = 9464;
-/// Default of `--room` with `--verify`: reactions of other users would look like doubled ones, and no user opens this
-/// room by default.
+/// Default of `--room` with `--verify`. It is a room that no page opens by default, because reactions of other users
+/// would be reported as doubled ones.
 const VERIFIED_ROOM: &str = "rehearsal";
 
 #[derive(Debug, Args)]
@@ -35,54 +35,55 @@ pub(crate) struct Flags {
     url: Server,
     #[command(flatten)]
     access: AccessFlags,
-    /// Rate of reactions, for example 5000/s
+    /// Rate at which reactions are sent, for example 5000/s
     #[arg(long, default_value = "100/s")]
     pub(super) rate: Rate,
-    /// Duration of the load
+    /// Time for which reactions are sent
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(super) duration: Duration,
-    /// Multiplies the rate for some time: 10x@30s begins after 30 s and lasts 10 s, 10x@30s+5s lasts 5 s; several
+    /// Multiply the rate for some time: 10x@30s begins after 30 s and lasts 10 s, 10x@30s+5s lasts 5 s; several
     /// separated by commas
     #[arg(long, value_name = "FACTORx@START[+LENGTH]", value_delimiter = ',')]
     spike: Vec<Spike>,
-    /// Number of users; with --token-file the users are those of its tokens [default: 1000]
+    /// Number of users who react; with --token-file the users are those of its tokens [default: 1000]
     #[arg(long, value_parser = Ranged::<u64>::new().range(1..))]
     users: Option<u64>,
-    /// Number of rooms: 1 is --room itself, more are ROOM-1 to ROOM-N
+    /// Number of rooms. One room has the name ROOM (see --room), several have the names ROOM-1 to ROOM-N
     #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=10_000))]
     rooms: u64,
-    /// The room, or the prefix of several [default: default; with --verify rehearsal]
+    /// Name of the room, or prefix of the names of several rooms [default: default; with --verify rehearsal]
     #[arg(long)]
     room: Option<Room>,
-    /// Exponent of Zipf's law for emojis, rooms and users: the kth is k^S times less frequent; 0 is a uniform distribution
+    /// Exponent S of Zipf's law for emojis, rooms and users: the kth is chosen k^S times less often than the first; 0
+    /// gives all the same probability
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = exponent,
         allow_negative_numbers = true)]
     pub(super) zipf: f64,
-    /// Reactions per request; more than 1 are sent as an array
+    /// Number of reactions per request; if there are several, they are sent as an array
     #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=MOST_BATCHED))]
     pub(super) batch: u64,
-    /// Maximum connections; they are opened when they are needed
+    /// Maximum number of connections; they are opened when they are needed
     #[arg(long, value_name = "N", default_value_t = 4096,
         value_parser = Ranged::<u64>::new().range(1..=60_000))]
     pub(super) connections: u64,
-    /// Request responses only once the log has the reactions (?wait=stored)
+    /// Request that ingest responds only when the log has stored the reactions (?wait=stored)
     #[arg(long)]
     pub(super) stored: bool,
-    /// Compare the finals with the accepted reactions: lost, doubled, late; exits with 1 on a difference. No other client
-    /// may react in the rooms at the same time
+    /// Compare the finals with the accepted reactions, report lost, doubled and late ones, and exit with 1 on a
+    /// difference. No other client may react in the rooms at the same time
     #[arg(long)]
     pub(super) verify: bool,
-    /// Rate of single reactions whose time to the screen is measured, or off
+    /// Rate of single reactions that measure the time until a subscriber receives them, or off
     #[arg(long, value_name = "RATE|off", default_value = "1/s", value_parser = probe_rate)]
     pub(super) probe: ProbeRate,
-    /// Address of a publisher or relay [default: --url]
+    /// Address of a publisher or relay whose results are read [default: --url]
     #[arg(long, value_name = "URL")]
     subscribe_url: Option<Server>,
-    /// Admin addresses of the dataflow's processes, whose metrics distinguish late reactions from lost ones; several
+    /// Admin addresses of the dataflow's processes; their metrics distinguish late reactions from lost ones. Several
     /// separated by commas [default: port 9464 of --url]
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     metrics_url: Vec<Server>,
-    /// Seed of the random choices, to repeat an earlier load
+    /// Seed of the random choices; the same seed repeats the requests of an earlier load
     #[arg(long)]
     seed: Option<u64>,
     /// Print one JSON object at the end instead of text
@@ -90,7 +91,7 @@ pub(crate) struct Flags {
     pub(super) json: bool,
 }
 
-/// The rate of the probe; `None` for `off`.
+/// The rate of the reactions of the probe; `None` for `off`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProbeRate(pub(super) Option<Rate>);
 
@@ -112,9 +113,9 @@ fn exponent(text: &str) -> Result<f64, String> {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) flags: Flags,
-    /// The server that reactions are sent to.
+    /// The server to which reactions are sent.
     pub(super) ingest: Endpoint,
-    /// The server of subscriptions, if `--subscribe-url` is set.
+    /// The server for subscriptions; `None` if `--subscribe-url` is not set.
     pub(super) screens: Option<Endpoint>,
     /// The admin addresses of the dataflow's processes.
     pub(super) metrics: Vec<Endpoint>,

@@ -1,4 +1,4 @@
-//! The number of reactions that the dataflow has rejected as late, read from its metrics.
+//! Reads from the metrics of the dataflow how many reactions it has rejected as late.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use crate::client::{Answer, Connections, Endpoint};
 const METRIC: &str = "emostream_dataflow_late_total";
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// The counters of all processes of the dataflow. If one cannot be read, late reactions count as lost.
+/// A reader of the metrics of all processes of the dataflow. If one of them cannot be read, the number of late
+/// reactions is unknown, and late reactions count as lost.
 pub(super) struct Counter(Vec<Connections>);
 
 impl Counter {
-    /// Creates a reader of the metrics at `processes`.
+    /// Creates a reader of the metrics at the admin addresses `processes`.
     pub(super) fn new(processes: &[Endpoint]) -> Self {
         let poster = |process: &Endpoint| Connections::new(process.clone(), 1, LIMIT);
         Self(processes.iter().map(poster).collect())
@@ -30,7 +31,8 @@ impl Counter {
         Some(late)
     }
 
-    /// Returns the number since `before`. A restarted dataflow counts from 0.
+    /// Returns the number of late reactions since the count was `before`; `None` if it is unknown. If the count is
+    /// lower now, the dataflow was restarted and has counted from 0.
     pub(super) async fn since(&self, before: Option<u64>) -> Option<u64> {
         let (now, before) = (self.read().await?, before?);
         Some(now.checked_sub(before).unwrap_or(now))

@@ -1,6 +1,7 @@
-//! Counts of the sent reactions and their outcomes, by room and emoji.
+//! Counts the sent reactions by outcome, room and emoji.
 //!
-//! Invariant: a reaction without a response counts as unknown, never as accepted or lost.
+//! Invariant: if a request may have reached the server but got no response, its reactions count as unknown, never as
+//! accepted or lost.
 
 use std::{
     collections::BTreeMap,
@@ -16,39 +17,39 @@ use serde::Deserialize;
 use super::workload::{self, Kind};
 use crate::client::{Answer, problem};
 
-/// Maximum latency of the histogram: a minute, which is longer than every timeout.
+/// Maximum latency that the histogram can record, microseconds: a minute, which is longer than every timeout.
 const LONGEST_US: u64 = 60_000_000;
 
-/// The counts that finals must have for a room and emoji: `accepted` or more, and at most `accepted + unknown`.
+/// The bounds for the count of a room and emoji in the finals: at least `accepted`, and at most `accepted + unknown`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) accepted: u64,
     pub(super) unknown: u64,
 }
 
-/// Requests with the same outcome.
+/// The requests with the same outcome, for example the same status.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answered {
     pub(super) requests: u64,
-    /// The reason in the first response, if it is an error.
+    /// The reason in the first of the responses; `None` if it is not an error or has no reason.
     pub(super) why: Option<String>,
 }
 
-/// All requests and reactions that were sent.
+/// The counts of all requests and reactions that were sent.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) expected: BTreeMap<(Room, Emoji), Expected>,
     pub(super) answers: BTreeMap<String, Answered>,
-    /// Requests without a response: no connection, or it broke.
+    /// Number of requests without a response: no connection could be opened, or the connection broke.
     pub(super) broken: u64,
-    /// Requests that this server would refuse again: a client error other than 408 and 429.
+    /// Number of requests that the server would refuse again: the response was a client error other than 408 and 429.
     pub(super) hopeless: u64,
     /// Time from the scheduled start of a request to its response, microseconds.
     pub(super) latency_us: Histogram<u64>,
 }
 
 impl Sent {
-    /// Returns the sums of accepted and unknown reactions.
+    /// Returns the sums of accepted and unknown reactions over all rooms and emojis.
     pub(super) fn reactions(&self) -> Expected {
         let mut sum = Expected::default();
         for expected in self.expected.values() {
@@ -71,17 +72,17 @@ impl Default for Sent {
     }
 }
 
-/// Returns a histogram of latencies in microseconds, with three significant digits.
+/// Creates an empty histogram of latencies in microseconds, with three significant digits.
 pub(super) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order")
 }
 
-/// Records a latency.
+/// Records a latency in a histogram.
 pub(super) fn record(latencies_us: &mut Histogram<u64>, latency: Duration) {
     latencies_us.saturating_record(latency.as_micros().max(1) as u64);
 }
 
-/// The counts, shared by the requests in flight.
+/// The counts that all requests in flight update.
 #[derive(Debug)]
 pub(super) struct Ledger {
     rooms: Vec<Room>,
@@ -90,7 +91,7 @@ pub(super) struct Ledger {
 
 #[derive(Debug)]
 struct Booked {
-    /// Indexed by [`Kind`].
+    /// The counts of accepted and unknown reactions, indexed by [`Kind`].
     expected: Vec<Expected>,
     sent: Sent,
 }
@@ -134,7 +135,8 @@ impl Ledger {
             let expected = &mut expected[*kind as usize];
             match answer {
                 Answer::Status(status, _) if status.is_success() => expected.accepted += 1,
-                // After a server error the reactions may still reach the log, unless the response excludes that.
+                // After a server error the log may still store the reactions, so their outcome is unknown, unless the
+                // response excludes that.
                 Answer::Status(status, body) if status.is_server_error() && !kept_nothing(body) => {
                     expected.unknown += 1;
                 }
@@ -144,7 +146,7 @@ impl Ledger {
         }
     }
 
-    /// Whether there were responses, and every one is an error that a retry would repeat.
+    /// Whether there were responses, and each of them is an error that a retry would repeat.
     pub(super) fn is_hopeless(&self) -> bool {
         let booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
         let requests: u64 = booked.sent.answers.values().map(|of| of.requests).sum();
@@ -185,19 +187,20 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
     }
 }
 
-/// Whether the same request would fail again: a client error, except those for slow (408) and fast (429) clients.
+/// Whether the same request would fail again: the response is a client error. 408 (the request was too slow) and 429
+/// (too many requests) do not count.
 fn is_hopeless(answer: &Answer) -> bool {
     let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
     matches!(answer, Answer::Status(status, _) if status.is_client_error() && !passing.contains(status))
 }
 
-/// Whether an error response says that nothing of the request was kept. If the log became unreachable while a request
-/// waited, the ingest cannot know that, and its response does not say so.
+/// Whether an error response reports that none of the request's reactions was kept. If the log became unreachable while
+/// a request waited, ingest cannot know whether they were kept, and its response does not contain `nothing was kept`.
 fn kept_nothing(body: &[u8]) -> bool {
     problem::sentence(body).is_some_and(|sentence| sentence.contains("nothing was kept"))
 }
 
-/// Returns the indices of the entries of an array that the server rejected.
+/// Returns the indices of the reactions in an array that the server rejected.
 fn rejected(answer: &Answer) -> Vec<usize> {
     let Answer::Status(StatusCode::MULTI_STATUS, body) = answer else {
         return Vec::new();

@@ -7,9 +7,9 @@
 //!  probe: one reaction at a time in the most frequent room, until a frame shows it
 //! ```
 //!
-//! Open loop: requests are sent at their scheduled times, also while the server is slow, and a latency is measured from
-//! the scheduled time (no coordinated omission). The generator uses one thread, so that it needs at most one core of a
-//! machine that also runs the server.
+//! Open loop: requests are sent at their scheduled times, even while the server is slow. A latency is measured from the
+//! scheduled time, so that it includes the time for which a request waited (no coordinated omission). The generator
+//! uses one thread, so that it needs at most one core of a machine that also runs the server.
 
 mod finals;
 mod flags;
@@ -49,15 +49,16 @@ use crate::{
     signal::Signals,
 };
 
-/// Timeout of a response: longer than ingest's own timeout for `?wait=stored`.
+/// Timeout of a response, which is longer than the timeout of ingest for `?wait=stored`.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// Timeout of the first response, so that a wrong address is reported soon.
+/// Timeout of the first response. It is short, so that a wrong address is reported soon.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
-/// Maximum connections of the probe and the marks.
+/// Maximum number of connections for the reactions of the probe and for the marks.
 const FEW: usize = 2;
-/// Interval of the check whether any reaction is accepted.
+/// Interval of the check whether the server accepts any reaction.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Default of ingest's `--flush`. A killed ingest loses the reactions that it has acknowledged by 202 and not flushed.
+/// Default of ingest's `--flush`. If ingest is killed, it loses the reactions that it has acknowledged by 202 and not
+/// flushed yet.
 const FLUSH: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
@@ -84,7 +85,7 @@ async fn run_load(settings: Settings, mut signals: Signals) -> Result<(), Failur
         &settings.spikes,
     );
     let in_a_flush = plan.peak_per_second() * flags.batch as f64 * FLUSH.as_secs_f64();
-    // From here on an interrupted load still prints its report.
+    // From here on a signal does not end the process, so that an interrupted load still prints its report.
     signals.take_over();
     let (sent, mut report) =
         send_requests(&settings, plan, screens.as_ref(), &poster, &mut signals).await;
@@ -119,7 +120,7 @@ async fn run_load(settings: Settings, mut signals: Signals) -> Result<(), Failur
     }
 }
 
-/// Prints text, unless `--json` is set.
+/// Prints the text, unless `--json` is set.
 fn say(settings: &Settings, text: &str) -> Result<(), Failure> {
     match settings.flags.json {
         true => Ok(()),
@@ -127,7 +128,8 @@ fn say(settings: &Settings, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Returns the server of subscriptions, if `--verify` or the probe needs one. Fails if `--url` is not reachable.
+/// Returns the server for subscriptions if `--verify` or the probe needs one, otherwise `None`. Returns an error if
+/// `--url` is not reachable.
 async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
     let flags = &settings.flags;
     let reach = |server: &Endpoint| Connections::new(server.clone(), 1, REACH_LIMIT);
@@ -164,7 +166,7 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
     Ok(None)
 }
 
-/// Returns the line that names the rooms, with the URL of the page.
+/// Returns the line that names the rooms, with the URL of the web page for the first one.
 fn rooms_to_open(settings: &Settings, screens: Option<&Endpoint>) -> String {
     let room = &settings.rooms[0];
     let first = match screens {
@@ -193,7 +195,7 @@ async fn finals(
     }
 }
 
-/// Sends all requests, until a signal or until it is clear that none is accepted.
+/// Sends all requests. Ends early at a signal, or if it is clear that the server accepts no request.
 async fn send_requests(
     settings: &Settings,
     plan: Schedule,
@@ -265,14 +267,15 @@ async fn send_requests(
     (sent, report)
 }
 
-/// Returns once every response so far is a lasting client error, as from a wrong role or port.
+/// Returns when every response so far is a client error that a retry would repeat, for example because `--url` names
+/// the wrong service or port.
 async fn until_hopeless(ledger: &Ledger) {
     while !ledger.is_hopeless() {
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// Returns a progress bar, which is drawn on a terminal only.
+/// Returns a progress bar. It is drawn only on a terminal.
 fn progress_bar(posts: u64) -> ProgressBar {
     let template = "{bar:30} {human_pos} of {human_len} requests  {rate}  {eta} left";
     let style =
@@ -280,7 +283,7 @@ fn progress_bar(posts: u64) -> ProgressBar {
     let style = style.with_key(
         "rate",
         |state: &ProgressState, text: &mut dyn fmt::Write| {
-            // An error of the bar should not end the load.
+            // An error is ignored, because an error of the progress bar must not end the load.
             let _ = write!(text, "{}/s", HumanCount(state.per_sec().round() as u64));
         },
     );

@@ -1,9 +1,9 @@
-//! The probe measures the time from a reaction to the screen of a subscriber.
+//! The probe measures the time from sending a reaction until a subscriber receives a frame that contains it.
 //!
-//! It sends one reaction at a time, at random times, to the most frequent room, with an emoji that no other client sends
-//! there. The latency is the time from before the POST until a live or a final frame over a WebSocket shows the reaction.
-//! The longest pause between such frames is measured, too: a server that was unavailable for seconds delays one try in a
-//! hundred, which no percentile shows.
+//! The probe sends one reaction at a time, at random times, to the most frequent room, with an emoji that no other
+//! client sends there. The latency is the time from before the POST until a live or a final frame over a WebSocket
+//! shows the reaction. The probe also measures the longest pause between such frames: if the server was unavailable for
+//! seconds, this delays only a few reactions of the probe, which no percentile shows.
 
 #![allow(clippy::disallowed_methods, reason = "measures latencies")]
 
@@ -27,7 +27,7 @@ use crate::{
 
 /// The emoji of the probe. It is not part of the workload or of the verdict.
 pub(super) const PROBE: &str = "⏱️";
-/// A reaction that no frame shows within this time counts as missed.
+/// Time within which a frame must show a reaction; otherwise the reaction counts as missed.
 const SHOWN_LIMIT: Duration = Duration::from_secs(15);
 /// Timeout of the first connection.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -41,13 +41,13 @@ pub(super) struct Probe {
 /// The measurements of a probe.
 #[derive(Debug)]
 pub(super) struct Probed {
-    /// Time from the POST to the frame, microseconds.
+    /// The time from before the POST until the frame that shows the reaction, microseconds.
     pub(super) shown_us: Histogram<u64>,
-    /// Reactions that were accepted, but shown by no frame in time.
+    /// Number of reactions that were accepted, but that no frame showed in time.
     pub(super) missed: u64,
-    /// Reactions that were not accepted, so not measured.
+    /// Number of reactions that were not accepted, so that they were not measured.
     pub(super) unsent: u64,
-    /// The longest time between two tallies.
+    /// The longest time between two tallies that the probe received.
     pub(super) longest_pause: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Probe {
         Self { stop, task }
     }
 
-    /// Waits for the reaction in flight, and returns the measurements.
+    /// Waits for the reaction in flight, stops the probe, and returns the measurements.
     pub(super) async fn finish(self) -> Probed {
         let _ = self.stop.send(true);
         match self.task.await {
@@ -74,7 +74,8 @@ impl Probe {
     }
 }
 
-/// The state of a screen: the probe's count in each window, where a final replaces live tallies.
+/// The counts of the probe's emoji that the subscriber has received, for each window. The greatest count of a window is
+/// kept.
 #[derive(Debug)]
 struct Screen {
     windows: BTreeMap<Window, u64>,
@@ -91,7 +92,7 @@ impl Screen {
         }
     }
 
-    /// Records that the screen changes, or is closed, at `now`.
+    /// Records the pause since the last tally, when a tally is received or the probe ends at `now`.
     fn change(&mut self, now: Instant) {
         let pause = now.saturating_duration_since(self.changed_at);
         self.longest_pause = self.longest_pause.max(pause);
@@ -128,14 +129,15 @@ async fn measure(
         unsent: 0,
         longest_pause: Duration::ZERO,
     };
-    // Waits for `hello`, so that the connection exists before the first reaction is sent.
+    // The probe waits for `hello`, so that the connection exists before the first reaction is sent.
     let _ = tokio::time::timeout(HELLO_LIMIT, room.next()).await;
     let mut screen = Screen::new(Instant::now());
     let user = poster.user("probe");
     let body = json!({"user_id": user, "emoji_type": PROBE, "room": name}).to_string();
     let mut planned = Instant::now();
     loop {
-        // A random time in every period: a fixed interval would always hit the same part of a window.
+        // A reaction is sent at a random time in every period. With a fixed interval it would always be sent in the
+        // same part of a window.
         let within = rand::random::<f64>() / rate.per_second;
         let due = planned.max(Instant::now()) + Duration::from_secs_f64(within);
         planned += Duration::from_secs_f64(1.0 / rate.per_second);
@@ -151,7 +153,7 @@ async fn measure(
         let (expected, sent_at) = (screen.total() + 1, Instant::now());
         let answer = tokio::select! {
             answer = poster.post("/v1/reactions", body.clone().into()) => answer,
-            // Frames are applied also while the response is awaited.
+            // Frames are also applied while the probe waits for the response.
             never = watch(&mut room, &mut screen) => match never {},
         };
         if !matches!(answer, Answer::Status(status, _) if status.is_success()) {
@@ -165,12 +167,12 @@ async fn measure(
     }
 }
 
-/// Applies frames to the screen until `until`.
+/// Applies the received frames to `screen` until the time `until`.
 async fn watch_until(room: &mut Subscription, screen: &mut Screen, until: Instant) {
     let _ = tokio::time::timeout_at(until.into(), watch(room, screen)).await;
 }
 
-/// Applies frames to the screen until the future is dropped.
+/// Applies the received frames to `screen` until this future is dropped.
 async fn watch(room: &mut Subscription, screen: &mut Screen) -> Infallible {
     while let Ok(event) = room.next().await {
         if let News::Frame { frame, .. } = event {

@@ -1,4 +1,5 @@
-//! The summary of a run, as text or as one JSON object. The verdict is printed separately, because it comes later.
+//! The summary of a run, as text or as one JSON object. As text, the verdict is printed separately, because it is known
+//! later.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -16,10 +17,11 @@ use super::{
 };
 use crate::{client::Opened, output};
 
-/// If one request in a hundred is sent later than this, the figures measure this machine and not the server.
+/// Delay of the generator in milliseconds above which a warning is printed. If one request in a hundred is sent later
+/// than this, the figures measure this machine and not the server.
 const TOO_LATE_MS: f64 = 25.0;
 
-/// The summary of a run. Its fields are those of `--json`.
+/// The summary of a run. Its fields are the fields of the JSON object that `--json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     url: String,
@@ -35,12 +37,12 @@ pub(super) struct Report {
     stored: bool,
     seed: u64,
     interrupted: bool,
-    /// Whether it ended early, because no reaction would be accepted.
+    /// Whether the run ended early because the server accepted no reaction.
     given_up: bool,
     reactions: Reactions,
     requests: Requests,
     answer_ms: Option<Latency>,
-    /// The delay of requests that this machine caused.
+    /// The delay of requests that this machine caused, not the server.
     own_delay_ms: Option<Latency>,
     connections: Opened,
     to_screen: Option<ToScreen>,
@@ -59,7 +61,7 @@ struct Requests {
     planned: u64,
     sent: u64,
     answers: BTreeMap<String, u64>,
-    /// The reason in the first response of each kind of error.
+    /// The reason in the first response of each outcome that is an error.
     why: BTreeMap<String, String>,
 }
 
@@ -76,7 +78,7 @@ struct Latency {
 #[derive(Debug, Serialize)]
 struct ToScreen {
     latency_ms: Option<Latency>,
-    /// Number of measured tries.
+    /// Number of reactions of the probe that a frame showed.
     shown: u64,
     never_shown: u64,
     not_accepted: u64,
@@ -145,17 +147,17 @@ impl Report {
         self.interrupted = true;
     }
 
-    /// Records that the run ended because no reaction would be accepted.
+    /// Records that the run ended early because the server accepted no reaction.
     pub(super) fn given_up(&mut self) {
         self.given_up = true;
     }
 
-    /// Adds the verdict.
+    /// Adds the verdict to the summary.
     pub(super) fn verified(&mut self, verdict: Verdict) {
         self.verify = Some(verdict);
     }
 
-    /// Returns the numbers of the responses, with the reasons of errors.
+    /// Returns the number of requests with each outcome, with the reasons of errors.
     fn answers(&self) -> String {
         let Requests { answers, why, .. } = &self.requests;
         let each = answers.iter().map(|(name, requests)| match why.get(name) {
@@ -180,7 +182,7 @@ impl Report {
             .map(|screen| screen.longest_pause_ms)
     }
 
-    /// Returns the error of the run, if it failed.
+    /// Returns the sentence of the error if the run failed: no reaction was accepted, or the finals do not match.
     pub(super) fn complaint(&self) -> Option<String> {
         if self.given_up || self.accepted_nothing() && self.requests.sent > 0 {
             let early = match self.given_up {
@@ -193,7 +195,7 @@ impl Report {
         inexact.then(|| "the finals do not match the accepted reactions".to_owned())
     }
 
-    /// Returns the result as a sentence, for a run without `--verify`.
+    /// Returns the result of a run without `--verify` as a sentence.
     pub(super) fn in_words(&self) -> String {
         let Reactions {
             accepted, unknown, ..
@@ -316,7 +318,7 @@ impl fmt::Display for ToScreen {
             ..
         } = self;
         if let Some(latency) = self.latency_ms {
-            // Few tries are above a high percentile, so the number of them is printed, too.
+            // A high percentile depends on only a few measurements, so their number is printed, too.
             let beyond = |share: f64| (*shown as f64 * share).ceil().max(1.0);
             let [p90, p99, p99_9] = [0.1, 0.01, 0.001].map(beyond);
             writeln!(

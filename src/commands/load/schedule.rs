@@ -1,8 +1,9 @@
-//! The times at which requests are due: at a constant rate except for spikes, independent of the server. Pure functions.
+//! Calculates the times at which requests are due. The rate is constant except for spikes, and does not depend on the
+//! server. All functions are pure.
 //!
 //! ```text
 //!   rate        ┌──────┐
-//!   ────────────┘      └──────────────   requests due before a moment: the area to its left
+//!   ────────────┘      └──────────────   requests due before a time t: the area to the left of t
 //!   piece 0     piece 1  piece 2
 //! ```
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use super::spike::Spike;
 
-/// The times at which requests are due.
+/// The schedule: the times at which requests are due.
 #[derive(Debug, Clone)]
 pub(super) struct Schedule {
     pieces: Vec<Piece>,
@@ -22,12 +23,12 @@ pub(super) struct Schedule {
 struct Piece {
     from_s: f64,
     per_second: f64,
-    /// Requests that are due before it; may be a fraction.
+    /// The number of requests that are due before this piece. It may have a fraction.
     before: f64,
 }
 
 impl Schedule {
-    /// Creates a schedule of at least one request. The spikes must be in order and not overlap.
+    /// Creates a schedule of at least one request. The spikes must be sorted and must not overlap.
     pub(super) fn new(per_second: f64, duration: Duration, spikes: &[Spike]) -> Self {
         let mut changes = vec![(Duration::ZERO, per_second)];
         for spike in spikes {
@@ -64,7 +65,7 @@ impl Schedule {
         rates.fold(0.0, f64::max)
     }
 
-    /// Returns the time from the start at which the nth request is due.
+    /// Returns the time from the start of the load to the time at which the nth request is due; `nth` counts from 0.
     pub(super) fn due(&self, nth: u64) -> Duration {
         let nth = nth as f64;
         let begun = self.pieces.partition_point(|piece| piece.before <= nth);
@@ -103,7 +104,7 @@ mod tests {
         assert_eq!(schedule.due(1200), SECOND * 3);
     }
 
-    /// The rate at a time, calculated directly from the flags.
+    /// Returns the rate at a time, which is calculated directly from the rate and the spikes.
     fn rate_at(per_second: f64, spikes: &[Spike], ms: u64) -> f64 {
         let at = Duration::from_millis(ms);
         let spike = spikes.iter().find(|s| s.at <= at && at < s.end());

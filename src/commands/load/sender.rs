@@ -1,8 +1,8 @@
-//! Sends each request at its scheduled time, or as soon afterwards as the limit on connections allows.
+//! Sends each request at its scheduled time. If all connections are in use, the request is sent as soon as one is idle.
 //!
-//! If a request waits for a connection, the server has not responded on the others: the wait is part of the latency. If a
-//! request is late although a connection is idle, this machine is busy: that delay is measured separately, otherwise a
-//! slow generator would look like a slow server.
+//! If a request waits for a connection, the server has not responded on the others, so the wait is part of the latency.
+//! If a request is late although a connection is idle, this machine is too busy. That delay is also measured
+//! separately; otherwise a slow generator would look like a slow server.
 
 #![allow(clippy::disallowed_methods, reason = "measures latencies")]
 
@@ -23,11 +23,11 @@ use super::{
 };
 use crate::client::{ApiRequest, Connections};
 
-/// How long after the end of the schedule delayed requests are still sent.
+/// Time after the end of the schedule in which delayed requests are still sent.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(15);
-/// After this many late requests in a row the task yields, so that responses are processed.
+/// Number of requests after which the task yields if it is late, so that responses are processed.
 const YIELD_EVERY: u64 = 16;
-/// The sender counts as on time below this delay: twice the resolution of tokio's timer.
+/// Delay up to which the sender counts as on time: twice the resolution of tokio's timer.
 const CAUGHT_UP: Duration = Duration::from_millis(2);
 
 /// Sends the requests of a schedule.
@@ -40,21 +40,22 @@ pub(super) struct Sender {
     bar: ProgressBar,
     sent: u64,
     own_delay_us: Histogram<u64>,
-    /// Each request in flight has a clone of the sender, so the receiver ends after the last response.
+    /// A channel to detect that no request is in flight. The task of each request has a clone of the channel's sender,
+    /// so the receiver ends after the last response.
     in_flight: (mpsc::Sender<()>, mpsc::Receiver<()>),
 }
 
 /// The result of a sender.
 #[derive(Debug)]
 pub(super) struct Performed {
-    /// Requests sent.
+    /// Number of requests that were sent.
     pub(super) sent: u64,
-    /// The delay of requests that this machine caused, microseconds.
+    /// The delays of requests that this machine caused and not the server, microseconds.
     pub(super) own_delay_us: Histogram<u64>,
 }
 
 impl Sender {
-    /// Creates a sender of POST requests to a path.
+    /// Creates a sender of POST requests to `path`.
     pub(super) fn new(
         plan: Schedule,
         workload: Workload,
@@ -75,7 +76,7 @@ impl Sender {
         }
     }
 
-    /// Sends all requests. Cancel safe: requests in flight continue.
+    /// Sends all requests. If this future is dropped, the requests in flight continue.
     pub(super) async fn send_all(&mut self) {
         let start = Instant::now();
         let last = start + self.plan.due(self.plan.posts()) + CATCH_UP_LIMIT;
@@ -117,11 +118,11 @@ impl Sender {
         }
     }
 
-    /// Waits for the responses of the requests in flight.
+    /// Waits until no request is in flight, and returns the result.
     pub(super) async fn answered(self) -> Performed {
         let (own, mut all) = self.in_flight;
         drop(own);
-        // No value is ever sent: `recv` returns once all clones of the sender are dropped.
+        // No value is sent over the channel: `recv` returns when all clones of its sender are dropped.
         let _ = all.recv().await;
         Performed {
             sent: self.sent,

@@ -1,15 +1,15 @@
-//! Spikes: times in which the rate is multiplied, as after a goal.
+//! Spikes: spans of time in which the rate is multiplied, as after a goal.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use crate::cli::parse;
 
-/// Default length of a spike: as long as reactions to a goal last.
+/// Default length of a spike. People react to a goal for about this time.
 const USUAL_LENGTH: Duration = Duration::from_secs(10);
-/// Maximum factor, which keeps every rate finite.
+/// Maximum factor of a spike, so that no rate is infinite.
 const LARGEST_FACTOR: f64 = 1e6;
 
-/// A spike, parsed from `10x@30s` or, with a length, `10x@30s+5s`.
+/// A spike, parsed from `10x@30s`, or with a length from `10x@30s+5s`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Spike {
     /// The factor by which the rate is multiplied.

@@ -1,4 +1,4 @@
-//! The verdict: compares the counts of finals with the accepted reactions. Pure functions.
+//! The verdict, which compares the counts of the finals with the accepted reactions. All functions are pure.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,17 +13,17 @@ use super::{
     ledger::{Expected, Sent},
 };
 
-/// Maximum differences that are printed.
+/// Maximum number of differences that are printed.
 const LISTED: usize = 10;
 
-/// Facts that explain a difference.
+/// Facts about the run that can explain a difference.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Circumstances {
-    /// Reactions that the dataflow rejected as late during the load, if known.
+    /// Number of reactions that the dataflow rejected as late during the load; `None` if it is unknown.
     pub(super) late: Option<u64>,
     /// Whether responses were sent only after the log had the reactions (`--stored`).
     pub(super) stored: bool,
-    /// Maximum reactions in one flush interval of ingest.
+    /// Maximum number of reactions that were sent in one flush interval of ingest.
     pub(super) in_a_flush: u64,
     /// The longest time between two tallies that the probe received; `None` without a probe.
     pub(super) longest_pause_ms: Option<f64>,
@@ -40,7 +40,7 @@ pub(super) struct Verdict {
     doubled: u64,
     late: Option<u64>,
     longest_pause_ms: Option<f64>,
-    /// Possible reasons of the differences, and what to do.
+    /// Possible reasons for the differences, and what the user can do.
     explanations: Vec<String>,
     details: Vec<String>,
 }
@@ -71,7 +71,8 @@ pub(super) fn compare(
             verdict.emoji(room, emoji, sent, counted);
         }
     }
-    // What the dataflow rejected as late is missing from the finals, but it is not lost.
+    // Reactions that the dataflow rejected as late are missing from the finals, but they are not lost, so they are
+    // subtracted.
     let late = verdict.late.unwrap_or(0).min(verdict.lost);
     verdict.late = verdict.late.map(|_| late);
     verdict.lost -= late;
@@ -126,7 +127,7 @@ impl Verdict {
         }
     }
 
-    /// Adds explanations. `broken` is the number of requests without a response.
+    /// Adds explanations of the differences. `broken` is the number of requests without a response.
     fn explain(&mut self, broken: u64, circumstances: Circumstances) {
         let mut because = |why: String| self.explanations.push(why);
         let Circumstances {
@@ -168,14 +169,14 @@ impl Verdict {
         }
     }
 
-    /// Whether every accepted reaction was counted exactly once. Late reactions make it false, too, but they are reported
-    /// as late and not as lost.
+    /// Whether every accepted reaction was counted exactly once. If reactions were late, this is false, too, although
+    /// they are reported as late and not as lost.
     pub(super) fn holds(&self) -> bool {
         self.exact
     }
 }
 
-/// Returns the sentence about the longest time between two tallies.
+/// Returns a sentence about the longest time between two tallies that the probe received.
 pub(super) fn longest_pause(pause_ms: f64) -> String {
     let seconds = pause_ms / 1000.0;
     format!("the longest pause on the screen was {seconds:.1} s")

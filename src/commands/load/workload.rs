@@ -1,5 +1,5 @@
-//! Generated reactions. Emojis, rooms and users are chosen by Zipf's law, so that a few of them are in most reactions, as
-//! with real events.
+//! Generates the reactions of a load. Emojis, rooms and users are chosen by Zipf's law, so that a few of them occur in
+//! most reactions, as in real events.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -11,31 +11,31 @@ use serde_json::json;
 use super::zipf::ZipfSampler;
 use crate::client::Token;
 
-/// The emojis, the most frequent first. Together with the marks of [`mod@super::finals`] and the probe's emoji they are
-/// fewer than the 20 that a frame lists.
+/// The emojis of the reactions, the most frequent first. With the marks of [`mod@super::finals`] and the probe's emoji,
+/// there are fewer than the 20 that a frame lists, so a frame lists all of them.
 const EMOJIS: [&str; 16] = [
     "🔥", "👏", "😂", "❤️", "😢", "🎉", "⚽", "😮", "😍", "👍", "🙌", "😡", "💪", "🤔", "😱", "💔",
 ];
 
-/// Returns the emojis of the reactions.
+/// Returns the emojis of the reactions, the most frequent first.
 pub(super) fn emojis() -> Vec<Emoji> {
     let known = |text: &&str| Emoji::from_text(text).ok();
     EMOJIS.iter().filter_map(known).collect()
 }
 
-/// A room and an emoji as one index: that of the room times the length of [`EMOJIS`], plus that of the emoji.
+/// A room and an emoji as one index: the index of the room times the length of [`EMOJIS`], plus the index of the emoji.
 pub(super) type Kind = u32;
 
 /// The users of the reactions.
 #[derive(Debug, Clone)]
 pub(super) enum Users {
-    /// This many users, with numbers as ids.
+    /// This number of users. Their ids are numbers.
     Numbered(u64),
-    /// The users of these tokens. A request has one token, so all its reactions have the same user.
+    /// The users of these tokens. A request has only one token, so all its reactions have the same user.
     Bearers(Arc<[Token]>),
 }
 
-/// A generator of requests.
+/// A generator of requests with random reactions.
 #[derive(Debug, Clone)]
 pub(super) struct Workload {
     rooms: Vec<Room>,
@@ -48,7 +48,8 @@ pub(super) struct Workload {
 }
 
 impl Workload {
-    /// Creates a generator. `zipf` is the exponent of Zipf's law. The same seed gives the same requests.
+    /// Creates a generator. `zipf` is the exponent of Zipf's law. With the same seed, a generator creates the same
+    /// requests.
     pub(super) fn new(rooms: Vec<Room>, users: Users, batch: usize, zipf: f64, seed: u64) -> Self {
         let (users, tokens) = match users {
             Users::Numbered(users) => (users, Vec::new().into()),
@@ -68,7 +69,7 @@ impl Workload {
     /// Returns the reactions, the body and the token of the next request.
     pub(super) fn next(&mut self) -> (Vec<Kind>, Bytes, Option<Token>) {
         let bearer = self.bearer();
-        // The user's id, as a JSON string.
+        // The id of the token's user, as a JSON string.
         let bearer_name = bearer.as_ref().map(|token| json!(token.user).to_string());
         let mut kinds = Vec::with_capacity(self.batch);
         let mut body = String::with_capacity(self.batch * 96 + 2);
@@ -78,8 +79,8 @@ impl Workload {
             if self.batch > 1 {
                 body.push(if entry == 0 { '[' } else { ',' });
             }
-            // Written without serde_json, because this is most of the generator's CPU time. Neither emojis nor names of
-            // rooms contain characters that JSON escapes. Writing into a string cannot fail.
+            // The JSON is written without serde_json, because this is most of the generator's CPU time. Neither emojis
+            // nor names of rooms contain characters that JSON must escape. Writing to a `String` cannot fail.
             let _ = match &bearer_name {
                 Some(name) => write!(body, r#"{{"user_id":{name}"#),
                 None => {

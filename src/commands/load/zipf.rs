@@ -1,9 +1,10 @@
-//! Random choices by Zipf's law: the first of n is the most frequent, and the kth is chosen k^s times more rarely.
+//! Random choices by Zipf's law: the first choice is the most frequent one, and the kth is chosen k^s times less often,
+//! where s is the exponent.
 
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
 
-/// Chooses one of `choices` by Zipf's law.
+/// A random generator that chooses one of `choices` by Zipf's law.
 #[derive(Debug, Clone)]
 pub(super) struct ZipfSampler {
     choices: u64,
@@ -11,7 +12,7 @@ pub(super) struct ZipfSampler {
 }
 
 impl ZipfSampler {
-    /// Creates a sampler. `choices` must be 1 or more. With the exponent 0 all have the same probability.
+    /// Creates a sampler. `choices` must be 1 or more. With the exponent 0 all choices have the same probability.
     pub(super) fn new(choices: u64, exponent: f64) -> Self {
         let law = match choices {
             0 | 1 => None,
@@ -20,7 +21,7 @@ impl ZipfSampler {
         Self { choices, law }
     }
 
-    /// Returns the index of the choice, from 0.
+    /// Returns the index of a random choice, from 0 to `choices - 1`.
     pub(super) fn choose(&self, rng: &mut SmallRng) -> u64 {
         let rank = self.law.map_or(1.0, |law| law.sample(rng));
         (rank as u64).clamp(1, self.choices.max(1)) - 1
@@ -34,7 +35,8 @@ mod tests {
     use rand::SeedableRng;
 
     const DRAWS: usize = 20_000;
-    /// A correct sampler differs by more standard deviations than this once in a billion draws.
+    /// Maximum difference from the expected count, in standard deviations. A correct sampler exceeds it about once in a
+    /// billion draws.
     const DEVIATIONS: f64 = 6.5;
 
     proptest! {

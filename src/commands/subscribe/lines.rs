@@ -1,14 +1,14 @@
-//! A message as one line for people.
+//! Formats a frame as one line of text for people.
 
 use emostream_model::{Count, Frame, GapReason, Tally};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::cli::parse::span_ms;
 
-/// The most emojis of a line.
+/// Maximum number of emojis in a line.
 const LINE_COUNTS: usize = 6;
 
-/// A message for people; `None` where it says nothing to them.
+/// Returns the line for a frame; `None` for a heartbeat, which is not shown.
 pub(super) fn describe(frame: &Frame) -> Option<String> {
     Some(match frame {
         Frame::Hello {
@@ -64,7 +64,7 @@ pub(super) fn describe(frame: &Frame) -> Option<String> {
     })
 }
 
-/// Why finals were missed.
+/// Returns the words for the reason why finals were missed.
 pub(super) fn why(reason: GapReason) -> &'static str {
     match reason {
         GapReason::Slow => "read too slowly",
@@ -72,7 +72,7 @@ pub(super) fn why(reason: GapReason) -> &'static str {
     }
 }
 
-/// The server's farewell.
+/// Returns the sentence for a `bye` of the server.
 pub(super) fn bye(retry_ms: u64) -> String {
     let seconds = retry_ms as f64 / 1000.0;
     format!("the server says bye; back in {seconds:.1} s")
@@ -101,7 +101,7 @@ fn tallies(tallies: &[Tally], others: u64) -> String {
     listed.chain(rest).collect::<Vec<_>>().join("  ")
 }
 
-/// The time of day here.
+/// Formats a time (Unix milliseconds) as the time of day in the time zone of this host, to the millisecond.
 pub(in crate::commands) fn clock(at_ms: u64) -> String {
     let moment = i64::try_from(at_ms)
         .ok()

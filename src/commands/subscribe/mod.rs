@@ -1,9 +1,9 @@
-//! `emostream subscribe`: a room in the terminal.
+//! `emostream subscribe`: shows a room in the terminal.
 //!
 //! ```text
 //!                 ┌─▶ Scene ──▶ picture       in a terminal
-//!  Subscription ──┼─▶ lines                   in a pipe, a line a message
-//!                 └─▶ the messages as they come, --json
+//!  Subscription ──┼─▶ lines                   in a pipe: one line per message
+//!                 └─▶ messages without changes   with --json
 //! ```
 
 mod lines;
@@ -28,7 +28,7 @@ pub(super) use lines::clock;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Where a publisher or `up` listens
+    /// Address of a publisher, a relay or `up`
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: Server,
     #[command(flatten)]
@@ -36,13 +36,13 @@ pub(crate) struct Flags {
     /// The room to follow
     #[arg(long, default_value = "default")]
     room: Room,
-    /// Server-Sent Events instead of a WebSocket
+    /// Use Server-Sent Events instead of a WebSocket
     #[arg(long)]
     sse: bool,
-    /// Print the messages as they come, one JSON object a line
+    /// Print each message without changes, as one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Start after this final, and receive the results that followed it
+    /// Id of a final, such as 0-17: start with the results that followed it
     #[arg(long, value_name = "ID")]
     since: Option<emostream_model::ResultId>,
 }
@@ -60,7 +60,7 @@ impl Flags {
         }
     }
 
-    /// What a first connection that fails is to its caller.
+    /// Returns the failure for a first connection that does not succeed.
     fn unreachable(&self, why: &str) -> Failure {
         let url = &self.url;
         Failure::unavailable(format!("--url: {url} is not reachable: {why}"))
@@ -77,7 +77,7 @@ pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
     }
 }
 
-/// A line a message. A signal ends it at any moment.
+/// Prints each message as one line. A signal ends the process at any time, since there is nothing to restore.
 async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
     let mut room = flags.subscription(server);
     let mut connected = false;
@@ -86,7 +86,8 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
             News::Frame { text, frame } => {
                 connected = true;
                 let line = match flags.json {
-                    // In JSON they are spaces, and every message is one line.
+                    // In JSON, line breaks and tabs occur only as white space between values, since they are escaped in
+                    // strings. So a space can replace each of them, and every message is one line.
                     true => text.replace(['\n', '\r', '\t'], " "),
                     false => match lines::describe(&frame) {
                         Some(line) => line,
@@ -107,8 +108,8 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
     }
 }
 
-/// A picture that lives. The first message comes before the screen is taken, so that a wrong address
-/// is one line as everywhere.
+/// Draws the room until the user or a signal ends the command. The first message is awaited before the terminal is
+/// switched to raw mode, so that a wrong address is reported as one line, as by all commands.
 #[allow(clippy::disallowed_methods, reason = "dates frames on arrival")]
 async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(), Failure> {
     let mut room = flags.subscription(server);
@@ -117,7 +118,7 @@ async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(
         News::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
         News::Lost { why, .. } => return Err(flags.unreachable(&why)),
     }
-    // A signal must not end the process before the terminal is given back.
+    // From here on a signal ends this loop and not the process, so that the terminal is restored first.
     signals.take_over();
     let mut screen = Screen::enter()?;
     loop {

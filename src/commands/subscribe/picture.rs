@@ -1,8 +1,8 @@
-//! A scene as it is drawn, on a terminal of any size.
+//! Draws a scene on a terminal of any size.
 //!
 //! ```text
-//!  room, sum, rate, standing
-//!  the sky: emojis rise, swarms with their number
+//!  room, sum, rate, state of the connection
+//!  rising emojis, and swarms with their numbers
 //!  Right now          │ Totals          bars
 //!  Trending
 //!  Last windows, with the id to resume from
@@ -25,15 +25,15 @@ use super::{
     scene::{FLIGHT, Flight, Scene, Standing},
 };
 
-/// A count in its column: `9,999,999,999`.
+/// Width of the column of counts, which is enough for `9,999,999,999`.
 const COUNT_COLUMNS: usize = 13;
-/// An emoji and the space behind it.
+/// Width of an emoji with the space after it.
 const FACE_COLUMNS: u16 = 3;
-/// Rows of the lower parts, where there is room for them.
+/// Number of rows of the bars and of the last windows, if the terminal is high enough.
 const BARS: u16 = 8;
 const MOMENTS: u16 = 5;
 
-/// Draws all of it.
+/// Draws the whole picture.
 pub(super) fn draw(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
     let parts = [
         Constraint::Length(1),
@@ -70,7 +70,7 @@ fn headline(scene: &Scene, now: Instant) -> Line<'_> {
             Span::from(format!("○ {why}; next try in {left:.1} s")).fg(Color::Yellow)
         }
     });
-    // Without a connection, why there is none says more.
+    // Without a connection no notice is shown, because the reason of the lost connection is more important.
     let live = scene.standing == Standing::Live;
     let notice = scene.notice.as_ref().filter(|_| live);
     spans.extend(notice.map(|notice| Span::from(format!("   {notice}")).fg(Color::Yellow)));
@@ -85,7 +85,7 @@ fn panel(title: String) -> Block<'static> {
         .title(Span::from(title).bold())
 }
 
-/// Emojis rise from the lower edge; where each is follows from its age alone.
+/// Draws the emojis that rise from the lower edge. The height of each depends only on its age.
 fn draw_sky(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
     let block = panel(String::new());
     let inside = block.inner(area);
@@ -93,7 +93,7 @@ fn draw_sky(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
     if inside.is_empty() {
         return;
     }
-    // Swarms last, so that nothing hides their number.
+    // Swarms are drawn last, so that no other emoji hides their numbers.
     let (loose, swarms): (Vec<&Flight>, Vec<&Flight>) =
         scene.flights.iter().partition(|f| f.swarm.is_none());
     for flight in loose.into_iter().chain(swarms) {
@@ -123,7 +123,7 @@ fn draw_sky(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
 }
 
 fn draw_now(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
-    // Without a connection it is not known what is counted now.
+    // Without a connection the current counts are not known, so none are shown.
     let is_live = scene.standing == Standing::Live;
     let Some(open) = scene.newest(now).filter(|_| is_live) else {
         let text = match is_live {
@@ -162,7 +162,7 @@ fn draw_totals(area: Rect, buffer: &mut Buffer, scene: &Scene) {
     );
 }
 
-/// One bar an emoji, the greatest the full width.
+/// Draws one bar for each emoji. The bar of the greatest count has the full width.
 fn draw_bars(area: Rect, buffer: &mut Buffer, block: Block<'_>, rows: &[(Emoji, u64, u64)]) {
     let inside = block.inner(area);
     block.render(area, buffer);
@@ -207,19 +207,19 @@ fn draw_bars(area: Rect, buffer: &mut Buffer, block: Block<'_>, rows: &[(Emoji, 
     }
 }
 
-/// An emoji as it is drawn. U+FE0F makes a character of one column one of two, for some terminals: where tmux
-/// and the terminal around it differ, the rest of the row would stand one column further. Without it all agree.
+/// Returns an emoji as it is drawn: without U+FE0F. This character makes an emoji one or two columns wide, which
+/// depends on the terminal. If tmux and the terminal around it differ, the rest of the row is shifted by one column.
 fn face(emoji: Emoji) -> String {
     emoji.to_string().replace('\u{fe0f}', "")
 }
 
-/// The time of day, to the second where that says it.
+/// Formats a time of day to the second, or to the millisecond if it is not a whole second.
 fn time(at_ms: u64) -> String {
     let exact = clock(at_ms);
     exact.strip_suffix(".000").unwrap_or(&exact).to_owned()
 }
 
-/// A share of `columns`, to an eighth of one; the rest is blank.
+/// Returns a bar that fills `share` of `columns`, exact to an eighth of a column. The rest is blank.
 fn bar(share: f64, columns: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (share.clamp(0.0, 1.0) * columns as f64 * 8.0).round() as usize;
@@ -330,7 +330,7 @@ mod tests {
             shown.contains("○ the server closed; next try in 2.0 s"),
             "{shown}"
         );
-        // An outage is not a quiet room.
+        // Without a connection the rate and the current counts are unknown, and are not shown as 0.
         assert!(
             shown.contains("?/s") && shown.contains("Unknown without a connection."),
             "{shown}"
@@ -367,7 +367,8 @@ mod tests {
                 .find(|row| row.contains(face) && row.contains('█'));
             row.unwrap().replace(face, "")
         };
-        // The other one has two columns, of which the buffer holds the second as a blank.
+        // `find` returns the same position, although the other emoji has two columns: the buffer holds its second
+        // column as a blank.
         assert_eq!(bars('❤').find('█'), bars('🔥').find('█'), "{shown}");
     }
 

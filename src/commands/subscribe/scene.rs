@@ -1,12 +1,13 @@
-//! The state of the view of a room, computed from its messages. The rules are pure functions: times are passed in.
+//! The state of the view of a room, which is computed from the messages of the server. The rules are pure functions:
+//! the current time is an argument.
 //!
 //! ```text
-//!  live, final ──▶ counts: what is final, and the windows that are open on top
-//!              └─▶ emojis in the air: one for a few that were added, a big one for each swarm
+//!  live, final ──▶ counts: the totals of the finals, plus the open windows
+//!              └─▶ rising emojis: a few for new reactions, a large one for each swarm
 //! ```
 //!
-//! Invariants: a reaction is in the totals or in an open window, never in both; nothing from before the connection rises
-//! or counts in the rate.
+//! Invariants: a reaction is counted in the totals or in an open window, never in both. Reactions from before the
+//! connection do not rise, and do not count in the rate.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,33 +18,34 @@ use emostream_model::{Count, Emoji, Frame, ResultId, Room, Tally, Window};
 
 use super::{super::load::MARKS, lines};
 
-/// Windows open at once; more would be a broken clock.
+/// Maximum number of open windows. More occur only if a clock is wrong, so the oldest is dropped.
 const OPEN_WINDOWS: usize = 8;
-/// The last finals that are shown.
+/// Number of the last finals that are kept for the picture.
 const MOMENTS: usize = 10;
-/// The span that the rate is measured over: two windows.
+/// Span of time over which the rate is measured: two windows of the default size.
 const RATE_SPAN: Duration = Duration::from_secs(4);
-/// An open window is shown as the present until so long after its end, by the server's time: its final follows within
-/// seconds, or its dataflow has stopped.
+/// Time after its end for which an open window is still shown as the current one, by the server's clock. Its final
+/// comes within seconds; if it does not, the dataflow has stopped.
 const PRESENT_MS: u64 = 10_000;
-/// How long an emoji is in the air.
+/// Time for which an emoji rises.
 pub(super) const FLIGHT: Duration = Duration::from_secs(4);
-/// The most loose emojis in the air: more is noise on 80 columns.
+/// Maximum number of loose emojis that rise at the same time: a terminal of 80 columns has no space for more.
 const FLIGHTS: usize = 48;
-/// What comes at once rises spread over this, until about the next tally.
+/// Span over which the starts of emojis from one tally are spread: about the time until the next tally.
 const STAGGER: Duration = Duration::from_millis(300);
-/// The most of one emoji that rise at one tally.
+/// Maximum number of loose emojis of one kind that start to rise at one tally.
 const RISES: u64 = 3;
-/// Steps of the golden ratio spread what rises over the width.
+/// The golden ratio. Each emoji starts this share of the width to the right of the one before, which spreads them
+/// evenly.
 const GOLDEN: f64 = 0.618_034;
 
-/// An emoji in the air.
+/// An emoji that rises.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Flight {
     pub(super) emoji: Emoji,
-    /// How many it stands for, if it is a swarm.
+    /// The number of reactions that a swarm represents; `None` for a loose emoji.
     pub(super) swarm: Option<u64>,
-    /// Where, as a share of the width.
+    /// The horizontal position, as a share of the width.
     pub(super) place: f64,
     pub(super) since: Instant,
 }
@@ -57,7 +59,7 @@ pub(super) struct Moment {
     pub(super) counts: Vec<Tally>,
 }
 
-/// A window that is open.
+/// An open window.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Open {
     pub(super) window: Window,
@@ -65,7 +67,7 @@ pub(super) struct Open {
     pub(super) counts: Vec<Tally>,
 }
 
-/// How the connection stands.
+/// The state of the connection.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Standing {
     Live,
@@ -87,13 +89,14 @@ pub(super) struct Scene {
     final_until: u64,
     open: BTreeMap<u64, Open>,
     samples: VecDeque<(Instant, u64)>,
-    /// The server's time at the beginning of the connection, Unix milliseconds; 0 before the first one.
+    /// The server's time when the connection began, Unix milliseconds; 0 before the first connection.
     joined_ms: u64,
-    /// The newest final that the room had then.
+    /// The newest final that the room had when the connection began.
     latest: Option<ResultId>,
-    /// When the server last sent its time, and that time.
+    /// The time on this host at which the server last sent its own time, and the server's time in Unix milliseconds.
     clock: Option<(Instant, u64)>,
-    /// From a gap to the first live tally the totals jump by what was missed.
+    /// Whether a gap was received, and no live tally since then. During this time the totals grow by the finals that
+    /// were missed, which must not count in the rate.
     catching_up: bool,
     turn: f64,
 }
@@ -121,7 +124,7 @@ impl Scene {
         }
     }
 
-    /// A message has come.
+    /// Applies a message that was received at `now`.
     pub(super) fn take(&mut self, frame: &Frame, now: Instant) {
         self.standing = Standing::Live;
         let is_past = self.is_past(frame);
@@ -139,7 +142,7 @@ impl Scene {
                 self.catching_up = false;
                 self.swarm_size = (*swarm_size).max(1);
                 if !resumed {
-                    // The next final contains the reactions that were counted in the meantime.
+                    // The open windows are discarded. Their reactions are not lost: the next final contains them.
                     self.open.clear();
                 }
             }
@@ -181,7 +184,8 @@ impl Scene {
                 }
                 self.open.retain(|start, _| *start >= window.end);
                 self.final_until = self.final_until.max(window.end);
-                // What the top does not list keeps what is known of it, plus this window's.
+                // If the frame lists only the top emojis, the total of an emoji that it does not list is its last known
+                // total plus its count in this window.
                 if *totals_others == 0 {
                     self.totals.clear();
                 } else {
@@ -217,7 +221,7 @@ impl Scene {
         self.samples.push_back((now, self.sum()));
     }
 
-    /// Whether a message tells what was counted before the connection, or within a gap.
+    /// Whether a message reports reactions that were counted before the connection began, or while finals were missed.
     fn is_past(&self, frame: &Frame) -> bool {
         self.catching_up
             || match frame {
@@ -228,18 +232,18 @@ impl Scene {
             }
     }
 
-    /// The connection is lost; the next try is at `next`.
+    /// Records that the connection is lost, with the reason. The next attempt to connect is at `next`.
     pub(super) fn lost(&mut self, why: String, next: Instant) {
         self.standing = Standing::Lost { why, next };
     }
 
-    /// All that was counted.
+    /// Returns the number of all reactions that were counted in the room.
     pub(super) fn sum(&self) -> u64 {
         let open: u64 = self.open.values().map(|open| open.total).sum();
         self.listed() + open
     }
 
-    /// The sum of the totals, with the emojis that are not listed: their sum is `totals_others`.
+    /// Returns the sum of the totals. The emojis that frames do not list are included by their sum, `totals_others`.
     fn listed(&self) -> u64 {
         let mut listed: Vec<u64> = self.totals.values().copied().collect();
         if self.totals_others > 0 {
@@ -249,7 +253,7 @@ impl Scene {
         listed.iter().sum::<u64>() + self.totals_others
     }
 
-    /// The emojis by what was counted of them, open windows included.
+    /// Returns the emojis with their counts, the greatest count first. Open windows are included.
     pub(super) fn ranking(&self) -> Vec<(Emoji, u64)> {
         let mut counts = self.totals.clone();
         for tally in self.open.values().flat_map(|open| &open.counts) {
@@ -260,7 +264,7 @@ impl Scene {
         ranking
     }
 
-    /// The newest open window, unless it ended long before `now`.
+    /// Returns the newest open window, unless it ended [`PRESENT_MS`] before `now` or earlier.
     pub(super) fn newest(&self, now: Instant) -> Option<&Open> {
         let newest = self.open.values().next_back()?;
         let server_ms = self.clock.map_or(0, |(at, ms)| {
@@ -269,7 +273,7 @@ impl Scene {
         (newest.window.end.saturating_add(PRESENT_MS) > server_ms).then_some(newest)
     }
 
-    /// Reactions a second.
+    /// Returns the rate of reactions per second over the last [`RATE_SPAN`].
     pub(super) fn rate(&self, now: Instant) -> f64 {
         let within = |(at, _): &&(Instant, u64)| now.duration_since(*at) <= RATE_SPAN;
         let Some((first, before)) = self.samples.iter().find(within) else {
@@ -284,7 +288,7 @@ impl Scene {
         self.moments.truncate(MOMENTS);
     }
 
-    /// Lets rise what a tally has more than the window's former one.
+    /// Starts emojis for the reactions that are in this tally and not in the last tally of the same window.
     fn rise(&mut self, window: Window, counts: &[Tally], now: Instant) {
         let before = |emoji: Emoji| {
             let open = self.open.get(&window.start);
@@ -307,7 +311,8 @@ impl Scene {
             let others = others.saturating_sub(swarms * self.swarm_size);
             loose.extend((0..others.min(RISES)).map(|_| emoji));
         }
-        // A quarter of the free places each time: a steady stream instead of bursts.
+        // Each tally fills a quarter of the free places at most, so that emojis rise in a steady stream and not in
+        // bursts.
         let aloft = self.flights.iter().filter(|f| f.swarm.is_none()).count();
         let free = FLIGHTS.saturating_sub(aloft).div_ceil(4);
         for emoji in spread(&loose, free) {
@@ -338,7 +343,7 @@ impl Scene {
     }
 }
 
-/// At most `most` of the emojis, evenly taken.
+/// Returns at most `most` of the emojis, chosen at even distances.
 fn spread(emojis: &[Emoji], most: usize) -> Vec<Emoji> {
     let step = emojis.len().div_ceil(most.max(1)).max(1);
     emojis.iter().step_by(step).copied().collect()
@@ -396,7 +401,7 @@ pub(super) mod tests {
                     scene.take(&a_final(start, fires, ever), now);
                     prop_assert_eq!(scene.sum(), ever);
                     prop_assert_eq!(scene.ranking()[0].1, ever);
-                    // One that comes late is of a window that is closed.
+                    // A live tally that comes after the final is ignored, because its window is closed.
                     scene.take(&live(start, fires), now);
                     prop_assert_eq!(scene.sum(), ever);
                 }
@@ -451,7 +456,7 @@ pub(super) mod tests {
     #[test]
     fn what_was_counted_before_the_connection_never_rises_and_is_no_rate() {
         let (mut scene, now) = (scene(), Instant::now());
-        // The last final is a minute old; a window is open.
+        // The newest final is a minute old, and one window is open.
         for frame in [
             hello(62_000, "0-0", false),
             a_final(0, 6000, 50_000),
@@ -460,7 +465,7 @@ pub(super) mod tests {
             scene.take(&frame, now);
         }
         assert_eq!((scene.flights.len(), scene.rate(now)), (0, 0.0));
-        // Emojis that are counted from now on rise.
+        // Reactions that are counted after the connection began rise.
         scene.take(&live_at(62_250, 60_000, 4001), now);
         assert_eq!(scene.flights.len(), 1);
         scene.take(&a_final(60_000, 4002, 54_002), now);
@@ -489,7 +494,7 @@ pub(super) mod tests {
         let seconds = |seconds| now + Duration::from_secs(seconds);
         assert!(scene.newest(seconds(9)).is_some());
         assert!(scene.newest(seconds(10)).is_none());
-        // Its final never came; the heartbeats say that time passes.
+        // The final of the window did not come, but a heartbeat reports that the server's time has advanced.
         scene.take(&Frame::Heartbeat { now: 77_000 }, seconds(1));
         assert!(scene.newest(seconds(1)).is_none());
     }

@@ -1,6 +1,6 @@
-//! The terminal, taken and given back.
+//! Switches the terminal to raw mode for drawing, and restores it.
 //!
-//! Invariant: however the command ends (a key, a signal, a failure, a panic), the terminal is as it was.
+//! Invariant: the terminal is restored in whatever way the command ends: by a key, a signal, a failure or a panic.
 
 #![allow(clippy::disallowed_methods, reason = "draws at intervals")]
 
@@ -14,7 +14,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::{picture, scene::Scene};
 use crate::exit::Failure;
 
-/// How often the picture is drawn: emojis move by a line, and a terminal over ssh keeps up.
+/// Interval at which the picture is drawn. In this time emojis move by about a line, and a terminal over ssh can
+/// receive the picture.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// The next action of the command.
@@ -24,7 +25,8 @@ pub(super) enum Wish {
     End,
 }
 
-/// The terminal in raw mode, which is restored on drop, with its events and the ticks at which it is drawn.
+/// The terminal in raw mode, its events, and the timer for drawing. The terminal is restored when this value is
+/// dropped.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
     events: EventStream,
@@ -32,7 +34,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal. ratatui puts its own panic hook before ours, which gives it back first.
+    /// Switches the terminal to raw mode. ratatui installs a panic hook that restores the terminal and then calls our
+    /// panic hook, so that the line about the panic is visible.
     pub(super) fn enter() -> Result<Self, Failure> {
         let terminal = ratatui::try_init().map_err(unusable)?;
         let mut ticks = interval(DRAW_EVERY);
@@ -44,7 +47,7 @@ impl Screen {
         })
     }
 
-    /// Waits for the next wish. Cancelling it loses none.
+    /// Waits for the next action. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Wish, Failure> {
         loop {
             tokio::select! {
@@ -54,7 +57,7 @@ impl Screen {
                             return Ok(wish);
                         }
                     }
-                    // The terminal has gone.
+                    // The terminal is closed.
                     Some(Err(_)) | None => return Ok(Wish::End),
                 },
                 _ = self.ticks.tick() => return Ok(Wish::Draw),
@@ -87,7 +90,7 @@ fn wish(event: &Event) -> Option<Wish> {
             ..
         }) => match code {
             KeyCode::Char('q') | KeyCode::Esc => Some(Wish::End),
-            // In raw mode Ctrl-C is a key, no signal.
+            // In raw mode the terminal reports Ctrl-C as a key and sends no SIGINT.
             KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => Some(Wish::End),
             _ => None,
         },
@@ -127,7 +130,7 @@ mod tests {
         let this_test = "a_panic_gives_the_terminal_back_before_it_says_its_line";
         let tests = std::env::current_exe().unwrap();
         let shown = tempfile::NamedTempFile::new().unwrap();
-        // util-linux's script gives it a terminal, and keeps what is drawn there.
+        // The program `script` of util-linux runs the test in a terminal, and records everything that is drawn there.
         let status = Command::new("script")
             .args(["--quiet", "--flush", "--return", "--command"])
             .arg(format!("'{}' --nocapture {this_test}", tests.display()))

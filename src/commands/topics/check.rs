@@ -1,4 +1,5 @@
-//! `emostream topics check`: shows the topics, how they differ from what EmoStream needs, and how to fix that.
+//! `emostream topics check`: shows the topics, their differences from what EmoStream needs, and the commands that fix
+//! them.
 //!
 //! ```text
 //!  specs ─┐
@@ -24,11 +25,11 @@ use crate::{
     topics::{self, TopicTarget},
 };
 
-/// Minimum of `max.message.bytes` of a topic, which is Kafka's default. A flush, the totals of a room with every emoji, or
-/// a rejected record with its headers may have as many bytes.
+/// Minimum of the topics' setting `max.message.bytes`, which is Kafka's default. Records of up to this size may occur:
+/// a flush, the totals of a room with every emoji, or a rejected record with its headers.
 const RECORD_BYTES: u64 = 1_048_588;
 
-/// Brokers from which on replication is recommended.
+/// Number of brokers from which on replication is recommended, and the recommended number of replicas.
 const BROKERS_FOR_COPIES: u32 = 3;
 
 #[derive(Debug, Args)]
@@ -37,13 +38,13 @@ pub(crate) struct Flags {
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Partitions that each topic should have (the progress topic has one)
+    /// Number of partitions that each topic should have (the progress topic has one)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: Option<u32>,
-    /// Replicas that each partition should have
+    /// Number of replicas that each partition should have
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     replication: Option<u32>,
-    /// Replicas that must have a record before it is acknowledged [default: min(2, replicas)]
+    /// Number of replicas that must have a record before it is acknowledged [default: min(2, replicas)]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     min_isr: Option<u32>,
 }
@@ -51,25 +52,25 @@ pub(crate) struct Flags {
 /// The settings that topics should have.
 struct Wanted<'a> {
     names: &'a Topics,
-    /// `--kafka BROKERS` or `--data DIR`.
+    /// The flags that name the log: `--kafka BROKERS` or `--data DIR`.
     store: String,
-    /// `None` for the embedded log.
+    /// The brokers as an argument of Kafka's tools; `None` for the embedded log.
     brokers: Option<String>,
     partitions: Option<u32>,
     replication: Option<u32>,
     min_in_sync: Option<u32>,
 }
 
-/// Something to fix, or at least to know.
+/// A difference between a topic and the settings that it should have.
 #[derive(Debug, PartialEq, Eq)]
 struct Difference {
-    /// The difference in a few words, for the table.
+    /// The difference in a few words, which the table shows.
     what: String,
-    /// A sentence that says what to do.
+    /// A sentence that explains how to fix the difference.
     fix: String,
-    /// The command that fixes it, if one does.
+    /// The command that fixes the difference; `None` if no single command does.
     command: Option<String>,
-    /// Whether it is a recommendation, so that it need not be fixed.
+    /// Whether the fix is only recommended. If this is so for all differences, the command exits with 0.
     hint: bool,
 }
 
@@ -84,7 +85,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         min_in_sync: flags.min_isr,
     };
     let target = match flags.store.is_kafka() {
-        // These replicas are not compared: those that are wanted depend on the flags and on the topic itself.
+        // These numbers of replicas are not used, because the wanted ones depend on the flags and on the topic itself.
         true => TopicTarget::Kafka {
             replication: 1,
             min_in_sync: 1,
@@ -133,11 +134,11 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     }
 }
 
-/// The sentences and commands for all topics; topics with the same sentence share a paragraph.
+/// The sentences and commands for all topics. Topics with the same sentence share a paragraph.
 #[derive(Default)]
 struct Advice {
     paragraphs: Vec<Paragraph>,
-    /// Topics with a difference that has to be fixed.
+    /// The topics with a difference that must be fixed.
     wrong: BTreeSet<String>,
 }
 
@@ -259,7 +260,8 @@ impl Wanted<'_> {
         }
     }
 
-    /// Returns the commands that give each role its permissions; no text for the embedded log.
+    /// Returns a text with the commands that give each role its permissions. For the embedded log, which has no
+    /// permissions, the text is empty.
     fn permissions(&self) -> String {
         let Some(brokers) = &self.brokers else {
             return String::new();
@@ -279,7 +281,7 @@ impl Wanted<'_> {
         text
     }
 
-    /// Returns the command that creates the topics.
+    /// Returns the command that creates the missing topics.
     fn create(&self) -> String {
         let (store, prefix) = (&self.store, self.names.prefix());
         if self.brokers.is_none() {
@@ -335,7 +337,8 @@ impl Wanted<'_> {
             what: format!("{has} partitions, not {wants}"),
             fix,
             command,
-            // Topics of results may have any number of partitions.
+            // The dataflow works with any number of partitions of the topics of results, so for them this is only a
+            // recommendation.
             hint: !is_progress && spec.name != self.names.reactions(),
         })
     }
@@ -484,7 +487,7 @@ impl Wanted<'_> {
         found.unclean_election.then_some(differs)
     }
 
-    /// Returns a difference that a setting of the topic fixes.
+    /// Returns a difference that can be fixed by a new value of one setting of the topic.
     fn setting(&self, spec: &TopicSpec, what: String, fix: String, setting: &str) -> Difference {
         let name = &spec.name;
         let command = self.brokers.as_ref().map(|brokers| {
@@ -542,7 +545,7 @@ mod tests {
         topics::specs(names, 4, target)
     }
 
-    /// Returns the differences of `topic` after `change`.
+    /// Returns the differences that `topic` has if `change` was applied to its description.
     fn differences(topic: &str, change: impl Fn(&mut TopicDescription)) -> Vec<Difference> {
         let names = Topics::default();
         let specs = specs(&names);

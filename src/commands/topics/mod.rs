@@ -11,14 +11,15 @@ use crate::{
     topics::{self, TopicTarget},
 };
 
-/// Default of `--partitions`: enough for a few hosts.
+/// Default of `--partitions`, which is enough for the workers of a few hosts.
 const DEFAULT_PARTITIONS: u32 = 8;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Create the topics that do not exist yet
     Create(Create),
-    /// Show the topics, their differences from what is needed, and the commands that fix them; exits with 1 if there are any
+    /// Show the topics, their differences from what EmoStream needs, and the commands that fix them; exits with 1 if a
+    /// topic must be fixed
     Check(check::Flags),
 }
 
@@ -28,15 +29,15 @@ pub(crate) struct Create {
     kafka: KafkaFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Partitions of each topic (the progress topic has one): at least as many as there will ever be workers
+    /// Number of partitions of each topic (the progress topic has one): at least as many as there will ever be workers
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: u32,
-    /// Replicas of each partition; use 3 in production
+    /// Number of replicas of each partition; use 3 in production
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     replication: u32,
-    /// Replicas that must have a record before it is acknowledged [default: min(2, replication)]
+    /// Number of replicas that must have a record before it is acknowledged [default: min(2, replication)]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     min_isr: Option<u32>,
 }
