@@ -31,7 +31,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Millions of events for each second of CPU time.
+    /// Returns millions of events for each second of CPU time.
     pub(crate) fn rate(&self, events: u64) -> f64 {
         events as f64 / 1e6 / self.cpu()
     }
@@ -60,7 +60,7 @@ impl Row {
     }
 }
 
-/// Prints the rows. The CPU time of `ours` is divided by that of each row.
+/// Prints the rows. One column has the CPU time of the row `ours`, divided by the CPU time of each row.
 pub(crate) fn print(events: u64, rows: &[Row], ours: &str) {
     let own = rows
         .iter()
