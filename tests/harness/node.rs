@@ -61,7 +61,7 @@ fn spawn_in(
         .unwrap()
 }
 
-/// Returns the last lines of a log, which are shown if a test fails.
+/// Returns the last lines of a log, to be printed if a test fails.
 pub fn last_lines(log: &Path) -> String {
     let log_text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = log_text.lines().collect();
@@ -106,7 +106,7 @@ impl Node {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (found, address) = mpsc::channel();
         thread::spawn(move || {
-            // Reads to the end, so that the pipe never fills.
+            // The thread reads the output to its end, so that the pipe is never full.
             for line in lines.map_while(Result::ok) {
                 if let Some((_, rest)) = line.split_once("://") {
                     let end = rest.find(|c: char| !(c.is_alphanumeric() || ".:".contains(c)));
@@ -178,12 +178,12 @@ impl Node {
         within(limit, || self.child.try_wait().unwrap()).and_then(|status| status.code())
     }
 
-    /// Waits for the end of the process.
+    /// Waits until the process has ended, and returns its exit status.
     pub fn ended(mut self) -> ExitStatus {
         until_within(DEADLINE, "an end", || self.child.try_wait().unwrap())
     }
 
-    /// Whether the process runs.
+    /// Returns whether the process is still running.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
