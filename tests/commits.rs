@@ -193,8 +193,8 @@ fn a_rejected_record_that_is_too_large_is_written_as_its_headers_alone() {
     assert!(dataflow.runs());
 }
 
-/// Brokers reject a batch that is larger than their limit, even if each of its records is smaller. So records must be
-/// written alone.
+/// Brokers reject a batch that is larger than the topic's limit, even if each of its records is smaller. After that the
+/// dataflow sends each record in a batch of its own.
 #[test]
 fn a_topic_that_accepts_small_batches_only_gets_all_finals() {
     let fixture = Fixture::new("small-batches");

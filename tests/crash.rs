@@ -39,8 +39,8 @@ const QUICK: [&str; 6] = [
     "--flush",
     "100ms",
 ];
-/// Number of threads that send reactions. 8 threads send requests of 25 reactions, each in about 100 ms: 2000 reactions
-/// per second.
+/// Number of threads that send reactions. A request has 25 reactions and ends with the next flush, after about 100 ms.
+/// So 8 threads send about 2000 reactions per second.
 const POSTERS: usize = 8;
 const BATCH: usize = 25;
 const ROOMS: [&str; 3] = ["a", "b", "c"];

@@ -31,8 +31,8 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let address = free_addresses(1).remove(0);
         let printed = fs::File::create(dir.path().join("output")).unwrap();
-        // If the tests run in the background, they have inherited an ignored SIGINT. bash cannot reset that, so `env`
-        // does.
+        // If the tests run in the background, they have inherited an ignored SIGINT. bash cannot reset the signal to its
+        // default, so `env` does that.
         let script = Command::new("env")
             .arg("--default-signal=INT")
             .arg(path("docker/cluster.sh"))

@@ -155,7 +155,7 @@ pub async fn value(browser: &Client, expression: &str) -> Value {
 /// Waits until a JavaScript expression in the page is true.
 pub async fn holds(browser: &Client, expression: &str) {
     let deadline = Instant::now() + DEADLINE;
-    // The expression may fail while a page loads. That counts as false.
+    // The expression may fail while a page loads. A failure counts as false.
     let script = format!("try {{ return Boolean({expression}); }} catch {{ return false; }}");
     while browser.execute(&script, Vec::new()).await.ok() != Some(Value::Bool(true)) {
         assert!(Instant::now() < deadline, "never true: {expression}");

@@ -159,7 +159,7 @@ impl Load {
     }
 }
 
-/// Counts the reactions in the log without a dataflow. Windows that end after `until_ms` do not count.
+/// Counts the reactions in the log without a dataflow. It skips windows that end after `until_ms`.
 pub fn written(log: &KafkaLog, prefix: &str, until_ms: u64) -> Counts {
     count_batches(log, &topics(prefix).reactions(), until_ms)
 }

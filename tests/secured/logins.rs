@@ -1,4 +1,4 @@
-//! Each role has its own principal, and each authentication mechanism is used by at least one role.
+//! Tests that each role works with its own principal. Each authentication mechanism is used by at least one role.
 
 use std::{
     sync::{Arc, Mutex},
@@ -51,7 +51,7 @@ fn a_reaction_passes_every_role_with_exactly_the_permissions_of_each() {
         assert_eq!(records.is_empty(), is_empty, "{topic}: {records}");
     }
 
-    // A reset fences a running dataflow.
+    // A reset would fence a running dataflow, so the dataflow is stopped first.
     stop(dataflow);
     fixture.grant("reset");
     let reset = fixture.client("reset", &Login::Plain);
