@@ -36,7 +36,7 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
                 counted(browser, "🔥", taps).await;
             }
         }
-        // The page shows the delay of its own taps only: reactions of others would hide that delay.
+        // The page shows the delay of its tap. It can measure the delay only if no other page taps the same emoji.
         holds(
             &tapper,
             "document.querySelector('#delay').textContent.includes('from a tap')",

@@ -75,7 +75,7 @@ impl Fixture {
         reactions.len() as u64
     }
 
-    /// Returns how many reactions are in finals.
+    /// Returns the number of reactions that finals contain.
     fn counted(&self) -> u64 {
         let mut counted = 0;
         read_to_end(&self.log, &self.topics.windows(), &mut |record| {

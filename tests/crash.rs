@@ -160,7 +160,7 @@ fn survive(
     all
 }
 
-/// Asserts that every final that was received before a kill is in the history after it, unchanged.
+/// Asserts that every final that was received before a kill is unchanged in the history after the kill.
 fn history_continues(address: &str, room: &str, seen: &[Final], kill: usize) {
     let path = format!("/v1/rooms/{room}/history");
     until_within(
@@ -277,7 +277,7 @@ impl Producers {
     }
 }
 
-/// Sends a request of [`BATCH`] reactions, whose response is sent once they are stored.
+/// Sends a request of [`BATCH`] reactions, waits until they are stored, and adds them to `booked`.
 fn post_some(address: &Address, booked: &Mutex<Booked>, random: &mut StdRng) {
     let mut pick = || {
         let room = ROOMS[random.random_range(0..ROOMS.len())];

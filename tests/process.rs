@@ -359,7 +359,7 @@ fn subscribers_that_take_all_files_leave_some_for_the_administrator() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// Asserts that the text contains no control characters.
+/// Asserts that a printed text contains no control characters but line feeds, and no forged line.
 fn is_plain(printed: &str) {
     let drives = |c: char| c.is_control() && c != '\n';
     assert!(!printed.contains(drives), "{printed:?}");

@@ -74,7 +74,7 @@ impl Fixture {
         until_within(LONG, "a final", || (self.closes() > before).then_some(()));
     }
 
-    /// Kills the active run by SIGKILL, and returns the time to the next final.
+    /// Kills the active run by SIGKILL, and returns the time from then to the next final.
     fn outage(&self, active: Node) -> Duration {
         active.kill();
         let killed = Instant::now();

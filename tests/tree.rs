@@ -73,7 +73,7 @@ fn the_leaves_get_every_final_once_while_each_process_is_killed() {
         let (name, process) = &cluster.processes[victim];
         println!("kill {name}");
         process.signal("KILL");
-        // Some processes are killed while the previous one is not ready yet.
+        // Some processes are killed before the previously killed one is ready again.
         if random.random_bool(0.3) {
             thread::sleep(Duration::from_millis(random.random_range(0..1500)));
         } else {
@@ -328,7 +328,7 @@ fn up_feeds_relays_too() {
     let admin = node.admin();
     let ready = || http::get(&admin, "/readyz").unwrap();
     assert_eq!(ready().status, 200);
-    // A relay without the token gets an error, which the upstream logs, too.
+    // A relay without the token gets an error from its upstream, so it ends with 69.
     let stranger = node::run(&relay);
     let printed = String::from_utf8(stranger.stderr).unwrap();
     assert_eq!(stranger.status.code(), Some(69), "{printed}");

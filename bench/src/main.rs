@@ -89,7 +89,7 @@ struct EmoStreamFlags {
     /// Path of the `emostream` program to measure
     #[arg(long, default_value = "target/release/emostream")]
     program: PathBuf,
-    /// Further flags for `emostream dataflow`
+    /// Additional flags for `emostream dataflow`
     #[arg(long, value_delimiter = ' ', allow_hyphen_values = true)]
     flags: Vec<String>,
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::Result;
 
-/// Unit of the CPU times in /proc: `USER_HZ` is 100 on Linux.
+/// Unit of the CPU times in /proc: a hundredth of a second, since `USER_HZ` is 100 on Linux.
 const TICK: Duration = Duration::from_millis(10);
 
 /// A running process, which is killed when this value is dropped.

@@ -34,7 +34,7 @@ const PREFIX: &str = "steady";
 pub(crate) struct Flags {
     #[command(flatten)]
     emostream: EmoStreamFlags,
-    /// Records a second
+    /// Records per second
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
     /// Duration of the measurement, in seconds

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Returns the median.
+/// Returns the median of `figures`.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Returns the quantile for `share`, from 0 to 1.
+/// Returns the quantile of `figures` at `share`, which is between 0 and 1.
 pub(crate) fn quantile(figures: &mut [f64], share: f64) -> f64 {
     figures.sort_by(f64::total_cmp);
     let at = ((figures.len() as f64 * share) as usize).min(figures.len().saturating_sub(1));

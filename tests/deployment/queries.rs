@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::files::{docker, text};
 
-/// Returns the alerts.
+/// Returns the alerting rules of Prometheus.
 pub fn alerts() -> Vec<Value> {
     let rules = docker("prometheus/alerts.yml");
     let groups = rules["groups"].as_array().unwrap().iter();
@@ -36,7 +36,7 @@ pub fn questions() -> Vec<String> {
     let all = of_alerts.chain(of_panels);
     all.map(|question| {
         let question = question.as_str().unwrap();
-        // Grafana replaces the variable by a duration.
+        // Grafana replaces this variable by a duration, so we do the same.
         question.replace("$__rate_interval", "1m")
     })
     .collect()

@@ -13,7 +13,7 @@ pub struct Final {
     pub total: u64,
     pub counts: BTreeMap<String, u64>,
     pub totals: BTreeMap<String, u64>,
-    /// The text of the frame.
+    /// The whole frame.
     pub frame: Value,
 }
 

@@ -90,7 +90,7 @@ impl KeySetEndpoint {
         key_set
     }
 
-    /// Creates an endpoint that is not started yet.
+    /// Creates an endpoint for the keys of these signers that is not started yet.
     pub fn stopped(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
         let published = Arc::new(Published {
             set: Mutex::new(key_set(signers)),

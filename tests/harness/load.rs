@@ -56,7 +56,8 @@ pub fn create(brokers: &str, prefix: &str, partitions: u32) {
     node::output(&[&create[..], &["--partitions", &partitions]].concat());
 }
 
-/// Writes batches to every partition until it is stopped. If a test fails, their outcomes are printed.
+/// A thread that writes batches to every partition until it is stopped. If a test fails, it prints the outcomes of the
+/// writes.
 pub struct Load {
     /// Number of partitions.
     pub partitions: Arc<AtomicU32>,
@@ -129,7 +130,8 @@ impl Load {
                         value: Batch::encode(base_ms, &reactions).into(),
                         headers: Vec::new(),
                     };
-                    // A refused record is not in the log, so the comparison does not expect it.
+                    // A refused record is not in the log, so it needs no further treatment: the comparison counts the
+                    // log.
                     let answers = answered.clone();
                     let done = Box::new(move |answer| Answers::add(&answers, answer));
                     if let Err(error) = appender.append(record, done) {
@@ -180,8 +182,8 @@ fn count_batches(log: &KafkaLog, topic: &str, until_ms: u64) -> Counts {
     counts
 }
 
-/// Returns the counts of finals and of rejected reactions that Kafka's own consumer reads. Asserts that each window of a
-/// room has one final.
+/// Returns the counts of reactions in finals, as Kafka's own consumer reads them, and of rejected reactions. Asserts that
+/// each window of a room has one final.
 fn finals(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) -> Counts {
     let mut counts = Counts::new();
     let mut seen = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! The harness of the system tests: real processes, real sockets, and deadlines instead of sleeps.
 //!
-//! Each test binary uses a part of it.
+//! Each test binary uses a part of the harness.
 #![allow(dead_code, reason = "every test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -60,7 +60,7 @@ pub fn within<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// Returns the current time, Unix milliseconds.
+/// Returns the current time in Unix milliseconds.
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     since.as_millis() as u64

@@ -1,4 +1,4 @@
-//! A network between clients and a server.
+//! A network between clients and a server, which can stop forwarding.
 
 use std::{
     io::{Read, Write},

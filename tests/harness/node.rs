@@ -27,7 +27,7 @@ pub fn emostream(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs the program to its end.
+/// Runs the program until it ends, and returns its output.
 pub fn run(arguments: &[&str]) -> Output {
     emostream(arguments).output().unwrap()
 }
@@ -69,7 +69,7 @@ pub fn last_lines(log: &Path) -> String {
     format!("{} ends with:\n{}", log.display(), newest.join("\n"))
 }
 
-/// A server, which is killed when it is dropped.
+/// A process of a server, which is killed when this value is dropped.
 pub struct Node {
     child: Child,
     log: PathBuf,
@@ -149,7 +149,7 @@ impl Node {
         })
     }
 
-    /// Returns the log so far.
+    /// Returns the text that the process has written to its log.
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -165,7 +165,7 @@ impl Node {
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM, and returns how the process ended.
+    /// Sends SIGTERM, waits until the process has ended, and returns its exit status.
     pub fn stop(mut self, within: Duration) -> ExitStatus {
         signal(self.child.id(), "TERM");
         until_within(within, "an end after SIGTERM", || {
@@ -173,7 +173,8 @@ impl Node {
         })
     }
 
-    /// Waits for the end of the process, at most `limit`, and returns its exit code.
+    /// Waits at most `limit` until the process has ended. Returns its exit code, or `None` if it has not
+    /// ended or a signal has killed it.
     pub fn exit_code_within(&mut self, limit: Duration) -> Option<i32> {
         within(limit, || self.child.try_wait().unwrap()).and_then(|status| status.code())
     }

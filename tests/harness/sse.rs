@@ -12,7 +12,7 @@ use super::DEADLINE;
 
 pub struct Subscriber(BufReader<TcpStream>);
 
-/// One event, field by field.
+/// An event, with its fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub kind: String,

@@ -41,7 +41,7 @@ impl Fixture {
         }
     }
 
-    /// Creates a fixture with topics.
+    /// Creates a fixture and its topics.
     pub fn with_topics(name: &str) -> Fixture {
         let fixture = Fixture::new(name);
         kafka::create_topics(&fixture.admin(), &fixture.prefix, PARTITIONS);

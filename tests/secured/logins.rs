@@ -8,7 +8,7 @@ use std::{
 use super::fixture::{Fixture, ROOM, stored};
 use crate::harness::{http, node::Node, rooms::Watcher, secured::Login, until};
 
-/// Lifetime of tokens that is longer than a test.
+/// Lifetime of tokens. It is longer than a test, so tokens are not renewed.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 const DRAINED_WITHIN: Duration = Duration::from_secs(20);
 

@@ -10,7 +10,7 @@ use crate::harness::{
     until,
 };
 
-/// How long a service retries a denied request before it ends.
+/// Time for which a service retries a denied request before it ends.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Maximum time until a process ends; only a test that fails waits this long.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(90);
@@ -134,7 +134,7 @@ fn a_start_without_permissions_names_one_and_ends_with_78() {
     let fixture = Fixture::with_topics("none");
     let client = fixture.client("publisher", &Login::Certificate);
     let mut publisher = starting(&fixture, "publisher", &client, &["--listen", "127.0.0.1:0"]);
-    // Unlike a service, a command does not wait for a permission.
+    // Unlike a service, a command does not wait for a permission, so it ends at once.
     let inspect = fixture.client("inspect", &Login::Scram256);
     let output = fixture.run(&["inspect", "windows"], &inspect);
     let errors = String::from_utf8(output.stderr).unwrap();

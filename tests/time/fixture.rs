@@ -281,7 +281,7 @@ const BATCH: u64 = 10;
 /// The room of [`Producers`].
 pub const CROWD: &str = "crowd";
 
-/// Threads that send reactions all the time; each request waits until it is stored.
+/// Threads that send reactions all the time. Each request waits until its reactions are stored.
 pub struct Producers {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Answers>>,
@@ -291,7 +291,7 @@ pub struct Producers {
 #[derive(Default)]
 struct Answers {
     stored: u64,
-    /// The start of the newest request that was stored.
+    /// The time at which the newest stored request was sent.
     newest: Option<Instant>,
     /// Responses other than 200.
     refused: Vec<String>,

@@ -20,7 +20,7 @@ const RESET: &str = "emostream reset --final-until";
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 const ROUNDS: u64 = 3;
 
-/// Counts some windows, stops once all of them are final, and returns the number of reactions.
+/// Runs `up` until some windows with reactions are final, and returns the number of reactions.
 fn count_some(fixture: &Fixture, room: &str) -> u64 {
     let node = fixture.up(&[]);
     let reactions = react(&node, room);

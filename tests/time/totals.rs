@@ -15,7 +15,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 
 type Totals = BTreeMap<String, u64>;
 
-/// Returns the same total for every room.
+/// Returns a map with the same total for every room.
 fn all(total: u64) -> Totals {
     let room = |number| (format!("room-{number}"), total);
     (0..ROOMS).map(room).collect()

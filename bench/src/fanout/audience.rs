@@ -1,12 +1,12 @@
 //! The audience of `fanout`: thousands of subscribers in one thread, so that the server can use most of the CPU.
 //!
-//! The process reads commands from standard input, one a line, and prints a line in response to each:
+//! The process reads one command per line from standard input, and prints one line in response to each command:
 //!
 //! ```text
 //!  fill                → seconds until all subscribers have received a result
 //!  measure MS          → deliveries p50 p99 max lost
-//!  stall MS SOCKETS    → the same while this number of sockets is not read
-//!  churn MS RATE       → the same while this number of subscribers a second reconnects
+//!  stall MS SOCKETS    → the same figures, while SOCKETS sockets are not read
+//!  churn MS RATE       → the same figures, while RATE subscribers a second reconnect
 //! ```
 
 use std::{
@@ -204,7 +204,7 @@ impl Audience {
         Ok(begun.elapsed())
     }
 
-    /// Measures for `span`, and calls `each` before every poll.
+    /// Measures deliveries for `span`. Calls `each` before every poll.
     fn measure(
         &mut self,
         span: Duration,
@@ -394,7 +394,7 @@ impl Audience {
 }
 
 impl Client {
-    /// Counts a message; returns whether it is the first result.
+    /// Counts a message, and returns whether it is the first result of this client.
     fn count_message(&mut self, payload: &[u8], now_ms: f64, count: &mut Count) -> bool {
         let live = payload.starts_with(br#"{"type":"live""#);
         let closed = payload.starts_with(br#"{"type":"final""#);

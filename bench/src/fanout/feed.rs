@@ -16,7 +16,7 @@ use crate::{
     cluster::{Cluster, PARTITIONS, RecordWriter},
 };
 
-/// Length of a window.
+/// Length of a window, in ms.
 pub(crate) const WINDOW_MS: u64 = 2000;
 
 /// A thread that writes results until this value is dropped.

@@ -33,7 +33,7 @@ const ARRAY_REACTIONS: usize = 50;
 /// Number of connections at saturation.
 const CONNECTIONS: usize = 64;
 
-/// Number of connections of a large crowd.
+/// Number of connections in the measurements of a large crowd.
 const MANY_CONNECTIONS: usize = 512;
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -48,13 +48,13 @@ pub(crate) struct Flags {
     /// Duration of each measurement, in seconds
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// Requests a second of the open loop
+    /// Requests per second under the open-loop load
     #[arg(long, default_value_t = 2000)]
     rate: u32,
     /// Requests with an array per second; the server rejects those that the log cannot store in time
     #[arg(long, default_value_t = 3000)]
     array_rate: u32,
-    /// Also measure axum with rdkafka (bench/axum, built on first use)
+    /// Also measure a server with axum and rdkafka, which is built from bench/axum
     #[arg(long)]
     axum: bool,
 }

@@ -23,7 +23,7 @@ use crate::Result;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Stub relays, as tasks of this process.
+/// Stub relays that run as tasks in this process.
 pub(crate) struct Stubs {
     counters: Arc<Counters>,
     relays: usize,
