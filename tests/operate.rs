@@ -496,8 +496,8 @@ fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
         until("ready again", || ready(admin).ok());
         assert!(node.runs());
     }
-    // The processes have no work left for which they must wait for the log, so they end although the broker does not
-    // respond.
+    // The processes have no unfinished work for which they must wait for the log, so they end although the broker does
+    // not respond.
     broker.signal("STOP");
     for (node, _) in roles {
         assert_eq!(node.stop(AT_ONCE).code(), Some(0));

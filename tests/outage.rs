@@ -315,7 +315,7 @@ fn a_change_of_leaders_costs_no_promise() {
 }
 
 /// A client may request metadata from any broker, also from the one that does not respond. The ends of the other
-/// partitions must be known nevertheless.
+/// leader's partitions must be known nevertheless.
 #[test]
 fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     const PATIENCE: Duration = Duration::from_millis(500);

@@ -56,7 +56,7 @@ pub(crate) fn now_ms() -> u64 {
 /// Writes the crowd's reactions to the partitions in turn, and returns the expected tallies.
 ///
 /// Then it writes closing reactions with a later event time to every partition, one for each room and emoji. Without
-/// them the last windows of the crowd would not close, neither in the dataflow nor in a peer.
+/// them the last windows of the crowd would not close, neither in the dataflow nor in Kafka Streams or Flink.
 pub(crate) fn fill(
     cluster: &Cluster,
     topic: &str,
@@ -220,7 +220,7 @@ impl<'a> ResultCollector<'a> {
         Ok(())
     }
 
-    /// Adds a result that a peer wrote, in the form `start room emoji count`.
+    /// Adds a result that Kafka Streams or Flink wrote, in the form `start room emoji count`.
     pub(crate) fn add_peer_result(&mut self, line: &str, names: &Names) -> Result<()> {
         let mut words = line.split_whitespace();
         let mut word = || words.next().ok_or("a short line");

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::Result;
 
-/// Length of the windows of the dataflow and of all peers.
+/// Length of the windows of the dataflow, Kafka Streams and Flink.
 pub(crate) const WINDOW_MS: u64 = 2_000;
 
 /// Maximum time by which a reaction is older than the newest reaction that was written before it, as with an ingest

@@ -39,10 +39,10 @@ pub(crate) struct Flags {
     /// Number of rounds of EmoStream and the baseline; the table shows medians
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Peers to run on the same topic
+    /// Peers (Kafka Streams, Flink) that count the same topic, for comparison
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
-    /// Number of rounds of each peer
+    /// Number of rounds of each peer (Kafka Streams or Flink)
     #[arg(long, default_value_t = 1)]
     peer_rounds: usize,
     #[arg(long, default_value_t = 1)]

@@ -45,7 +45,7 @@ impl Peer {
         }
     }
 
-    /// Downloads the dependencies, and compiles the peer.
+    /// Downloads the dependencies, and compiles the program.
     pub(crate) fn build(self) -> Result<()> {
         let pom = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(self.name())
@@ -83,7 +83,7 @@ impl Peer {
         )
     }
 
-    /// Runs the peer until it has counted `topic`. CPU time is measured after the peer has printed `running`, so the
+    /// Runs the program until it has counted `topic`. CPU time is measured after it has printed `running`, so the
     /// start of the JVM does not count.
     pub(crate) fn drain(
         self,

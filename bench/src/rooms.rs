@@ -260,8 +260,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// Measures the time from a start to its first final. Each start restores the totals of all rooms, and one room receives
-/// reactions meanwhile.
+/// Measures the time from a start to its first final. Each start restores the totals of all rooms, and one room
+/// receives reactions meanwhile.
 pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let prefix = "restore";

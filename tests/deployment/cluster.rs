@@ -31,8 +31,8 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let address = free_addresses(1).remove(0);
         let printed = fs::File::create(dir.path().join("output")).unwrap();
-        // If the tests run in the background, they have inherited an ignored SIGINT. bash cannot reset the signal to its
-        // default, so `env` does that.
+        // If the tests run in the background, they have inherited an ignored SIGINT. bash cannot reset the signal to
+        // its default, so `env` does that.
         let script = Command::new("env")
             .arg("--default-signal=INT")
             .arg(path("docker/cluster.sh"))
@@ -104,7 +104,7 @@ impl Cluster {
         });
     }
 
-    /// Sends SIGINT. Asserts that the exit code is 0 and that no process is left.
+    /// Sends SIGINT. Asserts that the exit code is 0 and that all processes have ended.
     fn stop(mut self) {
         let pids: Vec<u32> = self.pids().values().copied().collect();
         signal(self.script.id(), "INT");

@@ -182,8 +182,8 @@ fn count_batches(log: &KafkaLog, topic: &str, until_ms: u64) -> Counts {
     counts
 }
 
-/// Returns the counts of reactions in finals, as Kafka's own consumer reads them, and of rejected reactions. Asserts that
-/// each window of a room has one final.
+/// Returns the counts of reactions in finals, as Kafka's own consumer reads them, and of rejected reactions. Asserts
+/// that each window of a room has one final.
 fn finals(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) -> Counts {
     let mut counts = Counts::new();
     let mut seen = BTreeMap::new();

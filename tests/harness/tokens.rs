@@ -1,5 +1,5 @@
-//! An identity provider for tests: an HTTPS endpoint that issues access tokens to clients (the client_credentials grant,
-//! RFC 6749, section 4.4).
+//! An identity provider for tests: an HTTPS endpoint that issues access tokens to clients (the client_credentials
+//! grant, RFC 6749, section 4.4).
 
 use std::{
     sync::{
