@@ -153,8 +153,8 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
         }
         assert_eq!(text(&browser, "now-rate").await, "0");
         assert_eq!(value(&browser, &row).await, json!("quiet"));
-        // The chart continues up to the server's present time. Nothing was counted in this time, so the last point of
-        // the chart is empty, and the last point with reactions is about a minute earlier.
+        // The chart continues up to the server's present time. Nothing was counted in the last minute, so the last
+        // point of the chart is empty, and the last point with reactions is about a minute earlier.
         let read = "(() => { const chart = document.querySelector('#chart'); \
             const key = (key) => chart.dispatchEvent(new KeyboardEvent('keydown', { key, cancelable: true })); \
             const tip = () => chart.querySelector('.tip').textContent.split('\\n'); \

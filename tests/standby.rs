@@ -91,8 +91,8 @@ impl Fixture {
         Some(stored.ok()??.run?.pid)
     }
 
-    /// Ends the load, compares the finals with the reactions in the log, and stops the processes in the order of
-    /// `running`. The active process must be the last one.
+    /// Ends the load, stops the processes in the order of `running`, and compares the finals with the reactions in the
+    /// log. The active process must be the last one of `running`.
     fn end(self, running: Vec<Node>) {
         let until_ms = self.load.end();
         until_within(LONG, "everything is final", || {

@@ -84,7 +84,7 @@ fn a_dataflow_that_stays_without_a_permission_ends_with_78() {
     let fixture = Fixture::with_topics("lost");
     let (mut dataflow, _ingest, client, reactions) = denied_to_write(&fixture);
     let after = ends_with_78(&mut dataflow, &["Write", &fixture.topic("windows")]);
-    // The dataflow writes nothing until a window closes, and then it retries for this time.
+    // The dataflow writes nothing until a window closes, and then it retries for `PATIENCE`.
     assert!(after >= PATIENCE, "{after:?}");
 
     fixture.allow_again("dataflow", "Write", "windows");

@@ -337,7 +337,7 @@ impl Producers {
         until("stored or refused reactions", || {
             let answers = self.answers.lock().unwrap();
             let newest = answers.newest.is_some_and(|newest| newest >= from);
-            // If requests are refused, none may be stored any more. `end` reports them.
+            // If requests are refused, perhaps none is stored any more, so the wait ends. `end` reports the refusals.
             (newest || !answers.refused.is_empty() && Instant::now() > from).then_some(())
         });
     }
