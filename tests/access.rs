@@ -1,4 +1,4 @@
-//! A server that requires tokens: none of its outputs contains a token.
+//! Tests of a server that requires tokens: neither its responses nor its log contain a token or the secret.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -23,7 +23,7 @@ fn token(left: i64, user: &str) -> String {
     encode(&Header::default(), &claims, &key).unwrap()
 }
 
-/// Sends a request and returns the first part of the response; the rest of a stream is not read.
+/// Sends a request and returns the first part of the response. The rest is not read, since a stream has no end.
 fn ask(address: &str, line: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -98,7 +98,7 @@ fn no_output_contains_a_token_or_a_secret() {
             );
             answers += &response;
         }
-        // Invalid requests, which a server may log.
+        // These requests are invalid, so the server may log parts of them.
         answers += &ask(&node.address, &format!("GET /nothing{query}"), &header, "");
         answers += &ask(
             &node.address,

@@ -1,4 +1,4 @@
-//! `load` and `subscribe` with a server that uses TLS and requires tokens.
+//! Tests of `load` and `subscribe` with a server that uses TLS and requires tokens.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -34,7 +34,7 @@ impl SecuredServer {
         let home = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        // As in the README's example with openssl.
+        // The certificate is a CA, like the one that the README creates with openssl.
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         put(
             home.path(),

@@ -1,4 +1,4 @@
-//! A backlog that is read at full speed gives the same bytes as the same records read live.
+//! Tests that a backlog that is read at full speed gives finals with the same bytes as the same records read live.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -31,7 +31,7 @@ const WINDOW_MS: u64 = 2000;
 const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
 const EMOJIS: [&str; 4] = ["🔥", "👏", "😂", "❤️"];
 
-/// A final's key and value, byte for byte.
+/// Keys and values of finals, byte for byte.
 type Finals = Vec<(String, String)>;
 
 #[test]
@@ -125,7 +125,7 @@ fn dataflow(dir: &Path, brokers: &str, prefix: &str, workers: &str) -> Node {
     Node::start_silent(&arguments, &dir.join("dataflow"))
 }
 
-/// Waits until the finals contain `reactions`, and returns them by room and window.
+/// Waits until the finals contain `reactions` reactions, and returns the finals in the order of room and window.
 fn finals_of(brokers: &str, prefix: &str, reactions: u64) -> Finals {
     let inspect = [
         "inspect",
@@ -147,7 +147,7 @@ fn finals_of(brokers: &str, prefix: &str, reactions: u64) -> Finals {
         assert!(sum <= reactions, "{sum} counted of {reactions}");
         (sum == reactions).then_some(())
     });
-    // Kafka's own consumer reads the bytes.
+    // The finals are read by Kafka's own consumer, so that their bytes do not depend on our code.
     let consumed = kafka::consume(brokers, &format!("{prefix}.windows"));
     let mut finals: Finals = consumed.into_iter().map(|r| (r.key, r.value)).collect();
     finals.sort_by_key(|(room, value)| {
@@ -179,7 +179,7 @@ fn post_for(address: &str, span: Duration) -> u64 {
     posted
 }
 
-/// Copies the reactions to another prefix, with their values, times and partitions.
+/// Copies the reactions to the topic of another prefix, with the same values, times and partitions.
 fn copy(log: &dyn Log, from: &str, to: &str) {
     let topic = |prefix: &str| Topics::with_prefix(prefix).unwrap().reactions();
     let bell = WakeSignal::default();
@@ -224,7 +224,7 @@ fn append_all(log: &dyn Log, records: Vec<NewRecord>) {
     }
 }
 
-/// Returns ten minutes of generated reactions, flush by flush, which end now.
+/// Ten minutes of generated reactions that end now, with one entry for each flush and partition.
 struct Minutes {
     flushes: Vec<(u64, u32, Vec<Reaction>)>,
     reactions: u64,
@@ -272,7 +272,7 @@ impl Minutes {
         self.flushes.iter().map(record).collect()
     }
 
-    /// Counts the reactions without a dataflow.
+    /// Counts the reactions without a dataflow, and returns the finals that a dataflow should write.
     fn expected(&self) -> Finals {
         use std::collections::BTreeMap;
         let mut windows: BTreeMap<(String, u64), BTreeMap<&str, u64>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Errors are one clear sentence, with the right exit code.
+//! Tests of invalid flags, files and requests: each error is one clear sentence, with the right exit code.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -312,7 +312,7 @@ fn a_file_without_a_key_is_64_before_a_port_is_bound_and_is_not_printed() {
         let printed = node::run(&arguments).stderr;
         assert!(!String::from_utf8(printed).unwrap().contains(short));
     }
-    // A secret that can be guessed is accepted with a warning.
+    // A secret that is short enough to be guessed is accepted with a warning.
     std::fs::write(file, short).unwrap();
     let printed = String::from_utf8(node::run(&arguments).stderr).unwrap();
     assert!(
@@ -321,7 +321,7 @@ fn a_file_without_a_key_is_64_before_a_port_is_bound_and_is_not_printed() {
     );
     assert!(printed.contains("--listen"), "{printed}");
     assert!(!printed.contains(short), "{printed}");
-    // The secret itself in place of its file is not printed either.
+    // If the secret itself is passed in place of the file's path, it is not printed either.
     let printed = node::run(&["up", "--jwt-key", short]).stderr;
     assert!(!String::from_utf8(printed).unwrap().contains(short));
 }
@@ -359,7 +359,7 @@ fn a_directory_in_use_is_64_and_names_the_flag() {
 
 #[test]
 fn kafka_away_at_start_is_69() {
-    // A reserved port on which no process listens.
+    // Port 1 is reserved, and no process listens on it.
     let away = ["--kafka", "127.0.0.1:1"];
     let quiet = ["--admin", "off"];
     let commands = [
@@ -372,7 +372,7 @@ fn kafka_away_at_start_is_69() {
         [&["topics", "check"][..], &away].concat(),
         [&["reset", "--yes"][..], &away].concat(),
     ];
-    // Concurrently, since each command waits for seconds.
+    // The commands run concurrently, since each of them waits for some seconds.
     std::thread::scope(|scope| {
         for command in &commands {
             scope.spawn(|| refused(command, 69, &["127.0.0.1:1"]));
@@ -476,7 +476,7 @@ fn progress_of_other_settings_is_78() {
     assert!(printed.contains("emostream reset"), "{printed}");
 }
 
-/// Each row of the interface's error table, over HTTP.
+/// Sends each kind of invalid request over HTTP, and checks the status and the error of the response.
 #[test]
 fn a_bad_request_is_answered_by_a_problem_and_nothing_of_it_is_kept() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The viewer page and the element in a real browser, also on a page of another origin: a tap increases the count.
+//! Tests of the viewer page and the `emostream-room` element in a real browser, also in a page of another origin.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -36,14 +36,14 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
                 counted(browser, "🔥", taps).await;
             }
         }
-        // Only the page's own taps: other reactions would hide them.
+        // The page shows the delay of its tap. It can measure the delay only if no other page taps the same emoji.
         holds(
             &tapper,
             "document.querySelector('#delay').textContent.includes('from a tap')",
         )
         .await;
         for browser in [&tapper, &watcher] {
-            // The page's own taps, and the state for a page that joins later.
+            // The trending panel is shown to a page that is connected, and to a page that joins later.
             shown(browser, "#trending-panel:not([hidden]) li").await;
             browser.refresh().await.unwrap();
             shown(browser, "#trending-panel:not([hidden]) li").await;
@@ -69,7 +69,7 @@ fn with_reduced_motion_nothing_moves_and_all_reactions_count() {
                 .await
                 .unwrap();
             joined(&browser).await;
-            // Whether anything was ever painted: the first pixel that is not empty.
+            // `painted` becomes true at the first pixel of the canvas that is not empty.
             let watch = "const canvas = document.querySelector('emostream-room').shadowRoot.querySelector('canvas'); \
                 window.painted = false; \
                 const look = () => { const { width, height } = canvas; \
@@ -189,13 +189,13 @@ fn a_page_with_a_token_in_its_address_taps_as_its_user_and_without_one_shows_why
         let text = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice').textContent";
         let notice = value(&browser, text).await;
         assert!(notice.as_str().unwrap().contains("token"), "{notice}");
-        // The page does not report that the room is quiet.
+        // Without a token the page does not know the room, so it must not report that the room is quiet.
         holds(
             &browser,
             "document.querySelector('#rate').textContent === ''",
         )
         .await;
-        // The dashboard does not report that there are no rooms.
+        // For the same reason the dashboard must not report that there are no rooms.
         browser
             .goto(&format!("http://{}/dashboard", node.address))
             .await
@@ -277,7 +277,7 @@ fn the_element_works_in_a_page_of_another_origin() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let foreign = serve(FOREIGN.replace("SERVER", &node.address));
-    // A page that only imports the client gets the element, too.
+    // A page that imports only `emostream.js` gets the element, too.
     let short = serve(
         FOREIGN
             .replace("SERVER", &node.address)
@@ -294,7 +294,7 @@ fn the_element_works_in_a_page_of_another_origin() {
             let buttons = "document.querySelector('emostream-room').shadowRoot.querySelectorAll('button').length";
             assert_eq!(value(&browser, buttons).await, json!(3));
         }
-        // Names of emojis are not allowed here.
+        // The attribute `emojis` does not accept the names of emojis, so `fire` gets no button.
         let named =
             "document.querySelector('emostream-room').setAttribute('emojis', 'fire 👏 ⚽️🇫🇷1️⃣')";
         browser.execute(named, Vec::new()).await.unwrap();
@@ -304,7 +304,7 @@ fn the_element_works_in_a_page_of_another_origin() {
     });
 }
 
-/// The server serves the files of the folder that npm packs without changes.
+/// The server serves each module of the npm package byte for byte.
 #[test]
 fn the_package_is_what_the_server_serves() {
     let dir = tempfile::tempdir().unwrap();

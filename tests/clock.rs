@@ -1,4 +1,4 @@
-//! A host clock that is wrong, or is corrected while `up` runs.
+//! Tests of `up` with a host clock that is ahead, and is corrected while `up` runs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -65,7 +65,7 @@ fn a_host_clock_that_steps_back_an_hour_loses_nothing_and_stops_nothing() {
     assert!(metric(&node, "emostream_clock_ahead_seconds") < 60.0);
 
     clock.correct();
-    // Once before and once after a window's end, so that a window closes that began after the step.
+    // Two reactions are sent, and each becomes final. The window of the second one began after the clock stepped back.
     for count in 2..=3 {
         stored(&node, "match-7");
         until("it is final", || {

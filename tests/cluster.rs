@@ -1,5 +1,5 @@
-//! The dataflow as a cluster of processes on a real Kafka: processes are killed, frozen and added, and Kafka's own
-//! consumer reads every reaction exactly once in the finals.
+//! Tests of the dataflow as a cluster of processes on a real Kafka. Processes are killed, frozen and added, and the
+//! finals, read by Kafka's own consumer, contain every reaction exactly once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -23,7 +23,8 @@ use harness::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-/// Exit codes that a process of a group may have: restart; Kafka or a peer is unavailable; killed.
+/// Exit codes that a process of a group may have: 75 (restart), 69 (Kafka or another process is unavailable), -9
+/// (killed).
 const GOOD_ENDS: [i32; 3] = [75, 69, -9];
 
 /// A group of supervised processes. If a test fails, the last lines of their logs are printed.
@@ -72,7 +73,7 @@ impl Group {
         self.dir.join(format!("process-{index}"))
     }
 
-    /// Sends SIGTERM to one process, and asserts that all end with 0.
+    /// Sends SIGTERM to one process, and asserts that all processes of the group end with exit code 0.
     fn drain(mut self, signalled: usize) {
         self.processes.iter_mut().for_each(Supervised::leave_alone);
         self.processes[signalled].signal("TERM");
@@ -90,8 +91,8 @@ impl Group {
     }
 }
 
-/// A view of the log. If a test fails, the last values are printed: they show whether the program, the load or the
-/// client of the test stood still.
+/// Reads the end offsets of topics. If a test fails, it prints the last ones: they show whether the dataflow, the load
+/// or the test's own client has stopped.
 struct Seen<'a> {
     log: &'a KafkaLog,
     topics: Topics,
@@ -107,7 +108,8 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Grows with every commit of finals; progress alone is committed by a start as well.
+    /// Returns a number that grows with every commit of finals. Commits of progress alone do not count, since every
+    /// start makes one.
     fn commits(&self) -> u64 {
         let answer = closes(self.log, self.topics.prefix());
         self.answer.lock().unwrap().clone_from(&answer);
@@ -139,7 +141,8 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     let seed = seed();
     let mut rng = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
-    // A broker that is silent for 2 s would be fenced, and without a leader no transaction ends.
+    // The broker needs a long session timeout. Otherwise it would be fenced when it is silent for 2 s, and no
+    // transaction ends without a leader.
     let broker = Broker::start_for_a_cluster();
     let (brokers, prefix) = (broker.address(), unique("chaos"));
     create(&brokers, &prefix, 4);
@@ -164,7 +167,7 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     for (number, fault) in faults.into_iter().enumerate() {
         let victim = rng.random_range(0..3);
         println!("{number}: {fault:?} {victim}");
-        // Some faults happen during a recovery, others after it.
+        // Some faults happen during the recovery from the previous fault, others after it.
         if rng.random_bool(0.6) {
             committed_since(commits());
         } else {
@@ -190,9 +193,11 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     check(&log, &brokers, &prefix, until_ms);
 }
 
-/// Freezes a process. The others notice that and end; the frozen one ends after it continues.
+/// Freezes a process until the others have noticed that and ended, and then lets it continue. The frozen process ends
+/// after that.
 fn freeze(group: &Group, victim: usize) {
-    // A group that is still forming waits for the frozen process as for one that has not started.
+    // If the group is still starting, the others wait for the frozen process as for one that has not started, and do
+    // not end. So the wait below is limited.
     let pid = group.processes[victim].pid();
     let ends: Vec<usize> = group.processes.iter().map(Supervised::ends).collect();
     let frozen = Instant::now();
@@ -224,7 +229,7 @@ fn a_frozen_process_is_noticed_and_cannot_commit_once_it_thaws() {
     };
     let (first, second) = (start("0", "0"), start("1", "1"));
     until("a commit", || (commits() > 0).then_some(()));
-    // The committing process is frozen, and another one takes over.
+    // The process that commits is frozen, and another one takes over.
     harness::signal::signal(first.pid(), "STOP");
     assert_eq!(second.ended().code(), Some(75));
     let printed = std::fs::read_to_string(dir.path().join("1")).unwrap();
@@ -265,7 +270,7 @@ fn a_group_comes_back_with_other_workers_and_with_new_partitions() {
         counts_again();
         group.drain(processes - 1);
     }
-    // Partitions are added while it runs: the group restarts by itself and reads them, too.
+    // Partitions are added while the group runs. The group restarts by itself, and then reads the new partitions, too.
     let group = Group::start(dir.path(), &brokers, &prefix, 1, 2, 4);
     counts_again();
     add_partitions(&brokers, &topics(&prefix).reactions(), 4);

@@ -1,4 +1,5 @@
-//! Commits that fail are retried; a commit that can never succeed ends the dataflow with a sentence that names the cause.
+//! Tests of commits that fail. They are retried. A commit that can never succeed ends the dataflow with a sentence that
+//! names the cause.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -14,7 +15,7 @@ use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord
 use harness::{http, kafka, node::Node, unique, until, until_within};
 use tempfile::TempDir;
 
-/// Timeout of a failing test.
+/// Maximum time of a wait; only a test that fails waits this long.
 const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A deployment on the Kafka that all tests share.
@@ -74,7 +75,7 @@ impl Fixture {
         reactions.len() as u64
     }
 
-    /// Returns how many reactions are in finals.
+    /// Returns the number of reactions that finals contain.
     fn counted(&self) -> u64 {
         let mut counted = 0;
         read_to_end(&self.log, &self.topics.windows(), &mut |record| {
@@ -94,7 +95,7 @@ impl Fixture {
     }
 }
 
-/// Waits for the dataflow to end with 78 and a last line that has these words.
+/// Waits until the dataflow ends. Asserts that its exit code is 78, and that the last line of its log contains `words`.
 fn ends_with_78(mut dataflow: Node, words: &[&str]) {
     let code = dataflow.exit_code_within(DEADLINE);
     let logged = dataflow.logged();
@@ -107,13 +108,13 @@ fn ends_with_78(mut dataflow: Node, words: &[&str]) {
     assert!(missing.is_empty(), "{missing:?} in {sentence}");
 }
 
-/// Returns the properties of a client with a write quota.
+/// Sets a write quota for a new client id, and returns the properties of a client with this id.
 fn slow_client(fixture: &Fixture, bytes_per_second: u32) -> [String; 3] {
     let client_id = unique("slow");
     kafka::limit_writes(&fixture.brokers, &client_id, bytes_per_second);
     [
         format!("client.id={client_id}"),
-        // Without compression the test can compute the bytes that the quota counts.
+        // Compression is off, so that the test can compute the bytes that the quota counts.
         "compression.codec=none".to_owned(),
         "batch.size=20000".to_owned(),
     ]
@@ -125,11 +126,11 @@ fn properties(of: &[String; 3]) -> Vec<&str> {
         .collect()
 }
 
-/// With a timeout of 10 s each attempt was aborted.
+/// Each attempt to commit such a close was aborted when the commit timeout was 10 s.
 #[test]
 fn a_close_that_takes_longer_than_ten_seconds_is_committed() {
     let fixture = Fixture::new("long-close");
-    // About 2.8 MB of finals, totals and trending records.
+    // The close has about 2.8 MB of finals, totals and trending records, so its commit takes longer than 10 s.
     let slow = slow_client(&fixture, 100_000);
     let mut dataflow = fixture.dataflow(&properties(&slow));
     let reactions = fixture.react(800, 40);
@@ -158,7 +159,7 @@ fn a_close_that_is_too_slow_three_times_ends_with_78_and_names_its_size_and_the_
 #[test]
 fn a_commit_timeout_that_the_brokers_do_not_allow_is_refused_at_the_start() {
     let fixture = Fixture::new("too-long");
-    // The brokers' default is 15 minutes.
+    // The brokers' default limit is 15 minutes.
     let mut dataflow = fixture.dataflow(&["--commit-timeout", "20m"]);
     let code = dataflow.exit_code_within(DEADLINE);
     let logged = dataflow.logged();
@@ -192,7 +193,8 @@ fn a_rejected_record_that_is_too_large_is_written_as_its_headers_alone() {
     assert!(dataflow.runs());
 }
 
-/// Brokers refuse a whole batch, although each of its records would fit.
+/// Brokers reject a batch that is larger than the topic's limit, even if each of its records is smaller. After that the
+/// dataflow sends each record in a batch of its own.
 #[test]
 fn a_topic_that_accepts_small_batches_only_gets_all_finals() {
     let fixture = Fixture::new("small-batches");

@@ -1,4 +1,5 @@
-//! The connection and the taps of a page, with faults of the network, of the server and of the user.
+//! Tests of the viewer page, whose connection and taps survive faults of the network and the server, and a user who
+//! hides or leaves the page.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -75,7 +76,7 @@ fn a_page_continues_after_its_server_was_killed_and_restarted() {
             json!([[1, 1], [1, 2]]),
             "each final once, none missing"
         );
-        // A page that is reloaded gets them from the history.
+        // A page that is reloaded gets these finals from the history.
         browser.refresh().await.unwrap();
         holds(
             &browser,
@@ -89,7 +90,7 @@ fn a_page_continues_after_its_server_was_killed_and_restarted() {
 fn where_no_websocket_gets_through_server_sent_events_do() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
-    // As the proxies of some companies do.
+    // The proxy rejects WebSockets, as the proxies of some companies do.
     let proxy = proxy(node.address.clone(), |head| {
         requests_a_websocket(head).then(|| BAD_GATEWAY.to_owned())
     });
@@ -103,7 +104,7 @@ fn where_no_websocket_gets_through_server_sent_events_do() {
     });
 }
 
-/// An `EventSource` does not retry after a status other than 200.
+/// An `EventSource` does not retry after a status other than 200, so the client module has to do that.
 #[test]
 fn server_sent_events_that_were_refused_are_tried_again() {
     const REFUSALS: usize = 2;
@@ -148,7 +149,8 @@ fn a_page_that_gets_retry_after_sends_no_sooner_and_loses_nothing() {
     in_browsers(async {
         let browser = driver.visitor(&proxy).await;
         run(&browser, note).await;
-        // First the server is full; then the limit allows two reactions, and the third has to wait.
+        // The first two requests get 503, as from a full server. Later the limit per user allows two reactions, and the
+        // third one has to wait.
         let react = format!("{ELEMENT}.react('🔥')");
         run(&browser, &format!("{react}; {react}")).await;
         counted(&browser, "🔥", 2).await;
@@ -161,7 +163,7 @@ fn a_page_that_gets_retry_after_sends_no_sooner_and_loses_nothing() {
         assert!(refused(429) > 0, "{posts:?}");
         for pair in posts.windows(2) {
             let of = |nth: usize, name: &str| pair[nth][name].as_f64().unwrap();
-            // The timers and the clock of a browser differ by a millisecond or two.
+            // The timers and the clock of a browser differ by a millisecond or two, so 5 ms are tolerated.
             let waited_ms = of(1, "began") - of(0, "ended") + 5.0;
             assert!(waited_ms >= of(0, "wait_ms"), "{posts:?}");
         }
@@ -181,7 +183,7 @@ fn a_page_out_of_sight_lets_its_connection_go_and_comes_back_with_what_it_missed
         );
         run(&browser, &note).await;
         holds(&browser, "finals.length === 1").await;
-        // The wait of a minute is shortened; all other timers are not changed.
+        // A hidden page closes its connection after a minute. Only the timer for that is shortened.
         let minute = "const wait = setTimeout; window.setTimeout = (act, ms) => wait(act, ms === 60_000 ? 1 : ms)";
         run(&browser, minute).await;
         let page = browser.window().await.unwrap();
@@ -209,7 +211,7 @@ fn leaving_the_page_sends_the_last_taps() {
     let driver = Driver::start();
     in_browsers(async {
         let browser = driver.visitor(&node.address).await;
-        // The request in flight never ends here, so the next taps wait and only leaving the page can send them.
+        // The request in flight never ends here, so the next taps wait. Only leaving the page can send them.
         let stuck = "window.fetch = () => { window.sending = true; return new Promise(() => {}); }";
         run(&browser, &format!("{stuck}; {ELEMENT}.react('🔥')")).await;
         holds(&browser, "sending").await;

@@ -1,4 +1,4 @@
-//! `up` is killed at random times: no final is lost, doubled or changed.
+//! Tests that no final is lost, doubled or changed when `up` is killed at random times.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -26,7 +26,8 @@ use serde_json::{Value, json};
 
 const KILLS_EMBEDDED: usize = 50;
 const KILLS_KAFKA: usize = 50;
-/// Time between two kills: from a part of the start to several closed windows.
+/// Maximum time between two kills. The times are random: some kills happen during the start, others after several
+/// windows have closed.
 const LONGEST_LIFE_MS: u64 = 2000;
 /// Short windows and flushes, so that more kills happen during a commit.
 const WINDOW_MS: u64 = 500;
@@ -38,7 +39,8 @@ const QUICK: [&str; 6] = [
     "--flush",
     "100ms",
 ];
-/// 8 threads × 25 reactions in about 100 ms: 2000 per second.
+/// Number of threads that send reactions. A request has 25 reactions and ends with the next flush, after about 100 ms.
+/// So 8 threads send about 2000 reactions per second.
 const POSTERS: usize = 8;
 const BATCH: usize = 25;
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -82,10 +84,11 @@ fn kill_9_at_any_moment_changes_no_final_on_kafka() {
     the_topic_holds_each_once(records, &finals);
 }
 
-/// A record of the windows: its id, start and counts.
+/// A record of the `windows` topic: its id, start and counts.
 type Kept = (String, u64, BTreeMap<String, u64>);
 
-/// Asserts that the topic, read without the publisher, contains the finals that the subscribers received.
+/// Asserts that the topic contains each final that the subscribers received once. The topic is read without the
+/// publisher.
 fn the_topic_holds_each_once(
     records: impl Iterator<Item = (String, Value)>,
     seen: &HashMap<&str, Vec<Final>>,
@@ -108,7 +111,7 @@ fn the_topic_holds_each_once(
     }
 }
 
-/// Kills the process `kills` times under load, and then checks all counts. Returns the finals of every room.
+/// Kills the process `kills` times under load, and then checks all counts. Returns the finals of each room.
 fn survive(
     kills: usize,
     dir: &Path,
@@ -157,7 +160,7 @@ fn survive(
     all
 }
 
-/// Asserts that every final that was received before a kill is in the history after it, unchanged.
+/// Asserts that every final that was received before a kill is unchanged in the history after the kill.
 fn history_continues(address: &str, room: &str, seen: &[Final], kill: usize) {
     let path = format!("/v1/rooms/{room}/history");
     until_within(
@@ -225,7 +228,7 @@ fn post_last(address: &str, room: &str) {
     });
 }
 
-/// Numbers of stored reactions, and of reactions with an unknown outcome, by room and emoji.
+/// Numbers of reactions by room and emoji: those that are stored, and those with an unknown outcome.
 #[derive(Default)]
 struct Booked(HashMap<(String, String), (u64, u64)>);
 
@@ -274,7 +277,7 @@ impl Producers {
     }
 }
 
-/// Sends a request of [`BATCH`] reactions, whose response is sent once they are stored.
+/// Sends a request of [`BATCH`] reactions, waits until they are stored, and adds them to `booked`.
 fn post_some(address: &Address, booked: &Mutex<Booked>, random: &mut StdRng) {
     let mut pick = || {
         let room = ROOMS[random.random_range(0..ROOMS.len())];
@@ -288,7 +291,7 @@ fn post_some(address: &Address, booked: &Mutex<Booked>, random: &mut StdRng) {
     let answer = http::post(&server, "/v1/reactions?wait=stored", &body);
     let (stored, unknown) = match &answer {
         Ok(answer) if answer.status == 200 => (1, 0),
-        // The server refused the whole request.
+        // Such a status means that the server rejected a valid request, so the test fails.
         Ok(answer) if answer.status < 500 => panic!("{answer:?}"),
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => (0, 0),
         Ok(_) | Err(_) => (0, 1),

@@ -1,4 +1,4 @@
-//! The producer's dashboard in a real browser: what it shows for known reactions.
+//! Tests of the producer's dashboard in a real browser: what it shows for known reactions.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -11,7 +11,7 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// Posts `count` of each emoji, and waits until the room's finals contain `total`.
+/// Posts each emoji of `counts` as often as its count, and waits until the room's finals contain `total` reactions.
 fn react(node: &Node, room: &str, counts: &[(&str, usize)], total: u64) {
     for (emoji, count) in counts {
         let one = json!({"user_id": "u", "emoji_type": emoji, "room": room});
@@ -66,7 +66,7 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
             "document.querySelector('#audience').textContent === '0'",
         )
         .await;
-        // Arrow keys read each point of the chart: their sum is the total.
+        // The arrow keys move through all points of the chart. The sum of these points is the room's total.
         let read = "(() => { const chart = document.querySelector('#chart'); let sum = 0; \
             const key = (key) => chart.dispatchEvent(new KeyboardEvent('keydown', { key, cancelable: true })); \
             key('Home'); let last; \
@@ -74,7 +74,7 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
               if (time === last) return sum; last = time; sum += parseInt(total); key('ArrowRight'); } })()";
         assert_eq!(value(&browser, read).await, json!(47));
 
-        // Changes while the page is open: another emoji, and the choice of a room.
+        // The page is updated while it is open: with another emoji, and with the choice of another room.
         react(&node, "quiet", &[("🎉", 1)], 2);
         let other = shown(&browser, r##"#rooms a[data-room="quiet"]"##).await;
         other.click().await.unwrap();

@@ -1,5 +1,5 @@
-//! The files for operators match the program: Compose, Kubernetes, alerts and dashboards name existing roles, flags and
-//! metrics, and each file is valid for the program that reads it.
+//! Tests of the files for operators: Compose, Kubernetes, alerts and dashboards name existing roles, flags and metrics,
+//! and each file is valid for the program that reads it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "deployment/cluster.rs"]
@@ -28,7 +28,7 @@ fn the_compose_file_is_one() {
             .args(["--builtin-schema", "vendor.compose-spec"])
             .arg(&compose),
     );
-    // Also the program that reads the file, if there is one.
+    // If Docker Compose is installed, it validates the file, too.
     let real = Command::new("docker").args(["compose", "version"]).output();
     if real.is_ok_and(|version| version.status.success()) {
         let config = ["config", "--quiet"];
@@ -99,7 +99,7 @@ fn each_panel_says_what_it_shows_in_promql() {
         let targets = panel["targets"].as_array().unwrap();
         assert!(!targets.is_empty(), "{title} asks nothing");
     }
-    // Prometheus' promtool reads PromQL in the form of rules.
+    // promtool validates PromQL only as a part of rules, so each query becomes a rule.
     let rule = |(at, question)| json!({"record": format!("query:{at}"), "expr": question});
     let rules: Vec<Value> = queries::questions()
         .into_iter()
@@ -152,7 +152,7 @@ fn docker_and_the_script_start_the_same_roles_with_the_same_flags() {
     let of_script = roles::kinds(&roles::of_the_script());
     let of_compose = roles::kinds(&roles::of_compose());
     let only_in_script: Vec<&String> = of_script.difference(&of_compose).collect();
-    // The additional level of relays.
+    // The script starts an additional level of relays.
     assert_eq!(
         only_in_script,
         ["relay --upstream ADDRESS --listen ADDRESS --admin ADDRESS"]
@@ -164,7 +164,8 @@ fn docker_and_the_script_start_the_same_roles_with_the_same_flags() {
 /// The address of a Kafka or a publisher that does not exist.
 const NOBODY: &str = "127.0.0.1:1";
 
-/// Returns the arguments of the role with other addresses: its upstream does not exist, and its own address is free.
+/// Returns the arguments of the role with other addresses. Its Kafka or upstream does not exist, and the address at
+/// which it listens is free.
 fn alone(role: Arguments, token: &str) -> Arguments {
     let mut words = role.into_iter();
     let mut arguments = Vec::new();
@@ -199,7 +200,7 @@ fn a_container_without_its_peers_names_them_in_its_last_line_and_ends_with_69() 
         for role in &roles {
             scope.spawn(move || {
                 let role: Vec<&str> = role.iter().map(String::as_str).collect();
-                // The image sets addresses in the environment; the test uses free ones.
+                // The image sets the role's own addresses in the environment. The test sets free ones instead.
                 let mut command = node::emostream(&role);
                 command.env("EMOSTREAM_LISTEN", "127.0.0.1:0");
                 command.env("EMOSTREAM_ADMIN", "127.0.0.1:0");

@@ -1,4 +1,5 @@
-//! Servers that verify tokens of an identity provider: `--jwks-url`, a key set in a file, audiences and issuers.
+//! Tests of servers that verify tokens of an identity provider: `--jwks-url`, a key set in a file, audiences and
+//! issuers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -47,7 +48,7 @@ fn until_ready(node: &Node) {
     until("ready", || (readyz(node).0 == 200).then_some(()));
 }
 
-/// Returns the audience and the issuer that the servers of the tests require.
+/// Returns the claims with the audience and the issuer that the servers of the tests require.
 fn ours() -> Value {
     json!({"aud": AUDIENCE, "iss": ISSUER})
 }
@@ -92,13 +93,14 @@ fn tokens_are_accepted_through_a_rotation_of_keys_and_a_flood_costs_the_provider
             old.token(json!({"aud": AUDIENCE, "iss": ISSUER, "exp": 1})),
             "has expired",
         ),
-        // The public key, as the endpoint publishes it and in PEM, as the secret of HS256.
+        // An attacker may use the public key as a secret for HS256, in PEM or as the endpoint publishes it. Such tokens
+        // are rejected.
         (
             signed_by_secret(old.public.as_bytes(), "k1", ours()),
             "not a JWT",
         ),
         (signed_by_secret(jwk.as_bytes(), "k1", ours()), "not a JWT"),
-        // Another key under the name of a known one.
+        // The token has the `kid` of a known key, but another key has signed it.
         (new.token_with_kid("k1", ours()), "not a JWT"),
     ] {
         let answer = post(&node, &token);
@@ -114,7 +116,7 @@ fn tokens_are_accepted_through_a_rotation_of_keys_and_a_flood_costs_the_provider
         "only kids that are unknown cause a fetch"
     );
 
-    // The first token of a new key is accepted, and the key that was withdrawn is not.
+    // The first token of a new key is accepted, and a token of the withdrawn key is rejected.
     endpoint.publish(&[&new]);
     assert_eq!(post(&node, &new.token(ours())).status, 200);
     assert_eq!(endpoint.requests(), 2);
@@ -180,7 +182,8 @@ fn a_server_starts_without_the_provider_and_keeps_its_keys_when_the_provider_is_
     assert_eq!(post(&node, &old.token(json!({}))).status, 200);
 
     endpoint.server.stop();
-    // The key of this token may exist: the client should retry with the same token.
+    // The provider may have a key for this token, so the response is not 401: the client should retry with the same
+    // token.
     assert_eq!(post(&node, &new.token(json!({}))).status, 503);
     assert_eq!(post(&node, &old.token(json!({}))).status, 200);
     let (status, reason) = readyz(&node);

@@ -1,4 +1,5 @@
-//! A network that stops forwarding without closing connections: each client notices that and reconnects.
+//! Tests of a network that stops forwarding without closing connections: each client notices missing heartbeats and
+//! reconnects.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -30,7 +31,7 @@ const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>Finals</title>
   crowd.addEventListener("final", ({ detail }) => finals.push(detail.id));
 </script>"#;
 
-/// A `subscribe --json` and its output.
+/// A process of `subscribe --json`, and the frames that it has printed.
 struct Subscribed {
     child: Child,
     printed: Arc<Mutex<Vec<Value>>>,
@@ -104,7 +105,7 @@ fn a_connection_that_dies_without_being_closed_is_replaced_and_no_final_is_misse
         }
         network.stop();
         react();
-        // The client notices that heartbeats are missing.
+        // The clients notice that heartbeats are missing, and reconnect.
         for page in &pages {
             holds(page, "finals.length === 2 && finals[0] !== finals[1]").await;
         }

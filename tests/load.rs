@@ -1,4 +1,4 @@
-//! `emostream load`: its report matches the reactions that it sent, in one process and with separate roles.
+//! Tests of `emostream load`: its report matches the reactions that it sent, in one process and with separate roles.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -12,13 +12,13 @@ use harness::{
 };
 use serde_json::Value;
 
-/// Runs a load that must succeed, and returns its JSON.
+/// Runs a load that must succeed, and returns its report.
 fn load(arguments: &[&str]) -> Value {
     let printed = node::output(&[&["load", "--json"][..], arguments].concat());
     serde_json::from_str(&printed).unwrap()
 }
 
-/// Asserts that all reactions were accepted and counted once.
+/// Asserts that all reactions of a report were accepted and counted once.
 fn exact(report: &Value, reactions: u64) {
     assert_eq!(report["reactions"]["planned"], reactions, "{report}");
     assert_eq!(report["reactions"]["accepted"], reactions, "{report}");

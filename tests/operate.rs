@@ -1,4 +1,4 @@
-//! Commands and endpoints for operators: checks of topics, progress, resets, and readiness during an outage.
+//! Tests of commands and endpoints for operators: checks of topics, progress, resets, and readiness during an outage.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -18,7 +18,8 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// Timeout of the end of a process: it takes a second, and more on a busy machine; waiting for a broker would take 8 s.
+/// Maximum time in which a process must end. It is long enough for a busy machine, and shorter than the 8 s for which a
+/// process waits for a broker.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// Runs the program, and returns its exit code and its output.
@@ -104,7 +105,8 @@ fn a_topic_of_another_program_is_reported_as_different() {
     );
 }
 
-/// Creates a reactions topic with the retention `kept`, and the other topics as they should be. Returns their prefix.
+/// Creates a reactions topic with the retention `kept` and the limit `max_ahead`, and the other topics with their usual
+/// settings. Returns the prefix of the topics.
 fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String {
     let (brokers, prefix) = (kafka::brokers(), unique("settings"));
     let log = KafkaLog::connect(KafkaOptions {
@@ -122,7 +124,7 @@ fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String 
     prefix
 }
 
-/// Runs a dataflow that ends by itself, and returns its exit code and its standard error.
+/// Runs a dataflow that must end by itself, and returns its exit code and its standard error.
 fn dataflow(prefix: &str, more: &[&str]) -> (Option<i32>, String) {
     let brokers = kafka::brokers();
     let target = [
@@ -140,7 +142,7 @@ fn dataflow(prefix: &str, more: &[&str]) -> (Option<i32>, String) {
     )
 }
 
-/// Starts a dataflow, and waits until it counts.
+/// Starts a dataflow, and waits until it is ready to count.
 fn counts(prefix: &str, more: &[&str]) {
     let brokers = kafka::brokers();
     let dir = tempfile::tempdir().unwrap();
@@ -163,7 +165,7 @@ fn counts(prefix: &str, more: &[&str]) {
 
 #[test]
 fn a_reactions_topic_that_accepts_the_future_is_78_with_the_command_that_bounds_it() {
-    // The topic sets no limit itself: the default of Kafka 4 is an hour, and Kafka 3.9 has none.
+    // `max_ahead` is `None`, so the topic has the broker's limit: an hour by default in Kafka 4, and none in Kafka 3.9.
     let prefix = topics_with_reactions(Duration::from_secs(86_400), None);
     let hour = topics_with_reactions(Duration::from_secs(86_400), Some(Duration::from_secs(3600)));
     let (code, printed) = dataflow(&hour, &[]);
@@ -197,8 +199,8 @@ fn the_topology_is_described_without_a_cluster() {
     contains(&printed, &["emostream.reactions", "emostream.windows"]);
 }
 
-/// Sends reactions to room `a` until there is a final of windows of `window_ms`: reactions before the end of the last
-/// final of another size are late.
+/// Sends reactions to room `a` until there is a final of a window of `window_ms`. One reaction is not enough: reactions
+/// before the end of the last final of another window size are late.
 fn a_final(node: &Node, window_ms: u64) {
     let watcher = Watcher::follow(Arc::new(node.address.clone().into()), "a");
     until("hello", || (watcher.hellos() > 0).then_some(()));
@@ -289,7 +291,7 @@ fn a_reset_on_kafka_fences_what_runs_and_says_what_it_did() {
     let (code, printed) = reset(&["--from", "latest"]);
     assert_eq!(code, 0, "{printed}");
     contains(&printed, &["4 partitions", "finals up to", "skipped"]);
-    // Heartbeats continue, and a reaction causes a commit.
+    // The run notices that it is fenced when it commits. Heartbeats continue, so this reaction causes a commit.
     let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
     let _ = http::post(&node.address, "/v1/reactions", &body);
     assert_eq!(node.ended().code(), Some(75), "it was fenced");
@@ -328,7 +330,7 @@ fn the_page_of_metrics_names_what_is_served() {
     let documented: BTreeSet<&str> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        // Served with --jwks-url only; tests/key_sets.rs compares them.
+        // These metrics are served only with --jwks-url. tests/key_sets.rs compares them with the page.
         .filter(|name| !name.starts_with("emostream_jwks_"))
         .collect();
     assert_eq!(served, documented);
@@ -369,7 +371,7 @@ fn a_deleted_result_topic_is_named_by_readiness_and_by_the_last_line() {
         (answer.status == 503).then_some(answer.body)
     });
     contains(&reason, &[&windows, "does not exist"]);
-    // The results of these reactions cannot be written.
+    // The results of these reactions cannot be written, since their topic is deleted.
     let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
     for _ in 0..2 {
         http::post(&node.address, "/v1/reactions", &body).unwrap();
@@ -404,7 +406,7 @@ fn a_topic_that_takes_small_records_costs_no_reaction() {
         "127.0.0.1:0",
     ];
     let node = Node::start(&[&start[..], &store].concat(), &dir.path().join("log"));
-    // The longest users, so that a flush is as large as it can be.
+    // The user ids have the maximum length, so that a flush is as large as possible.
     let array = |count: u64| {
         let reaction = |n: u64| json!({"user_id": format!("{n:u>128}"), "emoji_type": "🔥"});
         Value::from((0..count).map(reaction).collect::<Vec<_>>()).to_string()
@@ -413,7 +415,8 @@ fn a_topic_that_takes_small_records_costs_no_reaction() {
         let answer = http::post(&node.address, "/v1/reactions", &array(500)).unwrap();
         assert_eq!(answer.status, 202, "{answer:?}");
     }
-    // A request with `wait=stored` is stored as a whole or not at all: one that fits, and one that never does.
+    // A request with `wait=stored` is stored as a whole or not at all. The reactions of the first request fit into a
+    // record, and those of the second one do not.
     let stored = "/v1/reactions?wait=stored";
     let answer = http::post(&node.address, stored, &array(10)).unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -493,7 +496,8 @@ fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
         until("ready again", || ready(admin).ok());
         assert!(node.runs());
     }
-    // No work is left for which the process would have to wait for the log.
+    // The processes have no unfinished work for which they must wait for the log, so they end although the broker does
+    // not respond.
     broker.signal("STOP");
     for (node, _) in roles {
         assert_eq!(node.stop(AT_ONCE).code(), Some(0));

@@ -1,4 +1,4 @@
-//! Outages of Kafka: accepted reactions are in the topic once, and counting resumes soon after the outage.
+//! Tests of outages of Kafka: accepted reactions are in the topic once, and counting resumes soon after the outage.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -36,10 +36,11 @@ const REACTIONS: &str = "emostream.reactions";
 /// The text of a response if no reaction of the request was buffered.
 const NOTHING_KEPT: &str = "nothing was kept";
 
-/// A refusal that took longer than this was sent after the timeout of the log, and not at once.
+/// A refusal that took longer than this was sent after the timeout of the log. A shorter one was sent at once.
 const AT_LENGTH: Duration = Duration::from_secs(6);
 
-/// Threads that send reactions, each of another user; every third request waits until it is stored.
+/// Threads that send reactions. Each reaction has a user of its own, and every third request waits until its reaction
+/// is stored.
 struct Producers {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Vec<Reacted>>>,
@@ -81,7 +82,7 @@ impl Producers {
         }
     }
 
-    /// Waits until a request that was sent after `since` has got such a response.
+    /// Waits until a request that was sent after `since` has got a response for which `is_so` returns true.
     fn until(&self, what: &str, since: Instant, is_so: impl Fn(&Reacted) -> bool) {
         until(what, || {
             let answers = self.answers.lock().unwrap();
@@ -180,7 +181,7 @@ fn fill(broker: &Broker) {
     }
 }
 
-/// Returns how often each user is in the topic.
+/// Returns the number of reactions of each user in the topic.
 fn written(broker: &Broker) -> HashMap<String, usize> {
     let log = connect(broker);
     let mut users = HashMap::new();
@@ -193,11 +194,11 @@ fn written(broker: &Broker) -> HashMap<String, usize> {
     users
 }
 
-/// Returns the counts of the finals for each room.
+/// Returns the number of reactions in the finals of each room.
 fn counted(brokers: &str) -> HashMap<String, u64> {
     let inspect = ["inspect", "windows", "--kafka", brokers, "--format", "json"];
     let mut totals = HashMap::new();
-    // This fails while the cluster reports no broker.
+    // The command fails while the cluster reports no broker. Then it prints no finals.
     let finals = String::from_utf8(node::run(&inspect).stdout).unwrap();
     for line in finals.lines() {
         let record: Value = serde_json::from_str(line).unwrap();
@@ -207,8 +208,8 @@ fn counted(brokers: &str) -> HashMap<String, u64> {
     totals
 }
 
-/// Asserts that acknowledged reactions are in the topic once, and refused ones are not. Requests that timed out may be
-/// either.
+/// Asserts that each acknowledged reaction is in the topic once, and that no refused reaction is. A reaction whose
+/// request timed out may be in the topic or not.
 fn promises_are_kept(answers: &[Reacted], written: &HashMap<String, usize>) {
     for answer in answers {
         let times = written.get(&answer.user).copied().unwrap_or(0);
@@ -262,10 +263,10 @@ fn outages_of_kafka_cost_no_promise() {
     promises_are_kept(&answers, &written(&broker));
 }
 
-/// Kafka's index files alone have 10 MB each.
+/// Maximum size of a file of the broker. It is a little larger than Kafka's index files, each of which has 10 MB.
 const SMALL_DISK_KB: u32 = 12_000;
 
-/// A broker that cannot write stops, so clients see another outage.
+/// A broker that cannot write to its disk stops itself. For clients this is an outage like any other.
 #[test]
 fn a_full_disk_of_the_broker_costs_no_promise() {
     let dir = tempfile::tempdir().unwrap();
@@ -295,7 +296,8 @@ fn a_change_of_leaders_costs_no_promise() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start_for_a_cluster();
     let other = broker.joined();
-    // With 2 of 2 in sync, nothing is stored while one of them is down.
+    // With a minimum of 2 in-sync replicas, nothing could be stored while one of the two brokers is down. So the
+    // minimum is 1.
     create_topics(&broker, &["--replication", "2", "--min-isr", "1"]);
     let node = ingest(dir.path(), &broker);
     let producers = Producers::start(&node.address);
@@ -312,7 +314,8 @@ fn a_change_of_leaders_costs_no_promise() {
     promises_are_kept(&answers, &written(&broker));
 }
 
-/// A client may request metadata from any broker, also from one that does not respond.
+/// A client may request metadata from any broker, also from the one that does not respond. The ends of the other
+/// leader's partitions must be known nevertheless.
 #[test]
 fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     const PATIENCE: Duration = Duration::from_millis(500);
@@ -339,8 +342,8 @@ fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     });
 }
 
-/// The controller regards a stopped broker as dead, and when the broker continues, it reports no brokers for a moment:
-/// librdkafka then has no broker to connect to, and would request others only after minutes.
+/// The controller regards a stopped broker as failed. When the broker continues, it reports an empty list of brokers
+/// for a moment. librdkafka then has no broker to connect to, and would request metadata again only after minutes.
 #[test]
 fn a_broker_that_stood_still_is_read_and_written_again() {
     const SINCE: usize = 40;
@@ -367,7 +370,8 @@ fn a_broker_that_stood_still_is_read_and_written_again() {
     });
     broker.signal("CONT");
     producers.is_accepted_and_stored_again();
-    // Reactions that arrive before all partitions are read again may be late; later ones are not.
+    // Reactions that arrive before the dataflow reads all partitions again may be late. So reactions are sent to new
+    // rooms until all reactions of one room are counted.
     let mut rooms = 0;
     until("all reactions of a new room are counted", || {
         let room = format!("since-{rooms}");

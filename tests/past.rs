@@ -1,4 +1,4 @@
-//! A page that is opened a minute after the last reaction does not show it as the present.
+//! Tests that a page that is opened a minute after the last reaction does not show this reaction as current.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const MINUTE: Duration = Duration::from_secs(60);
 const ROOM: &str = "match-7";
 
-/// Posts `count` of an emoji.
+/// Posts `count` reactions with the same emoji.
 fn react(node: &Node, emoji: &str, count: usize) {
     let one = json!({"user_id": "u", "emoji_type": emoji, "room": ROOM});
     let body = Value::Array(vec![one; count]).to_string();
@@ -27,8 +27,8 @@ fn react(node: &Node, emoji: &str, count: usize) {
     assert_eq!(answer.status, 202);
 }
 
-/// An `up` whose room has counted 40 reactions, all of which are final, and whose clock then shows a minute more. So the
-/// last reaction is a minute old, and the browsers' clock is a minute behind the server's.
+/// Starts an `up`, and waits until 40 reactions of the room are final. Then sets the clock of `up` ahead by a minute.
+/// So the last reaction is a minute old, and the browsers' clock is a minute behind the server's.
 fn a_minute_after(dir: &std::path::Path) -> Node {
     let clock = HostClock::new(dir);
     let data = dir.join("data");
@@ -48,7 +48,7 @@ fn a_minute_after(dir: &std::path::Path) -> Node {
     node
 }
 
-/// Records whether anything was ever painted on the canvas: the first pixel that is not empty sets `window.painted`.
+/// Records whether anything was painted on the canvas: the first pixel that is not empty sets `window.painted`.
 const WATCH: &str = "const canvas = document.querySelector('emostream-room').shadowRoot.querySelector('canvas'); \
     window.painted = false; \
     const look = () => { const { width, height } = canvas; \
@@ -91,7 +91,7 @@ fn a_viewer_that_comes_a_minute_late_sees_old_reactions_rise_nowhere_and_new_one
             "document.querySelectorAll('#finals li').length > 0",
         )
         .await;
-        // An emoji is in the air for seconds: it would be there still.
+        // A rising emoji is on the canvas for seconds. If one had risen at the start, it would still be there.
         let aloft = "document.querySelector('emostream-room').particles";
         assert_eq!(value(&browser, aloft).await, json!(0));
         assert_eq!(value(&browser, "painted").await, json!(false));
@@ -141,7 +141,7 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
         .await;
         let row =
             format!(r#"document.querySelector('#rooms a[data-room="{ROOM}"] .count').textContent"#);
-        // Unknown at first, and never the rate of a minute ago.
+        // The rate is unknown at first, and then 0. The page never shows the rate of a minute ago.
         for _ in 0..20 {
             let (rate, row) = (
                 text(&browser, "now-rate").await,
@@ -153,8 +153,8 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
         }
         assert_eq!(text(&browser, "now-rate").await, "0");
         assert_eq!(value(&browser, &row).await, json!("quiet"));
-        // The chart continues to the server's present, in which nothing was counted: its last moment is empty, and the one
-        // that is not is a minute before.
+        // The chart continues up to the server's present time. Nothing was counted in the last minute, so the last
+        // point of the chart is empty, and the last point with reactions is about a minute earlier.
         let read = "(() => { const chart = document.querySelector('#chart'); \
             const key = (key) => chart.dispatchEvent(new KeyboardEvent('keydown', { key, cancelable: true })); \
             const tip = () => chart.querySelector('.tip').textContent.split('\\n'); \
@@ -167,7 +167,7 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
         assert_eq!(shown[0], "0 reactions");
         let apart = shown[1].as_u64().unwrap();
         assert!(apart > 45, "{apart} s to the end of the chart");
-        // A dashboard does not count as a fan; a viewer does.
+        // The audience contains viewers, but not dashboards.
         assert_eq!(text(&browser, "audience").await, "0");
         let fan = driver.browser().await;
         open(&fan, &node, "/").await;
@@ -210,7 +210,7 @@ fn while_the_server_is_away_no_page_says_that_a_room_is_quiet() {
         }
         let rooms = text(&dashboard, "rooms").await;
         assert!(!rooms.contains("quiet") && !rooms.contains("/s"), "{rooms}");
-        // Time stands still: what is counted meanwhile is not known.
+        // While the server is away, the page does not know what is counted. So the chart must not move.
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(value(&dashboard, chart).await, stood);
     });

@@ -1,4 +1,5 @@
-//! Processes and their environment: signals at any time, environment variables, the terminal, the last line of output.
+//! Tests of processes and their environment: signals at any time, environment variables, the terminal, the last line of
+//! output.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -23,13 +24,16 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// A start waits 8 s and longer for a broker or an upstream; an end takes some milliseconds.
+/// Maximum time in which a process must end after a signal. It is shorter than the 8 s and more for which a start waits
+/// for a broker or an upstream.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// Control sequences: a title, clearing the screen in both encodings, and a carriage return.
+/// A text with control sequences. They would set the terminal's title, clear the screen in both encodings, and forge a
+/// line after a carriage return.
 const DRIVES: &str = "x\x1b]0;owned\x07\u{9b}2J\x1b[2J\r\nforged";
 
-/// Returns an address that accepts connections and never responds; the receiver gets a message for each of them.
+/// Returns an address that accepts connections and never responds, and a receiver that gets a message for each
+/// connection.
 fn silent() -> (String, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -46,7 +50,7 @@ fn silent() -> (String, mpsc::Receiver<()>) {
     (address, connections)
 }
 
-/// The only child of a process.
+/// Returns the only child of a process.
 fn child_of(pid: u32) -> u32 {
     let file = format!("/proc/{pid}/task/{pid}/children");
     until("the child of unshare", || {
@@ -79,7 +83,7 @@ fn every_role_ends_at_once_and_with_0_by_a_signal_while_it_starts_also_as_pid_1(
             let mut command = match alone {
                 false => program,
                 true => {
-                    // In a PID namespace of its own, as in a container.
+                    // The program runs in a PID namespace of its own, as in a container, so it has the process id 1.
                     let mut unshare = Command::new("unshare");
                     unshare.args(["-rpf", "--kill-child"]);
                     unshare.arg(program.get_program()).args(program.get_args());
@@ -99,7 +103,7 @@ fn every_role_ends_at_once_and_with_0_by_a_signal_while_it_starts_also_as_pid_1(
             }
             let code = ended_with(child);
             assert_eq!(code, Some(0), "{role} by SIG{name}, as PID 1: {alone}");
-            // Connections of the process that has ended.
+            // Messages for connections of the process that has ended are discarded.
             while connections.try_recv().is_ok() {}
         }
     }
@@ -141,7 +145,8 @@ fn an_empty_variable_is_not_set() {
                 continue;
             };
             let variable = rest.trim_end_matches(['=', ']']);
-            // With an empty variable the error is about a missing argument, not about the value of the variable.
+            // An empty variable does not count as set, so the error is about the unknown flag and not about the
+            // variable's value.
             let (code, stderr_text) = ran_with(&[command, "--no-such-flag"], &[(variable, "")]);
             assert_eq!(code, 64);
             assert!(
@@ -202,7 +207,8 @@ fn an_error_from_a_variable_names_the_variable() {
 
 #[test]
 fn a_variable_of_one_command_is_not_read_by_another() {
-    // `--rooms` of an ingest is a pattern, and that of a load is a number.
+    // `--rooms` of an ingest is a pattern, and `--rooms` of a load is a number. So a load must not read the ingest's
+    // variable.
     let variables = [
         ("EMOSTREAM_ROOMS", "match-.*"),
         ("EMOSTREAM_FROM", "latest"),
@@ -325,7 +331,7 @@ fn subscribers_that_take_all_files_leave_some_for_the_administrator() {
     for _ in 0..400 {
         let mut subscriber = TcpStream::connect(&address).unwrap();
         let request = format!("GET /v1/rooms/a/events HTTP/1.1\r\nhost: {address}\r\n\r\n");
-        // A refused connection may be closed already.
+        // An error is ignored, since the server may have refused and closed the connection.
         let _ = subscriber.write_all(request.as_bytes());
         subscribers.push(subscriber);
     }
@@ -353,7 +359,7 @@ fn subscribers_that_take_all_files_leave_some_for_the_administrator() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// Asserts that the text contains no control characters.
+/// Asserts that a printed text contains no control characters but line feeds, and no forged line.
 fn is_plain(printed: &str) {
     let drives = |c: char| c.is_control() && c != '\n';
     assert!(!printed.contains(drives), "{printed:?}");
@@ -391,7 +397,7 @@ fn what_a_topic_holds_cannot_drive_the_terminal() {
     for topic in topics {
         for format in ["table", "json"] {
             let printed = node::output(&["inspect", topic, "--data", &data, "--format", format]);
-            // The table shows why reactions cannot be decoded, not their bytes.
+            // For reactions that cannot be decoded, the table shows the reason and not their bytes.
             let decoded = format == "table" && ["reactions", "rejected"].contains(&topic);
             assert!(printed.contains("owned") || decoded, "{topic}: {printed}");
             is_plain(&printed);

@@ -1,4 +1,4 @@
-//! Checks the request and error tables of the README, row by row, against `emostream ingest` on Kafka. Afterwards the
+//! Checks the README's tables of requests and errors, row by row, against `emostream ingest` on Kafka. Afterwards the
 //! topic contains exactly the accepted reactions.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -180,7 +180,7 @@ fn ask(node: &Node, row: &Row) -> String {
     answer
 }
 
-/// An ingest on topics of one test.
+/// An ingest whose topics no other test uses.
 struct Ingest {
     node: Node,
     store: [String; 4],
@@ -209,7 +209,7 @@ impl Ingest {
         }
     }
 
-    /// Stops the ingest, which flushes, and returns the number of reactions in its topic.
+    /// Stops the ingest, which then flushes its buffer. Returns the number of reactions in its topic.
     fn stop(self) -> u64 {
         assert!(self.node.stop(DEADLINE).success());
         let inspect = [

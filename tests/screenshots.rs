@@ -1,4 +1,5 @@
-//! Screenshots of the pages for the README: `make screenshots`. Before them, reactions are generated for some minutes.
+//! Takes the screenshots of the pages for the README, by `make screenshots`. Reactions are generated for some minutes
+//! first.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -25,7 +26,7 @@ fn the_pages_are_drawn_into_docs() {
         "load", "--url", &url, "--rate", "2500/s", "--room", "match", "--rooms", "6", "--probe",
         "off", "--seed", "7",
     ];
-    // Some spikes, the last of them while the screenshots are taken.
+    // The generated load has some spikes. The last spike lasts while the screenshots are taken.
     let history = [
         "--duration",
         "150s",

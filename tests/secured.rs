@@ -1,4 +1,4 @@
-//! A Kafka with TLS, authentication and ACLs: each role works with exactly the permissions that `topics check`
+//! Tests of a Kafka with TLS, authentication and ACLs. Each role works with exactly the permissions that `topics check`
 //! prints, each failure is one sentence that names its cause, and no output contains a secret.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 

@@ -1,4 +1,4 @@
-//! Many slow clients of `up`: its memory stays bounded, and other clients are served.
+//! Tests of many slow clients of `up`: its memory stays bounded, and other clients are served.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -15,12 +15,13 @@ const IDLE: usize = 1000;
 const SLOW_HEADS: usize = 200;
 const SLOW_BODIES: usize = 200;
 
-/// Together eight times the limit of unfinished bodies.
+/// Number of clients with large bodies. Together their bodies have eight times the size that the server allows for
+/// unfinished bodies.
 const LARGE_BODIES: usize = 1024;
 const LARGE_BODY_BYTES: usize = 250_000;
 
-/// Maximum growth of the memory: twice the 32 MiB that unfinished bodies share (a buffer grows by doubling), and 40 KB for
-/// each of 2424 connections.
+/// Maximum growth of the memory in KiB. Unfinished bodies share 32 MiB, and their buffers may take twice as much, since
+/// a buffer grows by doubling. Each of the 2424 connections may take 40 KiB more.
 const MOST_GROWTH_KIB: u64 = 2 * 32 * 1024 + 2424 * 40;
 
 const HEAD: &str = "POST /v1/reactions HTTP/1.1\r\nhost: h\r\n";
@@ -33,11 +34,11 @@ fn connect(node: &Node, begin: &str) -> TcpStream {
     stream
 }
 
-/// Sends a body except for its last byte, or as much as the server reads before it refuses.
+/// Sends a body without its last byte, or as much of it as the server reads before it refuses the request.
 fn large_body(node: &Node) -> TcpStream {
     let head = format!("{HEAD}content-length: {LARGE_BODY_BYTES}\r\n\r\n");
     let mut stream = connect(node, &head);
-    // The server may refuse and close the connection before everything is sent.
+    // An error is ignored: the server may refuse the request and close the connection before everything is sent.
     let _ = stream.write_all(" ".repeat(LARGE_BODY_BYTES - 1).as_bytes());
     stream
 }
@@ -46,7 +47,7 @@ fn large_bodies(node: &Node, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| large_body(node)).collect()
 }
 
-/// Returns the peak memory of the process (VmHWM).
+/// Returns the peak resident memory of the process (VmHWM), in KiB.
 fn peak_kib(node: &Node) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -86,7 +87,8 @@ fn slow_clients_cost_bounded_memory_and_other_clients_are_served() {
         sent.flatten().collect()
     });
     assert_eq!(post(&node), 202);
-    // Most bodies were refused, and the others are too slow: each gets a response.
+    // Each client gets a response or a closed connection: 503 since there are too many bodies, or 408 since a body is
+    // too slow.
     for client in &mut large_bodies {
         let mut status = [0; 12];
         if client.read_exact(&mut status).is_ok() {

@@ -1,5 +1,5 @@
-//! Several dataflows of one deployment on a real Kafka: one is active, the others are standbys. Processes are killed, and
-//! the finals contain every reaction once.
+//! Tests of several dataflows of one deployment on a real Kafka. One is active, and the others are standbys. Processes
+//! are killed, and the finals contain every reaction once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -24,10 +24,10 @@ use harness::{
 
 const PARTITIONS: u32 = 4;
 
-/// Two and a half takeover times.
+/// A span of two and a half takeover times.
 const SEVERAL_TAKEOVERS: Duration = Duration::from_secs(25);
 
-/// A deployment with a load.
+/// A deployment to which a load writes.
 struct Fixture {
     dir: tempfile::TempDir,
     brokers: String,
@@ -59,7 +59,7 @@ impl Fixture {
         Node::start_silent(&arguments, &self.dir.path().join(name))
     }
 
-    /// Starts a process of a cluster of two.
+    /// Starts one of the two processes of a cluster.
     fn start_of_two(&self, name: &str, hosts: &str, index: &str) -> Node {
         self.start(name, &["-n", "2", "-p", index, "--hosts", hosts])
     }
@@ -68,17 +68,18 @@ impl Fixture {
         closes(&self.log, &self.prefix).unwrap_or(0)
     }
 
-    /// Waits for another final.
+    /// Waits until another final is committed.
     fn until_it_counts(&self) {
         let before = self.closes();
         until_within(LONG, "a final", || (self.closes() > before).then_some(()));
     }
 
-    /// Kills the active run by SIGKILL, and returns the time to the next final.
+    /// Kills the active run by SIGKILL, and returns the time from then to the next final.
     fn outage(&self, active: Node) -> Duration {
         active.kill();
         let killed = Instant::now();
-        // Wait until finals that it has committed are visible.
+        // Finals that the killed run has committed may become visible only now. They are not finals of the next run, so
+        // we wait for them first.
         thread::sleep(Duration::from_millis(200));
         self.until_it_counts();
         killed.elapsed()
@@ -90,7 +91,8 @@ impl Fixture {
         Some(stored.ok()??.run?.pid)
     }
 
-    /// Ends the load and the `running`, the active one last, and compares the finals with the log.
+    /// Ends the load, stops the processes in the order of `running`, and compares the finals with the reactions in the
+    /// log. The active process must be the last one of `running`.
     fn end(self, running: Vec<Node>) {
         let until_ms = self.load.end();
         until_within(LONG, "everything is final", || {
@@ -113,7 +115,7 @@ fn until_ready(node: &Node, words: &[&str]) {
     });
 }
 
-/// Whether its metric reports that it is active.
+/// Returns whether the metrics of a process report that it is active.
 fn is_active(node: &Node) -> bool {
     let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
     metrics.contains("\nemostream_dataflow_active 1")
@@ -136,7 +138,8 @@ fn of_a_pair_of_standbys_one_counts_and_the_other_takes_over_when_it_is_killed()
         fixture.until_it_counts();
         let outage = fixture.outage(active);
         println!("kill -9 of the active run to the next final: {outage:.1?}");
-        // A standby that waits less than the takeover time would fence healthy runs; the rest is recovery on a busy machine.
+        // The minimum is the takeover time, since a standby that waits less would fence healthy runs. The maximum
+        // allows for a recovery on a busy machine.
         assert!((10..90).contains(&outage.as_secs()), "{outage:?}");
         active = standby;
         until_ready(&active, &["dataflow: active"]);
@@ -202,7 +205,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
         .iter()
         .for_each(|node| until_ready(node, &["dataflow: active"]));
     let [zero, one] = first;
-    // Stopping one process stops both.
+    // If one process of a cluster is stopped, the other one stops, too.
     let (brokers, prefix) = (fixture.brokers.clone(), fixture.prefix.clone());
     let (log, until_ms) = (connect(&brokers), fixture.load.end());
     until_within(LONG, "everything is final", || {

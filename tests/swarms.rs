@@ -1,5 +1,5 @@
-//! Measures the frame rate of rising swarms without a GPU: `make bench FIGURE=swarms`, on a quiet machine. It prints the
-//! figures and asserts nothing about them.
+//! Measures the frame rate of rising swarms without a GPU. `make bench FIGURE=swarms` runs it, on a quiet machine. It
+//! prints the figures and asserts nothing about them.
 //!
 //! ```text
 //!  a page of 1920 × 1080 with a canvas ── rise() as tallies come ──▶ many emojis in the air, for seconds
@@ -17,11 +17,11 @@ use harness::{
     origin::serve,
 };
 
-/// The page, with 5,000 emojis: a hundred swarms of fifty.
+/// Width and height of the page, in pixels.
 const SCREEN: (u32, u32) = (1920, 1080);
 
-/// `rise(wanted)` keeps that many swarms in the air, waits until the first ones have landed, and measures each frame for
-/// five seconds.
+/// The measured page. Its function `rise(wanted)` keeps about `wanted` emojis in the air, in swarms of fifty. It waits
+/// until the first swarms have ended, and then measures each frame for five seconds.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8">
 <style>body { margin: 0 } canvas { display: block; width: 100vw; height: 100vh; accent-color: #6a5cf0; outline-color: #fff }</style>
 <canvas></canvas>
@@ -113,14 +113,16 @@ fn cpu_ms(root: u32) -> u64 {
     let mut found: Vec<(u32, u32, u64)> = processes
         .filter_map(|entry| {
             let pid = entry.file_name().into_string().ok()?;
-            // The fields after the name in parentheses: state, parent, …, user time (12th) and system time (13th).
+            // The fields after the name in parentheses are the state, the parent, …, the user time (12th) and the
+            // system time (13th).
             let stat = stat(&pid)?;
             let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
             let ticks = fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?;
             Some((pid.parse().ok()?, fields[1].parse().ok()?, ticks))
         })
         .collect();
-    // Process ids may have wrapped around, so children are added until there are no more.
+    // Process ids wrap around, so a child may be listed before its parent. The loop adds children until there are no
+    // more.
     let mut family = BTreeSet::from([root]);
     let mut ticks = 0;
     loop {

@@ -1,4 +1,4 @@
-//! Output in a terminal: a room that is drawn live, and topics as tables.
+//! Tests of the output in a terminal: a room that is drawn live, and topics as tables.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -56,7 +56,7 @@ fn a_room_is_drawn_as_it_lives_and_the_terminal_is_given_back_by_q_and_by_sigter
         until("the room on the screen", || drawn("live"));
         react(&node, room);
         until("the reaction on the screen", || drawn("🔥"));
-        // The only id of a final in this room.
+        // The room has one final. Its id ends with the offset 0.
         until("the final on the screen", || drawn("-0"));
         assert_eq!(drawn(GIVEN_BACK), None);
         match ended_by {

@@ -1,5 +1,5 @@
-//! Faults of processes, brokers, other producers and clocks: each acknowledged reaction is counted once or rejected with a
-//! reason, no reaction that arrived in time is late, and `/readyz` names the cause of a delay.
+//! Tests of faults of processes, brokers, other producers and clocks. Each acknowledged reaction is counted once or
+//! rejected with a reason, no reaction that arrived in time is late, and `/readyz` names the cause of a delay.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;

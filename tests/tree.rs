@@ -1,6 +1,6 @@
-//! All roles as processes on a real Kafka: two ingests, a dataflow of two, a publisher, and two levels of relays. Each is
-//! killed in turn under load, and subscribers by both protocols at the leaves get every final once, as Kafka's own
-//! consumer reads them.
+//! Tests of all roles as processes on a real Kafka: two ingests, a dataflow of two processes, a publisher, and two
+//! levels of relays. Each process is killed in turn under load. Subscribers at the lowest relays get every final once,
+//! over both protocols, and these are the finals that Kafka's own consumer reads.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -30,9 +30,10 @@ use serde_json::{Value, json};
 const ROOMS: [&str; 3] = ["a", "b", "c"];
 const EMOJIS: [&str; 3] = ["🔥", "👏", "😂"];
 const LAST: &str = "🏁";
-/// Timeout until a killed dataflow has joined again on two busy cores.
+/// Timeout until a killed process of the dataflow has joined its cluster again, on two busy cores.
 const LONG: Duration = Duration::from_secs(150);
-/// Exit codes that a process may have: killed; restart; its upstream, Kafka or a peer was unavailable at a start.
+/// Exit codes that a process may have: -9 (killed), 75 (restart), 69 (its upstream, Kafka or another process was
+/// unavailable at a start).
 const GOOD_ENDS: [i32; 3] = [-9, 75, 69];
 
 #[test]
@@ -72,7 +73,7 @@ fn the_leaves_get_every_final_once_while_each_process_is_killed() {
         let (name, process) = &cluster.processes[victim];
         println!("kill {name}");
         process.signal("KILL");
-        // Some processes are killed while the previous one is not ready yet.
+        // Some processes are killed before the previously killed one is ready again.
         if random.random_bool(0.3) {
             thread::sleep(Duration::from_millis(random.random_range(0..1500)));
         } else {
@@ -111,10 +112,10 @@ fn the_leaves_get_every_final_once_while_each_process_is_killed() {
     }
 }
 
-/// A record of the windows: its id, start and counts.
+/// A record of the `windows` topic: its id, start and counts.
 type Kept = (String, u64, BTreeMap<String, u64>);
 
-/// Returns the finals that Kafka's own consumer reads.
+/// Returns the finals that Kafka's own consumer reads, by room.
 fn kept(brokers: &str, prefix: &str) -> BTreeMap<String, Vec<Kept>> {
     let mut kept: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     for record in kafka::consume(brokers, &format!("{prefix}.windows")) {
@@ -248,7 +249,8 @@ impl Producers {
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let reactions: Vec<Value> = (0..20).map(|_| reaction(&mut random)).collect();
-                    // Errors are ignored: a killed ingest gets no reactions, and the test compares with Kafka.
+                    // Errors are ignored. A killed ingest accepts no reactions, and the test compares the frames with
+                    // the finals in Kafka, not with the reactions that were sent.
                     let _ = http::post(&at, "/v1/reactions", &Value::Array(reactions).to_string());
                     thread::sleep(Duration::from_millis(20));
                 }
@@ -326,12 +328,12 @@ fn up_feeds_relays_too() {
     let admin = node.admin();
     let ready = || http::get(&admin, "/readyz").unwrap();
     assert_eq!(ready().status, 200);
-    // A relay without the token gets an error, which the upstream logs, too.
+    // A relay without the token gets an error from its upstream, so it ends with 69.
     let stranger = node::run(&relay);
     let printed = String::from_utf8(stranger.stderr).unwrap();
     assert_eq!(stranger.status.code(), Some(69), "{printed}");
     assert!(printed.contains("--relay-token-file"), "{printed}");
-    // The relay serves its state without its upstream.
+    // The relay continues to serve its state without its upstream.
     up.kill();
     until("not ready", || (ready().status == 503).then_some(()));
     assert!(ready().body.contains(&feed));

@@ -1,4 +1,4 @@
-//! The whole path of a reaction in `up`: posted reactions are received as exact counts.
+//! Tests of the whole path of a reaction in `up`: posted reactions are received as exact counts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -29,7 +29,7 @@ const CLAPS: usize = 300;
 const OVER: Duration = Duration::from_secs(3);
 const WINDOW_MS: u64 = 2000;
 const SWARM_SIZE: u64 = 1000;
-/// Longer than any test, so that the span contains all reactions.
+/// Flags for a trending span that is longer than any test, so that the span contains all reactions.
 const LONG_SPAN: &[&str] = &["--trending-span", "10m"];
 
 #[test]
@@ -105,7 +105,7 @@ fn a_crowd_is_counted_exactly(node: &Node) {
     assert!(rooms.body.contains("match-7"), "{rooms:?}");
 }
 
-/// Waits until all rooms have the trending reactions, and returns the frame.
+/// Waits until the reactions are trending in their room and across all rooms. Returns the room's trending frame.
 fn the_crowd_is_trending(node: &Node) -> Value {
     let top = json!([{"emoji": "🔥", "count": FIRES}, {"emoji": "👏", "count": CLAPS}]);
     let frame = json!({"type": "trending", "room": "match-7", "span_ms": 600_000, "top": top});
@@ -130,11 +130,12 @@ fn next_trending(subscriber: &mut ws::Subscriber) -> Value {
     })
 }
 
-/// Sends reactions as objects and as arrays to /v1/reactions, and to the path of existing clients.
+/// Sends reactions to /v1/reactions as objects and as arrays, and to the path for clients of other servers.
 fn post_over_time(address: &str) {
     let one = |emoji: &str| json!({"user_id": "u-1", "emoji_type": emoji, "room": "match-7"});
     let alias = json!({"client_id": 5, "emoji": "clap", "room": "match-7"});
-    // The same parts in each round: 96 in an array and 4 single ones add up to 2500, and 12 to 300.
+    // Each round has the same parts: 🔥 96 times in an array and 4 times alone, and 👏 12 times. 25 rounds add up to 2500
+    // 🔥 and 300 👏.
     let rounds = 25;
     let start = Instant::now();
     for round in 0..rounds {
@@ -169,7 +170,7 @@ fn sse_finals(events: &mut sse::Subscriber, count: usize) -> Vec<Final> {
     finals
 }
 
-/// Asserts that `inspect` reads the same from the topics while `up` runs.
+/// Asserts that `inspect` reads the same results from the topics while `up` runs.
 fn inspected(store: &[&str]) {
     let read = |topic: &str| -> Vec<Value> {
         let arguments = [
@@ -213,7 +214,8 @@ fn connections_beyond_the_rate_get_503_and_retry_after() {
     let node = Node::up(dir.path(), &["--connection-rate", "1/m"]);
     let first = http::get(&node.address, "/v1/rooms").unwrap();
     assert_eq!(first.status, 200);
-    // The client sends nothing: unread bytes at a close may reset the connection.
+    // The client sends nothing. If a server closes a connection with unread bytes, the connection may be reset before
+    // the response is read.
     let mut second = TcpStream::connect(&node.address).unwrap();
     let mut body = String::new();
     second.read_to_string(&mut body).unwrap();
@@ -260,7 +262,7 @@ fn totals_begin_at_0_after_the_retention_and_the_room_is_removed_on_kafka() {
     });
 }
 
-/// Also at a relay, and after a kill -9.
+/// Asserts that the totals of a room begin at 0 again after their retention, also at a relay, and also after a SIGKILL.
 fn totals_begin_again(log: &[&str], start: impl Fn(&[&str]) -> Node) {
     let (dir, port) = (tempfile::tempdir().unwrap(), free_addresses(1).remove(0));
     let flags = ["--totals-retention", "4s", "--trending-span", "4s"];
@@ -274,7 +276,7 @@ fn totals_begin_again(log: &[&str], start: impl Fn(&[&str]) -> Node) {
         until_within(Duration::from_secs(60), "the totals of the room", || {
             let state = http::get(&node.address, "/v1/rooms/goal").unwrap();
             let totals = match state.status {
-                // The room was removed.
+                // 404 means that the room was removed, so it has no totals.
                 404 => json!([]),
                 _ => state.json()["totals"].clone(),
             };
@@ -368,7 +370,7 @@ fn inspect_follows_up_through_a_kill_and_a_restart() {
     react(&node, "the-first");
     until("the first reaction", || followed("the-first"));
     node.kill();
-    // The stale socket does not prevent reading.
+    // The socket of the killed process still exists. It does not prevent `inspect` from reading.
     assert!(dir.path().join("data/log.sock").exists());
     assert!(node::output(&inspect).contains("the-first"));
     assert!(follower.try_wait().unwrap().is_none());

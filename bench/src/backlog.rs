@@ -14,10 +14,12 @@ use crate::{
 /// Number of reactions in a batch.
 pub(crate) const BATCH: usize = 500;
 
-/// Time from the crowd's end to the closing reactions: longer than the lateness or grace period of any peer.
+/// Time between the end of the crowd's last window and the closing reactions. It is longer than the lateness or grace
+/// period of every measured program, so the closing reactions close all windows of the crowd.
 const CLOSING_DELAY_MS: u64 = 45_000;
 
-/// If no result arrives for this long, the collector stops waiting for missing ones.
+/// Maximum time between two results. If no result arrives for this long, the collector stops, and the results that have
+/// not arrived count as missing.
 const STALLED: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -26,7 +28,7 @@ pub(crate) enum Format {
     Batches,
 }
 
-/// Returns a crowd whose event time ended two minutes ago.
+/// Returns a crowd whose last reactions have an event time of about two minutes ago.
 pub(crate) fn past_crowd(
     rooms: u32,
     emojis: u32,
@@ -51,8 +53,10 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Writes the crowd's reactions to the partitions in turn, then closing reactions: one of every room and emoji in every
-/// partition. Without these the last windows would not close, neither the dataflow's nor a peer's.
+/// Writes the crowd's reactions to the partitions in turn, and returns the expected tallies.
+///
+/// Then it writes closing reactions with a later event time to every partition, one for each room and emoji. Without
+/// them the last windows of the crowd would not close, neither in the dataflow nor in Kafka Streams or Flink.
 pub(crate) fn fill(
     cluster: &Cluster,
     topic: &str,
@@ -192,7 +196,7 @@ impl<'a> ResultCollector<'a> {
     }
 
     fn add(&mut self, key: Key, count: u64) {
-        // The window of the closing reactions is not compared.
+        // The window of the closing reactions is not compared, since the expected tallies do not contain it.
         if key.0 >= self.end_ms {
             return;
         }
@@ -200,7 +204,7 @@ impl<'a> ResultCollector<'a> {
         self.doubled += usize::from(self.collected.insert(key, count).is_some());
     }
 
-    /// Adds a final of the dataflow.
+    /// Adds the tallies of a final that the dataflow wrote.
     pub(crate) fn add_final(&mut self, value: &[u8], names: &Names) -> Result<()> {
         let record: WindowRecord = serde_json::from_slice(value)?;
         for tally in &record.counts {
@@ -216,7 +220,7 @@ impl<'a> ResultCollector<'a> {
         Ok(())
     }
 
-    /// Adds a result of a peer: `start room emoji count`.
+    /// Adds a result that Kafka Streams or Flink wrote, in the form `start room emoji count`.
     pub(crate) fn add_peer_result(&mut self, line: &str, names: &Names) -> Result<()> {
         let mut words = line.split_whitespace();
         let mut word = || words.next().ok_or("a short line");
@@ -229,7 +233,8 @@ impl<'a> ResultCollector<'a> {
         Ok(())
     }
 
-    /// Reads until all expected reactions are collected, or no result has arrived for [`STALLED`].
+    /// Reads results until they contain as many reactions as expected, or until no result has arrived for [`STALLED`].
+    /// `alive` returns an error if the measured process has ended.
     pub(crate) fn collect(
         &mut self,
         finals: &ResultReader,
@@ -272,7 +277,7 @@ impl<'a> ResultCollector<'a> {
     }
 }
 
-/// The end of the window that starts at `start_ms`.
+/// Returns the end of the window that starts at `start_ms`.
 pub(crate) fn end_of(start_ms: u64) -> u64 {
     start_ms + WINDOW_MS
 }

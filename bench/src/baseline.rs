@@ -1,7 +1,8 @@
-//! The baseline of `drain` (*floor* in its table): reads and counts, without results, event time or recovery.
+//! The baseline of `drain`, named *floor* in its table. It reads and counts reactions, but it writes no results, has no
+//! watermarks, and cannot recover.
 //!
-//! It has one consumer with the settings of the dataflow, a JSON parser that borrows, and fast hash maps. A dataflow
-//! that uses the same Kafka client needs at least this CPU time.
+//! It has one consumer with the settings of the dataflow's consumer, a JSON parser that borrows strings from the
+//! record, and fast hash maps. So its CPU time is a lower bound for every dataflow that uses the same Kafka client.
 
 use std::{
     io::{Read, stdin},
@@ -33,13 +34,13 @@ pub(crate) struct Flags {
 /// The way in which each record is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reader {
-    /// Dropped.
+    /// The record is dropped without being parsed.
     Nothing,
-    /// Parsed by serde_json and counted.
+    /// The record is parsed by serde_json and counted.
     SerdeJson,
-    /// Parsed by sonic-rs and counted.
+    /// The record is parsed by sonic-rs and counted.
     SonicRs,
-    /// Decoded as a batch and counted.
+    /// The record is decoded as a batch and counted.
     Batch,
 }
 
@@ -78,7 +79,8 @@ fn number(known: &mut HashMap<String, u32>, name: &str) -> u32 {
     number
 }
 
-/// Reads the topic to its end, prints the number of counted reactions, and waits until it was measured.
+/// Reads the topic to its end, prints the number of counted reactions, and waits until the parent process has measured
+/// this one.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let consumer = consumer(flags)?;
     let mut counts = Counts {
@@ -120,13 +122,13 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         begun.elapsed()
     );
     println!("counted {}", counted + dropped);
-    // The parent closes standard input after it has read /proc.
+    // The parent process closes standard input after it has read the CPU time and memory of this process from /proc.
     stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
 fn count_batch(value: &[u8], emojis: &EmojiNames, counts: &mut Counts) -> Result<()> {
-    // The closing reactions are plain JSON.
+    // The closing reactions are plain JSON and not batches, so they are skipped.
     let Payload::Batch(batch) = Payload::decode(value, emojis)? else {
         return Ok(());
     };
@@ -136,7 +138,7 @@ fn count_batch(value: &[u8], emojis: &EmojiNames, counts: &mut Counts) -> Result
     Ok(())
 }
 
-/// Returns a consumer with the settings of `log/src/kafka/config.rs`.
+/// Returns a consumer with the settings of the dataflow's consumer (`log/src/kafka/config.rs`).
 fn consumer(flags: &Flags) -> Result<BaseConsumer> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &flags.kafka)

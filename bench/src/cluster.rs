@@ -1,4 +1,4 @@
-//! Kafka: creates topics, writes records, reads results.
+//! A Kafka cluster: creates topics, writes records and reads results.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ impl Cluster {
         })
     }
 
-    /// Blocks on a future of the admin client. All other code here is synchronous.
+    /// Blocks until a future of the admin client completes, since all other code here is synchronous.
     fn wait<F: Future>(&self, answer: F) -> F::Output {
         self.runtime.block_on(answer)
     }
@@ -44,7 +44,7 @@ impl Cluster {
         &self.brokers
     }
 
-    /// Deletes and creates a topic, so that it has no records of an earlier round. Its retention is unlimited.
+    /// Deletes a topic and creates it again, so that it has no records of an earlier round. Its retention is unlimited.
     pub(crate) fn recreate(&self, topic: &str, partitions: u32) -> Result<()> {
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         for outcome in self.wait(self.admin.delete_topics(&[topic], &options))? {
@@ -53,11 +53,12 @@ impl Cluster {
                 Err((topic, error)) => return Err(format!("{topic}: {error}").into()),
             }
         }
-        // The controller responds before all brokers have deleted the topic.
+        // The controller responds before all brokers have deleted the topic, so we wait until the metadata does not
+        // contain it.
         self.wait_until(topic, None)?;
         let new = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
-            // A dataflow does not start on a topic that accepts timestamps further ahead.
+            // A dataflow refuses to start if the topic accepts timestamps that are further ahead of the broker's clock.
             .set("message.timestamp.after.max.ms", "5000")
             .set("compression.type", "producer");
         for outcome in self.wait(self.admin.create_topics([&new], &options))? {
@@ -66,7 +67,7 @@ impl Cluster {
         self.wait_until(topic, Some(partitions))
     }
 
-    /// Waits until this number of partitions of the topic has a leader; with `None`, until the topic is deleted.
+    /// Waits until `partitions` partitions of the topic have a leader. With `None` it waits until the topic is deleted.
     fn wait_until(&self, topic: &str, partitions: Option<u32>) -> Result<()> {
         let until = Instant::now() + TIMEOUT;
         while self.partitions(topic)? != partitions {
@@ -78,7 +79,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Number of partitions of the topic that have a leader; `None` if the topic does not exist.
+    /// Returns the number of partitions of the topic that have a leader, or `None` if the topic does not exist.
     fn partitions(&self, topic: &str) -> Result<Option<u32>> {
         let metadata = self.admin.inner().fetch_metadata(Some(topic), TIMEOUT)?;
         let mut found = metadata.topics().iter();
@@ -89,7 +90,8 @@ impl Cluster {
         }))
     }
 
-    /// Deletes and creates the topics that the dataflow writes, so that it starts from the beginning.
+    /// Deletes the topics that the dataflow writes and creates them again, so that the dataflow starts from the
+    /// beginning.
     pub(crate) fn recreate_results(&self, prefix: &str) -> Result<()> {
         for name in ["windows", "totals", "trending", "live", "rejected"] {
             self.recreate(&format!("{prefix}.{name}"), PARTITIONS)?;
@@ -144,7 +146,7 @@ fn config(brokers: &str) -> ClientConfig {
     config
 }
 
-/// Writes records.
+/// A producer that writes records.
 pub(crate) struct RecordWriter {
     producer: ThreadedProducer<DefaultProducerContext>,
 }
@@ -185,11 +187,11 @@ pub(crate) struct ResultReader {
 }
 
 impl ResultReader {
-    /// Calls `each` with key and value of the next record. Returns whether a record arrived within `wait`.
+    /// Calls `each` with the key and the value of the next record. Returns whether a record arrived within `wait`.
     pub(crate) fn next(&self, wait: Duration, each: impl FnOnce(&[u8], &[u8])) -> Result<bool> {
         match self.consumer.poll(wait) {
             None => Ok(false),
-            // librdkafka reconnects by itself.
+            // librdkafka reconnects by itself, so these errors only mean that no record arrived.
             Some(Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
             ))) => Ok(false),

@@ -6,11 +6,11 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::Result;
 
-/// Length of the windows of the dataflow and of all peers.
+/// Length of the windows of the dataflow, Kafka Streams and Flink.
 pub(crate) const WINDOW_MS: u64 = 2_000;
 
-/// Maximum time by which a reaction is older than the newest one before it, as with an ingest that flushes twice a
-/// second.
+/// Maximum time by which a reaction is older than the newest reaction that was written before it, as with an ingest
+/// that flushes twice a second.
 const JITTER_MS: u64 = 500;
 
 /// Key of a tally: start of the window, number of the room, number of the emoji.
@@ -30,7 +30,7 @@ pub(crate) struct Crowd {
     pub(crate) seed: u64,
 }
 
-/// A reaction of a crowd: numbers of its room, emoji and user.
+/// A reaction of a crowd, with its room, emoji and user as numbers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Event {
     pub(crate) room: u32,
@@ -54,13 +54,13 @@ impl Crowd {
         })
     }
 
-    /// The end of the last window that has a reaction.
+    /// Returns the end of the last window that has a reaction.
     pub(crate) fn end_ms(&self) -> u64 {
         window_of(self.begin_ms + self.span_ms + JITTER_MS) + WINDOW_MS
     }
 }
 
-/// The start of the window that contains a time.
+/// Returns the start of the window that contains a time.
 pub(crate) fn window_of(at_ms: u64) -> u64 {
     at_ms / WINDOW_MS * WINDOW_MS
 }
@@ -70,7 +70,7 @@ impl Event {
         (window_of(self.at_ms), self.room, self.emoji)
     }
 
-    /// The value of a plain JSON record.
+    /// Encodes the reaction as the value of a plain JSON record.
     pub(crate) fn json(&self, names: &Names) -> String {
         format!(
             r#"{{"user_id":"u-{}","emoji_type":"{}","timestamp":{},"room":"{}"}}"#,
@@ -91,7 +91,7 @@ impl Event {
     }
 }
 
-/// The names of a crowd's rooms and emojis, by number, and the numbers by name.
+/// The names of a crowd's rooms and emojis by their numbers, and the numbers by name.
 pub(crate) struct Names {
     rooms: Vec<Room>,
     emojis: Vec<Emoji>,
@@ -114,7 +114,7 @@ impl Names {
         })
     }
 
-    /// The key of a tally; `None` if the crowd does not have the room or the emoji.
+    /// Returns the key of a tally, or `None` if the crowd does not have the room or the emoji.
     pub(crate) fn key(&self, start_ms: u64, room: &str, emoji: &str) -> Option<Key> {
         Some((
             start_ms,

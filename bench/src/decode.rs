@@ -1,6 +1,6 @@
-//! Decodes records without Kafka: nanoseconds for each reaction.
+//! Measures the decoding of records without Kafka, in nanoseconds for each reaction.
 //!
-//! The table has the minimum of many rounds, since other load on the host only adds time.
+//! The table shows the minimum of many rounds, since other load on the host can only make a round slower.
 
 use std::{hint::black_box, time::Instant};
 

@@ -1,4 +1,4 @@
-//! Drains a backlog: events for each second of CPU time.
+//! Measures how fast a backlog is counted: events for each second of CPU time.
 
 use std::{
     path::Path,
@@ -20,7 +20,7 @@ use crate::{
     table::{self, Row, Run},
 };
 
-/// 20 rooms × 30 emojis: 600 keys.
+/// Number of rooms of the crowd. With 30 emojis in each room, there are 600 keys.
 const ROOMS: u32 = 20;
 const EMOJIS: u32 = 30;
 
@@ -30,19 +30,19 @@ const PREFIX: &str = "bench";
 pub(crate) struct Flags {
     #[command(flatten)]
     emostream: EmoStreamFlags,
-    /// How many reactions lie in the topic
+    /// Number of reactions in the topic
     #[arg(long, default_value_t = 5_000_000)]
     records: u64,
-    /// Seconds of event time over which they are spread
+    /// Seconds of event time over which the reactions are spread
     #[arg(long, default_value_t = 600)]
     span: u64,
-    /// Rounds of EmoStream and the baseline; medians are shown
+    /// Number of rounds of EmoStream and the baseline; the table shows medians
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Peers to run on the same topic
+    /// Peers (Kafka Streams, Flink) that count the same topic, for comparison
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
-    /// Rounds of the peers
+    /// Number of rounds of each peer (Kafka Streams or Flink)
     #[arg(long, default_value_t = 1)]
     peer_rounds: usize,
     #[arg(long, default_value_t = 1)]
@@ -123,7 +123,7 @@ fn compare(flags: &Flags, format: Format, baselines: &[Reader]) -> Result<()> {
     Ok(())
 }
 
-/// Measures a baseline until it has read the topic.
+/// Runs a baseline until it has read the topic, and measures it.
 fn drain_by_baseline(kafka: &str, topic: &str, reader: Reader) -> Result<Run> {
     let reader = reader
         .to_possible_value()

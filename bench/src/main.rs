@@ -6,8 +6,8 @@
 //!             └─expected▶ compare ◀─────┴── finals ◀────┘
 //! ```
 //!
-//! Each measured program is a child process, so that /proc has its CPU time and memory. The expected tallies follow
-//! from the crowd, and all results are compared with them.
+//! Each measured program is a child process, whose CPU time and memory are read from /proc. The expected tallies are
+//! computed from the crowd, and all results are compared with them.
 
 mod backlog;
 mod baseline;
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// The result of a function that may fail; a measurement ends with the first error.
+/// The result of a function that may fail. The first error ends a measurement.
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 #[derive(Debug, Parser)]
@@ -45,15 +45,15 @@ enum Figure {
     Drain(drain::Flags),
     /// Drain a backlog of batches
     Batches(drain::Flags),
-    /// Steady rate: from the end of a window to its visible final; CPU and memory
+    /// Time from the end of a window to its visible final at a steady rate; CPU and memory
     Steady(steady::Flags),
     /// Duration of a close with many rooms and emojis
     Rooms(rooms::Flags),
     /// Memory over half an hour of event time
     Memory(rooms::MemoryFlags),
-    /// From the start of the process to its first final, while it restores the totals of many rooms
+    /// Time from the start of the process to its first final, while it restores the totals of many rooms
     Restore(rooms::RestoreFlags),
-    /// From the start of the process to its first committed final, with a minute's backlog
+    /// Time from the start of the process to its first committed final, with a minute's backlog
     Start(start::Flags),
     /// Cost of a POST, compared with hyper alone, and with axum and rdkafka
     Ingest(ingest::Flags),
@@ -86,10 +86,10 @@ struct EmoStreamFlags {
     /// Kafka's bootstrap servers; `tests/kafka/kafka.sh run` sets the variable
     #[arg(long, env = "EMOSTREAM_TEST_KAFKA")]
     kafka: String,
-    /// Path of the program
+    /// Path of the `emostream` program to measure
     #[arg(long, default_value = "target/release/emostream")]
     program: PathBuf,
-    /// Further flags for `emostream dataflow`
+    /// Additional flags for `emostream dataflow`
     #[arg(long, value_delimiter = ' ', allow_hyphen_values = true)]
     flags: Vec<String>,
 }

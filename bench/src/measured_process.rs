@@ -9,10 +9,10 @@ use std::{
 
 use crate::Result;
 
-/// Unit of the CPU times in /proc: `USER_HZ` is 100 on Linux.
+/// Unit of the CPU times in /proc: a hundredth of a second, since `USER_HZ` is 100 on Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A running process, which is killed when this is dropped.
+/// A running process, which is killed when this value is dropped.
 pub(crate) struct MeasuredProcess {
     child: Child,
 }
@@ -43,22 +43,23 @@ impl MeasuredProcess {
         Err(format!("the process ended without printing {prefix}").into())
     }
 
-    /// CPU time of all threads, in user and kernel mode.
+    /// Returns the CPU time of all threads, in user and kernel mode.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The command's name is in parentheses and may contain spaces; utime is the 14th field.
+        // The second field is the command's name in parentheses. It may contain spaces, so fields are counted after it.
+        // `utime` is the 14th field, and `stime` the 15th.
         let (_, fields) = stat.rsplit_once(')').ok_or("/proc/stat without a name")?;
         let mut ticks = fields.split_whitespace().skip(11);
         let mut next = || -> Result<u32> { Ok(ticks.next().ok_or("a short /proc/stat")?.parse()?) };
         Ok(TICK * (next()? + next()?))
     }
 
-    /// Peak resident memory, in MB.
+    /// Returns the peak resident memory, in MB.
     pub(crate) fn peak_mb(&self) -> Result<f64> {
         self.status("VmHWM:")
     }
 
-    /// Resident memory, in MB.
+    /// Returns the resident memory, in MB.
     pub(crate) fn resident_mb(&self) -> Result<f64> {
         self.status("VmRSS:")
     }

@@ -1,4 +1,5 @@
-//! Peers: Kafka Streams and Flink count the same topic, compiled by Maven and run with recommended settings.
+//! Peers: programs with Kafka Streams and Flink that count the same topic. Maven compiles them, and they run with
+//! recommended settings.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,8 +35,9 @@ impl Peer {
         }
     }
 
-    /// The grace period or lateness. Kafka Streams has one stream time for all partitions of a task, so in a backlog it
-    /// needs a longer one for partitions that it reads at different speeds.
+    /// Returns the grace period of Kafka Streams, or the lateness of Flink. Kafka Streams has one stream time for all
+    /// partitions of a task. It reads the partitions of a backlog at different speeds, so it needs a longer grace
+    /// period.
     fn grace(self) -> Duration {
         match self {
             Peer::KafkaStreams => Duration::from_secs(30),
@@ -43,7 +45,7 @@ impl Peer {
         }
     }
 
-    /// Downloads the dependencies, and compiles the peer.
+    /// Downloads the dependencies, and compiles the program.
     pub(crate) fn build(self) -> Result<()> {
         let pom = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(self.name())
@@ -81,7 +83,8 @@ impl Peer {
         )
     }
 
-    /// Counts `topic`. CPU time is measured from the line `running` on, without the start of the JVM.
+    /// Runs the program until it has counted `topic`. CPU time is measured after it has printed `running`, so the
+    /// start of the JVM does not count.
     pub(crate) fn drain(
         self,
         cluster: &Cluster,

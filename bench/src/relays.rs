@@ -32,7 +32,7 @@ use crate::{
 
 const PREFIX: &str = "relays";
 const WINDOW_MS: u64 = 2000;
-/// Number of emojis in a tally, so that a frame has a typical size.
+/// Number of emojis in a tally, chosen so that a frame has a typical size.
 const EMOJIS: usize = 6;
 const WARM_UP: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,13 +50,13 @@ pub(crate) struct Flags {
     /// Live tallies a second in each room
     #[arg(long, default_value_t = 4)]
     hz: u64,
-    /// Change the rooms one after another, not all at the same time
+    /// Write the live tallies of the rooms one after another, not all at the same time
     #[arg(long)]
     spread: bool,
     /// Number of rooms with subscribers, to measure the delay of a hop
     #[arg(long, default_value_t = 50)]
     watched: usize,
-    /// Seconds of each measurement
+    /// Duration of each measurement, in seconds
     #[arg(long, default_value_t = 20)]
     seconds: u64,
 }
@@ -101,7 +101,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// Measures the publisher's CPU with and without relays that only receive.
+/// Measures the publisher's CPU time, first without relays and then with relays that only receive.
 fn measure_relays(
     publisher: &mut MeasuredProcess,
     relay_address: &str,
@@ -137,14 +137,14 @@ fn name(nth: usize) -> String {
     format!("room-{nth}")
 }
 
-/// The CPU time of a process in `span`, as a share of one core.
+/// Returns the CPU time that a process uses in `span`, as a share of one core.
 fn share(process: &MeasuredProcess, span: Duration) -> Result<f64> {
     let (begun, before) = (Instant::now(), process.cpu()?);
     thread::sleep(span);
     Ok((process.cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64())
 }
 
-/// Starts `emostream ROLE`, and returns it with its address.
+/// Starts `emostream ROLE`, and returns the process with its address.
 fn start(
     emostream: &EmoStreamFlags,
     role: &str,

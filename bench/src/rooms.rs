@@ -31,16 +31,18 @@ const PREFIX: &str = "rooms";
 /// Default flush interval of an ingest.
 const FLUSH_MS: u64 = 500;
 
-/// Maximum number of reactions in a record: so many fit into 1 MB, the default limit of a topic.
+/// Maximum number of reactions in a record. A record with so many reactions is not larger than 1 MB, the default limit
+/// of a topic.
 const MAX_RECORD_REACTIONS: usize = 20_000;
 
 /// Default lateness of the dataflow.
 const LATENESS_MS: u64 = 750;
 
-/// If no final arrives for this long, all committed finals have been read.
+/// If the reader receives no final for this long, it has read all committed finals.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Maximum number of emojis of a room whose totals the dataflow writes at each change.
+/// Maximum number of emojis in a room whose totals the dataflow writes at each change. It writes the totals of larger
+/// rooms less often.
 const SMALL_EMOJIS: u32 = 100;
 
 #[derive(Debug, Args)]
@@ -85,7 +87,7 @@ pub(crate) struct RestoreFlags {
 struct UniformCrowd {
     names: Names,
     crowd: Crowd,
-    /// Keys in a pseudo-random order, the same in each window, so that every batch has most rooms.
+    /// Keys in a pseudo-random order, so that every batch contains most rooms. The order is the same in each window.
     order: Vec<u32>,
 }
 
@@ -145,7 +147,7 @@ impl UniformCrowd {
     }
 }
 
-/// The results of one window: for each topic, the number that was read, and when the last one was read.
+/// The results of one window: for each topic, how many results were read, and when the last one was read.
 #[derive(Debug, Default, Clone)]
 struct Close {
     results: BTreeMap<&'static str, (u32, u64)>,
@@ -190,7 +192,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
             })
             .count()
     };
-    // The totals of rooms with more emojis are not written in each window.
+    // The dataflow does not write the totals of rooms with more emojis in each window, so the loop waits for finals
+    // instead.
     let last = if flags.emojis <= SMALL_EMOJIS {
         "totals"
     } else {
@@ -238,7 +241,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
                 let (count, at_ms) = close.results.get(name)?;
                 (*count >= flags.rooms).then_some(*at_ms as f64 - *closing as f64)
             })
-            // The first windows are a warm-up.
+            // The first windows are a warm-up, so they are not measured.
             .skip(2)
             .collect();
         println!(
@@ -257,7 +260,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// Measures starts that restore the totals of all rooms, while one room receives reactions.
+/// Measures the time from a start to its first final. Each start restores the totals of all rooms, and one room
+/// receives reactions meanwhile.
 pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let prefix = "restore";
@@ -314,7 +318,8 @@ pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     Ok(())
 }
 
-/// Writes flushes when they are due until `stop` is set. `written` has the time of each write by the newest event time.
+/// Writes each flush when it is due, until `stop` is set. Inserts the time of each write into `written`, by the newest
+/// event time of the flush.
 fn load(
     crowd: &UniformCrowd,
     writer: &RecordWriter,
@@ -335,7 +340,7 @@ fn load(
     Ok(())
 }
 
-/// Returns the start of the window in a result without parsing the JSON.
+/// Finds the start of the window in the text of a result, without parsing the JSON.
 fn start_of(value: &[u8]) -> Option<u64> {
     let name = b"\"start\":";
     let at = value.windows(name.len()).position(|bytes| bytes == name)? + name.len();

@@ -1,5 +1,5 @@
-//! Measures the time from the start of the process to its first committed final, with a backlog, while reactions are
-//! still written.
+//! Measures the time from the start of the dataflow to its first committed final. The topic has a backlog, and
+//! reactions are written during the start, too.
 
 use std::{
     thread,
@@ -23,10 +23,10 @@ const PREFIX: &str = "start";
 pub(crate) struct Flags {
     #[command(flatten)]
     emostream: EmoStreamFlags,
-    /// Records a second
+    /// Records per second
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
-    /// Seconds of backlog
+    /// Length of the backlog, in seconds
     #[arg(long, default_value_t = 60)]
     backlog: u64,
     #[arg(long, default_value_t = 5)]

@@ -1,4 +1,5 @@
-//! Steady rate of plain records: measures the time from window end + lateness to the visible final, CPU and memory.
+//! Measures a dataflow at a steady rate of plain records: CPU time, memory, and the time until the final of a window is
+//! visible. This time begins when the window has ended and the lateness has passed.
 //!
 //! The load is an open loop: each record is written when it is due, even if earlier ones were slow.
 
@@ -33,7 +34,7 @@ const PREFIX: &str = "steady";
 pub(crate) struct Flags {
     #[command(flatten)]
     emostream: EmoStreamFlags,
-    /// Records a second
+    /// Records per second
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
     /// Duration of the measurement, in seconds

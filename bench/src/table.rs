@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Returns the median.
+/// Returns the median of `figures`.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Returns the quantile for `share`, from 0 to 1.
+/// Returns the quantile of `figures` at `share`, which is between 0 and 1.
 pub(crate) fn quantile(figures: &mut [f64], share: f64) -> f64 {
     figures.sort_by(f64::total_cmp);
     let at = ((figures.len() as f64 * share) as usize).min(figures.len().saturating_sub(1));
@@ -31,7 +31,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Millions of events for each second of CPU time.
+    /// Returns millions of events for each second of CPU time.
     pub(crate) fn rate(&self, events: u64) -> f64 {
         events as f64 / 1e6 / self.cpu()
     }
@@ -60,7 +60,7 @@ impl Row {
     }
 }
 
-/// Prints the rows. The CPU time of `ours` is divided by that of each row.
+/// Prints the rows. One column has the CPU time of the row `ours`, divided by the CPU time of each row.
 pub(crate) fn print(events: u64, rows: &[Row], ours: &str) {
     let own = rows
         .iter()

@@ -1,5 +1,5 @@
-//! `make cluster`: the cluster counts exactly while each of its processes is killed, exports all metrics that alerts and
-//! dashboards use, and leaves no process behind.
+//! Tests of `make cluster`: the cluster counts exactly while its processes are killed, exports all metrics that alerts
+//! and dashboards use, and leaves no process behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,8 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let address = free_addresses(1).remove(0);
         let printed = fs::File::create(dir.path().join("output")).unwrap();
-        // Tests that run in the background have inherited an ignored SIGINT, which bash cannot reset.
+        // If the tests run in the background, they have inherited an ignored SIGINT. bash cannot reset the signal to
+        // its default, so `env` does that.
         let script = Command::new("env")
             .arg("--default-signal=INT")
             .arg(path("docker/cluster.sh"))
@@ -48,7 +49,7 @@ impl Cluster {
             dir,
             address,
         };
-        // Timeout for the start of Kafka and eight processes on two busy cores.
+        // The timeout allows for the start of Kafka and eight processes on two busy cores.
         until_within(Duration::from_secs(180), "the cluster's address", || {
             let ended = cluster.script.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}: {}", cluster.printed());
@@ -66,7 +67,7 @@ impl Cluster {
         format!("http://{}", self.address)
     }
 
-    /// Returns the admin address of each role.
+    /// Returns the admin address of each role, by its name.
     fn admins(&self) -> BTreeMap<String, String> {
         let printed = self.printed();
         let lines = printed.lines();
@@ -84,7 +85,7 @@ impl Cluster {
         fs::read_to_string(file).unwrap().trim().parse().unwrap()
     }
 
-    /// Kills a role by SIGKILL, and waits until it is ready again, also for the proxy.
+    /// Kills a role by SIGKILL. Waits until the next process of this role is ready, and until the proxy responds.
     fn kill(&self, name: &str) {
         let killed = self.pid(name);
         signal(killed, "KILL");
@@ -103,7 +104,7 @@ impl Cluster {
         });
     }
 
-    /// Sends SIGINT, and asserts that the exit code is 0 and that no process is left.
+    /// Sends SIGINT. Asserts that the exit code is 0 and that all processes have ended.
     fn stop(mut self) {
         let pids: Vec<u32> = self.pids().values().copied().collect();
         signal(self.script.id(), "INT");
@@ -112,7 +113,7 @@ impl Cluster {
         });
         assert!(ended.success(), "{ended}: {}", self.printed());
         for pid in pids {
-            // The process that inherits the orphans needs a moment to reap them.
+            // The process that inherits the orphans reaps them only after a moment, so we wait.
             until(&format!("the end of process {pid}"), || {
                 (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
             });
@@ -154,7 +155,7 @@ impl Drop for Cluster {
 #[derive(Default)]
 struct Scraped {
     metrics: BTreeSet<String>,
-    /// The labels of each name in a series.
+    /// The names of labels, by the name of the series that has them.
     labels: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -232,7 +233,8 @@ fn a_cluster_that_loses_each_process_once_counts_exactly_and_exports_all_watched
     let page = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    // Only `up` has the metric of the event clock, and no role of this cluster has --jwks-url.
+    // Only `up` has the metric of the event clock, and no role of this cluster has --jwks-url. So the cluster does not
+    // export these metrics.
     let of_others = |name: &&str| {
         *name == "emostream_clock_ahead_seconds" || name.starts_with("emostream_jwks_")
     };

@@ -1,4 +1,4 @@
-//! The files in docker/, parsed, and the programs that validate them.
+//! Reads the files in docker/, and runs the programs that validate them.
 
 use std::{
     fs,
@@ -30,7 +30,8 @@ pub fn manifests() -> Vec<PathBuf> {
     files
 }
 
-/// Returns a program that `make setup` installs. It is required, because a skipped check would look like a passed one.
+/// Returns a command for a program that `make setup` installs. Fails if the program is missing, because a skipped check
+/// would look like a passed one.
 pub fn program(name: &str) -> Command {
     let own = path("target/checks/bin").join(name);
     let found = if own.exists() {
@@ -50,7 +51,7 @@ pub fn program(name: &str) -> Command {
     Command::new(found)
 }
 
-/// Runs a command; fails with its output if the exit code is not 0.
+/// Runs a command, and returns its output. Fails with this output if the exit code is not 0.
 pub fn good(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned()

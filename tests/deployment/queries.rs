@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::files::{docker, text};
 
-/// Returns the alerts.
+/// Returns the alerting rules of Prometheus.
 pub fn alerts() -> Vec<Value> {
     let rules = docker("prometheus/alerts.yml");
     let groups = rules["groups"].as_array().unwrap().iter();
@@ -15,7 +15,7 @@ pub fn alerts() -> Vec<Value> {
         .collect()
 }
 
-/// Returns the panels with queries.
+/// Returns the panels of the dashboard that have queries.
 pub fn panels() -> Vec<Value> {
     let dashboard: Value =
         serde_json::from_str(&text("docker/grafana/dashboards/emostream.json")).unwrap();
@@ -26,7 +26,7 @@ pub fn panels() -> Vec<Value> {
         .collect()
 }
 
-/// Returns all queries of both, as PromQL.
+/// Returns the queries of all alerts and panels, in PromQL.
 pub fn questions() -> Vec<String> {
     let of_alerts = alerts().into_iter().map(|alert| alert["expr"].clone());
     let of_panels = panels().into_iter().flat_map(|panel| {
@@ -36,13 +36,14 @@ pub fn questions() -> Vec<String> {
     let all = of_alerts.chain(of_panels);
     all.map(|question| {
         let question = question.as_str().unwrap();
-        // Grafana replaces the variable by a duration.
+        // Grafana replaces this variable by a duration, so we do the same.
         question.replace("$__rate_interval", "1m")
     })
     .collect()
 }
 
-/// Returns the metrics of a query, by the names that roles export.
+/// Returns the metrics in a query, with the names that roles export: those of histograms without `_bucket`, `_sum` or
+/// `_count`.
 pub fn metrics(question: &str) -> BTreeSet<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = question.split(|c| !is_word(c));

@@ -17,8 +17,8 @@ pub fn of_compose() -> Vec<Arguments> {
     ours.map(|service| texts(&service["command"])).collect()
 }
 
-/// Returns the roles of docker/k8s, with the variables in their arguments expanded, and with environment variables as
-/// flags.
+/// Returns the roles of docker/k8s. The variables in their arguments are expanded, and environment variables are added
+/// as flags.
 pub fn of_kubernetes() -> Vec<Arguments> {
     let documents: Vec<Value> = manifests().iter().flat_map(|file| yaml(file)).collect();
     let of_kind = |kind: &'static str| documents.iter().filter(move |d| d["kind"] == kind);
@@ -70,7 +70,7 @@ pub fn without_addresses(arguments: &Arguments) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the set of the roles' arguments without addresses.
+/// Returns the different roles, by their arguments without addresses.
 pub fn kinds(roles: &[Arguments]) -> BTreeSet<String> {
     roles.iter().map(without_addresses).collect()
 }

@@ -27,7 +27,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// Issues a certificate of `name` for a server at `hosts`, or for a client.
+    /// Issues a certificate with the name `name`, for a server at `hosts` or for a client.
     pub fn certificate(&self, name: &str, hosts: &[&str]) -> Certificate {
         self.signed(&named(name, hosts))
     }
@@ -50,7 +50,7 @@ impl Authority {
 }
 
 impl Certificate {
-    /// Writes both into one file, as Kafka's brokers and librdkafka read them.
+    /// Writes the key and the certificate into one file, in the form that Kafka's brokers and librdkafka read.
     pub fn save(&self, file: &Path) {
         std::fs::write(file, [&*self.key, &*self.certificate].concat()).unwrap();
     }

@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, until};
 
-/// Interval of the checks of a page.
+/// Interval at which a condition on a page is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Pages below this width are emulated as a phone.
+/// Width in pixels below which a page is emulated as on a phone.
 const PHONE_PIXELS: u32 = 500;
 
-/// Debian's chromedriver. It and its browsers are stopped, also if a test fails.
+/// A process of Debian's chromedriver. It is stopped with its browsers when this value is dropped, so also if a test
+/// fails.
 pub struct Driver {
     child: Child,
     port: u16,
@@ -31,7 +32,7 @@ pub struct Driver {
 pub struct Look<'a> {
     /// Additional arguments of Chromium.
     pub arguments: &'a [&'a str],
-    /// Width and height of the page; a narrow page is a phone.
+    /// Width and height of the page in pixels. A narrow page is emulated as on a phone.
     pub size: Option<(u32, u32)>,
     /// Folder of downloads.
     pub downloads: Option<&'a str>,
@@ -109,7 +110,7 @@ impl Driver {
 }
 
 impl Driver {
-    /// Makes chromedriver close its browsers, which would outlive it if it were killed.
+    /// Makes chromedriver close its browsers. If chromedriver were killed, they would continue to run.
     fn shut_down(&self) -> io::Result<()> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
         socket.set_read_timeout(Some(DEADLINE))?;
@@ -135,7 +136,7 @@ pub fn in_browsers(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// Waits for the element and returns it.
+/// Waits until the page has an element that matches `css`, and returns it.
 pub async fn shown(browser: &Client, css: &str) -> Element {
     let found = browser
         .wait()
@@ -145,16 +146,16 @@ pub async fn shown(browser: &Client, css: &str) -> Element {
     found.unwrap_or_else(|error| panic!("{css} is not on the page: {error}"))
 }
 
-/// Evaluates an expression of the page.
+/// Evaluates a JavaScript expression in the page, and returns its value.
 pub async fn value(browser: &Client, expression: &str) -> Value {
     let script = format!("return {expression};");
     browser.execute(&script, Vec::new()).await.unwrap()
 }
 
-/// Waits until an expression of the page is true.
+/// Waits until a JavaScript expression in the page is true.
 pub async fn holds(browser: &Client, expression: &str) {
     let deadline = Instant::now() + DEADLINE;
-    // While a page loads, the expression may fail.
+    // The expression may fail while a page loads. A failure counts as false.
     let script = format!("try {{ return Boolean({expression}); }} catch {{ return false; }}");
     while browser.execute(&script, Vec::new()).await.ok() != Some(Value::Bool(true)) {
         assert!(Instant::now() < deadline, "never true: {expression}");
@@ -162,12 +163,12 @@ pub async fn holds(browser: &Client, expression: &str) {
     }
 }
 
-/// Returns an expression for an element in the shadow tree.
+/// Returns a JavaScript expression for an element in the shadow tree of `emostream-room`.
 fn inside(css: &str) -> String {
     format!("document.querySelector('emostream-room').shadowRoot.querySelector('{css}')")
 }
 
-/// Waits until the element is connected.
+/// Waits until the `emostream-room` element is connected.
 pub async fn joined(browser: &Client) {
     shown(browser, r#"emostream-room[data-status="open"]"#).await;
 }

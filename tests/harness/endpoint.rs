@@ -33,7 +33,7 @@ impl Request {
     }
 }
 
-/// Status and JSON.
+/// A response: its status, and its body in JSON.
 pub type Answer = (&'static str, String);
 
 pub struct Endpoint {
@@ -48,7 +48,7 @@ struct Serving {
 }
 
 impl Endpoint {
-    /// Creates an endpoint that is not started yet; with TLS if there is a certificate.
+    /// Creates an endpoint that is not started yet. It uses TLS if there is a certificate.
     pub fn stopped(
         certificate: Option<&Certificate>,
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -80,15 +80,16 @@ impl Endpoint {
     pub fn stop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             stop.store(true, Ordering::SeqCst);
-            // The thread waits for a connection.
+            // The thread is blocked until the next connection, so this connection wakes it up.
             let _ = TcpStream::connect(&self.address);
             thread.join().unwrap();
         }
     }
 
-    /// Starts, or starts again at the same address.
+    /// Starts the server. After a stop it starts again at the same address.
     pub fn run(&mut self) {
-        // A child process of another test has a copy of the closed listener between fork and exec.
+        // Between fork and exec, a child process of another test has a copy of the closed listener. So the port may
+        // still be in use.
         let listener = until("a free port", || TcpListener::bind(&self.address).ok());
         let stop = Arc::new(AtomicBool::new(false));
         let (serving, stopped) = (self.serving.clone(), stop.clone());
@@ -99,7 +100,7 @@ impl Endpoint {
                 }
                 let serving = serving.clone();
                 thread::spawn(move || {
-                    // A client may close at any time, or not trust the certificate.
+                    // Errors are ignored: a client may close at any time, or may not trust the certificate.
                     let _ = serving.serve(client);
                 });
             }

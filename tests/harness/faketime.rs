@@ -9,7 +9,7 @@ use std::{
 /// Path at which Debian installs the library, below the folder of the architecture.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
-/// The host clock of processes that run with its environment. Their monotonic clock is not changed.
+/// The host clock of processes that run with [`HostClock::environment`]. Their monotonic clock is not changed.
 pub struct HostClock {
     offset: PathBuf,
     library: PathBuf,
@@ -41,14 +41,14 @@ impl HostClock {
         self.set("+0");
     }
 
-    /// Replaces the file atomically, since it may be read at any time.
+    /// Replaces the file atomically, since a process may read it at any time.
     fn set(&self, offset: &str) {
         let new = self.offset.with_extension("new");
         fs::write(&new, offset).unwrap();
         fs::rename(new, &self.offset).unwrap();
     }
 
-    /// Returns the environment variables of a process.
+    /// Returns the environment variables for a process that uses this clock.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         vec![

@@ -13,12 +13,12 @@ pub struct Final {
     pub total: u64,
     pub counts: BTreeMap<String, u64>,
     pub totals: BTreeMap<String, u64>,
-    /// The text of the frame.
+    /// The whole frame.
     pub frame: Value,
 }
 
 impl Final {
-    /// Parses a frame; `None` for frames of other types.
+    /// Parses a frame. Returns `None` for frames of other types.
     pub fn of(frame: &Value) -> Option<Final> {
         (frame["type"] == "final").then(|| Final {
             id: frame["id"].as_str().unwrap().to_owned(),
@@ -31,7 +31,7 @@ impl Final {
         })
     }
 
-    /// Returns the offset in the id.
+    /// Returns the offset of the final's record in Kafka, which is a part of its id.
     pub fn offset(&self) -> u64 {
         self.id.split_once('-').unwrap().1.parse().unwrap()
     }
@@ -49,7 +49,7 @@ impl Final {
     }
 }
 
-/// Parses a list of `{emoji, count}`.
+/// Parses a list of `{emoji, count}` into a map.
 pub fn counts(list: &Value) -> BTreeMap<String, u64> {
     let entry = |tally: &Value| {
         let emoji = tally["emoji"].as_str().unwrap().to_owned();
@@ -58,7 +58,7 @@ pub fn counts(list: &Value) -> BTreeMap<String, u64> {
     list.as_array().unwrap().iter().map(entry).collect()
 }
 
-/// Returns the sum of several finals.
+/// Returns the sum of the counts of several finals, by emoji.
 pub fn sum<'a>(finals: impl IntoIterator<Item = &'a Final>) -> BTreeMap<String, u64> {
     let mut sum = BTreeMap::new();
     for (emoji, count) in finals.into_iter().flat_map(|f| &f.counts) {

@@ -58,7 +58,7 @@ pub fn request_with(
     parse(&bytes).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
-/// Parses a response; `None` if it is not complete.
+/// Parses a response. Returns `None` if it is incomplete.
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
@@ -94,7 +94,7 @@ fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Returns the finals of a room's history.
+/// Returns the finals in a response with a room's history.
 pub fn finals(history: &Answer) -> Vec<super::finals::Final> {
     let json = history.json();
     let list = json.as_array().or_else(|| json["finals"].as_array());

@@ -9,7 +9,8 @@ use super::{node, signal::signal, supervised::free_addresses, until};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
 
-/// Returns its `host:port`. A test that needs Kafka fails without it, because a skipped test would look like a passed one.
+/// Returns the `host:port` of the Kafka that all tests share. Fails if there is none, because a skipped test would look
+/// like a passed one.
 pub fn brokers() -> String {
     std::env::var("EMOSTREAM_TEST_KAFKA").unwrap_or_else(|_| {
         panic!(
@@ -19,7 +20,7 @@ pub fn brokers() -> String {
     })
 }
 
-/// Connects to that Kafka, or to another one.
+/// Connects to the Kafka at `brokers`.
 pub fn connect(brokers: &str) -> KafkaLog {
     let brokers = brokers.to_owned();
     KafkaLog::connect(KafkaOptions {
@@ -48,7 +49,8 @@ impl Broker {
         Broker::start_in(&[])
     }
 
-    /// Starts a broker with a long session timeout, so that on a busy machine it does not lose its replicas to the others.
+    /// Starts a broker with a long session timeout. With a short one, the controller would fence the broker on a busy
+    /// machine, and other brokers would become leaders in its place.
     pub fn start_for_a_cluster() -> Broker {
         Broker::start_in(&[("KAFKA_SESSION_TIMEOUT_MS", "9000".to_owned())])
     }
@@ -59,8 +61,8 @@ impl Broker {
         Broker::start_in(&[("KAFKA_ADVERTISED_HOST", host)])
     }
 
-    /// Starts a broker whose files may have at most this many KB until it is restarted: longer writes fail as on a full
-    /// disk.
+    /// Starts a broker whose files may have at most `file_kb` KB each, until it is restarted. Longer writes fail as on
+    /// a full disk.
     pub fn start_with_room_for(file_kb: u32) -> Broker {
         Broker::start_in(&[("KAFKA_FILE_KB", file_kb.to_string())])
     }
@@ -70,7 +72,7 @@ impl Broker {
         Broker::start_in(&[second_listener(port, advertised)])
     }
 
-    /// Starts a broker by `kafka.sh` with these variables.
+    /// Starts a broker by `kafka.sh`, with these environment variables.
     pub fn start_in(environment: &[(&str, String)]) -> Broker {
         let broker = Broker::on_a_free_port();
         let arguments = ["start", text(broker.dir.path()), &broker.port];
@@ -85,7 +87,7 @@ impl Broker {
         let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
         let process = format!("/proc/{}/cmdline", pid.trim());
         until("the broker's end", || {
-            // A zombie process has an empty command line.
+            // A zombie process has an empty command line, so it counts as ended.
             std::fs::read(&process)
                 .unwrap_or_default()
                 .is_empty()
@@ -100,7 +102,8 @@ impl Broker {
         broker
     }
 
-    /// Starts such a broker with a second listener at `port`, which is advertised as `advertised`.
+    /// Starts another broker in the cluster of this one, with a second listener at `port`, which is advertised as
+    /// `advertised`.
     pub fn joined_with_second_listener(&self, port: &str, advertised: &str) -> Broker {
         let broker = Broker::on_a_free_port();
         let environment = [second_listener(port, advertised)];
@@ -113,7 +116,7 @@ impl Broker {
         run(script.args(["join", own, &self.port, others]));
     }
 
-    /// Returns its node id.
+    /// Returns the broker's node id.
     pub fn id(&self) -> &str {
         &self.port
     }
@@ -126,7 +129,7 @@ impl Broker {
         }
     }
 
-    /// Returns its `host:port`.
+    /// Returns the broker's `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -156,7 +159,7 @@ impl Drop for Broker {
     }
 }
 
-/// Returns the variable of `kafka.sh` that adds a second listener.
+/// Returns the environment variable of `kafka.sh` that adds a second listener.
 fn second_listener(port: &str, advertised: &str) -> (&'static str, String) {
     ("KAFKA_LISTENERS", format!("SECOND:{port}:{advertised}"))
 }
@@ -196,7 +199,7 @@ pub fn limit_writes(brokers: &str, client_id: &str, bytes_per_second: u32) {
     configure(brokers, "clients", client_id, &limit);
 }
 
-/// Sets the maximum record batch of `topic`, by `kafka-configs.sh`.
+/// Sets the maximum size of a record batch of `topic` in bytes, by `kafka-configs.sh`.
 pub fn limit_records(brokers: &str, topic: &str, bytes: u32) {
     configure(
         brokers,
@@ -212,8 +215,8 @@ fn configure(brokers: &str, kind: &str, name: &str, setting: &str) {
     script(&[&of[..], &["--entity-name", name, "--add-config", setting]].concat());
 }
 
-/// Adds partitions to `topic` until it has as many as `leaders`, by `kafka-topics.sh`. The broker of a new partition is the
-/// entry of `leaders` with its index.
+/// Adds partitions to `topic` by `kafka-topics.sh`, until it has one for each entry of `leaders`. A new partition is
+/// created at the broker whose id is the entry with the partition's number.
 pub fn add_partitions_at(brokers: &str, topic: &str, leaders: &[&str]) {
     let port = brokers.rsplit_once(':').unwrap().1;
     let (count, assignment) = (leaders.len().to_string(), leaders.join(","));

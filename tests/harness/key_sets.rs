@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{authority::Certificate, endpoint::Endpoint, now_ms};
 
-/// A key that signs tokens, ES256.
+/// A key that signs tokens with ES256.
 pub struct Signer {
     kid: &'static str,
     key: EncodingKey,
@@ -29,19 +29,19 @@ impl Signer {
         }
     }
 
-    /// The public key.
+    /// Returns the public key as a JWK.
     pub fn jwk(&self) -> Value {
         let mut key = Jwk::from_encoding_key(&self.key, Algorithm::ES256).unwrap();
         key.common.key_id = Some(self.kid.to_owned());
         serde_json::to_value(key).unwrap()
     }
 
-    /// Returns a token of `u-17` that is valid for ten minutes, with additional claims.
+    /// Returns a token of user `u-17` that is valid for ten minutes, with additional claims.
     pub fn token(&self, more: Value) -> String {
         self.token_with_kid(self.kid, more)
     }
 
-    /// Returns such a token with another `kid`.
+    /// Returns a token like [`Signer::token`], with another `kid`.
     pub fn token_with_kid(&self, kid: &str, more: Value) -> String {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(kid.to_owned());
@@ -49,7 +49,7 @@ impl Signer {
     }
 }
 
-/// Returns a token of `u-17` that is signed by this secret.
+/// Returns a token of user `u-17` that is signed with HS256 by this secret.
 pub fn signed_by_secret(secret: &[u8], kid: &str, more: Value) -> String {
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(kid.to_owned());
@@ -65,7 +65,7 @@ fn claims(more: Value) -> Value {
     claims
 }
 
-/// Returns the key set of these keys.
+/// Returns the key set (JWKS) with the public keys of these signers, as JSON.
 pub fn key_set(signers: &[&Signer]) -> String {
     let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
     json!({"keys": keys}).to_string()
@@ -83,14 +83,14 @@ struct Published {
 }
 
 impl KeySetEndpoint {
-    /// Publishes the keys of these signers; in TLS if there is a certificate.
+    /// Starts an endpoint that publishes the keys of these signers. It uses TLS if there is a certificate.
     pub fn start(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
         let mut key_set = KeySetEndpoint::stopped(signers, certificate);
         key_set.server.run();
         key_set
     }
 
-    /// Creates an endpoint that is not started yet.
+    /// Creates an endpoint for the keys of these signers that is not started yet.
     pub fn stopped(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
         let published = Arc::new(Published {
             set: Mutex::new(key_set(signers)),
@@ -110,12 +110,12 @@ impl KeySetEndpoint {
         self.server.url("/jwks.json")
     }
 
-    /// Publishes the keys of these signers instead.
+    /// Replaces the published keys by those of these signers.
     pub fn publish(&self, signers: &[&Signer]) {
         *self.published.set.lock().unwrap() = key_set(signers);
     }
 
-    /// Returns the number of requests so far.
+    /// Returns the number of requests that the server has received.
     pub fn requests(&self) -> u32 {
         self.published.requests.load(Ordering::SeqCst)
     }

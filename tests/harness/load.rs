@@ -56,13 +56,14 @@ pub fn create(brokers: &str, prefix: &str, partitions: u32) {
     node::output(&[&create[..], &["--partitions", &partitions]].concat());
 }
 
-/// Writes batches to every partition until it is stopped. If a test fails, their outcomes are printed.
+/// A thread that writes batches to every partition until it is stopped. If a test fails, it prints the outcomes of the
+/// writes.
 pub struct Load {
     /// Number of partitions.
     pub partitions: Arc<AtomicU32>,
     answers: Arc<Mutex<Answers>>,
     stop: Arc<AtomicBool>,
-    /// The thread returns the time of the last reaction.
+    /// The thread that writes. It returns the time of the last reaction.
     writing: Option<JoinHandle<u64>>,
 }
 
@@ -104,7 +105,7 @@ impl Load {
         let (count, stopping, answered) = (partitions.clone(), stop.clone(), answers.clone());
         let writing = thread::spawn(move || {
             let log = connect(&brokers);
-            // Longer than every outage of a broker, so each record is in the log once.
+            // The timeout is longer than every outage of a broker, so each record is in the log once.
             let appender = log.appender(LONG).unwrap();
             let mut rng = StdRng::seed_from_u64(seed);
             let mut last_ms = 0;
@@ -129,7 +130,8 @@ impl Load {
                         value: Batch::encode(base_ms, &reactions).into(),
                         headers: Vec::new(),
                     };
-                    // A refused record is not in the log, so the comparison does not expect it.
+                    // A refused record is not in the log, so it needs no further treatment: the comparison counts the
+                    // log.
                     let answers = answered.clone();
                     let done = Box::new(move |answer| Answers::add(&answers, answer));
                     if let Err(error) = appender.append(record, done) {
@@ -149,16 +151,17 @@ impl Load {
         }
     }
 
-    /// Sends reactions that close every earlier window, and stops. Returns the time up to which all windows are closed.
+    /// Sends reactions until every earlier window can close, and then stops. Returns the time up to which all windows
+    /// are closed.
     pub fn end(mut self) -> u64 {
         thread::sleep(2 * Duration::from_millis(WINDOW_MS) + Duration::from_secs(1));
         self.stop.store(true, Ordering::SeqCst);
-        // The lateness, and a window.
+        // Windows are closed up to the last reaction's time, less the lateness (750 ms) and one window.
         self.writing.take().unwrap().join().unwrap() - 750 - WINDOW_MS
     }
 }
 
-/// Counts the reactions in the log without a dataflow; windows that begin after `until_ms` are left out.
+/// Counts the reactions in the log without a dataflow. It skips windows that end after `until_ms`.
 pub fn written(log: &KafkaLog, prefix: &str, until_ms: u64) -> Counts {
     count_batches(log, &topics(prefix).reactions(), until_ms)
 }
@@ -179,8 +182,8 @@ fn count_batches(log: &KafkaLog, topic: &str, until_ms: u64) -> Counts {
     counts
 }
 
-/// Returns the counts of finals and of rejected reactions that Kafka's own consumer reads. Asserts that each window of a
-/// room has one final.
+/// Returns the counts of reactions in finals, as Kafka's own consumer reads them, and of rejected reactions. Asserts
+/// that each window of a room has one final.
 fn finals(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) -> Counts {
     let mut counts = Counts::new();
     let mut seen = BTreeMap::new();
@@ -219,7 +222,7 @@ pub fn check(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) {
     assert_eq!(found, expected);
 }
 
-/// Returns F, as `inspect` prints it.
+/// Returns F, the time up to which all windows are final, as `inspect progress` prints it.
 pub fn final_until_ms(brokers: &str, prefix: &str) -> u64 {
     let arguments = [
         "inspect",
@@ -258,7 +261,7 @@ pub fn arguments(brokers: &str, prefix: &str, workers: u32, processes: &[&str]) 
         .collect()
 }
 
-/// Returns the sum of the end offsets of finals: it grows only with closes that have finals.
+/// Returns the sum of the end offsets of the `windows` topic. It grows only with closes that have finals.
 pub fn closes(log: &KafkaLog, prefix: &str) -> Result<u64, LogError> {
     let windows = topics(prefix).windows();
     Ok(log.offsets(&windows)?.iter().map(|kept| kept.end).sum())

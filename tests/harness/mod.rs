@@ -1,6 +1,6 @@
 //! The harness of the system tests: real processes, real sockets, and deadlines instead of sleeps.
 //!
-//! Each test binary uses a part of it.
+//! Each test binary uses a part of the harness.
 #![allow(dead_code, reason = "every test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -33,7 +33,7 @@ use std::{
 /// Timeout that is long enough for two busy cores; only a test that fails waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Interval of the checks of a condition.
+/// Interval at which a condition is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` returns a value. After [`DEADLINE`] it panics with `what` in the message.
@@ -60,7 +60,7 @@ pub fn within<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// Returns the current time, Unix milliseconds.
+/// Returns the current time in Unix milliseconds.
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     since.as_millis() as u64
@@ -71,7 +71,7 @@ pub fn unique(name: &str) -> String {
     format!("{name}-{:08x}", rand::random::<u32>())
 }
 
-/// Returns the seed of a test's random times. It is printed, and EMOSTREAM_TEST_SEED sets it.
+/// Returns the seed of a test's random values, and prints it. The variable `EMOSTREAM_TEST_SEED` sets it.
 pub fn seed() -> u64 {
     let given = std::env::var("EMOSTREAM_TEST_SEED").ok();
     let seed = given.map_or_else(rand::random, |text| text.parse().unwrap());

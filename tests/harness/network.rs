@@ -1,4 +1,4 @@
-//! A network between clients and a server.
+//! A network between clients and a server, which can stop forwarding.
 
 use std::{
     io::{Read, Write},
@@ -10,11 +10,11 @@ use std::{
     thread,
 };
 
-/// Forwards connections, and can stop forwarding without closing them: as after a change from Wi-Fi to mobile, or with a
-/// firewall that has dropped the state of a connection.
+/// A forwarder of connections that can stop forwarding without closing them. Clients see this after a change from Wi-Fi
+/// to mobile, or if a firewall has dropped the state of a connection.
 pub struct Network {
     pub address: SocketAddr,
-    /// Connections with a smaller number forward nothing any more.
+    /// Number of the first connection that is still forwarded. Connections with smaller numbers forward nothing.
     living: Arc<AtomicU64>,
     opened: Arc<AtomicU64>,
 }
@@ -46,7 +46,7 @@ impl Network {
         }
     }
 
-    /// Stops forwarding on the open connections; later ones work.
+    /// Stops forwarding on the open connections. Connections that are opened later are forwarded.
     pub fn stop(&self) {
         let opened = self.opened.load(Ordering::SeqCst);
         self.living.store(opened, Ordering::SeqCst);
@@ -67,13 +67,13 @@ fn forward(mut from: TcpStream, mut to: TcpStream, is_alive: impl Fn() -> bool) 
                     return;
                 }
             }
-            // The bytes are discarded, so that neither end notices.
+            // The connection was stopped, so its bytes are discarded. Neither end notices that.
             Ok(length) if length > 0 => {}
             _ if is_alive() => {
                 let _ = to.shutdown(std::net::Shutdown::Write);
                 return;
             }
-            // The end of the stream is not forwarded either.
+            // The connection was stopped, so the end of the stream is not forwarded either.
             _ => loop {
                 thread::park();
             },

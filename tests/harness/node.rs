@@ -27,7 +27,7 @@ pub fn emostream(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs the program to its end.
+/// Runs the program until it ends, and returns its output.
 pub fn run(arguments: &[&str]) -> Output {
     emostream(arguments).output().unwrap()
 }
@@ -61,7 +61,7 @@ fn spawn_in(
         .unwrap()
 }
 
-/// Returns the last lines of a log, which are shown if a test fails.
+/// Returns the last lines of a log, to be printed if a test fails.
 pub fn last_lines(log: &Path) -> String {
     let log_text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = log_text.lines().collect();
@@ -69,7 +69,7 @@ pub fn last_lines(log: &Path) -> String {
     format!("{} ends with:\n{}", log.display(), newest.join("\n"))
 }
 
-/// A server, which is killed when it is dropped.
+/// A process of a server, which is killed when this value is dropped.
 pub struct Node {
     child: Child,
     log: PathBuf,
@@ -106,7 +106,7 @@ impl Node {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (found, address) = mpsc::channel();
         thread::spawn(move || {
-            // Reads to the end, so that the pipe never fills.
+            // The thread reads the output to its end, so that the pipe is never full.
             for line in lines.map_while(Result::ok) {
                 if let Some((_, rest)) = line.split_once("://") {
                     let end = rest.find(|c: char| !(c.is_alphanumeric() || ".:".contains(c)));
@@ -149,7 +149,7 @@ impl Node {
         })
     }
 
-    /// Returns the log so far.
+    /// Returns the text that the process has written to its log.
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -165,7 +165,7 @@ impl Node {
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM, and returns how the process ended.
+    /// Sends SIGTERM, waits until the process has ended, and returns its exit status.
     pub fn stop(mut self, within: Duration) -> ExitStatus {
         signal(self.child.id(), "TERM");
         until_within(within, "an end after SIGTERM", || {
@@ -173,17 +173,18 @@ impl Node {
         })
     }
 
-    /// Waits for the end of the process, at most `limit`, and returns its exit code.
+    /// Waits at most `limit` until the process has ended. Returns its exit code, or `None` if it has not
+    /// ended or a signal has killed it.
     pub fn exit_code_within(&mut self, limit: Duration) -> Option<i32> {
         within(limit, || self.child.try_wait().unwrap()).and_then(|status| status.code())
     }
 
-    /// Waits for the end of the process.
+    /// Waits until the process has ended, and returns its exit status.
     pub fn ended(mut self) -> ExitStatus {
         until_within(DEADLINE, "an end", || self.child.try_wait().unwrap())
     }
 
-    /// Whether the process runs.
+    /// Returns whether the process is still running.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

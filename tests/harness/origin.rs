@@ -1,4 +1,4 @@
-//! Pages and proxies at another origin than the server.
+//! Pages and proxies at an origin that is not the server's.
 
 use std::{
     io::{Read, Write, copy},
@@ -29,7 +29,7 @@ pub fn proxy(
             .windows(4)
             .position(|four| four == b"\r\n\r\n")
             .unwrap();
-        // The part of the body that was read with the head is forwarded as it is.
+        // The part of the body that was read with the head is forwarded without changes.
         let (head, body) = head.split_at(end);
         let head = String::from_utf8_lossy(head);
         if let Some(refusal) = refusal(&head) {
@@ -45,12 +45,12 @@ pub fn proxy(
     })
 }
 
-/// Whether a head requests a WebSocket.
+/// Returns whether a head requests a WebSocket.
 pub fn requests_a_websocket(head: &str) -> bool {
     head.to_lowercase().contains("upgrade: websocket")
 }
 
-/// Listens, and passes each connection to `each` with the head of its first request.
+/// Listens on a free port, and passes each connection to `each` with the head of its first request.
 fn listen(each: impl Fn(TcpStream, Vec<u8>) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

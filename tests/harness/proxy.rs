@@ -17,7 +17,7 @@ enum Link {
     Up,
     /// Connections stay open, but bytes are delayed until the link is up again.
     Silent,
-    /// Connections are closed, also new ones.
+    /// Open and new connections are closed.
     Cut,
 }
 
@@ -25,12 +25,12 @@ type State = Arc<(Mutex<Link>, Condvar)>;
 
 pub struct Proxy {
     state: State,
-    /// The address of the proxy.
+    /// The port of the proxy.
     pub port: String,
 }
 
 impl Proxy {
-    /// Forwards connections to `to`.
+    /// Starts a proxy that forwards connections to `to`.
     pub fn start(to: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
@@ -38,7 +38,7 @@ impl Proxy {
         let shared = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // The server may be unreachable, too.
+                // If the server is unreachable, the client's connection is closed.
                 let Ok(server) = TcpStream::connect(&to) else {
                     continue;
                 };
@@ -82,7 +82,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
             Err(error) if is_timeout(error.kind()) => continue,
             Err(_) => break,
         };
-        // Bytes that were read before the link became silent are forwarded later.
+        // If the link has become silent during the read, these bytes are forwarded when it is up again.
         if !is_up(state) || to.write_all(&bytes[..read]).is_err() {
             break;
         }
@@ -91,7 +91,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Waits while the link is silent; false if it is cut.
+/// Waits while the link is silent. Returns false if the link is cut.
 fn is_up(state: &State) -> bool {
     let (link, changed) = &**state;
     let link = link.lock().unwrap();

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{finals::Final, sse, ws};
 
-/// Timeout of a read, and pause between two tries.
+/// Timeout of a read, and pause before a reconnection.
 const TICK: Duration = Duration::from_millis(50);
 
 /// The current address of the server, which changes with every restart.
@@ -61,12 +61,14 @@ struct Seen {
 }
 
 impl Watcher {
-    /// Follows `room` until it is dropped. After a reconnection it resumes after the last final that it received.
+    /// Starts a watcher that follows `room` until it is dropped. After a reconnection it resumes after the last final
+    /// that it received.
     pub fn follow(address: Address, room: &str) -> Watcher {
         Watcher::of(vec![address], room, By::WebSocket)
     }
 
-    /// Follows `room` at several servers; it connects to the next one whenever a connection ends.
+    /// Starts a watcher that follows `room` at several servers. It connects to the next server whenever a connection
+    /// ends.
     pub fn of(addresses: Vec<Address>, room: &str, by: By) -> Watcher {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (shared, room) = (seen.clone(), room.to_owned());
@@ -94,18 +96,18 @@ impl Watcher {
         self.seen.lock().unwrap().finals.clone()
     }
 
-    /// Returns how many connections were opened.
+    /// Returns how many hello frames were received, one for each connection.
     pub fn hellos(&self) -> usize {
         self.seen.lock().unwrap().hellos
     }
 
-    /// Returns how many gaps were reported.
+    /// Returns how many gap frames were received.
     pub fn gaps(&self) -> usize {
         self.seen.lock().unwrap().gaps
     }
 }
 
-/// Reads a message; false if the connection has ended.
+/// Reads a message. Returns false if the connection has ended.
 fn read(connection: &mut Connection, shared: &Mutex<Seen>) -> bool {
     let news = connection.next(TICK);
     let mut seen = shared.lock().unwrap();

@@ -35,12 +35,12 @@ pub const ROLES: [&str; 7] = [
     "topics",
 ];
 
-/// A principal's password by PLAIN and SCRAM, and its secret at the token endpoint.
+/// Returns a principal's password for PLAIN and SCRAM, which is also its secret at the token endpoint.
 pub fn secret(role: &str) -> String {
     format!("hunter2-of-{role}")
 }
 
-/// How a client authenticates.
+/// The authentication mechanism of a client.
 pub enum Login<'a> {
     Plain,
     Scram256,
@@ -61,7 +61,7 @@ pub struct SecuredKafka {
 }
 
 impl SecuredKafka {
-    /// Returns the broker that concurrent tests share, since a start takes 8 s.
+    /// Returns the broker that concurrent tests share, since the start of a broker takes seconds.
     pub fn shared() -> Arc<SecuredKafka> {
         static SHARED: Mutex<Weak<SecuredKafka>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +115,7 @@ impl SecuredKafka {
         }
     }
 
-    /// An endpoint whose tokens the broker accepts for `life`.
+    /// Starts an endpoint that issues tokens, which the broker accepts for `life`.
     pub fn token_endpoint(&self, life: Duration) -> TokenEndpoint {
         let certificate = self.authority.certificate("token endpoint", &["127.0.0.1"]);
         TokenEndpoint::start(self.signer.clone(), &certificate, life)
@@ -178,13 +178,13 @@ impl Client {
             .push((property.to_owned(), value.to_owned()));
     }
 
-    /// The same with another value of a property.
+    /// Returns the client with another value of a property.
     pub fn with(mut self, property: &str, value: &str) -> Client {
         self.set(property, value);
         self
     }
 
-    /// The same with another certificate.
+    /// Returns the client with another certificate.
     pub fn with_certificate(mut self, file: &Path, certificate: &Certificate) -> Client {
         certificate.save(file);
         for property in ["ssl.certificate.location", "ssl.key.location"] {
@@ -193,19 +193,19 @@ impl Client {
         self
     }
 
-    /// The same with another properties file.
+    /// Returns the client with another properties file.
     pub fn in_file(mut self, file: PathBuf) -> Client {
         self.file = file;
         self
     }
 
-    /// The same with other brokers.
+    /// Returns the client with other brokers.
     pub fn at(mut self, brokers: &str) -> Client {
         brokers.clone_into(&mut self.brokers);
         self
     }
 
-    /// Writes its properties file, and returns the flags that name it and the brokers.
+    /// Writes the client's properties file, and returns the flags that name the brokers and this file.
     pub fn flags(&self) -> [&str; 4] {
         let lines = self.properties.iter();
         let lines = lines.map(|(property, value)| format!("{property}={value}\n"));
@@ -216,7 +216,7 @@ impl Client {
     }
 }
 
-/// The arguments of `kafka-storage.sh format` that add every role with both SCRAM mechanisms.
+/// Returns the arguments of `kafka-storage.sh format` that add every role with both SCRAM mechanisms.
 fn scram_users() -> String {
     let user = |role: &&str| {
         let secret = secret(role);

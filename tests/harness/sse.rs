@@ -12,7 +12,7 @@ use super::DEADLINE;
 
 pub struct Subscriber(BufReader<TcpStream>);
 
-/// One event, field by field.
+/// An event, with its fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub kind: String,
@@ -21,7 +21,7 @@ pub struct Event {
 }
 
 impl Subscriber {
-    /// Connects. With `last_event_id` it resumes as a browser's EventSource does.
+    /// Connects. With `last_event_id` the subscriber resumes as a browser's EventSource does.
     pub fn connect(address: &str, room: &str, last_event_id: Option<&str>) -> Subscriber {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -45,7 +45,7 @@ impl Subscriber {
         Subscriber(reader)
     }
 
-    /// Returns the next event with data. Comments and the lines of chunk sizes are not fields, so they are skipped.
+    /// Returns the next event with data. Comments and the lines with chunk sizes are not fields, so they are skipped.
     pub fn next(&mut self) -> Event {
         let (mut kind, mut id, mut data) = (String::new(), None, String::new());
         loop {
@@ -66,7 +66,7 @@ impl Subscriber {
     }
 }
 
-/// A subscriber whose server may be killed.
+/// A subscriber that returns errors instead of failing the test, since its server may be killed.
 pub struct Stream {
     reader: BufReader<TcpStream>,
     /// The bytes of an incomplete line.
@@ -74,7 +74,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Connects. With `since` it resumes as a browser's EventSource does.
+    /// Connects. With `since` the subscriber resumes as a browser's EventSource does.
     pub fn connect(address: &str, room: &str, since: Option<&str>) -> io::Result<Stream> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -98,7 +98,8 @@ impl Stream {
         }
     }
 
-    /// Returns the next message; `None` if none was received `within`. An error ends the connection.
+    /// Returns the next message, or `None` if no message was received for `within`. Returns an error if the connection
+    /// has ended.
     pub fn next(&mut self, within: Duration) -> io::Result<Option<Value>> {
         use io::ErrorKind::{TimedOut, UnexpectedEof, WouldBlock};
         self.reader.get_mut().set_read_timeout(Some(within))?;
@@ -110,7 +111,7 @@ impl Stream {
                 Err(error) => return Err(error),
             }
             let line = String::from_utf8(std::mem::take(&mut self.line)).unwrap();
-            // Every event of this server has one line of data.
+            // Every event of this server has one line of data, so a line is a whole message.
             if let Some(data) = line.strip_prefix("data: ").filter(|d| d.ends_with('\n')) {
                 return Ok(Some(serde_json::from_str(data).unwrap()));
             }

@@ -119,8 +119,8 @@ impl Drop for Supervised {
 
 /// Returns free addresses. They stay free, because they are below the kernel's range of ephemeral ports.
 pub fn free_addresses(count: usize) -> Vec<String> {
-    // Bound and not listening: a child process of another test has a copy of the socket between fork and exec, and a
-    // copy that listens would keep the port in use.
+    // The socket is bound, and does not listen. Between fork and exec, a child process of another test has a copy of
+    // the socket, and a copy that listens would keep the port in use.
     let free = |port: &u16| {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();

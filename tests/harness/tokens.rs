@@ -1,5 +1,5 @@
-//! An identity provider for tests: an HTTPS endpoint that issues access tokens to clients (the client_credentials grant,
-//! RFC 6749, section 4.4).
+//! An identity provider for tests: an HTTPS endpoint that issues access tokens to clients (the client_credentials
+//! grant, RFC 6749, section 4.4).
 
 use std::{
     sync::{
@@ -23,8 +23,8 @@ pub const ISSUER: &str = "https://issuer.test";
 pub const AUDIENCE: &str = "kafka";
 pub const SCOPE: &str = "reactions";
 
-/// An endpoint whose tokens have the client's id as their subject, which Kafka uses as the principal. The secret of a
-/// client is that of [`super::secured::secret`].
+/// An endpoint that issues tokens. Their subject is the client's id, which Kafka uses as the principal. A client's
+/// secret is the one that [`super::secured::secret`] returns.
 pub struct TokenEndpoint {
     pub server: Endpoint,
     issued: Arc<AtomicU32>,
@@ -69,7 +69,8 @@ fn token(signer: &Signer, principal: &str, life: Duration) -> String {
     }))
 }
 
-/// Returns the client to which a token is issued, or a status and an error code.
+/// Checks a request for a token. Returns the client to which the token is issued, or the status and the error code of a
+/// refusal.
 fn authenticated(request: &Request) -> Result<String, (&'static str, &'static str)> {
     let refused = |why| Err(("400 Bad Request", why));
     let form = "application/x-www-form-urlencoded";
@@ -89,7 +90,7 @@ fn authenticated(request: &Request) -> Result<String, (&'static str, &'static st
     client.ok_or(("401 Unauthorized", "invalid_client"))
 }
 
-/// Returns the id of the client that an `Authorization` header of HTTP Basic names, if its secret is right.
+/// Parses an `Authorization` header of HTTP Basic. Returns the client's id if its secret is right.
 fn client(authorization: &str) -> Option<String> {
     let encoded = authorization.strip_prefix("Basic ")?;
     let text = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;

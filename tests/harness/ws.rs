@@ -8,7 +8,7 @@ use tungstenite::{Error, Message, WebSocket, stream::MaybeTlsStream};
 pub struct Subscriber(WebSocket<MaybeTlsStream<TcpStream>>);
 
 impl Subscriber {
-    /// Connects. With `since` it resumes after that final.
+    /// Connects. With `since` the subscriber resumes after the final with this id.
     pub fn connect(address: &str, room: &str, since: Option<&str>) -> io::Result<Subscriber> {
         let since = since.map_or(String::new(), |id| format!("?since={id}"));
         let url = format!("ws://{address}/v1/rooms/{room}/ws{since}");
@@ -18,7 +18,8 @@ impl Subscriber {
         }
     }
 
-    /// Returns the next message; `None` if none was received `within`. An error ends the connection.
+    /// Returns the next message, or `None` if no message was received for `within`. Returns an error if the connection
+    /// has ended.
     pub fn next(&mut self, within: Duration) -> io::Result<Option<Value>> {
         if let MaybeTlsStream::Plain(stream) = self.0.get_mut() {
             stream.set_read_timeout(Some(within))?;

@@ -1,4 +1,4 @@
-//! Topics of one test on a secured Kafka, and roles with the permissions that the program prints for them.
+//! Topics of one test on a secured Kafka, and roles with the permissions that `topics check` prints for them.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::harness::{
 
 pub const ROOM: &str = "secured";
 const PARTITIONS: u32 = 2;
-/// Flags of short windows.
+/// Flags for short windows and a short idle timeout.
 const QUICK: [&str; 4] = ["--window", "1s", "--idle-timeout", "3s"];
 /// The prefix of the sentence with which the program ends.
 const SENTENCE: &str = "emostream: ";
@@ -32,7 +32,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Creates a fixture without topics. No role has a permission on them.
+    /// Creates a fixture without topics, on which no role has a permission.
     pub fn new(name: &str) -> Fixture {
         Fixture {
             kafka: SecuredKafka::shared(),
@@ -41,14 +41,14 @@ impl Fixture {
         }
     }
 
-    /// Creates a fixture with topics.
+    /// Creates a fixture and its topics.
     pub fn with_topics(name: &str) -> Fixture {
         let fixture = Fixture::new(name);
         kafka::create_topics(&fixture.admin(), &fixture.prefix, PARTITIONS);
         fixture
     }
 
-    /// Returns the listener at which the test is a super user.
+    /// Returns the address of the listener at which the test is a super user.
     pub fn admin(&self) -> String {
         self.kafka.broker.address()
     }
@@ -62,10 +62,10 @@ impl Fixture {
         self.dir.path().join(role)
     }
 
-    /// Gives a role the permissions that `topics check` prints for it, with the commands that it prints.
+    /// Gives a role its permissions, by running the commands that `topics check` prints for it.
     pub fn grant(&self, role: &str) {
         let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
-        // With missing topics it ends with 1, but it prints the commands.
+        // If topics are missing, `topics check` ends with 1, but it prints the commands.
         let check = node::run(&[&["topics", "check"][..], &store].concat());
         let printed = String::from_utf8(check.stdout).unwrap();
         let principal = format!("User:{role}");
@@ -85,12 +85,12 @@ impl Fixture {
         }
     }
 
-    /// Removes a permission: a DENY ACL overrides every ALLOW.
+    /// Denies a permission. A DENY ACL overrides every ALLOW.
     pub fn deny(&self, role: &str, operation: &str, topic: &str) {
         self.denial(&["--add"], role, operation, topic);
     }
 
-    /// Restores the permission.
+    /// Restores a permission that [`Fixture::deny`] has removed.
     pub fn allow_again(&self, role: &str, operation: &str, topic: &str) {
         self.denial(&["--remove", "--force"], role, operation, topic);
     }
@@ -151,12 +151,13 @@ impl Fixture {
         Node::start(&arguments, &self.log("up"))
     }
 
-    /// Waits until this many reactions are in finals, with one final for each window.
+    /// Waits until this many reactions are in finals. Asserts that each window has one final.
     pub fn until_counted(&self, reactions: u64) {
         self.until_counted_or_more(reactions, 0);
     }
 
-    /// Waits in the same way, but `unknown` more reactions may be stored, whose requests failed.
+    /// Waits as [`Fixture::until_counted`] does, but up to `unknown` more reactions may be counted. Their requests
+    /// failed, and it is unknown whether they were stored.
     pub fn until_counted_or_more(&self, reactions: u64, unknown: u64) {
         let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
         let inspect = ["inspect", "windows", "--format", "json"];
@@ -184,14 +185,14 @@ pub fn stored(address: &str, reactions: u64) -> u64 {
     reactions
 }
 
-/// Posts reactions and waits until they are stored, or cannot be.
+/// Posts reactions, and waits until they are stored or the server reports an error. Returns the response.
 pub fn post(address: &str, reactions: u64) -> http::Answer {
     let reaction = json!({"user_id": 1, "emoji_type": "🔥", "room": ROOM});
     let body = Value::Array(vec![reaction; reactions as usize]).to_string();
     http::post(address, "/v1/reactions?wait=stored", &body).unwrap()
 }
 
-/// Returns the sentence with which the program ended, and asserts that there is no other on standard error.
+/// Returns the sentence with which the program ended. Asserts that standard error has only one such sentence.
 pub fn sentence(logged: &str) -> &str {
     let mut sentences = logged.lines().filter(|line| line.starts_with(SENTENCE));
     let sentence = sentences.next();
@@ -199,7 +200,7 @@ pub fn sentence(logged: &str) -> &str {
     sentence.unwrap_or_else(|| panic!("no sentence:\n{logged}"))
 }
 
-/// Asserts that `text` contains each of `words`, whatever their case.
+/// Asserts that `text` contains each of `words`, ignoring case.
 pub fn assert_contains(text: &str, words: &[&str]) {
     let lowercase = text.to_lowercase();
     for word in words {

@@ -1,4 +1,4 @@
-//! Each role has its own principal, and each authentication mechanism is used by at least one role.
+//! Tests that each role works with its own principal. Each authentication mechanism is used by at least one role.
 
 use std::{
     sync::{Arc, Mutex},
@@ -8,7 +8,7 @@ use std::{
 use super::fixture::{Fixture, ROOM, stored};
 use crate::harness::{http, node::Node, rooms::Watcher, secured::Login, until};
 
-/// Lifetime of tokens that is longer than a test.
+/// Lifetime of tokens. It is longer than a test, so tokens are not renewed.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 const DRAINED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -51,7 +51,7 @@ fn a_reaction_passes_every_role_with_exactly_the_permissions_of_each() {
         assert_eq!(records.is_empty(), is_empty, "{topic}: {records}");
     }
 
-    // A reset fences a running dataflow.
+    // A reset would fence a running dataflow, so the dataflow is stopped first.
     stop(dataflow);
     fixture.grant("reset");
     let reset = fixture.client("reset", &Login::Plain);

@@ -1,4 +1,4 @@
-//! Permissions that are missing, removed and restored.
+//! Tests of permissions that are missing, removed and restored.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::harness::{
     until,
 };
 
-/// How long a service retries a denied request before it ends.
+/// Time for which a service retries a denied request before it ends.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Timeout of a failing test.
+/// Maximum time until a process ends; only a test that fails waits this long.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(90);
 
-/// Waits until `/readyz` answers 200 (`is_ready`) or not, and returns the body of its answer.
+/// Waits until `/readyz` returns 200, or another status if `is_ready` is false. Returns the body of the response.
 fn until_ready(node: &Node, is_ready: bool) -> String {
     let admin = node.admin();
     until("the right readiness", || {
@@ -25,7 +25,7 @@ fn until_ready(node: &Node, is_ready: bool) -> String {
     })
 }
 
-/// Waits until `/readyz` is 503 and its reason contains each of `words`: other reasons may come before.
+/// Waits until `/readyz` returns 503 with a reason that contains each of `words`. It may report other reasons before.
 fn until_not_ready(node: &Node, words: &[&str]) {
     until("the reason in /readyz", || {
         let reason = until_ready(node, false).to_lowercase();
@@ -34,14 +34,14 @@ fn until_not_ready(node: &Node, words: &[&str]) {
     });
 }
 
-/// Starts a process of `role` and does not wait until it is ready.
+/// Starts a process of `role`, without waiting until it is ready.
 fn starting(fixture: &Fixture, role: &str, client: &Client, more: &[&str]) -> Node {
     let arguments = [&["--admin", "off"], more].concat();
     let arguments = fixture.arguments(&[role], client, &arguments);
     Node::start_silent(&arguments, &fixture.log(role))
 }
 
-/// Waits for a process to end with 78 and a sentence that has these words, and returns how long that took.
+/// Waits until a process ends with 78 and a sentence that contains `words`. Returns how long that took.
 fn ends_with_78(node: &mut Node, words: &[&str]) -> Duration {
     let (code, after) = ended(node, GIVEN_UP_WITHIN);
     let log = node.logged();
@@ -84,7 +84,7 @@ fn a_dataflow_that_stays_without_a_permission_ends_with_78() {
     let fixture = Fixture::with_topics("lost");
     let (mut dataflow, _ingest, client, reactions) = denied_to_write(&fixture);
     let after = ends_with_78(&mut dataflow, &["Write", &fixture.topic("windows")]);
-    // The window has to close first.
+    // The dataflow writes nothing until a window closes, and then it retries for `PATIENCE`.
     assert!(after >= PATIENCE, "{after:?}");
 
     fixture.allow_again("dataflow", "Write", "windows");
@@ -134,7 +134,7 @@ fn a_start_without_permissions_names_one_and_ends_with_78() {
     let fixture = Fixture::with_topics("none");
     let client = fixture.client("publisher", &Login::Certificate);
     let mut publisher = starting(&fixture, "publisher", &client, &["--listen", "127.0.0.1:0"]);
-    // Unlike a service, a command does not wait for a permission.
+    // Unlike a service, a command does not wait for a permission, so it ends at once.
     let inspect = fixture.client("inspect", &Login::Scram256);
     let output = fixture.run(&["inspect", "windows"], &inspect);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -167,7 +167,7 @@ fn a_publisher_that_may_read_again_after_its_patience_is_ready_again() {
     let publisher = fixture.publisher(&fixture.client("publisher", &Login::Scram512));
     until_ready(&publisher, true);
     fixture.deny("publisher", "Read", "live");
-    // The reader ends only if the permission is not restored in time.
+    // The reader retries for some time, so it does not end if the permission is restored soon.
     logged(
         &publisher,
         &["results cannot be read", "Read", &fixture.topic("live")],

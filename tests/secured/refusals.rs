@@ -1,4 +1,5 @@
-//! Kafka cannot be used at the start because of TLS or authentication: exit code 69, and one sentence.
+//! Tests of starts that cannot use Kafka because of TLS or authentication: the exit code is 69, and the error is one
+//! sentence.
 
 use std::{thread, time::Duration};
 
@@ -74,7 +75,7 @@ fn a_start_that_cannot_log_in_names_what_is_wrong() {
             vec!["token", "invalid_client"],
         ),
     ];
-    // Concurrently, since each command waits for Kafka for some seconds.
+    // The commands run concurrently, since each of them waits for Kafka for some seconds.
     thread::scope(|scope| {
         let runs = cases
             .into_iter()

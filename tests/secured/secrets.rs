@@ -1,4 +1,4 @@
-//! Secrets of a properties file appear in no output, metric, log line or process list.
+//! Tests that the secrets of a properties file appear in no output, metric, log line or process list.
 
 use std::{fs, time::Duration};
 
@@ -8,13 +8,13 @@ use crate::harness::{
     secured::{Client, Login},
 };
 
-/// The prefix of all secrets.
+/// The prefix of all secrets of the tests.
 const SECRET: &str = "hunter2";
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
 fn assert_silent(what: &str, text: &str) {
     assert!(!text.contains(SECRET), "{what}: {text}");
-    // The prefix of every JSON Web Token.
+    // Every JSON Web Token begins with `eyJ`.
     assert!(!text.contains("eyJ"), "{what}: {text}");
 }
 
@@ -38,18 +38,18 @@ fn secrets_appear_nowhere() {
             assert_silent("the process list", &String::from_utf8_lossy(&process));
             assert_silent("the log", &up.logged());
             drop(up);
-            // The address of the next process is read from a new log.
+            // The log is removed, because the admin address of the next process is read from it.
             fs::remove_file(fixture.log("up")).unwrap();
         }
         fails_silently(&fixture, &client, property);
     }
 }
 
-/// Asserts that the secret is not printed if the file is invalid.
+/// Asserts that the secret is not printed if the properties file is invalid.
 fn fails_silently(fixture: &Fixture, client: &Client, secret: &str) {
     let properties = [
         (secret, "hunter2-of-nobody"),
-        // A value that does not parse, and a property that does not exist.
+        // Values that cannot be parsed, and a property that does not exist.
         ("ssl.key.pem", "hunter2"),
         ("socket.timeout.ms", "soon"),
         ("sasl.pasword", "hunter2"),

@@ -1,11 +1,11 @@
-//! Tokens with a short lifetime, and a token endpoint that is unreachable for a while.
+//! Tests of tokens with a short lifetime, and of a token endpoint that is unreachable for a while.
 
 use std::time::Duration;
 
 use super::fixture::{Fixture, logged, post, stored};
 use crate::harness::{secured::Login, until};
 
-/// Lifetime of a token; a new one is requested before its end.
+/// Lifetime of a token. The client requests a new token before its end.
 const TOKEN_LIFE: Duration = Duration::from_secs(10);
 
 #[test]

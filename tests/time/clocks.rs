@@ -1,4 +1,4 @@
-//! A host clock that was ahead, and one that steps back while `up` runs.
+//! Tests of a host clock that was ahead, and of one that steps back while `up` runs.
 
 use std::{path::Path, time::Duration};
 
@@ -40,7 +40,7 @@ fn a_clock_that_was_an_hour_ahead_is_refused_until_a_reset() {
     assert_contains(&refusal(refused), &[RESET]);
     let reset = ["reset", "--final-until", "now", "--yes"];
     node::output(&[&reset[..], &store].concat());
-    // The window of the reset is final.
+    // The window that contains the time of the reset is final, so reactions are sent in the next window.
     let reset_ms = now_ms();
     let right = Node::start(&arguments, &log);
     until("the next window", || {

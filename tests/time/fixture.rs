@@ -24,12 +24,13 @@ use crate::harness::{
 
 pub const PARTITIONS: u32 = 4;
 pub const WINDOW: Duration = Duration::from_secs(1);
-/// Window size; a partition that is quiet for three windows is idle.
+/// Flags for windows of one second, and an idle timeout of three windows.
 pub const QUICK: [&str; 4] = ["--window", "1s", "--idle-timeout", "3s"];
 
-/// Timeout of a refusal, which comes as soon as the topics are read; only a failing test waits this long.
+/// Timeout of a start that is refused. The refusal comes as soon as the topics are read, so only a test that fails
+/// waits this long.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
-/// Interval of the reads of the topics, each by a new process.
+/// Interval at which the topics are read. A new process is started for each read.
 const READ_EVERY: Duration = Duration::from_millis(300);
 
 /// The topics of a dataflow.
@@ -52,7 +53,7 @@ impl Fixture {
         Fixture::on(kafka::brokers(), unique(name))
     }
 
-    /// Returns the topics with `prefix` on another Kafka.
+    /// Returns a fixture for the topics with `prefix` on another Kafka.
     pub fn on(brokers: String, prefix: String) -> Fixture {
         Fixture {
             dir: tempfile::tempdir().unwrap(),
@@ -123,14 +124,15 @@ impl Fixture {
     }
 }
 
-/// Returns the arguments with another value of a flag.
+/// Returns the arguments with another value of `flag`.
 pub fn with<'a>(mut arguments: Vec<&'a str>, flag: &str, value: &'a str) -> Vec<&'a str> {
     let at = arguments.iter().position(|argument| *argument == flag);
     arguments[at.unwrap() + 1] = value;
     arguments
 }
 
-/// Runs the program, which should end by itself. Returns its exit code (`None` if it did not end) and its standard error.
+/// Runs the program until it ends by itself. Returns its exit code (`None` if it did not end in time) and its standard
+/// error.
 pub fn ended(arguments: &[&str], log: PathBuf) -> (Option<i32>, String) {
     let mut node = Node::start_silent(arguments, &log);
     let code = node.exit_code_within(REFUSED_WITHIN);
@@ -162,14 +164,14 @@ pub struct Outcome {
     pub counted: BTreeMap<String, u64>,
     /// Reactions that were rejected, by reason, partition and room.
     pub rejected: BTreeMap<(String, u32, String), u64>,
-    /// Room and start of each final after the first of its window.
+    /// Room and start of each final whose window has a final already.
     pub doubled: Vec<(String, u64)>,
     /// The end of the newest final.
     pub final_until_ms: u64,
 }
 
 impl Outcome {
-    /// Reads the topics that the flags in `store` name.
+    /// Reads the topics that the flags in `store` select.
     pub fn read(store: &[&str]) -> Outcome {
         let mut outcome = Outcome::default();
         let mut windows = BTreeSet::new();
@@ -197,7 +199,7 @@ impl Outcome {
         outcome
     }
 
-    /// Reads the topics until they contain `reactions`, counted or rejected.
+    /// Reads the topics until `reactions` reactions are counted or rejected, and returns the last outcome.
     pub fn of(reactions: u64, store: &[&str]) -> Outcome {
         let mut newest = Outcome::default();
         let settled = within(Duration::from_secs(30), || {
@@ -226,7 +228,8 @@ impl Outcome {
         of.map(|(_, count)| count).sum()
     }
 
-    /// Asserts that exactly these reactions were counted, by room, each window once, and that none was rejected.
+    /// Asserts that exactly these reactions were counted in each room, that each window has one final, and that no
+    /// reaction was rejected.
     pub fn assert_all_counted(&self, rooms: &[(&str, u64)]) {
         let rooms = rooms
             .iter()
@@ -267,7 +270,7 @@ pub fn metric(admin: &str, series: &str) -> Option<f64> {
     line.trim().parse().ok()
 }
 
-/// Returns the metric that shows whether a partition is held.
+/// Returns the metric that shows whether a partition is held for `reason`, as 0 or 1.
 pub fn held(admin: &str, partition: u32, reason: &str) -> Option<f64> {
     let labels = format!(r#"{{partition="{partition}",reason="{reason}"}}"#);
     metric(admin, &format!("emostream_dataflow_partition_held{labels}"))
@@ -278,7 +281,7 @@ const BATCH: u64 = 10;
 /// The room of [`Producers`].
 pub const CROWD: &str = "crowd";
 
-/// Threads that send reactions all the time; each request waits until it is stored.
+/// Threads that send reactions all the time. Each request waits until its reactions are stored.
 pub struct Producers {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Answers>>,
@@ -288,7 +291,7 @@ pub struct Producers {
 #[derive(Default)]
 struct Answers {
     stored: u64,
-    /// The start of the newest request that was stored.
+    /// The time at which the newest stored request was sent.
     newest: Option<Instant>,
     /// Responses other than 200.
     refused: Vec<String>,
@@ -313,7 +316,7 @@ impl Producers {
                         }
                         refused => {
                             answers.refused.push(format!("{refused:?}"));
-                            // The refusal may be immediate.
+                            // The server may refuse at once, so we pause before the next request.
                             drop(answers);
                             thread::sleep(READ_EVERY);
                         }
@@ -328,13 +331,13 @@ impl Producers {
         }
     }
 
-    /// Waits until a request is stored that was sent `span` from now or later.
+    /// Lets the threads continue for `span`: waits until a request that was sent after this time is stored.
     pub fn continue_for(&self, span: Duration) {
         let from = Instant::now() + span;
         until("stored or refused reactions", || {
             let answers = self.answers.lock().unwrap();
             let newest = answers.newest.is_some_and(|newest| newest >= from);
-            // Refused requests are reported by `end`.
+            // If requests are refused, perhaps none is stored any more, so the wait ends. `end` reports the refusals.
             (newest || !answers.refused.is_empty() && Instant::now() > from).then_some(())
         });
     }
@@ -366,7 +369,7 @@ impl Drop for Producers {
     }
 }
 
-/// Posts this many reactions in `room`, and waits until they are stored.
+/// Posts this many reactions to `room`, and waits until they are stored.
 fn post(address: &str, room: &str, reactions: u64) -> io::Result<http::Answer> {
     let reaction = json!({"user_id": 1, "emoji_type": "🔥", "room": room});
     let body = Value::Array(vec![reaction; reactions as usize]).to_string();

@@ -1,4 +1,4 @@
-//! A topic that accepts records of the future, and one such record.
+//! Tests of a topic that accepts records with times in the future, and of such a record.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const AHEAD: u32 = 1;
 const AHEAD_MS: u64 = 50 * 60 * 1000;
 const REJECT: &str = "emostream reset --reject-ahead";
 
-/// Creates a reactions topic with Kafka's defaults, which accepts records of every time.
+/// Creates a reactions topic with Kafka's default settings, with which it accepts records of every time.
 fn create_unbounded(fixture: &Fixture) {
     let kept = keep_for(Duration::from_secs(24 * 3600));
     let spec = topic(fixture.topic("reactions"), PARTITIONS, kept);

@@ -1,5 +1,5 @@
-//! Partitions that are quiet but not idle: a frozen process, a cut connection or an open transaction of another producer
-//! prevents reading them.
+//! Tests of partitions that are quiet but not idle: the dataflow cannot read them because of a frozen process, a closed
+//! connection, or an open transaction of another producer.
 
 use std::{thread, time::Duration};
 
@@ -19,13 +19,14 @@ use crate::harness::{
     unique, until, within,
 };
 
-/// Longer than the idle timeout: a partition would count as idle if the timeout alone decided that.
+/// A time that is longer than the idle timeout. If the timeout alone decided, a partition that cannot be read for so
+/// long would count as idle.
 const LONGER_THAN_IDLE: Duration = Duration::from_secs(4);
-/// The partition with the transaction of another producer.
+/// The partition to which the transaction of another producer writes.
 const PINNED: u32 = 0;
 const TRANSACTION: &str = "transaction";
 const TRANSACTION_REACTIONS: u64 = 50;
-/// Timeout of the transaction; the test ends it before.
+/// Timeout of the transaction. The test ends the transaction earlier.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN: &str = "open transaction";
 const UNREACHABLE: &str = "unreachable";
@@ -50,7 +51,8 @@ impl Halves {
         let proxy = Proxy::start(addresses[1].clone());
         let broker = Broker::start_with_second_listener(port(0), port(0));
         let fixture = Fixture::on(broker.address(), unique("halves"));
-        // Existing topics are led by the first broker, so commits do not need the second.
+        // Topics that exist before the second broker starts are led by the first one, so commits do not need the second
+        // one.
         kafka::create_topics(&fixture.brokers, &fixture.prefix, PARTITIONS / 2);
         let coordinator = fixture.connect().transactor("first", LONGER_THAN_IDLE);
         drop(coordinator.unwrap());
@@ -72,7 +74,7 @@ impl Halves {
             .map(str::to_owned)
             .collect();
         Halves {
-            // A commit that fails ends the dataflow, so it is supervised.
+            // A commit that fails ends the dataflow, so a supervisor restarts it.
             dataflow: Supervised::start(arguments, fixture.log("dataflow"), seed()),
             fixture,
             proxy,
@@ -81,7 +83,8 @@ impl Halves {
         }
     }
 
-    /// Returns why the dataflow is not ready, if that is a partition of the second broker and both are shown as held.
+    /// Returns the reason why the dataflow is not ready, if it names a partition of the second broker, and if the
+    /// metrics show both partitions of that broker as held.
     fn holds_the_other_half(&self) -> Option<String> {
         let reactions = self.fixture.topic("reactions");
         let named = |partition: &u32| format!("{reactions}/{partition}");
@@ -123,8 +126,8 @@ fn a_dataflow_that_is_frozen_or_cut_off_makes_nothing_late() {
     assert_eq!(shown, [Some(0.0); 2]);
 }
 
-/// Stops the dataflow by SIGSTOP, as if its machine were suspended or migrated: the clock continues, and the network may
-/// return a little later than the processes.
+/// Stops the dataflow by SIGSTOP and lets it continue, as if its machine were suspended or migrated. The clock does not
+/// stop meanwhile. In the second round the network works again a little later than the process.
 fn while_it_is_frozen(halves: &Halves, producers: &Producers) {
     for network_is_late in [false, true] {
         halves.dataflow.signal("STOP");
@@ -139,7 +142,8 @@ fn while_it_is_frozen(halves: &Halves, producers: &Producers) {
     }
 }
 
-/// Makes the second broker first not respond, then refuse connections. Returns why the dataflow was not ready.
+/// Makes the second broker unreachable: first it does not respond, and then its connections are closed. Returns why the
+/// dataflow was not ready in both cases.
 fn while_it_is_cut_off(halves: &Halves, producers: &Producers) -> [Option<String>; 2] {
     halves.proxy.fall_silent();
     producers.continue_for(LONGER_THAN_IDLE);
@@ -152,7 +156,8 @@ fn while_it_is_cut_off(halves: &Halves, producers: &Producers) -> [Option<String
     [silent, cut]
 }
 
-/// Opens a transaction of another producer with reactions in [`PINNED`]: records after them are not read before it ends.
+/// Opens a transaction of another producer, and writes reactions to [`PINNED`] in it. Later records of this partition
+/// cannot be read before the transaction ends.
 fn open_transaction(fixture: &Fixture) -> Box<dyn Transactor> {
     let reaction = json!({"user_id": 1, "emoji_type": "👏", "room": TRANSACTION});
     let record = NewRecord {

@@ -1,4 +1,4 @@
-//! Stored progress that is lost or older than the finals, and starts that are refused.
+//! Tests of stored progress that is lost or older than the finals, and of starts that are refused.
 
 use std::{thread, time::Duration};
 
@@ -20,7 +20,7 @@ const RESET: &str = "emostream reset --final-until";
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 const ROUNDS: u64 = 3;
 
-/// Counts some windows, stops once all of them are final, and returns the number of reactions.
+/// Runs `up` until some windows with reactions are final, and returns the number of reactions.
 fn count_some(fixture: &Fixture, room: &str) -> u64 {
     let node = fixture.up(&[]);
     let reactions = react(&node, room);
@@ -51,8 +51,8 @@ impl Fixture {
         });
     }
 
-    /// Asserts that a start is refused, because finals are later than the progress: no window has two finals, and after a
-    /// reset to now the next run counts new reactions.
+    /// Asserts that a start is refused, because finals are later than the progress, and that no window has two finals.
+    /// Then resets the dataflow to the present time, and asserts that the next run counts new reactions.
     fn is_refused_until_a_reset(&self, before: &[(&str, u64)], room: &str) {
         let up = ["up", "--listen", "127.0.0.1:0", "--admin", "off"];
         let arguments = [&up[..], &self.store(), &QUICK].concat();
@@ -85,7 +85,7 @@ fn progress_that_is_lost_doubles_no_final() {
     fixture.is_refused_until_a_reset(&[("before", before)], "after");
 }
 
-/// Replaces the topic by an older copy.
+/// An older progress record is written again, as if the topic were restored from an older copy.
 #[test]
 fn progress_that_is_rolled_back_doubles_no_final() {
     let fixture = Fixture::new("rolled-back");
@@ -97,7 +97,7 @@ fn progress_that_is_rolled_back_doubles_no_final() {
     fixture.is_refused_until_a_reset(&[("first", first), ("second", second)], "after");
 }
 
-/// Returns the records of a topic, as they could be written again.
+/// Returns the records of a topic in a form in which they can be written again.
 fn records(log: &KafkaLog, topic: &str) -> Vec<NewRecord> {
     let mut records = Vec::new();
     read_to_end(log, topic, &mut |record| {
@@ -143,7 +143,8 @@ fn a_refused_start_leaves_the_running_dataflow_alone() {
     assert_eq!(dataflow.stop(DRAINED_WITHIN).code(), Some(0));
 }
 
-/// Progress that was mirrored to another cluster matches the reactions there, but does not fence the first cluster's run.
+/// Progress that was mirrored to another cluster matches the reactions there. A run there would not fence the run on
+/// the first cluster, so such progress is refused.
 #[test]
 fn progress_of_another_kafka_cluster_is_refused() {
     let fixture = Fixture::new("mirrored");
@@ -158,7 +159,7 @@ fn progress_of_another_kafka_cluster_is_refused() {
     let refused = ended(&mirror.dataflow_arguments(&[]), mirror.log("refused"));
     assert_contains(&refusal(refused), &["cluster", "emostream reset"]);
 
-    // Processes of one dataflow that read different clusters do not start.
+    // The processes of one dataflow must read the same cluster. Otherwise they do not start.
     let hosts = free_addresses(2).join(",");
     let group = |index| ["-n", "2", "-p", index, "--hosts", &hosts];
     let (first, second) = (group("0"), group("1"));

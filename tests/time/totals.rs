@@ -1,4 +1,5 @@
-//! A totals topic that gets more partitions: the older record of a room stays in another partition.
+//! Tests of a totals topic that gets more partitions: newer records of a room may be in another partition than its
+//! older ones.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,14 +8,14 @@ use serde_json::{Value, json};
 use super::fixture::{Fixture, inspect};
 use crate::harness::{DEADLINE, http, kafka, node::Node, within};
 
-/// Rooms, some of which move to a partition that is read before their former one.
+/// Number of rooms. Some of them move to a partition that is read before their old one.
 const ROOMS: u64 = 24;
 const MORE_PARTITIONS: u32 = 7;
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 
 type Totals = BTreeMap<String, u64>;
 
-/// Returns the same total for every room.
+/// Returns a map with the same total for every room.
 fn all(total: u64) -> Totals {
     let room = |number| (format!("room-{number}"), total);
     (0..ROOMS).map(room).collect()
@@ -41,7 +42,7 @@ fn shown(node: &Node) -> Totals {
     all(0).into_keys().map(total).collect()
 }
 
-/// Returns the totals of each room's newest window in the topic.
+/// Returns the total of each room's newest window in the topic.
 fn stored(fixture: &Fixture) -> Totals {
     let mut newest: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for record in inspect("totals", &fixture.store()) {
@@ -61,7 +62,8 @@ fn count(fixture: &Fixture, reactions: usize, total: u64) {
     let mut found = Totals::new();
     within(DEADLINE, || {
         found = stored(fixture);
-        // Every room has each of these windows.
+        // All rooms have the same windows, so their totals are committed together. If one room has the last total, all
+        // should have it.
         let last = *found.values().max()? >= total;
         (last && found.len() as u64 == ROOMS).then_some(())
     });
@@ -76,7 +78,8 @@ fn totals_never_go_back_when_their_topic_gets_partitions() {
     let totals = fixture.topic("totals");
     kafka::add_partitions(&fixture.brokers, &totals, MORE_PARTITIONS);
     count(&fixture, 3, 8);
-    // A publisher adds the retained finals to the totals; once they are deleted it has only the totals.
+    // A publisher computes the totals of a room from the totals topic and from retained finals. These finals are
+    // deleted here, so only the totals topic remains.
     fixture.recreate("windows");
     let node = fixture.up(&[]);
     let begins = shown(&node);

@@ -1,12 +1,12 @@
-//! The audience: thousands of subscribers in one thread, so that most of the CPU is left to the server.
+//! The audience of `fanout`: thousands of subscribers in one thread, so that the server can use most of the CPU.
 //!
-//! The process reads commands from standard input, one a line, and prints a line in response to each:
+//! The process reads one command per line from standard input, and prints one line in response to each command:
 //!
 //! ```text
 //!  fill                → seconds until all subscribers have received a result
 //!  measure MS          → deliveries p50 p99 max lost
-//!  stall MS SOCKETS    → the same while this number of sockets is not read
-//!  churn MS RATE       → the same while this number of subscribers a second reconnects
+//!  stall MS SOCKETS    → the same figures, while SOCKETS sockets are not read
+//!  churn MS RATE       → the same figures, while RATE subscribers a second reconnect
 //! ```
 
 use std::{
@@ -39,26 +39,28 @@ pub(crate) struct Flags {
     transport: Transport,
 }
 
-/// Maximum number of concurrent handshakes: less than the listener's backlog, since a SYN that finds it full is sent
-/// again after a second.
+/// Maximum number of concurrent handshakes. It is less than the listener's backlog: if the backlog is full, the kernel
+/// drops a SYN, and the client sends it again only after a second.
 const MAX_HANDSHAKES: usize = 2000;
 /// Timeout of `fill`, far above its usual duration.
 const FILL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause after a poll without events. Blocking in epoll is avoided: each frame would wake this thread, and on the
-/// loopback the wake-up is a part of the server's `send`, which it is not for clients on other hosts.
+/// Pause after a poll without events. The thread sleeps instead of blocking in epoll, where each frame would wake it.
+/// On the loopback interface that wake-up costs CPU time in the server's `send`. Clients on other hosts do not cost the
+/// server this time.
 const IDLE_SLEEP: Duration = Duration::from_millis(1);
-/// Time for stalled subscribers to catch up, before their lost finals are counted.
+/// Time during which stalled subscribers read the frames that they missed. Finals that they lost are counted in this
+/// time, too.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Measurements of a span of time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
-    /// Number of live tallies and finals.
+    /// Number of received live tallies and finals.
     pub(crate) deliveries: u64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     max_ms: f64,
-    /// Number of finals whose window does not follow that of the final before.
+    /// Number of finals whose window does not directly follow the window of the previous final.
     pub(crate) lost: u64,
 }
 
@@ -88,15 +90,15 @@ struct Client {
     stream: TcpStream,
     /// Received bytes of an incomplete frame, or of the response's head.
     buffered: Vec<u8>,
-    /// The request was sent.
+    /// Whether the request was sent.
     is_requested: bool,
-    /// The head of the response was received.
+    /// Whether the head of the response was received.
     is_accepted: bool,
-    /// A result was received.
+    /// Whether a result was received.
     has_result: bool,
-    /// The socket is not read.
+    /// Whether the audience does not read the socket at present.
     stalled: bool,
-    /// Start of the window of the last final.
+    /// Start of the window of the last final that was received.
     last_final: Option<u64>,
 }
 
@@ -115,7 +117,7 @@ struct Audience {
     /// Indices of clients that are not connected yet.
     to_connect: VecDeque<usize>,
     handshakes: usize,
-    /// Number of clients without a result.
+    /// Number of clients that have not received a result.
     waiting: usize,
     count: Count,
     scratch: Vec<u8>,
@@ -144,8 +146,8 @@ pub(crate) fn run(flags: Flags) -> Result<()> {
     loop {
         let line = match commands.try_recv() {
             Ok(line) => line,
-            // Sockets are read between commands, too: otherwise frames of that time would count as late in the next
-            // span.
+            // Sockets are read between commands, too. Otherwise frames that arrive between two commands would be read
+            // in the next span, and would count as delayed.
             Err(TryRecvError::Empty) => {
                 audience.poll_once()?;
                 continue;
@@ -178,7 +180,7 @@ pub(crate) fn run(flags: Flags) -> Result<()> {
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
-    // If the limit cannot be raised, connecting fails with an error.
+    // The error is ignored: if the limit stays too low, connecting fails with an error.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -202,7 +204,7 @@ impl Audience {
         Ok(begun.elapsed())
     }
 
-    /// Measures for `span`, and calls `each` before every poll.
+    /// Measures deliveries for `span`. Calls `each` before every poll.
     fn measure(
         &mut self,
         span: Duration,
@@ -233,7 +235,7 @@ impl Audience {
         let figures = self.measure(span, |_, _| Ok(()))?;
         self.stop_reading(sockets, false);
         for index in 0..sockets {
-            // The poll is edge-triggered: data that arrived before causes no event.
+            // The poll is edge-triggered, so data that arrived while the socket was not read causes no event.
             self.receive(index)?;
         }
         let caught_up = self.measure(CATCH_UP, |_, _| Ok(()))?;
@@ -268,7 +270,7 @@ impl Audience {
         })
     }
 
-    /// Starts handshakes, then polls once and reads; sleeps if there were no events.
+    /// Starts handshakes, polls once, and reads the sockets that have events. Sleeps if there are no events.
     fn poll_once(&mut self) -> Result<()> {
         while self.handshakes < MAX_HANDSHAKES
             && let Some(index) = self.to_connect.pop_front()
@@ -330,7 +332,7 @@ impl Audience {
                 Ok(())
             }
             Ok(bytes) => Err(format!("only {bytes} bytes of a request were sent").into()),
-            // A spurious event: another one follows.
+            // The event was spurious. Another event follows when the socket is writable.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -384,7 +386,7 @@ impl Audience {
             }
             client.buffered = rest.to_vec();
             if bytes < self.scratch.len() {
-                // The socket is drained; more data causes an event.
+                // All data of the socket was read. New data causes another event.
                 return Ok(());
             }
         }
@@ -392,7 +394,7 @@ impl Audience {
 }
 
 impl Client {
-    /// Counts a message; returns whether it is the first result.
+    /// Counts a message, and returns whether it is the first result of this client.
     fn count_message(&mut self, payload: &[u8], now_ms: f64, count: &mut Count) -> bool {
         let live = payload.starts_with(br#"{"type":"live""#);
         let closed = payload.starts_with(br#"{"type":"final""#);
@@ -417,7 +419,7 @@ impl Client {
     }
 }
 
-/// Returns the number after `name`.
+/// Returns the number that follows `name` in a JSON text, without parsing the JSON.
 fn number(payload: &[u8], name: &[u8]) -> Option<u64> {
     let at = payload
         .windows(name.len())

@@ -1,6 +1,6 @@
-//! The baseline of `fanout` (*floor* in the README): one thread for each core writes the same bytes to its sockets, so
-//! it measures the kernel's CPU time to send a frame. It does not read, buffers nothing for slow clients, and cannot
-//! resume.
+//! The baseline of `fanout`, named *floor* in the README. One thread for each core writes the same bytes to each of its
+//! sockets, so this server shows how much CPU time the kernel needs to send a frame. It does not read from clients and
+//! buffers nothing for slow ones, and clients cannot resume.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ enum Message {
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    // std's backlog of 128 is too short for all connections at once.
+    // The backlog of std's listener, 128, is too short if all clients connect at once.
     SockRef::from(&listener).listen(4096)?;
     println!("serves http://{}/", listener.local_addr()?);
     let cores = std::thread::available_parallelism()?.get();
@@ -44,7 +44,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     flags.follow(|room, frame| {
         let frame = framed(frame.as_bytes());
         for sender in &senders {
-            // The receiver lives until the process ends.
+            // Sending cannot fail: the receiver lives until the process ends.
             let _ = sender.send(Message::Frame(room.to_owned(), frame.clone()));
         }
     })
@@ -63,7 +63,7 @@ fn accept(listener: &TcpListener, threads: &[Sender<Message>]) {
         };
         let stream = socket.into_inner();
         if stream.set_nonblocking(true).is_ok() && stream.set_nodelay(true).is_ok() {
-            // The receiver lives until the process ends.
+            // Sending cannot fail: the receiver lives until the process ends.
             let _ = threads.send(Message::Connected(name(&path).to_owned(), stream));
         }
     }
@@ -87,7 +87,7 @@ fn write(messages: &Receiver<Message>) {
     }
 }
 
-/// A text frame of a server, of at most 65,535 bytes.
+/// Encodes a WebSocket text frame of a server, of at most 65,535 bytes.
 fn framed(text: &[u8]) -> Arc<[u8]> {
     let head = match u16::try_from(text.len()) {
         Ok(len @ ..126) => vec![0x81, len as u8],

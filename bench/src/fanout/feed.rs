@@ -16,10 +16,10 @@ use crate::{
     cluster::{Cluster, PARTITIONS, RecordWriter},
 };
 
-/// Length of a window.
+/// Length of a window, in ms.
 pub(crate) const WINDOW_MS: u64 = 2000;
 
-/// A thread that writes results until this is dropped.
+/// A thread that writes results until this value is dropped.
 pub(crate) struct Feed {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), String>>>,
@@ -46,7 +46,7 @@ impl Drop for Feed {
     }
 }
 
-/// The name of a room.
+/// Returns the name of a room.
 pub(crate) fn room(number: usize) -> String {
     format!("room-{number}")
 }

@@ -1,4 +1,4 @@
-//! Measures the cost of a delivery: results from Kafka, frames to ten thousand sockets.
+//! Measures the cost of a delivery: a server reads results from Kafka and sends them as frames to ten thousand sockets.
 //!
 //! ```text
 //!                               ┌▶ emostream publisher ─┐
@@ -6,9 +6,9 @@
 //!                               └▶ baseline ────────────┘       delays by `emitted_at`
 //! ```
 //!
-//! The plain server has a task for each socket and `tokio::sync::broadcast`; tokio-tungstenite and rdkafka have default
-//! settings. The baseline only writes prepared bytes to each socket, so it shows the CPU time of the kernel. The
-//! servers are measured in turn, so that other load on the host affects all of them.
+//! The plain server has a task for each socket and uses `tokio::sync::broadcast`, tokio-tungstenite and rdkafka with
+//! default settings. The baseline only writes prepared bytes to each socket, so it shows the CPU time of the kernel.
+//! The servers are measured in turn, so that other load on the host affects all of them.
 
 pub(crate) mod audience;
 pub(crate) mod baseline;
@@ -39,7 +39,7 @@ pub(crate) struct Flags {
         default_value = "delivery,rooms,slow,herds"
     )]
     parts: Vec<Part>,
-    /// Rounds of `delivery` and `rooms`; medians are shown
+    /// Number of rounds of `delivery` and `rooms`; the tables show medians
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Duration of each measurement, in seconds
@@ -64,7 +64,7 @@ enum Part {
     Herds,
 }
 
-/// Number of sockets, number of rooms, and frames a second in each room.
+/// The load of a measurement: number of sockets, number of rooms, and frames a second in each room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) sockets: usize,
@@ -119,7 +119,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 struct Measured {
     figures: Figures,
     cpu_us: f64,
-    /// KB for each connection: of the server, and of the server and the kernel.
+    /// Memory of a connection in KB: of the server alone, and of the server and the kernel together.
     memory_kb: (f64, f64),
 }
 
@@ -141,7 +141,7 @@ fn print_head() {
     println!("|---|---|---|---|---|---|---|---|");
 }
 
-/// Prints the medians, and returns the CPU time of a delivery.
+/// Prints the medians of the runs as a row, and returns the CPU time of a delivery in µs.
 fn print_row(name: &str, load: Load, runs: &[Measured], plain_us: Option<f64>) -> f64 {
     let of = |figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
     let cpu_us = of(|run| run.cpu_us);
@@ -207,7 +207,7 @@ fn rooms(flags: &Flags, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Compares the transports; the ratios are to WebSockets.
+/// Compares the transports. The ratios in the table are relative to WebSockets.
 fn sse(flags: &Flags, cluster: &Cluster) -> Result<()> {
     let transports = [Transport::Websocket, Transport::Sse, Transport::SseHttp2];
     let of = |transport| (Server::EmoStream, flags.large(), transport);

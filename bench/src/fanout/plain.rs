@@ -1,4 +1,5 @@
-//! The plain server: a task for each socket, `tokio::sync::broadcast`, tokio-tungstenite with default settings.
+//! The plain server of `fanout`: a task for each socket, `tokio::sync::broadcast`, and tokio-tungstenite with default
+//! settings.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -31,7 +32,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     runtime.spawn(serve(rooms.clone()));
     flags.follow(|room, frame| {
         if let Some(sender) = rooms.get(room) {
-            // The room may have no subscribers.
+            // The error is ignored: it means that the room has no subscribers.
             let _ = sender.send(frame);
         }
     })

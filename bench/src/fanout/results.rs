@@ -27,14 +27,15 @@ struct Head<'a> {
 }
 
 impl Flags {
-    /// Makes a value for each room, by the room's name.
+    /// Returns a new value for each room, by the room's name.
     pub(super) fn for_rooms<T>(&self, make: impl Fn() -> T) -> HashMap<String, T> {
         (0..self.rooms)
             .map(|number| (room(number), make()))
             .collect()
     }
 
-    /// Calls `each` with room and frame of all results that are written from now on. Returns only errors.
+    /// Calls `each` with the room and the frame of every result that is written after this call. Returns only if there
+    /// is an error.
     pub(super) fn follow(&self, mut each: impl FnMut(&str, String)) -> Result<()> {
         let topics = ["live", "windows"].map(|name| format!("{}.{name}", self.prefix));
         let results = read_results(&self.kafka, &topics, Offset::End)?;

@@ -35,10 +35,11 @@ impl Server {
 
 /// A running server with its audience.
 pub(crate) struct FanoutScenario {
-    /// Dropped before the server, since the audience ends with an error if the server closes a connection.
+    /// This field is dropped before the server, since the audience ends with an error if the server closes a
+    /// connection.
     audience: Audience,
     server: MeasuredProcess,
-    /// Address of health and metrics; only EmoStream has one.
+    /// Address of the health checks and metrics. Only EmoStream has one.
     admin: Option<SocketAddr>,
     _feed: Feed,
     load: Load,
@@ -47,7 +48,7 @@ pub(crate) struct FanoutScenario {
 }
 
 impl FanoutScenario {
-    /// Starts the processes; no subscriber is connected yet.
+    /// Starts the processes, without connecting subscribers.
     pub(crate) fn open(
         server: Server,
         emostream: &EmoStreamFlags,
@@ -87,19 +88,20 @@ impl FanoutScenario {
         Figures::read(&self.audience.command(&command)?)
     }
 
-    /// Does not read `sockets` for `span`, then lets them catch up. Returns the figures of the others in `span`.
+    /// Makes the audience stop reading `sockets` sockets for `span`, and then read what they missed. Returns the
+    /// figures of the other sockets in `span`; lost finals are those of all sockets.
     pub(crate) fn stall(&mut self, sockets: usize, span: Duration) -> Result<Figures> {
         let command = format!("stall {} {sockets}", span.as_millis());
         Figures::read(&self.audience.command(&command)?)
     }
 
-    /// Reconnects `rate` subscribers a second. Returns the figures of all.
+    /// Reconnects `rate` subscribers a second for `span`. Returns the figures of all subscribers.
     pub(crate) fn churn(&mut self, rate: u32, span: Duration) -> Result<Figures> {
         let command = format!("churn {} {rate}", span.as_millis());
         Figures::read(&self.audience.command(&command)?)
     }
 
-    /// Returns the slowest response of the admin address while frames are sent, in ms.
+    /// Returns the longest response time of the admin address while frames are sent, in ms.
     pub(crate) fn health(&mut self, span: Duration) -> Result<f64> {
         let admin = self.admin.ok_or("only EmoStream has an admin address")?;
         let until = Instant::now() + span;
@@ -131,8 +133,8 @@ impl FanoutScenario {
         Ok(self.server.resident_mb()? * 1024.0)
     }
 
-    /// Returns the memory of a connection in KB: of the server, and of the server and the kernel. Both ends of a
-    /// connection are on this host, so half of the kernel's memory counts.
+    /// Returns the memory of a connection in KB: of the server alone, and of the server and the kernel together. Both
+    /// ends of each connection are on this host, so only half of the kernel's memory counts.
     pub(crate) fn memory_kb(&self) -> Result<(f64, f64)> {
         let sockets = self.load.sockets as f64;
         let own = (self.server_kb()? - self.empty_kb) / sockets;
@@ -141,7 +143,7 @@ impl FanoutScenario {
     }
 }
 
-/// The kernel's memory for objects (sockets, files, entries of epoll) and for the buffers of sockets.
+/// Returns the kernel's memory for objects (sockets, files, entries of epoll) and for the buffers of sockets, in KB.
 fn kernel_kb() -> Result<f64> {
     let memory = fs::read_to_string("/proc/meminfo")?;
     let slab = memory.lines().find_map(|line| line.strip_prefix("Slab:"));
@@ -161,7 +163,7 @@ fn kernel_kb() -> Result<f64> {
 /// The process of a server, its address, and its admin address if it has one.
 type StartedServer = (MeasuredProcess, SocketAddr, Option<SocketAddr>);
 
-/// Starts a server of this program.
+/// Starts a server that EmoStream is compared with. It is a hidden command of this program.
 fn start_comparison(name: &str, emostream: &EmoStreamFlags, load: Load) -> Result<StartedServer> {
     let mut process = MeasuredProcess::start(
         Command::new(std::env::current_exe()?)

@@ -8,20 +8,20 @@ pub(crate) enum Transport {
     Websocket,
     /// Server-Sent Events over HTTP/1.1
     Sse,
-    /// Server-Sent Events over HTTP/2, a connection for each
+    /// Server-Sent Events over HTTP/2, with a connection for each subscriber
     SseHttp2,
 }
 
-/// A frame or chunk at the start of the received bytes.
+/// A WebSocket frame, an HTTP/2 frame or a chunk (HTTP/1.1), at the start of the received bytes.
 pub(crate) struct Unit<'b> {
-    /// Lines of Server-Sent Events, or one message.
+    /// Lines of Server-Sent Events, or one WebSocket message.
     pub(crate) payload: &'b [u8],
     /// Bytes to send to the server in response, for example a pong.
     pub(crate) reply: Vec<u8>,
     pub(crate) rest: &'b [u8],
 }
 
-/// First byte of a ping, and a whole pong whose mask is zero.
+/// First byte of a WebSocket ping. `PONG` is a whole pong whose mask is zero.
 const PING: u8 = 0x89;
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
@@ -34,7 +34,7 @@ const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM_AND_HEADERS: u8 = 5;
 
-/// The maximum flow-control window, and the initial one of a connection.
+/// Maximum flow-control window of HTTP/2. `INITIAL_WINDOW` is that of a new connection.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 const INITIAL_WINDOW: u32 = (1 << 16) - 1;
 
@@ -60,7 +60,8 @@ impl Transport {
         }
     }
 
-    /// Returns the bytes after the head of the response; `None` if the head is incomplete. HTTP/2 starts with frames.
+    /// Returns the bytes after the head of the response, or `None` if the head is incomplete. A response over HTTP/2
+    /// has no such head, since it starts with frames.
     pub(crate) fn after_head(self, bytes: &[u8]) -> Option<Result<&[u8], String>> {
         let expected: &[u8] = match self {
             Self::Websocket => b"HTTP/1.1 101",
@@ -74,14 +75,14 @@ impl Transport {
         })
     }
 
-    /// Parses the first unit; `None` if it is incomplete.
+    /// Parses the first unit, or returns `None` if it is incomplete.
     pub(crate) fn unit(self, bytes: &[u8]) -> Option<Unit<'_>> {
         match self {
             Self::Websocket => {
                 let (at, len) = match bytes {
                     [_, len @ 0..126, ..] => (2, usize::from(*len)),
                     [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
-                    // No server here sends longer messages.
+                    // The servers here send no message whose length needs 64 bits.
                     _ => return None,
                 };
                 let reply = match bytes[0] == PING {
@@ -115,7 +116,7 @@ impl Transport {
         }
     }
 
-    /// The messages in the payload of a unit.
+    /// Returns the messages in the payload of a unit.
     pub(crate) fn messages(self, payload: &[u8]) -> impl Iterator<Item = &[u8]> {
         let line = move |line| match self {
             Self::Websocket => Some(line),
@@ -125,7 +126,8 @@ impl Transport {
     }
 }
 
-/// A unit whose payload begins at `at` and has `len` bytes, with `end` bytes after it.
+/// Returns the unit whose payload has `len` bytes from `at` on, and is followed by `end` bytes that are not payload.
+/// Returns `None` if the unit is incomplete.
 fn unit(bytes: &[u8], at: usize, len: usize, end: usize, reply: Vec<u8>) -> Option<Unit<'_>> {
     Some(Unit {
         payload: bytes.get(at..at + len)?,
@@ -134,11 +136,13 @@ fn unit(bytes: &[u8], at: usize, len: usize, end: usize, reply: Vec<u8>) -> Opti
     })
 }
 
-/// Encodes the preface of a connection and one request, with maximum flow-control windows.
+/// Encodes the preface of an HTTP/2 connection and one GET request. The flow-control windows have their maximum size,
+/// so they need no updates.
 fn http2_request(path: &str) -> Vec<u8> {
     let initial_window = [&[0, 4][..], &MAX_WINDOW.to_be_bytes()].concat();
     let increment = (MAX_WINDOW - INITIAL_WINDOW).to_be_bytes();
-    // GET, http, the path, the authority: HPACK with nothing indexed (RFC 7541, 6.2.2).
+    // The header fields in HPACK: the method GET, the scheme http, the path and the authority. Path and authority are
+    // literals that are not added to the dynamic table (RFC 7541, 6.2.2).
     let mut head = vec![
         0x82,
         0x86,

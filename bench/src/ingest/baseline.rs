@@ -1,4 +1,4 @@
-//! The baseline of `ingest` (*floor* in its table): hyper alone, which parses the JSON and drops it.
+//! The baseline of `ingest`, named *floor* in its table: a server with hyper alone, which parses the JSON and drops it.
 
 use std::convert::Infallible;
 
@@ -52,7 +52,7 @@ pub(crate) fn run(_flags: &Flags) -> Result<()> {
             tokio::spawn(async move {
                 let connection = http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service_fn(respond));
-                // The error of a connection is not of interest.
+                // The error of a connection is ignored, since the client reports it.
                 let _ = connection.await;
             });
         }

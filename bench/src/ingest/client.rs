@@ -14,12 +14,13 @@ use tokio::{
 
 use crate::Result;
 
-/// The times at which requests are sent.
+/// The rule for the times at which requests are sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LoadMode {
-    /// Each connection sends the next request when it has received the response.
+    /// Each connection sends the next request as soon as it has received the response to the previous one.
     ClosedLoop,
-    /// All connections together send a request at this interval. Delays count from the time at which a request is due.
+    /// All connections together send one request in each interval of this length. The delay of a response is measured
+    /// from the time at which its request was due, even if the request was sent later.
     OpenLoop(Duration),
 }
 
@@ -58,7 +59,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Sends requests for `span`.
+    /// Sends requests for `span`, and returns the responses.
     pub(crate) fn post(&self, span: Duration) -> Result<Responses> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -116,7 +117,8 @@ impl Clients {
     }
 }
 
-/// Reads one response. The server sends nothing after it before the next request.
+/// Reads one response and returns its status. The server sends no bytes after it until the next request, so none are
+/// kept.
 async fn read_response(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
     buffer.clear();
     loop {

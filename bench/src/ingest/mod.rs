@@ -1,4 +1,5 @@
-//! Measures the cost of a POST: CPU time of the server for each request at saturation, delays of an open loop, memory.
+//! Measures the cost of a POST: the server's CPU time for each request at saturation, delays under an open-loop load,
+//! and memory.
 //!
 //! All servers run all the time, and are measured in turn, so that other load on the host affects all of them.
 
@@ -26,13 +27,13 @@ use client::{Clients, LoadMode, Responses};
 
 const PREFIX: &str = "ingest";
 
-/// Number of reactions in an array.
+/// Number of reactions in a request with an array.
 const ARRAY_REACTIONS: usize = 50;
 
 /// Number of connections at saturation.
 const CONNECTIONS: usize = 64;
 
-/// Number of connections of a large crowd.
+/// Number of connections in the measurements of a large crowd.
 const MANY_CONNECTIONS: usize = 512;
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -41,19 +42,19 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub(crate) struct Flags {
     #[command(flatten)]
     emostream: EmoStreamFlags,
-    /// Rounds; medians are shown
+    /// Number of rounds; the table shows medians
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Duration of each measurement, in seconds
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// Requests a second of the open loop
+    /// Requests per second under the open-loop load
     #[arg(long, default_value_t = 2000)]
     rate: u32,
-    /// Arrays a second; more than the log can store are rejected
+    /// Requests with an array per second; the server rejects those that the log cannot store in time
     #[arg(long, default_value_t = 3000)]
     array_rate: u32,
-    /// Also measure axum with rdkafka (bench/axum, built on first use)
+    /// Also measure a server with axum and rdkafka, which is built from bench/axum
     #[arg(long)]
     axum: bool,
 }
@@ -70,9 +71,9 @@ struct Server {
     many_p99_ms: Vec<f64>,
     /// Resident memory before the first request.
     idle_mb: f64,
-    /// Resident memory after a crowd that saturates the server, before arrays.
+    /// Resident memory after single requests have saturated the server, and before requests with arrays.
     saturated_mb: f64,
-    /// Number of responses other than 202, by status: with such responses the load was lower than intended.
+    /// Number of responses other than 202, by status. If there are any, the load was lower than intended.
     other_statuses: BTreeMap<u16, usize>,
 }
 
@@ -161,7 +162,7 @@ impl Server {
         self.process.check_running()
     }
 
-    /// CPU time for each request, in µs.
+    /// Returns the CPU time for each request, in µs.
     fn cost_us(&mut self, body: String, mode: LoadMode, span: Duration) -> Result<f64> {
         let clients = self.clients(body, CONNECTIONS, mode);
         let responses = clients.post(WARM_UP)?;
@@ -174,7 +175,7 @@ impl Server {
         Ok(used.as_secs_f64() * 1e6 / requests as f64)
     }
 
-    /// Returns the delays of responses with 202. The others are counted for the table.
+    /// Returns the delays of responses with 202. The other responses are counted for the table.
     fn accepted(&mut self, responses: Responses) -> Vec<f64> {
         for (status, count) in responses.other_statuses {
             *self.other_statuses.entry(status).or_default() += count;
@@ -210,7 +211,7 @@ impl Server {
     }
 }
 
-/// Encodes one reaction, or an array of several.
+/// Encodes the body of a request: one reaction, or an array of several.
 fn reactions(count: usize) -> String {
     let reaction = |n: usize| {
         format!(
@@ -251,7 +252,8 @@ fn start_emostream(emostream: &EmoStreamFlags) -> Result<Server> {
     Server::new("emostream", process, &url)
 }
 
-/// Builds and starts the server with axum. It is a separate workspace, so that its dependencies do not affect this one.
+/// Builds and starts the server with axum. Its code is in a workspace of its own, so that its dependencies do not
+/// affect those of this workspace.
 fn start_axum(brokers: &str) -> Result<Server> {
     let built = Command::new("cargo")
         .args([

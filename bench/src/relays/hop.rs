@@ -1,7 +1,7 @@
 //! Measures the delay of a hop: the times at which subscribers of a publisher and of its relay receive the same frame.
 //!
-//! One thread reads all connections, so its own delay is the same in both times. A second subscriber of the publisher
-//! shows how large it is.
+//! One thread reads all connections, so the delay of this thread is the same in both times. The difference between two
+//! subscribers of the publisher shows how large that delay is.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{Result, table::quantile};
 
-/// The time at which each frame arrived, by its text.
+/// Times at which frames arrived, by the text of the frame.
 type Arrivals = HashMap<String, Instant>;
 
 /// Subscribes to `rooms` at each address, and returns the frames that arrive within `span` after `warm_up`.
@@ -46,7 +46,7 @@ pub(super) fn subscribe(
             }
         }
         sleep(warm_up).await;
-        // The first frames of a subscriber depend on when it joined, so they are dropped.
+        // The first frames of a subscriber depend on when it connected, so they are dropped.
         drop(drained());
         sleep(span).await;
         match readers.try_join_next() {

@@ -1,4 +1,4 @@
-//! Stub relays: they send a hello and heartbeats, and drop all updates.
+//! Stub relays, which send a hello and heartbeats, and drop all updates that they receive.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ use crate::Result;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Stub relays, as tasks of this process.
+/// Stub relays that run as tasks in this process.
 pub(crate) struct Stubs {
     counters: Arc<Counters>,
     relays: usize,
@@ -57,7 +57,7 @@ impl Stubs {
         })
     }
 
-    /// Waits until each has received the snapshot of all rooms.
+    /// Waits until each stub has received the snapshot of all rooms.
     pub(crate) fn wait_for_snapshots(&self, timeout: Duration) -> Result<()> {
         let until = Instant::now() + timeout;
         while self.counters.snapshots.load(Ordering::Relaxed) < self.relays {
@@ -69,7 +69,7 @@ impl Stubs {
         Ok(())
     }
 
-    /// Number of received bytes.
+    /// Returns the number of bytes that all stubs have received.
     pub(crate) fn bytes(&self) -> u64 {
         self.counters.bytes.load(Ordering::Relaxed)
     }
