@@ -127,7 +127,6 @@ pub fn register<'scope, K: Key, I: Item>(
             shared,
             retired: VecDeque::new(),
             max_step_counts: params.max_step_counts,
-            begun_until_ms: params.final_until_ms,
             closed_until_ms: params.final_until_ms,
         };
         move |frontiers| {
@@ -192,8 +191,6 @@ struct Registry<K, I: Item> {
     /// Retired numbers whose accumulations are not retracted yet, and the time at which each was retired.
     retired: VecDeque<(u64, KeyNumber)>,
     max_step_counts: usize,
-    /// F at the start of the run.
-    begun_until_ms: u64,
     /// The end of the last window that is closed.
     closed_until_ms: u64,
 }
@@ -235,19 +232,14 @@ impl<K: Key, I: Item> Registry<K, I> {
     /// that was closed last.
     ///
     /// A key is removed only if it had expired by `durable_until_ms`, up to which all results are committed. Otherwise
-    /// a record of the key could still be written after its removal. No key is removed before the run has committed its
-    /// first window: if the run before had a sliding span of another length, this window may still write a record of
-    /// any key.
+    /// a record of the key could still be written after its removal.
     fn expire(
         &mut self,
         closed: Window,
         durable_until_ms: u64,
         max_keys: usize,
     ) -> impl Iterator<Item = (K, u64)> {
-        let before_ms = match durable_until_ms > self.begun_until_ms {
-            true => closed.start.min(durable_until_ms),
-            false => 0,
-        };
+        let before_ms = closed.start.min(durable_until_ms);
         let max_checks = self.max_step_counts;
         let expired = self.lifetimes.expire(before_ms, max_keys, max_checks);
         expired.into_iter().map(move |number| {
@@ -377,49 +369,5 @@ mod tests {
         }
         assert!(all.values().all(|keys| *keys <= MAX_REMOVED), "{all:?}");
         assert_eq!(all.values().sum::<usize>(), 2 * KEYS, "{all:?}");
-    }
-
-    /// If the run before had a longer sliding span, the first window of this run writes corrected tops. If such a
-    /// record was written after the removal of its key, it would stay in the table for ever.
-    #[test]
-    fn the_first_close_of_a_run_removes_no_key() {
-        const BEGUN_MS: u64 = 20_000;
-        let size = WindowSize::from_ms(2_000).unwrap();
-        let removed = timely::execute_directly(move |worker| {
-            let removed = Rc::<RefCell<Vec<u64>>>::default();
-            let seen = removed.clone();
-            let durable = probe::Handle::new();
-            let mut input = worker.dataflow(|scope| {
-                let (input, finals) = scope.new_input::<ClosedWindow<String, u16>>();
-                let params = TotalsParams {
-                    final_until_ms: BEGUN_MS,
-                    ..params(size)
-                };
-                let expired = RestoredTotals {
-                    key: "expired".to_owned(),
-                    counts: Vec::new(),
-                    unnamed: Vec::new(),
-                    change: None,
-                    last_ms: 2_000,
-                };
-                let totals = totals(finals, vec![expired], params, durable.clone());
-                let removed = totals.removed.inspect(move |(_, start_ms)| {
-                    seen.borrow_mut().push(*start_ms);
-                });
-                removed.probe_with(&durable);
-                input
-            });
-            for until_ms in (BEGUN_MS..).step_by(2_000).take(4) {
-                input.advance_to(until_ms);
-                while durable.less_than(&until_ms) {
-                    worker.step();
-                }
-            }
-            for dataflow in worker.installed_dataflows() {
-                worker.drop_dataflow(dataflow);
-            }
-            removed.take()
-        });
-        assert_eq!(removed, [BEGUN_MS + 2_000]);
     }
 }
