@@ -137,9 +137,12 @@ fn ran_with(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
 fn an_empty_variable_is_not_set() {
     let help = node::output(&["--help"]);
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-    let commands = commands.map_while(|line| line.split_whitespace().next());
+    let commands = commands.take_while(|line| !line.is_empty());
+    // A description that is too long for its line continues on a line with more than two spaces.
+    let commands = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let commands = commands.filter(|command| !command.is_empty());
     let mut tried = 0;
-    for command in commands.filter(|command| *command != "help" && *command != "topics") {
+    for command in commands.filter(|command| !["help", "topics"].contains(command)) {
         for line in node::output(&[command, "--help"]).lines() {
             let Some((_, rest)) = line.split_once("[env: ") else {
                 continue;

@@ -47,7 +47,7 @@ enum Subcommand {
     /// Run the publisher, which sends results to subscribers
     #[command(after_help = examples::PUBLISHER)]
     Publisher(publisher::Flags),
-    /// Run a relay, which sends the results of a publisher on another host to further subscribers
+    /// Run a relay, which sends the results of a publisher to more subscribers
     #[command(after_help = examples::RELAY)]
     Relay(relay::Flags),
     /// Show the results of a room in the terminal as they come
@@ -62,7 +62,7 @@ enum Subcommand {
     /// Create the topics, or check them
     #[command(subcommand, after_help = examples::TOPICS)]
     Topics(topics::Action),
-    /// Change the stored progress, so that the dataflow can continue with other settings or after data was deleted
+    /// Change the stored progress, after other settings or deleted data stopped the dataflow
     #[command(after_help = examples::RESET)]
     Reset(reset::Flags),
 }
