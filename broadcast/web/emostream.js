@@ -1,94 +1,125 @@
 /**
- * EmoStream in the browser: one room, received and sent to.
+ * Client of one room: receives its frames and sends reactions.
  *
  *     react(emoji) ──▶ pending ──at most every 250 ms──▶ POST /v1/reactions
- *     GET /v1/rooms/{room}/ws, or /events where that does not get through ──▶ frames ──▶ events
+ *     GET /v1/rooms/{room}/ws, or /events where no WebSocket gets through ──▶ frames ──▶ events
  *
  *     import { connect } from "/emostream.js";
  *     const crowd = connect({ room: "match-7" });
  *     crowd.addEventListener("live", ({ detail }) => console.log(detail.counts));
  *     crowd.react("🔥");
  *
- * Invariants: a final is delivered once and in order, across reconnects too, unless `gap` says
- * otherwise; what waits to be sent is bounded in number and in age. Importing it does nothing by itself,
- * but where the page has an `<emostream-room>`, that element's own module is loaded.
+ * Invariants: each final is delivered once and in order, also across reconnects, unless a `gap` event says otherwise.
+ * The queue of reactions is bounded in number and in age. Importing this module has no side effect.
  *
  * @module emostream
  */
 
-/** The least time between two requests: one tap goes out at once, a flurry travels together. */
+/** Minimum time between two requests: a single tap is sent at once, many taps share a request. */
 const FLUSH_MS = 250;
-/** What the server takes in one array. */
+/** Maximum reactions that the server accepts in one array. */
 const BATCH_REACTIONS = 1000;
-/** Nobody taps this much in the time a reaction stays fresh; more is a script, and is refused. */
+/** Maximum queued reactions. A person does not tap this often in FRESH_MS; a script may. */
 const PENDING_REACTIONS = 2000;
-/** A reaction belongs to its moment: what could not be sent for this long is let go. */
+/** A reaction belongs to its moment, so one that could not be sent for this long is dropped. */
 const FRESH_MS = 10_000;
-/** The longest wait between attempts, for the connection and for sending. */
+/** Maximum backoff between attempts to connect or to send. */
 const BACKOFF_MAX_MS = 10_000;
 const BACKOFF_BASE_MS = 250;
-/** A connection that lived this long was a good one; the next attempts start from zero. */
+/** After a connection that lasted this long, the backoff starts from its base. */
 const STEADY_MS = 5_000;
-/** A connection that has not said hello by then is none: some proxies open what they never feed. */
+/** Time until `hello`. Some proxies accept a connection and never forward anything. */
 const HELLO_MS = 10_000;
-/** So many heartbeats that did not come mean that the connection is dead. */
+/** A connection is dead after this many heartbeats in a row did not come. */
 const MISSED_HEARTBEATS = 2;
-/** How often the connection is checked; a machine that was asleep is noticed within this time, too. */
+/** Interval of the checks for missed heartbeats, and for a machine that was asleep. */
 const CHECK_MS = 2_000;
-/** A check that comes later than this was held up: the machine was asleep, or the page frozen. */
+/** If a check is this late, the machine was asleep or the page was frozen. */
 const ASLEEP_MS = 3 * CHECK_MS;
-/** A connection in doubt is replaced if nothing comes within this time. */
+/** A connection that may be dead is replaced if no frame comes within this time. */
 const DOUBT_MS = 2_000;
-/** Longer `Retry-After` and `retry_ms` than this are taken as this. */
+/** Maximum wait that a `Retry-After` or a `retry_ms` can request. */
 const RETRY_MAX_MS = 60_000;
-/** A page that nobody has seen for this long lets its connection go; what it missed comes on return. */
+/** A page that is hidden for this long closes its connection. When it is visible again, it receives what it missed. */
 const HIDDEN_MS = 60_000;
-/** Browsers refuse beacons and keepalive requests over 64 KiB in flight. */
+/** A window that ended longer ago is not the present. Its final normally follows within seconds, but a relay that was
+ * disconnected from its upstream sends all that it missed. */
+const PRESENT_MS = 10_000;
+/** Maximum time before its expiry at which a token is renewed. */
+const RENEW_MS = 60_000;
+/** `setTimeout` fires at once if the time is longer. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
+/** Browsers refuse beacons and keepalive requests if more than 64 KiB are in flight. */
 const KEEPALIVE_BYTES = 60_000;
-/** So many reactions of the longest names still fit a beacon. */
+/** This many reactions with the longest names fit into a beacon. */
 const BEACON_REACTIONS = 200;
+/** Close codes from FINAL_CODE to 3999 request the client not to reconnect; TOKEN_CODE, not with this token. */
+const FINAL_CODE = 3500;
+const TOKEN_CODE = 3500;
 
 const ROOM = /^(?!\.\.?$)[A-Za-z0-9._~-]{1,64}$/;
+const ID = /^\d+-\d+$/;
 const USER_KEY = "emostream.user";
-const BAD_ROOM = "a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..";
 
-/** Events by the frame they carry; see the type declarations for each. */
+/** Details of `status` events by reason. */
+const REASONS = {
+  start: "The first connection is being opened.",
+  lost: "The connection was lost.",
+  unreachable: "The server cannot be reached.",
+  server: "The server asked to reconnect.",
+  token: "The token expires or has expired, and a new one is used.",
+  hidden: "The page was not visible for a minute.",
+  closed: "close() was called.",
+  unauthorized: "The token has expired.",
+};
+
+/** One room; the type declarations describe its events. */
 export class EmoStream extends EventTarget {
   /** Without a slash at its end. */ #base;
   #ingest;
   #room;
   #user;
-  #token;
-  /** The header that names the token, if there is one. */ #bearer;
+  #anonymous;
+  /** The option `token`: a string, a function that returns one, or undefined. */ #tokenSource;
+  /** The token for requests, "" without one; undefined until the function has returned. */ #token;
+  /** The token of the newest connection. */ #dialedToken;
+  #tokenTimer = 0;
+  /** Tokens in a row that the server refused. */ #refusals = 0;
   #transport;
   #background;
   #observer;
+  #WebSocket;
   #status = "connecting";
-  /** @type {WebSocket | EventSource | undefined} */ #channel;
+  #reason = "start";
+  /** @type {Socket | Events | undefined} */ #channel;
+  /** Identifies the attempt to connect, so that a token that comes after its end opens no connection. */ #attempt;
   #lastId;
   #attempts = 0;
+  #dialedAt = 0;
   #openedAt = Infinity;
-  /** Whether a WebSocket has ever got through: then no fallback is needed. */ #socketsWork = false;
+  /** Whether the room was joined before. */ #hasJoined = false;
+  /** Whether a WebSocket was ever opened. If so, no fallback is needed. */ #socketsWork = false;
   #byeMs;
   #reconnectTimer = 0;
   #helloTimer = 0;
   #hiddenTimer = 0;
-  /** Longest silence that the server announced; a former one announces none. */ #heartbeatMs = Infinity;
-  #heardAt = 0;
-  /** By how much the server's clock is ahead of this device's. */ #ahead_ms = 0;
+  /** The server's interval of heartbeats. Older servers do not send any. */ #heartbeatMs = Infinity;
+  #receivedAt = 0;
+  /** The server's time less `performance.now()`. */ #ahead_ms;
+  /** Maximum of `#ahead_ms` that is possible. */ #mostAhead_ms;
   /** The server's time at the beginning of the connection, and the room's newest final then. */ #joined = { now: 0, latest: null };
   #checkTimer = 0;
   #checkedAt = Date.now();
   #doubtTimer = 0;
-  #letGo = new AbortController();
+  /** Removes the listeners of the page. */ #listening = new AbortController();
 
   /** @type {{emoji: string, at: number}[]} */ #pending = [];
   #sending = false;
-  /** The most of the next batch: a server that limits users takes no more than a second's worth at once. */
-  #most = BATCH_REACTIONS;
+  /** Maximum of the next batch. A server that limits users accepts only the reactions of a second at once. */
+  #batchMost = BATCH_REACTIONS;
   #sendAttempts = 0;
   #notBefore = 0;
-  #held = false;
+  /** Whether `#notBefore` was requested by the server. */ #held = false;
   #flushTimer = 0;
 
   /** Use {@link connect}. */
@@ -97,47 +128,66 @@ export class EmoStream extends EventTarget {
     ingest = url,
     room = "default",
     token,
-    user = token ? bearerOf(token) : browserUser(),
+    user,
     transport = "auto",
     background = false,
     observer = false,
+    since,
+    WebSocket = globalThis.WebSocket,
   } = {}) {
     super();
-    if (!ROOM.test(room)) throw new TypeError(BAD_ROOM);
-    if (!["auto", "websocket", "sse"].includes(transport)) {
-      throw new TypeError("transport is auto, websocket or sse");
-    }
+    if (!ROOM.test(room)) throw new TypeError("a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..");
+    if (!["auto", "websocket", "sse"].includes(transport)) throw new TypeError("transport is auto, websocket or sse");
+    if (since !== undefined && !ID.test(since)) throw new TypeError("since is the id of a final, as in lastId");
     this.#base = addressOf(url);
     this.#ingest = addressOf(ingest);
+    const { EventSource } = globalThis;
+    if (!(transport === "sse" ? EventSource : WebSocket || (transport === "auto" && EventSource))) {
+      throw new TypeError("there is no global WebSocket or EventSource: Node before 22 needs the option WebSocket, as from the package ws");
+    }
     this.#room = room;
     this.#user = user;
-    this.#token = token;
-    this.#bearer = token ? { authorization: `Bearer ${token}` } : {};
     this.#transport = transport;
     this.#background = background;
     this.#observer = observer;
-    const { signal } = this.#letGo;
-    globalThis.addEventListener?.("pagehide", this.#leave, { signal });
+    this.#lastId = since;
+    this.#WebSocket = WebSocket;
+    this.token = token;
+    const { signal } = this.#listening;
+    globalThis.addEventListener?.("pagehide", this.#sendRest, { signal });
     globalThis.addEventListener?.("online", this.#suspect, { signal });
-    globalThis.document?.addEventListener("visibilitychange", this.#seen, { signal });
+    globalThis.document?.addEventListener("visibilitychange", this.#visibilityChanged, { signal });
     this.#checkTimer = setInterval(this.#check, CHECK_MS);
-    this.#open();
+    void this.#open();
   }
 
   get room() { return this.#room; }
 
   get status() { return this.#status; }
 
-  /** "websocket" or "sse": how frames come, or were tried last. */
+  /** "websocket" or "sse": of the connection, or of the last attempt. */
   get transport() { return this.#channel instanceof Socket ? "websocket" : "sse"; }
 
-  /** The server's time, which heartbeats correct; this device's before the first `hello`. */
-  get now() { return Date.now() + this.#ahead_ms; }
+  /** The id of the newest final that was received, for the option `since` of a later stream. */
+  get lastId() { return this.#lastId; }
 
-  /** Whether a live or final frame tells what was counted before this connection began: no news, however late it comes. */
-  isPast(frame) {
+  get token() { return this.#tokenSource; }
+
+  /** Requests and the next connection use it. The server closes a connection when that one's token expires. */
+  set token(token) {
+    this.#tokenSource = token;
+    if (typeof token !== "function") this.#token = token || "";
+    this.#retryNow();
+  }
+
+  /** The server's time: the greatest that was seen, plus the time since then. This device's before the first `hello`. */
+  get now() { return this.#ahead_ms === undefined ? Date.now() : Math.round(performance.now() + this.#ahead_ms); }
+
+  /** Whether a live or final frame says what was counted before this connection, or long ago. */
+  isPast({ type, id, emitted_at, end }) {
     const { now, latest } = this.#joined;
-    return frame.type === "final" ? Boolean(latest) && !isAfter(frame.id, latest) : frame.emitted_at < now;
+    if (emitted_at < now || end + PRESENT_MS < this.now) return true;
+    return type === "final" && Boolean(latest) && !isAfter(id, latest);
   }
 
   react(emoji) {
@@ -148,61 +198,118 @@ export class EmoStream extends EventTarget {
   }
 
   close() {
-    this.#leave();
-    this.#end();
+    this.#sendRest();
+    this.#end("closed");
   }
 
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  #setStatus(status) {
-    if (status === this.#status) return;
-    this.#status = status;
-    this.#emit("status", { status });
+  #refuse(detail, batch, retry_ms = 0) {
+    this.#emit("refused", { detail, retry_ms, emojis: batch.map(({ emoji }) => emoji) });
   }
 
-  #end() {
-    this.#letGo.abort();
+  #setStatus(status, reason = this.#reason, detail = REASONS[reason]) {
+    if (status === this.#status && reason === this.#reason) return;
+    this.#status = status;
+    this.#reason = reason;
+    this.#emit("status", { status, reason, detail });
+  }
+
+  #end(reason, detail) {
+    this.#listening.abort();
     this.#drop();
     clearTimeout(this.#hiddenTimer);
     clearTimeout(this.#flushTimer);
     clearInterval(this.#checkTimer);
     this.#pending.length = 0;
-    this.#setStatus("closed");
+    if (this.#status !== "closed") this.#setStatus("closed", reason, detail);
   }
+
+  // Tokens.
+
+  /** Whether another token than that of the last connection can be used. */
+  get #hasNewToken() { return typeof this.#tokenSource === "function" || this.#token !== this.#dialedToken; }
+
+  async #requestToken() {
+    const source = this.#tokenSource;
+    const token = await source();
+    // The property may have been set meanwhile.
+    if (source === this.#tokenSource) this.#token = token || "";
+  }
+
+  /** A connection cannot change its token, so it is replaced before the server closes it. */
+  #scheduleRenewal() {
+    const left_ms = claimsOf(this.#dialedToken).exp * 1000 - this.now;
+    if (typeof this.#tokenSource !== "function" || !(left_ms > 0)) return;
+    // The tokens of an audience may all expire at once.
+    const wait_ms = Math.max(left_ms / 2, left_ms - RENEW_MS * (0.5 + Math.random() / 2));
+    this.#tokenTimer = setTimeout(this.#renew, Math.min(wait_ms, TIMER_MAX_MS));
+  }
+
+  #renew = async () => {
+    const attempt = this.#attempt;
+    try {
+      await this.#requestToken();
+    } catch {
+      // The function is called again when the server closes the connection.
+      return;
+    }
+    if (attempt !== this.#attempt || this.#token === this.#dialedToken) return;
+    this.#drop();
+    this.#openedAt = Infinity;
+    this.#setStatus("connecting", "token");
+    void this.#open(false);
+  };
 
   // Receiving.
 
-  #open() {
-    const heard = (text) => this.#receive(text);
-    const lost = (code) => this.#lost(code);
+  async #open(needsToken = typeof this.#tokenSource === "function") {
+    const attempt = (this.#attempt = {});
+    this.#helloTimer = setTimeout(() => this.#lost(), HELLO_MS);
+    try {
+      if (needsToken) await this.#requestToken();
+      if (attempt === this.#attempt) this.#dial();
+    } catch (error) {
+      // The function failed, or the token cannot be sent: a WebSocket does not accept all characters.
+      if (attempt === this.#attempt) this.#lost("token", `There is no valid token: ${error?.message}`);
+    }
+  }
+
+  #dial() {
+    const receive = (text) => this.#receive(text);
+    const closed = (code) => this.#closed(code);
     const Channel = this.#next();
     const query = { since: this.#lastId, observer: this.#observer };
-    this.#channel = new Channel(`${this.#base}/v1/rooms/${this.#room}`, query, this.#token, heard, lost);
-    this.#helloTimer = setTimeout(lost, HELLO_MS);
+    this.#dialedAt = performance.now();
+    this.#dialedToken = this.#token;
+    this.#channel = new Channel(`${this.#base}/v1/rooms/${this.#room}`, query, this.#token, receive, closed, this.#WebSocket);
   }
 
-  /** A WebSocket; where none has got through yet, every second attempt is by Server-Sent Events. */
+  /** A WebSocket. Until one was opened, every second attempt uses Server-Sent Events. */
   #next() {
     if (this.#transport !== "auto") return this.#transport === "sse" ? Events : Socket;
-    return this.#socketsWork || this.#attempts % 2 === 0 ? Socket : Events;
+    if (!this.#WebSocket) return Events;
+    return this.#socketsWork || this.#attempts % 2 === 0 || !globalThis.EventSource ? Socket : Events;
   }
 
-  /** Ends the connection and whatever waits for the next one. */
+  /** Ends the connection, the attempt to connect and the timers of both. */
   #drop() {
     clearTimeout(this.#reconnectTimer);
     clearTimeout(this.#helloTimer);
     clearTimeout(this.#doubtTimer);
+    clearTimeout(this.#tokenTimer);
     this.#reconnectTimer = this.#doubtTimer = 0;
+    this.#attempt = undefined;
     this.#channel?.close();
   }
 
   #receive(text) {
-    this.#heardAt = performance.now();
+    this.#receivedAt = performance.now();
     let frame;
     try { frame = JSON.parse(text); } catch { return; }
-    if (frame.now > 0) this.#ahead_ms = frame.now - Date.now();
+    this.#setClock(frame);
     switch (frame.type) {
       case "hello": return this.#welcomed(frame);
       case "final": return this.#final(frame);
@@ -213,23 +320,40 @@ export class EmoStream extends EventTarget {
         return void this.#loadState();
       case "bye":
         this.#byeMs = clamp(frame.retry_ms, 0, RETRY_MAX_MS);
-        return this.#lost();
-      // A later server's new frames are not this client's business.
+        return this.#lost("server");
+      // Frames of newer servers are ignored.
+    }
+  }
+
+  /**
+   * A `hello` may arrive late, and a busy room has no heartbeats. So `emitted_at` raises the estimate too, but not to
+   * more than if `hello` had been sent when the connection was requested: the dataflow's clock may be wrong.
+   */
+  #setClock({ type, now, emitted_at }) {
+    if (type === "hello" && now > 0) {
+      this.#mostAhead_ms = now - this.#dialedAt;
+      this.#ahead_ms = clamp(this.#ahead_ms, now - this.#receivedAt, this.#mostAhead_ms);
+    } else {
+      const ahead_ms = now > 0 ? now - this.#receivedAt : Math.min(emitted_at - this.#receivedAt, this.#mostAhead_ms);
+      if (ahead_ms > this.#ahead_ms) this.#ahead_ms = ahead_ms;
     }
   }
 
   #welcomed(hello) {
     clearTimeout(this.#helloTimer);
     this.#openedAt = performance.now();
+    this.#refusals = 0;
     this.#heartbeatMs = hello.heartbeat_ms > 0 ? hello.heartbeat_ms : Infinity;
     this.#joined = hello;
     this.#socketsWork ||= this.transport === "websocket";
-    this.#setStatus("open");
+    this.#scheduleRenewal();
+    this.#setStatus("open", this.#reason, "Connected.");
     const continues = hello.resumed && this.#lastId !== undefined;
-    // Ids of a server that cannot resume ours may start anew; ours would hide its finals.
+    // A server that cannot resume after this id may have begun new ids, and comparing with the old one would hide finals.
     if (!continues) this.#lastId = undefined;
     this.#emit("hello", hello);
-    if (!continues) void this.#loadState();
+    if (!continues || !this.#hasJoined) void this.#loadState();
+    this.#hasJoined = true;
   }
 
   #final(frame) {
@@ -239,80 +363,90 @@ export class EmoStream extends EventTarget {
   }
 
   async #loadState() {
-    const request = new Request(`${this.#base}/v1/rooms/${this.#room}`, { headers: this.#bearer });
     let answer, body;
     try {
-      answer = await fetch(request);
+      answer = await fetch(`${this.#base}/v1/rooms/${this.#room}`, { headers: bearer(this.#token) });
       body = await answer.json();
     } catch {
-      // The next final brings the totals.
+      // The next final has the totals, too.
       return;
     }
     if (this.#status === "closed") return;
     if (answer.ok) return this.#emit("state", body);
-    if (answer.status !== 401 && answer.status !== 403) return;
-    this.#emit("refused", { detail: body.detail, retry_ms: 0 });
-    this.#end();
+    const { status } = answer;
+    if (status !== 401 && status !== 403) return;
+    // The next connection uses another token.
+    if (status === 401 && this.#hasNewToken && ++this.#refusals < 2) return;
+    this.#refuse(body.detail, []);
+    this.#end(status === 401 ? "unauthorized" : "forbidden", body.detail);
   }
 
-  #lost(code) {
+  #closed(code) {
+    if (code === TOKEN_CODE && this.#hasNewToken) return this.#lost("token");
+    if (code === TOKEN_CODE) return this.#end("unauthorized");
+    if (code >= FINAL_CODE && code <= 3999) return this.#end("ended", `The server closed the connection with code ${code}.`);
+    this.#lost();
+  }
+
+  #lost(reason = this.#openedAt === Infinity ? "unreachable" : "lost", detail) {
     this.#drop();
-    if (code >= 3500 && code <= 3999) return this.#end();
-    // A browser is not told why a connection was refused; the state's answer says it.
-    if (this.#openedAt === Infinity) void this.#loadState();
+    // Browsers do not say why a connection was refused. The response of the state does.
+    if (this.#openedAt === Infinity && reason !== "token") void this.#loadState();
     if (performance.now() - this.#openedAt >= STEADY_MS) this.#attempts = 0;
     this.#openedAt = Infinity;
     const delay_ms = this.#byeMs ?? fullJitter(this.#attempts);
     this.#attempts += 1;
     this.#byeMs = undefined;
-    this.#setStatus("connecting");
     this.#reconnectTimer = setTimeout(this.#retryNow, delay_ms);
+    this.#setStatus("connecting", reason, detail);
   }
 
   #retryNow = () => {
     if (!this.#reconnectTimer) return;
     this.#drop();
-    this.#open();
+    void this.#open();
   };
 
-  // A network may stop forwarding without closing anything: then only silence says that a connection is dead.
+  // A network may stop forwarding without closing connections. Then only missing frames show that a connection is dead.
 
-  /** `performance.now()` may stand still while a machine sleeps, so the wall clock notices that. */
+  /** `performance.now()` may stand still while a machine sleeps, so the wall clock is compared. */
   #check = () => {
     const late_ms = Date.now() - this.#checkedAt;
     this.#checkedAt = Date.now();
-    // What came before it slept is delivered after this timer.
-    if (late_ms >= ASLEEP_MS) return this.#suspect();
+    if (late_ms >= ASLEEP_MS) {
+      this.#mostAhead_ms = Infinity;
+      // Frames that arrived before the sleep are delivered after this timer.
+      return this.#suspect();
+    }
     if (this.#doubtTimer) return;
-    const silent_ms = performance.now() - this.#heardAt;
+    const silent_ms = performance.now() - this.#receivedAt;
     if (this.#status === "open" && silent_ms >= MISSED_HEARTBEATS * this.#heartbeatMs) this.#lost();
   };
 
-  /** The connection may be dead: it shows a sign of life soon, or is replaced. */
+  /** Replaces the connection unless a frame comes soon. */
   #suspect = () => {
     if (this.#status !== "open") return this.#retryNow();
     if (this.#doubtTimer) return;
-    const heardAt = this.#heardAt;
+    const receivedAt = this.#receivedAt;
     this.#doubtTimer = setTimeout(() => {
       this.#doubtTimer = 0;
-      if (this.#heardAt === heardAt) this.#lost();
+      if (this.#receivedAt === receivedAt) this.#lost();
     }, DOUBT_MS);
   };
 
-  /** Out of sight for long, out of connection; back in sight, connected at once. */
-  #seen = () => {
+  #visibilityChanged = () => {
     clearTimeout(this.#hiddenTimer);
-    // Of a phone's page this may be the last that is heard.
-    if (document.hidden) this.#leave();
+    // A phone may end a hidden page without another event.
+    if (document.hidden) this.#sendRest();
     if (document.hidden && !this.#background) {
       this.#hiddenTimer = setTimeout(() => {
         this.#drop();
         this.#openedAt = Infinity;
-        this.#setStatus("paused");
+        this.#setStatus("paused", "hidden");
       }, HIDDEN_MS);
     } else if (this.#status === "paused") {
-      this.#setStatus("connecting");
-      this.#open();
+      this.#setStatus("connecting", "hidden", "The page is visible again.");
+      void this.#open();
     } else if (!document.hidden) {
       this.#retryNow();
       this.#check();
@@ -332,80 +466,93 @@ export class EmoStream extends EventTarget {
 
   async #flush() {
     const oldest = performance.now() - FRESH_MS;
-    const fresh = this.#pending.filter(({ at }) => at >= oldest);
-    const stale = this.#pending.length - fresh.length;
-    if (stale > 0) this.#emit("refused", { detail: `Let go, after waiting too long: ${stale} of your reactions.`, retry_ms: 0 });
-    this.#pending = fresh;
-    const batch = this.#pending.splice(0, this.#most);
+    const stale = this.#pending.filter(({ at }) => at < oldest);
+    this.#pending = this.#pending.filter(({ at }) => at >= oldest);
+    if (stale.length > 0) this.#refuse(`Reactions were dropped, since they could not be sent for ${FRESH_MS / 1000} s: ${stale.length}.`, stale);
+    this.#notBefore = performance.now() + FLUSH_MS;
+    if (this.#lacksToken) return this.#scheduleFlush();
+    const batch = this.#pending.splice(0, this.#batchMost);
     if (batch.length === 0) return;
     this.#sending = true;
     this.#held = false;
-    this.#notBefore = performance.now() + FLUSH_MS;
-    const verdict = await this.#post(batch).catch(failed);
+    const outcome = await this.#post(batch).catch(failed);
     this.#sending = false;
-    this.#most = verdict.tooMany ? Math.ceil(batch.length / 2) : Math.min(this.#most * 2, BATCH_REACTIONS);
-    if (verdict.again) this.#hold(batch, verdict);
+    this.#batchMost = outcome.tooMany ? Math.ceil(batch.length / 2) : Math.min(this.#batchMost * 2, BATCH_REACTIONS);
+    if (outcome.again) this.#hold(batch, outcome);
     else this.#sendAttempts = 0;
-    if (verdict.detail) this.#emit("refused", { detail: verdict.detail, retry_ms: verdict.retry_ms ?? 0 });
+    if (outcome.detail) this.#refuse(outcome.detail, outcome.refused ?? batch, outcome.retry_ms);
     if (this.#status !== "closed") this.#scheduleFlush();
   }
 
-  /** Puts a batch back in front, to be sent when the server wants it. */
-  #hold(batch, verdict) {
-    verdict.retry_ms ??= fullJitter(++this.#sendAttempts);
+  /** Whether the first token has not come yet. */
+  get #lacksToken() { return this.#token === undefined; }
+
+  /** Puts a batch back to the front of the queue, to be sent when the server allows it. */
+  #hold(batch, outcome) {
+    outcome.retry_ms ??= fullJitter(++this.#sendAttempts);
     this.#held = true;
-    this.#notBefore = performance.now() + Math.max(FLUSH_MS, verdict.retry_ms);
+    this.#notBefore = performance.now() + Math.max(FLUSH_MS, outcome.retry_ms);
     this.#pending = batch.concat(this.#pending).slice(0, PENDING_REACTIONS);
   }
 
   #body(batch) {
-    const one = ({ emoji }) => ({ user_id: this.#user, emoji_type: emoji, room: this.#room });
-    return new Blob([JSON.stringify(batch.map(one))], { type: "text/plain" });
+    const user_id = this.#user ?? claimsOf(this.#token).sub ?? (this.#anonymous ??= browserUser());
+    const reactions = batch.map(({ emoji }) => ({ user_id, emoji_type: emoji, room: this.#room }));
+    return new Blob([JSON.stringify(reactions)], { type: "text/plain" });
   }
 
-  /** `again`: nothing of it was kept. Fails where this module does, which is no fault of the network. */
+  /** Rejects only for a defect of this module or its page, not if the network fails. */
   async #post(batch) {
     const body = this.#body(batch);
     const late = new AbortController();
     const request = new Request(`${this.#ingest}/v1/reactions`, {
       method: "POST",
-      headers: { "content-type": "application/json", ...this.#bearer },
+      headers: { "content-type": "application/json", ...bearer(this.#token) },
       body,
-      keepalive: body.size < KEEPALIVE_BYTES, // what is under way survives leaving the page
+      keepalive: body.size < KEEPALIVE_BYTES, // A request in flight survives leaving the page.
       signal: late.signal,
     });
     const timer = setTimeout(() => late.abort(), FRESH_MS);
     try {
-      return await this.#ask(request);
+      return await this.#send(request, batch);
     } finally {
       clearTimeout(timer);
     }
   }
 
-  async #ask(request) {
+  /** Returns the outcome; `again`: the server has kept none of the batch. */
+  async #send(request, batch) {
+    const token = this.#token;
     let answer;
     try {
       answer = await fetch(request);
     } catch {
-      // A new connection is proof enough; and where ingest alone is away, its audience does not come back at each tap.
+      // If only the ingest is down, the connection for frames is not in doubt each time a request fails.
       if (performance.now() - this.#openedAt > this.#heartbeatMs) this.#suspect();
-      return { again: true, detail: "The server cannot be reached." };
+      return { again: true, detail: REASONS.unreachable };
     }
-    if (answer.status === 404) {
-      return { detail: `Nothing takes reactions at ${this.#ingest}. Its publisher's --ingest-url, or \`ingest\` here, says where to send them.` };
+    const { status } = answer;
+    if (status === 404) {
+      return { detail: `Nothing takes reactions at ${this.#ingest}. The publisher's --ingest-url, or the option ingest, says where to send them.` };
+    }
+    if (status === 401) {
+      if (typeof this.#tokenSource === "function") await this.#requestToken().catch(() => {});
+      if (this.#token !== token) return { again: true };
     }
     const report = await answer.json().catch(() => ({}));
-    if (answer.ok) return { detail: report.rejected?.[0]?.detail };
-    const detail = report.detail ?? report.title ?? `The server answered ${answer.status}.`;
-    // Of a request answered so, the server has kept nothing: sending it again doubles nothing.
-    const tooMany = answer.status === 429;
-    const again = tooMany || answer.status >= 500;
-    return again ? { again, tooMany, retry_ms: retryAfter(answer), detail } : { detail };
+    if (answer.ok) {
+      const { rejected = [] } = report;
+      return { detail: rejected[0]?.detail, refused: rejected.map(({ index }) => batch[index]) };
+    }
+    const detail = report.detail ?? report.title ?? `The server answered ${status}.`;
+    // With these statuses the server has kept none of the batch, so sending it again doubles nothing.
+    const tooMany = status === 429;
+    return tooMany || status >= 500 ? { again: true, tooMany, retry_ms: retryAfter(answer), detail } : { detail };
   }
 
-  #leave = () => {
-    // A server that asked for quiet gets it, also from those who leave.
-    if (this.#held && performance.now() < this.#notBefore) return;
+  #sendRest = () => {
+    // The wait that a server requested is also kept when the page is left.
+    if (this.#lacksToken || (this.#held && performance.now() < this.#notBefore)) return;
     const url = `${this.#ingest}/v1/reactions`;
     while (this.#pending.length > 0) {
       const batch = this.#pending.slice(0, BEACON_REACTIONS);
@@ -414,10 +561,10 @@ export class EmoStream extends EventTarget {
     }
   };
 
-  /** Sends without waiting for an answer; a beacon could not carry a token. */
+  /** Sends without waiting for a response. A beacon cannot carry a token. */
   #sendLast(url, body) {
-    if (!this.#token && navigator.sendBeacon) return navigator.sendBeacon(url, body);
-    fetch(url, { method: "POST", headers: this.#bearer, body, keepalive: true }).catch(() => {});
+    if (!this.#token && globalThis.navigator?.sendBeacon) return navigator.sendBeacon(url, body);
+    fetch(url, { method: "POST", headers: bearer(this.#token), body, keepalive: true }).catch(() => {});
     return true;
   }
 }
@@ -426,13 +573,15 @@ export class EmoStream extends EventTarget {
 class Socket {
   #socket;
 
-  constructor(room, query, token, heard, lost) {
-    const url = asking(`${room}/ws`, query);
+  constructor(room, query, token, receive, closed, WebSocket) {
+    const url = withQuery(`${room}/ws`, query);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    // The one way to send a token from here that no log of addresses keeps.
+    // A page cannot set headers of a WebSocket, and addresses are logged.
     this.#socket = new WebSocket(url, token ? ["emostream", `emostream.token.${token}`] : []);
-    this.#socket.onmessage = ({ data }) => heard(data);
-    this.#socket.onclose = ({ code }) => lost(code);
+    this.#socket.onmessage = ({ data }) => receive(data);
+    this.#socket.onclose = ({ code }) => closed(code);
+    // The package ws throws errors that have no listener.
+    this.#socket.onerror = () => {};
   }
 
   close() {
@@ -441,17 +590,16 @@ class Socket {
   }
 }
 
-/** Frames by Server-Sent Events. Reconnecting is ours, not the browser's: it has no jitter. */
+/** Frames by Server-Sent Events. The browser's own reconnecting has no jitter, so it is not used. */
 class Events {
   #source;
 
-  constructor(room, query, token, heard, lost) {
-    const url = asking(`${room}/events`, { ...query, token });
-    this.#source = new EventSource(url);
+  constructor(room, query, token, receive, closed) {
+    this.#source = new EventSource(withQuery(`${room}/events`, { ...query, token }));
     for (const type of ["hello", "heartbeat", "live", "final", "trending", "gap", "bye"]) {
-      this.#source.addEventListener(type, ({ data }) => heard(data));
+      this.#source.addEventListener(type, ({ data }) => receive(data));
     }
-    this.#source.onerror = () => lost();
+    this.#source.onerror = () => closed();
   }
 
   close() {
@@ -460,11 +608,15 @@ class Events {
   }
 }
 
-/** An address with those parameters that have a value. */
-function asking(address, query) {
+/** Returns the address with the parameters that have a value. */
+function withQuery(address, query) {
   const url = new URL(address);
   for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
   return url;
+}
+
+function bearer(token) {
+  return token ? { authorization: `Bearer ${token}` } : {};
 }
 
 /** Joins a room: receives at once, and reconnects until `close()`. */
@@ -472,13 +624,13 @@ export function connect(options) {
   return new EmoStream(options);
 }
 
-/** A server's address, perhaps with a path that a proxy has put before all of its own. */
+/** Returns a server's address without a slash at its end. It may have a path, which a proxy puts before the server's own. */
 function addressOf(url) {
   let address;
   try {
     address = new URL(url, globalThis.location?.href);
   } catch {
-    throw new TypeError(`"${url}" is no url; name the server's`);
+    throw new TypeError(`"${url}" is not a url; name that of the server`);
   }
   const { protocol, origin, pathname, search, hash, username, password } = address;
   if (!["http:", "https:"].includes(protocol) || search || hash || username || password) {
@@ -487,19 +639,19 @@ function addressOf(url) {
   return origin + pathname.replace(/\/+$/, "");
 }
 
-/** A defect of this module or of its page: it is told as one, and its reactions are not sent again. */
+/** Reports a defect of this module or of its page. The reactions are not sent again. */
 function failed(error) {
   console.error(error);
   return { detail: `Your reactions were not sent: ${error.message}` };
 }
 
-/** Where this module came from; a bundled one takes the page's origin. */
+/** Returns the origin of this module. In a bundle that is the page's. */
 function home() {
   const { origin } = new URL(import.meta.url);
   return origin === "null" ? globalThis.location?.origin : origin;
 }
 
-/** A random name for this browser, kept where the browser allows it. */
+/** Returns a random name of this browser, stored if the browser allows it. */
 function browserUser() {
   const random = crypto.getRandomValues(new Uint8Array(12));
   const fresh = "web-" + Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -508,22 +660,22 @@ function browserUser() {
     if (known) return known;
     localStorage.setItem(USER_KEY, fresh);
   } catch {
-    // Storage is forbidden: a name for this visit.
+    // Without storage, the name is that of this visit.
   }
   return fresh;
 }
 
-/** Whom a token is for, so that reactions are sent as its user; whether it is good is the server's to say. */
-function bearerOf(token) {
+/** Returns the claims of a token without verifying it, which is the server's task. */
+function claimsOf(token) {
   try {
     const claims = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
-    return JSON.parse(new TextDecoder().decode(Uint8Array.from(claims, (c) => c.charCodeAt(0)))).sub;
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(claims, (c) => c.charCodeAt(0)))) ?? {};
   } catch {
-    return browserUser();
+    return {};
   }
 }
 
-/** Ids are `partition-offset`; a room stays in its partition unless the topic was made anew. */
+/** Ids are `partition-offset`. A room stays in its partition unless the topic is created again. */
 function isAfter(id, last) {
   const [partition, offset] = id.split("-").map(Number);
   const [lastPartition, lastOffset] = last.split("-").map(Number);
@@ -534,7 +686,7 @@ function fullJitter(attempts) {
   return Math.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_BASE_MS * 2 ** Math.min(attempts, 16));
 }
 
-/** `Retry-After` as seconds or as a date; undefined when absent or hidden by CORS. */
+/** Returns the milliseconds of `Retry-After`, which is seconds or a date; undefined if it is absent or CORS hides it. */
 function retryAfter(answer) {
   const value = answer.headers.get("retry-after");
   if (value === null) return undefined;
@@ -545,5 +697,3 @@ function retryAfter(answer) {
 function clamp(value, low, high) {
   return Math.min(high, Math.max(low, Number(value) || 0));
 }
-
-if (globalThis.document?.querySelector("emostream-room")) void import("./emostream-room.js");

@@ -141,17 +141,41 @@ for (const [doubt, comes] of Object.entries(DOUBTS)) {
   });
 }
 
-test("the server's time is that of hello and heartbeats, whatever this device's clock says", () => {
+test("the server's time is the greatest that was seen, whatever this device's clock says", () => {
   assert.equal(crowd.now, Date.now(), "nothing else is known yet");
   const HOUR_MS = 3_600_000;
   joins({ now: Date.now() + HOUR_MS });
   passes(5000);
   assert.equal(crowd.now, Date.now() + HOUR_MS);
-  // A frame that a dataflow dated is no clock.
   opened[0].says({ type: "live", start: 0, end: 2000, emitted_at: 1, total: 0, counts: [] });
+  opened[0].says({ type: "heartbeat", now: Date.now() });
   assert.equal(crowd.now, Date.now() + HOUR_MS);
-  opened[0].says({ type: "heartbeat", now: Date.now() - HOUR_MS });
-  assert.equal(crowd.now, Date.now() - HOUR_MS);
+  opened[0].says({ type: "heartbeat", now: Date.now() + HOUR_MS + 500 });
+  assert.equal(crowd.now, Date.now() + HOUR_MS + 500);
+  mock.timers.setTime(Date.now() - HOUR_MS);
+  stoodStill_ms = -HOUR_MS;
+  assert.equal(crowd.now, Date.now() + 2 * HOUR_MS + 500, "the device's clock was set back");
+});
+
+test("another connection brings the time of its server", () => {
+  joins({ now: Date.now() + 60_000 });
+  opened[0].onclose({ code: 1006 });
+  passes(RETRIED_MS);
+  opened[1].welcomes({ now: Date.now() - 60_000 });
+  assert.equal(crowd.now, Date.now() - 60_000);
+});
+
+test("frames of a busy room correct the time of a hello that came late", () => {
+  const LATE_MS = 8000;
+  const sent_at = Date.now();
+  passes(LATE_MS);
+  opened[0].welcomes({ now: sent_at });
+  assert.equal(crowd.now, Date.now() - LATE_MS);
+  opened[0].says({ type: "live", emitted_at: Date.now() - 50, total: 0, counts: [] });
+  assert.equal(crowd.now, Date.now() - 50);
+  // The clock of the dataflow is wrong.
+  opened[0].says({ type: "live", emitted_at: Date.now() + 3_600_000, total: 0, counts: [] });
+  assert.equal(crowd.now, Date.now());
 });
 
 test("what was counted before the connection is past, on joining and after an outage", () => {
@@ -176,10 +200,21 @@ test("what was counted before the connection is past, on joining and after an ou
   assert.deepEqual(says(1, "1-0", now + 64_000), [false, false]);
 });
 
-test("in a room without finals nothing is past but an open tally", () => {
+test("in a room without finals, only what was counted before the connection is past", () => {
   opened[0].welcomes({ now: 5000, latest: null, resumed: false });
-  assert.equal(crowd.isPast({ type: "final", id: "0-0", emitted_at: 1 }), false);
-  assert.equal(crowd.isPast({ type: "live", emitted_at: 4999 }), true);
+  assert.equal(crowd.isPast({ type: "final", id: "0-0", emitted_at: 5000, end: 4000 }), false);
+  assert.equal(crowd.isPast({ type: "live", emitted_at: 4999, end: 6000 }), true);
+});
+
+test("finals that a relay sends after it was disconnected for minutes are past", () => {
+  const now = Date.now();
+  // The relay's newest final is of the time before it was disconnected.
+  opened[0].welcomes({ now, latest: "0-7", resumed: false });
+  const isPast = (id, end) => crowd.isPast({ type: "final", id, end, emitted_at: end + 800 });
+  assert.equal(isPast("0-8", now - 60_000), true, "counted before this connection");
+  passes(60_000);
+  assert.equal(isPast("0-9", now + 2000), true, "counted during this connection, a minute ago");
+  assert.equal(isPast("0-40", now + 58_000), false);
 });
 
 test("an observer says so, on every connection", () => {

@@ -308,7 +308,7 @@ test("a defect of the module is not told as a server that cannot be reached", { 
   const crowd = connect({ url: "http://127.0.0.1:1", user: "u", transport: "sse" });
   crowd.react("🔥");
   const [{ detail }] = await once(crowd, "refused");
-  assert.deepEqual(detail, { detail: "Your reactions were not sent: signal is not a function", retry_ms: 0 });
+  assert.deepEqual(detail, { detail: "Your reactions were not sent: signal is not a function", retry_ms: 0, emojis: ["🔥"] });
   assert.equal(reported.mock.callCount(), 1);
   crowd.react("🔥");
   await once(crowd, "refused");
