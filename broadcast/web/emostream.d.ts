@@ -36,7 +36,7 @@ export interface Final extends Omit<Live, "type"> {
   totals_others?: number;
 }
 
-/** The room's top emojis in the last `span_ms`; nothing is trending where `top` is empty. */
+/** The room's top emojis in the last `span_ms`. If `top` is empty, nothing is trending. */
 export interface Trending {
   type: "trending";
   room: string;
@@ -44,22 +44,22 @@ export interface Trending {
   top: Total[];
 }
 
-/** Finals after `after` were missed; `state` follows. */
+/** Finals after `after` were missed. A `state` event follows. */
 export interface Gap {
   type: "gap";
   after: string;
   reason: "slow" | "expired";
 }
 
-/** A connection stands. */
+/** The first frame of a connection. */
 export interface Hello {
   type: "hello";
   room: string;
   /** The server's time. */
   now: number;
-  /** The server sends a heartbeat after a silence of so long; without two of them the connection is replaced. */
+  /** The server sends a heartbeat if nothing else was sent for so long. The client replaces a connection without two of them. */
   heartbeat_ms: number;
-  /** The newest final that the server keeps of the room: those up to it are replayed. Null if it keeps none. */
+  /** The newest final that the server keeps of the room. Finals up to it are replayed. Null if it keeps none. */
   latest: string | null;
   window_ms: number;
   live_ms: number;
@@ -71,7 +71,7 @@ export interface Hello {
 /** The room now: what `GET /v1/rooms/{room}` answers. */
 export interface RoomState {
   room: string;
-  /** The last final; null once it is ten minutes old. The totals stay. */
+  /** The last final; null if it is older than ten minutes. The totals stay. */
   final: Final | null;
   live: Live | null;
   total: number;
@@ -83,87 +83,167 @@ export interface RoomState {
 }
 
 /**
- * - `connecting`: until `hello`, and again after a break
- * - `open`: frames come
- * - `paused`: the page has been out of sight for a minute; it goes on where it was when it is seen again
- * - `closed`: for good, by `close()` or by a server that said not to come back
+ * - `connecting`: until `hello`, and after a connection was lost
+ * - `open`: frames are received
+ * - `paused`: the page was hidden for a minute; when it is visible again, the stream resumes
+ * - `closed`: for good. A new stream with `since: stream.lastId` continues
  */
 export type Status = "connecting" | "open" | "paused" | "closed";
 
-/** Reactions were not taken. They are tried again after `retry_ms`, or dropped where that is 0. */
+/**
+ * Why a stream is `connecting`; `open` has the reason for which it was connecting before:
+ * - `start`: the first connection
+ * - `lost`: the connection was closed, or no heartbeats came
+ * - `unreachable`: an attempt to connect has failed
+ * - `server`: the server asked to reconnect, as before a restart
+ * - `token`: the token was renewed or has expired, or the function for it has failed
+ * - `hidden`: the page is visible again
+ *
+ * Why it is `paused`: `hidden`. Why it is `closed`:
+ * - `closed`: by `close()`
+ * - `unauthorized`: the token is missing or not valid, and there is no new one
+ * - `forbidden`: the token is not for this room
+ * - `ended`: the server closed the connection with a code that forbids reconnecting
+ */
+export type Reason =
+  | "start" | "lost" | "unreachable" | "server" | "token" | "hidden"
+  | "closed" | "unauthorized" | "forbidden" | "ended";
+
+export interface StatusChange {
+  status: Status;
+  reason: Reason;
+  /** An English sentence for developers. */
+  detail: string;
+}
+
+/** Reactions were not accepted. They are sent again after `retry_ms`, or dropped if that is 0. */
 export interface Refused {
-  /** A sentence for people. */
+  /** An English sentence. */
   detail: string;
   retry_ms: number;
+  /** As given to `react()`, one for each reaction. Empty if not reactions but the room was refused. */
+  emojis: string[];
+}
+
+// These declarations need no `lib: dom`. With it, or with the types of Node, events and streams are also the DOM's.
+type DomEvent = typeof globalThis extends { CustomEvent: { prototype: infer E } } ? Omit<E, "type" | "detail"> : {};
+
+/** A `CustomEvent`. */
+export interface StreamEvent<Type extends string, Detail> extends DomEvent {
+  readonly type: Type;
+  readonly detail: Detail;
 }
 
 export interface EmoStreamEvents {
-  hello: CustomEvent<Hello>;
-  live: CustomEvent<Live>;
-  final: CustomEvent<Final>;
-  trending: CustomEvent<Trending>;
-  gap: CustomEvent<Gap>;
+  hello: StreamEvent<"hello", Hello>;
+  live: StreamEvent<"live", Live>;
+  final: StreamEvent<"final", Final>;
+  trending: StreamEvent<"trending", Trending>;
+  gap: StreamEvent<"gap", Gap>;
   /** On joining, and after finals were missed. */
-  state: CustomEvent<RoomState>;
-  status: CustomEvent<{ status: Status }>;
-  refused: CustomEvent<Refused>;
+  state: StreamEvent<"state", RoomState>;
+  /** The status or its reason has changed. */
+  status: StreamEvent<"status", StatusChange>;
+  refused: StreamEvent<"refused", Refused>;
+}
+
+export type Listener<Type extends keyof EmoStreamEvents> =
+  | ((event: EmoStreamEvents[Type]) => void)
+  | { handleEvent(event: EmoStreamEvents[Type]): void };
+
+export interface ListenerOptions {
+  once?: boolean;
+  capture?: boolean;
+  passive?: boolean;
+  /** An `AbortSignal`. */
+  signal?: any;
+}
+
+/** The part of a `WebSocket` that is used. That of the package `ws` has it. */
+export interface WebSocketConstructor {
+  new (url: any, protocols?: string[]): {
+    onmessage: ((event: any) => any) | null;
+    onclose: ((event: any) => any) | null;
+    onerror: ((event: any) => any) | null;
+    close(code?: number): void;
+  };
 }
 
 export interface Options {
   /**
-   * The server's url: `http:` or `https:`, a host, and the path that a proxy puts before the server's own, if it
-   * does. By default the origin that this module came from.
+   * The server's url: `http:` or `https:`, a host, and the path that a proxy puts before the server's own, if there is
+   * one. By default the origin of this module. A relative url is resolved against the page's.
    */
-  url?: string;
-  /** Where reactions are sent, written as `url` is, and by default the same. */
-  ingest?: string;
+  url?: string | undefined;
+  /** The url to which reactions are sent; by default `url`. */
+  ingest?: string | undefined;
   /** 1 to 64 letters, digits and `. _ ~ -`, but not `.` or `..`; by default `default`. */
-  room?: string;
-  /** A JWT, for a server that asks for one. */
-  token?: string;
-  /** Who reacts: by default the token's `sub`, without a token a random name that this browser keeps. */
-  user?: string;
+  room?: string | undefined;
+  /**
+   * A JWT, for a server that requires one. A function is called at each connection, when the server has refused the
+   * token, and before it expires; so it should not return one that it returned before.
+   */
+  token?: string | (() => string | Promise<string>) | undefined;
+  /** The `user_id` of reactions; by default the token's `sub`, and without a token a random name that the browser stores. */
+  user?: string | undefined;
   /** By default a WebSocket, and Server-Sent Events where no WebSocket gets through. */
-  transport?: "auto" | "websocket" | "sse";
-  /** Stay connected however long the page is out of sight. */
-  background?: boolean;
-  /** Receive without being counted among the room's `subscribers`: for dashboards and tools. */
-  observer?: boolean;
+  transport?: "auto" | "websocket" | "sse" | undefined;
+  /** The connection stays open while the page is hidden. */
+  background?: boolean | undefined;
+  /** The room's `subscribers` do not count this connection: for dashboards and tools. */
+  observer?: boolean | undefined;
+  /** The `lastId` of an earlier stream. The finals after it are received, or `hello.resumed` is false. */
+  since?: string | undefined;
+  /** By default the global one. Node before 22 has none; that of the package `ws` works. */
+  WebSocket?: WebSocketConstructor | undefined;
 }
 
-/** One room. Every event is a `CustomEvent`, its `detail` the frame. */
-export declare class EmoStream extends EventTarget {
+/** One room. It is an `EventTarget`, whose events are `CustomEvent`s; `detail` of most is the frame. */
+export declare class EmoStream {
   constructor(options?: Options);
   readonly room: string;
   readonly status: Status;
   readonly transport: "websocket" | "sse";
+  /** The id of the newest final that was received, or `since` until then. */
+  readonly lastId: string | undefined;
+  /**
+   * The option `token`. A token that is set is used for the next requests and the next connection. The current
+   * connection is not interrupted; the server closes it when its token expires, and the stream connects with the new one.
+   */
+  get token(): Options["token"];
+  set token(token: Options["token"]);
   /** The server's time, Unix milliseconds; this device's before the first `hello`. */
   readonly now: number;
   /**
-   * Whether a frame tells what was counted before this connection began: the final that is replayed on joining, the
-   * tally of a window that was open then, the finals that were missed during an outage. Such a frame is not news.
+   * Whether a frame says what was counted before this connection (the finals that are replayed on joining or were
+   * missed during an outage, the tally of a window that was open then) or over ten seconds ago. Show such a frame, but
+   * not as news.
    */
   isPast(frame: Live | Final): boolean;
   /**
    * Sends one reaction soon: one emoji, its shortcode as on GitHub (gemoji's names: `fire`, `:fire:`) or an
-   * alias of the server's (`love`). Taps of 250 ms travel together; what cannot be sent for 10 s is let go, told
-   * by `refused`.
-   * @returns false when too many are waiting, or the stream is closed
+   * alias of the server's (`love`). Reactions of 250 ms share a request. What cannot be sent for 10 s is dropped, as
+   * `refused` reports.
+   * @returns false if too many are waiting, or the stream is closed
    */
   react(emoji: string): boolean;
-  /** Leaves the room for good; what was tapped before still goes out. */
+  /** Leaves the room for good. Reactions that are waiting are still sent. */
   close(): void;
-  addEventListener<K extends keyof EmoStreamEvents>(
-    type: K,
-    listener: (event: EmoStreamEvents[K]) => void,
-    options?: boolean | AddEventListenerOptions,
+  addEventListener<Type extends keyof EmoStreamEvents>(
+    type: Type,
+    listener: Listener<Type> | null,
+    options?: boolean | ListenerOptions,
   ): void;
-  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+  removeEventListener<Type extends keyof EmoStreamEvents>(
+    type: Type,
+    listener: Listener<Type> | null,
+    options?: boolean | ListenerOptions,
+  ): void;
+  dispatchEvent(event: any): boolean;
 }
 
 /**
  * Joins a room: receives at once, and reconnects until `close()`.
- * For browsers: it needs their WebSocket or EventSource. A relative url is taken from the page.
- * @throws TypeError when the room's name, the url or the transport is not valid
+ * @throws TypeError if the room's name, the url, the transport or `since` is not valid, or there is no WebSocket
  */
 export declare function connect(options?: Options): EmoStream;

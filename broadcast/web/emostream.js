@@ -331,8 +331,9 @@ export class EmoStream extends EventTarget {
    */
   #setClock({ type, now, emitted_at }) {
     if (type === "hello" && now > 0) {
+      const least_ms = now - this.#receivedAt;
       this.#mostAhead_ms = now - this.#dialedAt;
-      this.#ahead_ms = clamp(this.#ahead_ms, now - this.#receivedAt, this.#mostAhead_ms);
+      this.#ahead_ms = clamp(this.#ahead_ms ?? least_ms, least_ms, this.#mostAhead_ms);
     } else {
       const ahead_ms = now > 0 ? now - this.#receivedAt : Math.min(emitted_at - this.#receivedAt, this.#mostAhead_ms);
       if (ahead_ms > this.#ahead_ms) this.#ahead_ms = ahead_ms;
