@@ -41,7 +41,7 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file.
-const FILES: [(&str, &str, &str); 16] = [
+const FILES: [(&str, &str, &str); 17] = [
     file!("/", HTML, "index.html"),
     file!("/dashboard", HTML, "dashboard.html"),
     file!("/style.css", STYLE, "style.css"),
@@ -50,6 +50,7 @@ const FILES: [(&str, &str, &str); 16] = [
     file!("/icon.svg", "image/svg+xml", "icon.svg"),
     // Modules that other sites import, too.
     file!("/emostream.js", MODULE, "emostream.js"),
+    file!("/auto.js", MODULE, "auto.js"),
     file!("/emostream-room.js", MODULE, "emostream-room.js"),
     file!("/scoreboard.js", MODULE, "scoreboard.js"),
     file!("/delay.js", MODULE, "delay.js"),
@@ -117,6 +118,7 @@ impl Page {
         };
         let file = |(path, kind, content)| match kind {
             HTML => File::new(path, kind, told(content)),
+            MODULE | STYLE => File::new(path, kind, without_comments(content).into()),
             _ => File::new(path, kind, Cow::Borrowed(content)),
         };
         Self {
@@ -168,6 +170,28 @@ impl Page {
         *response.body_mut() = Body::from(content.clone());
         response
     }
+}
+
+/// Returns a script or a style sheet whose lines with nothing but a comment are empty. Comments are a third of the
+/// compressed bytes of the scripts. Lines keep their numbers, so a stack trace from a browser fits the source.
+///
+/// Only whole lines are recognised, since other comments need a parser. So a block comment that begins a line has to end
+/// one, and no line of a template literal may begin with `//`.
+fn without_comments(source: &str) -> String {
+    let mut served = String::with_capacity(source.len());
+    let mut is_inside = false;
+    for line in source.lines() {
+        let text = line.trim();
+        let is_block = is_inside || text.starts_with("/*");
+        let end = text.find("*/").filter(|_| is_block);
+        let is_comment = is_block && end.is_none_or(|end| end + 2 == text.len());
+        is_inside = is_block && end.is_none();
+        if !is_comment && !text.starts_with("//") {
+            served.push_str(line);
+        }
+        served.push('\n');
+    }
+    served
 }
 
 /// Returns whether the browser has the version with this entity tag (RFC 9110, section 13.1.2).
@@ -250,14 +274,27 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_comments_are_served_empty_and_others_as_they_are() {
+        let source = "/**\n * A module.\n */\nconst a = 1; // one\n  // two\n/* three */\n  /** four */ b;\n\
+                      const url = \"https://*/\";\n/* five */ c(); /* six */\n/* seven\n   eight */\nd();\n";
+        let served = "\n\n\nconst a = 1; // one\n\n\n  /** four */ b;\n\
+                      const url = \"https://*/\";\n/* five */ c(); /* six */\n\n\nd();\n";
+        assert_eq!(without_comments(source), served);
+    }
+
+    #[test]
     fn the_client_module_is_small_and_imports_nothing() {
-        const BYTES: usize = 12 * 1024;
-        let (_, _, module) = FILES
-            .iter()
-            .find(|(path, ..)| *path == "/emostream.js")
-            .unwrap();
+        const BYTES: usize = 8_000;
+        let page = Page::new(None);
+        let client = page.files.iter().find(|file| file.path == "/emostream.js");
+        let client = client.unwrap();
+        let module = std::str::from_utf8(&client.content).unwrap();
         assert!(!module.lines().any(|line| line.starts_with("import ")));
-        let packed = Coding::Gzip.encode(module.as_bytes(), Effort::Once).len();
-        assert!(packed <= BYTES, "{packed} bytes");
+        let gzip = client
+            .encoded
+            .iter()
+            .find(|(coding, _)| *coding == Coding::Gzip);
+        let bytes = gzip.unwrap().1.len();
+        assert!(bytes <= BYTES, "{bytes} bytes");
     }
 }
