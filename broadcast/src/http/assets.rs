@@ -26,7 +26,7 @@ const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src '
                       object-src 'none'; base-uri 'none'; frame-ancestors 'self'";
 const CONNECT: &str = "connect-src 'self'";
 
-/// The tag into which [`Page::new`] inserts the origin to which the page sends reactions.
+/// The tag into which [`Page::new`] inserts what the pages need to know of this server.
 const BODY: &str = "<body data-emostream-page";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -41,7 +41,7 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file.
-const FILES: [(&str, &str, &str); 16] = [
+const FILES: [(&str, &str, &str); 18] = [
     file!("/", HTML, "index.html"),
     file!("/dashboard", HTML, "dashboard.html"),
     file!("/style.css", STYLE, "style.css"),
@@ -53,9 +53,11 @@ const FILES: [(&str, &str, &str); 16] = [
     file!("/emostream-room.js", MODULE, "emostream-room.js"),
     file!("/scoreboard.js", MODULE, "scoreboard.js"),
     file!("/delay.js", MODULE, "delay.js"),
+    file!("/emotes.js", MODULE, "emotes.js"),
     file!("/swarms.js", MODULE, "swarms.js"),
     // Modules that only the two pages import.
     file!("/viewer.js", MODULE, "viewer.js"),
+    file!("/demo.js", MODULE, "demo.js"),
     file!("/dashboard.js", MODULE, "dashboard.js"),
     file!("/chart.js", MODULE, "chart.js"),
     file!("/mood.js", MODULE, "mood.js"),
@@ -103,20 +105,21 @@ pub(crate) struct Page {
 
 impl Page {
     /// Returns pages that send reactions to `ingest`. `None`: they send reactions to the server from which they were
-    /// loaded.
-    pub(crate) fn new(ingest: Option<&IngestUrl>) -> Self {
+    /// loaded. `demo_crowd` is whether the viewer page offers generated reactions.
+    pub(crate) fn new(ingest: Option<&IngestUrl>, demo_crowd: bool) -> Self {
         let policy = match ingest {
             Some(IngestUrl(url)) => POLICY.replacen(CONNECT, &format!("{CONNECT} {url}"), 1),
             None => POLICY.to_owned(),
         };
-        let told = |content: &'static str| match ingest {
-            Some(IngestUrl(url)) => content
-                .replacen(BODY, &format!(r#"{BODY} data-ingest-url="{url}""#), 1)
-                .into(),
-            None => Cow::Borrowed(content),
-        };
-        let file = |(path, kind, content)| match kind {
-            HTML => File::new(path, kind, told(content)),
+        let mut body = BODY.to_owned();
+        if let Some(IngestUrl(url)) = ingest {
+            body.push_str(&format!(r#" data-ingest-url="{url}""#));
+        }
+        if demo_crowd {
+            body.push_str(" data-demo");
+        }
+        let file = |(path, kind, content): (_, _, &'static str)| match kind {
+            HTML => File::new(path, kind, content.replacen(BODY, &body, 1).into()),
             _ => File::new(path, kind, Cow::Borrowed(content)),
         };
         Self {
@@ -197,10 +200,10 @@ mod tests {
 
     #[test]
     fn the_page_is_told_where_to_send_and_may_send_there() {
-        let own = Page::new(None);
+        let own = Page::new(None, false);
         assert!(!html(&own, "/").contains("data-ingest-url") && own.policy == POLICY);
         let url = "https://react.example".parse().unwrap();
-        let told = Page::new(Some(&url));
+        let told = Page::new(Some(&url), false);
         let body = r#"<body data-emostream-page data-ingest-url="https://react.example">"#;
         assert!(html(&told, "/").contains(body));
         let policy = told.policy.to_str().unwrap();
@@ -208,8 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn the_page_offers_a_demo_crowd_only_where_it_is_configured() {
+        for offered in [false, true] {
+            let page = Page::new(None, offered);
+            let body = "<body data-emostream-page data-demo>";
+            assert_eq!(html(&page, "/").contains(body), offered);
+        }
+    }
+
+    #[test]
     fn a_browser_that_has_a_file_is_not_sent_it_again() {
-        let page = Page::new(None);
+        let page = Page::new(None, false);
         let asked = |tags: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(IF_NONE_MATCH, tags.parse().unwrap());
