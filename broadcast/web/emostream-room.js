@@ -146,7 +146,8 @@ button:active { transform: scale(.93); border-color: var(--strong); }
 .count { font-size: .85rem; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1; }
 .combo {
   position: absolute;
-  inset: -.5rem -.25rem auto auto;
+  inset-block-start: -.5rem;
+  inset-inline-end: -.25rem;
   padding: .15rem .5rem;
   border: 1px solid transparent;
   border-radius: 99px;
@@ -156,7 +157,6 @@ button:active { transform: scale(.93); border-color: var(--strong); }
   font-weight: 800;
   font-variant-numeric: tabular-nums;
 }
-.combo:dir(rtl) { inset: -.5rem auto auto -.25rem; }
 .unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 :host([overlay]) { position: absolute; inset: 0; min-height: 0; gap: 0; color: var(--emostream-ink, #fff); pointer-events: none; --line: var(--emostream-edge, #fff5); }
 :host([overlay]) .stage { min-height: 0; border: 0; border-radius: 0; background: var(--emostream-stage, none); }
@@ -278,8 +278,8 @@ export class EmoStreamRoom extends Base {
 
   attributeChangedCallback(name, before, value) {
     if (name === "token") this.token = value;
-    else if (name === "paused") this.#pause();
-    else this.#renew(["emojis", "max-particles", "emoji-base"].includes(name) ? "dress" : "join");
+    else if (name === "paused" || name === "max-particles") this.#limit();
+    else this.#renew(name.startsWith("emoji") ? "dress" : "join");
   }
 
   /** Reacts as the emoji's button does, also by the name of an own emote. Returns whether it was accepted. */
@@ -323,7 +323,6 @@ export class EmoStreamRoom extends Base {
     this.#buttons.ariaLabel = this.#say("buttons");
     this.#hint.textContent = this.#say("idle");
     if (this.#noticed) this.#notice.textContent = this.#say(this.#noticed);
-    for (const button of this.#buttons.children) button.ariaLabel = "";
   }
 
   /** For developers: in the console, once in a row. */
@@ -368,6 +367,7 @@ export class EmoStreamRoom extends Base {
         room: option("room"), url: option("url"), ingest: option("ingest"), user: option("user"), token: this.#token,
       });
     } catch (error) {
+      this.dataset.status = "closed";
       this.#show("unavailable");
       return this.#problem(error.message);
     }
@@ -400,13 +400,13 @@ export class EmoStreamRoom extends Base {
     this.#buttons.replaceChildren(...found.map(({ emoji }) => this.#button(emoji)));
     this.#arrange();
     this.#swarms?.close();
-    this.#swarms = new Swarms(this.#canvas, { maxParticles: this.maxParticles, picture: (emoji) => pictures.loaded(emoji) });
-    this.#pause();
+    this.#swarms = new Swarms(this.#canvas, { picture: (emoji) => pictures.loaded(emoji) });
+    this.#limit();
     this.#drawSoon();
   }
 
-  #pause() {
-    if (this.#swarms) this.#swarms.paused = this.paused;
+  #limit() {
+    if (this.#swarms) Object.assign(this.#swarms, { paused: this.paused, maxParticles: this.maxParticles });
   }
 
   #listen(stream) {
@@ -506,7 +506,7 @@ export class EmoStreamRoom extends Base {
     }));
     on("click", ({ detail }, button) => {
       // The click that ends a hold is not another tap. A click by keyboard has the detail 0.
-      if (!this.#held || detail === 0) this.#react(button.dataset.emoji, button);
+      if (!this.#held || detail === 0) this.#press(button);
     });
     on("pointerdown", (event, button) => {
       if (event.button === 0) this.#hold(button, HOLD_MS);
@@ -515,7 +515,7 @@ export class EmoStreamRoom extends Base {
     on("contextmenu", (event) => { if (this.#timers.hold) event.preventDefault(); });
     // Enter that is held down clicks as often as the keyboard repeats it.
     on("keydown", (event) => {
-      if (event.repeat && performance.now() - this.#combo.at < REPEAT_MS) event.preventDefault();
+      if (event.repeat && event.key === "Enter" && performance.now() - this.#combo.at < REPEAT_MS) event.preventDefault();
     });
   }
 
@@ -523,8 +523,15 @@ export class EmoStreamRoom extends Base {
     this.#release();
     this.#held = wait_ms === REPEAT_MS;
     this.#timers.hold = setTimeout(() => {
-      if (this.#react(button.dataset.emoji, button)) this.#hold(button, REPEAT_MS);
+      if (this.#press(button)) this.#hold(button, REPEAT_MS);
     }, wait_ms);
+  }
+
+  /** A tap by a person: the device ticks, too. */
+  #press(button) {
+    if (!this.#react(button.dataset.emoji, button)) return false;
+    if (!this.#swarms.calm) navigator.vibrate?.(TICK_MS);
+    return true;
   }
 
   #release() {
@@ -556,10 +563,7 @@ export class EmoStreamRoom extends Base {
     const combo = this.#combine(emoji, button);
     const { left, width } = button?.getBoundingClientRect() ?? {};
     this.#swarms.tap(emoji, width ? left + width / 2 - this.#stage.getBoundingClientRect().left : undefined, combo);
-    if (!this.#swarms.calm) {
-      button?.firstElementChild.animate(PRESS, PRESS_TIME);
-      navigator.vibrate?.(TICK_MS);
-    }
+    if (!this.#swarms.calm) button?.firstElementChild.animate(PRESS, PRESS_TIME);
     return true;
   }
 
