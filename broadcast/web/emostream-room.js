@@ -83,6 +83,7 @@ const STYLE = `
   flex: 1;
   position: relative;
   display: grid;
+  grid-template-rows: minmax(0, 1fr) auto;
   place-items: center;
   min-height: 10rem;
   overflow: hidden;
@@ -102,10 +103,16 @@ canvas {
 }
 /* In front of the emojis, so that text stays readable. */
 ::slotted(*) { z-index: 1; pointer-events: none; }
-.foot { position: absolute; z-index: 2; inset: auto 1rem 1rem; display: grid; justify-items: center; gap: .5rem; pointer-events: none; text-align: center; }
-.foot p { margin: 0; }
-.hint { font-size: var(--emostream-hint, 1rem); font-weight: 600; text-wrap: balance; }
+.hint, .notice { margin: 0; pointer-events: none; text-align: center; }
+/* It keeps its place, so that slotted content does not jump at the first tap. */
+.hint { grid-row: 2; z-index: 1; padding: .5rem 1rem 1rem; font-size: var(--emostream-hint, 1rem); font-weight: 600; text-wrap: balance; }
+.hint.off { visibility: hidden; }
 .notice {
+  position: absolute;
+  z-index: 2;
+  bottom: 1rem;
+  box-sizing: border-box;
+  max-width: calc(100% - 2rem);
   padding: .6rem 1rem;
   border: 1px solid transparent;
   border-radius: .9rem;
@@ -208,10 +215,9 @@ export class EmoStreamRoom extends Base {
     style.replaceSync(STYLE);
     root.adoptedStyleSheets = [style];
     this.#canvas = element("canvas", "canvas", { ariaHidden: "true" });
-    this.#hint = element("p", "hint", { hidden: true });
+    this.#hint = element("p", "hint");
     this.#notice = element("p", "notice", { role: "status", hidden: true });
-    const foot = element("div", "foot", {}, this.#hint, this.#notice);
-    this.#stage = element("div", "stage", {}, this.#canvas, element("slot"), foot);
+    this.#stage = element("div", "stage", {}, this.#canvas, element("slot"), this.#hint, this.#notice);
     this.#buttons = element("div", "buttons", { role: "group" });
     this.#summary = element("p", "unseen");
     this.#summary.setAttribute("aria-live", "polite");
@@ -219,6 +225,7 @@ export class EmoStreamRoom extends Base {
     this.#resized.observe(this.#buttons);
     this.#hear();
     this.#label();
+    this.#invite(false);
   }
 
   /** The stream of the room; undefined while the element is in no page. @returns {import("./emostream.js").EmoStream | undefined} */
@@ -260,7 +267,7 @@ export class EmoStreamRoom extends Base {
   set messages(messages) {
     this.#messages = { ...MESSAGES, ...messages };
     this.#label();
-    this.#drawSoon();
+    this.#draw();
   }
 
   connectedCallback() {
@@ -467,8 +474,12 @@ export class EmoStreamRoom extends Base {
   /** The hint is shown in an idle room, and the still picture of a window that is long over is not. */
   #idle() {
     const { idle } = this;
-    this.#hint.hidden = !idle;
+    this.#invite(idle);
     if (idle && this.#swarms.calm) this.#swarms.mosaic([]);
+  }
+
+  #invite(isIdle) {
+    this.#hint.classList.toggle("off", !isIdle);
   }
 
   #standing({ status, reason }) {
@@ -476,7 +487,7 @@ export class EmoStreamRoom extends Base {
     clearTimeout(this.#timers.broken);
     if (status === "connecting") this.#timers.broken = setTimeout(() => this.#show("connecting"), BREAK_MS);
     else this.#hide("connecting");
-    if (status !== "open") this.#hint.hidden = true;
+    if (status !== "open") this.#invite(false);
     if (status === "closed" && reason !== "closed") {
       this.#show(reason === "unauthorized" || reason === "forbidden" ? "noAccess" : "closed");
     }
@@ -558,7 +569,7 @@ export class EmoStreamRoom extends Base {
       } else this.#tell("waiting");
       return false;
     }
-    this.#hint.hidden = true;
+    this.#invite(false);
     this.#delay.tap(emoji, this.#board.total(emoji));
     const combo = this.#combine(emoji, button);
     const { left, width } = button?.getBoundingClientRect() ?? {};
@@ -598,7 +609,7 @@ export class EmoStreamRoom extends Base {
       if (button.children[1].textContent !== count) button.children[1].textContent = count;
       if (button.ariaLabel !== label) button.ariaLabel = label;
     });
-    if (!this.idle) this.#hint.hidden = true;
+    if (!this.idle) this.#invite(false);
     this.#emit("counts", { sum: this.#board.sum });
   }
 

@@ -46,7 +46,7 @@ export class Pictures {
   /** @type {Map<string, HTMLImageElement>} */ #images = new Map();
 
   /** `base` is an address with `{name}` in it, or a directory of PNG files. */
-  constructor(base, emotes) {
+  constructor(base = "", emotes = []) {
     this.#base = base && !base.includes("{name}") ? `${base.replace(/\/+$/, "")}/{name}.png` : base;
     this.#names = new Map(emotes.map(({ emoji, name }) => [plain(emoji), name]));
   }

@@ -80,7 +80,6 @@ class Viewer {
     on("status", ({ status }) => {
       drawStatus(status);
       this.#isOpen = status === "open";
-      this.#here(this.#people);
       this.#drawNow();
       this.#drawIdle();
     });
@@ -151,13 +150,20 @@ class Viewer {
   #here(people) {
     this.#people = people;
     this.#peopleAt = performance.now();
-    const text = people === 1 ? "You are the only one here." : `${exact.format(people)} people are here.`;
-    setText(byId("people"), people > 0 && this.#isOpen ? text : "");
+    this.#drawIdle();
+  }
+
+  /** Returns how many people are here, where it is known and of use. */
+  #audience() {
+    if (!this.#isOpen || this.#people === 0) return "";
+    if (this.#people > 1) return `${exact.format(this.#people)} people are here.`;
+    return this.#crowd.idle ? "You are the only one here." : "";
   }
 
   #drawIdle() {
     const idle = this.#crowd.idle || Boolean(this.#demo);
     byId("headline").classList.toggle("idle", this.#crowd.idle);
+    setText(byId("people"), this.#audience());
     byId("demo").hidden = !(idle && MAY_DEMO);
     byId("elsewhere").hidden = !(this.#crowd.idle && byId("elsewhere-list").children.length > 0);
     if (!this.#crowd.idle || document.hidden || this.#people === 0) return;
@@ -359,7 +365,8 @@ function refuse(why) {
   byId("share").hidden = true;
   setText(byId("sum"), "?");
   setText(byId("caption"), why);
-  setText(byId("delay"), "Choose another room above.");
+  document.querySelector(".panels").hidden = true;
+  byId("rooms-menu").open = true;
   drawStatus("closed");
 }
 
