@@ -33,6 +33,8 @@ pub struct SubscriberConfig {
     pub ring: Duration,
     /// Origin of the ingest to which the page sends reactions. `None`: the server from which the page was loaded.
     pub ingest_url: Option<IngestUrl>,
+    /// Whether the viewer page offers a demo crowd. Its reactions are posted to this server, so it must have an ingest.
+    pub demo_crowd: bool,
     /// Origins whose pages may subscribe.
     pub allow_origin: AllowOrigin,
     /// Verifies the tokens of subscribers. The pages are served without a token.

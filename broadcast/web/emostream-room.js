@@ -8,40 +8,64 @@
  *                        ▲                     └─rises─▶ Swarms on the canvas
  *     buttons ────react──┘
  *
- * Everything is in a shadow tree: the page's styles do not reach in, and its own do not leak out. It takes
- * colours from where it stands, so it is dark where the page is. What stands between its tags lies over the
- * canvas.
+ * Everything is in a shadow tree, so the styles of the page and of the element do not mix. Colours are derived from
+ * those of the page.
  *
- * Invariant: a screen reader hears a sentence at most every SUMMARY_MS, and only when something changed.
+ * Invariants: a screen reader gets a sentence at most every SUMMARY_MS, and only after a change. Sentences for
+ * spectators come from `messages`; details for developers go to the console and into events.
  *
  * @module emostream/room
  */
 
-import { EmoStream, connect } from "./emostream.js";
 import { Delay } from "./delay.js";
-import { Scoreboard } from "./scoreboard.js";
+import { Pictures, emotes } from "./emotes.js";
+import { connect } from "./emostream.js";
+import { Scoreboard, plain } from "./scoreboard.js";
 import { Swarms } from "./swarms.js";
 
 const EMOJIS = "🔥👏😂❤️😮😢🎉👍";
-/** Pictures, flags and keycaps; letters are none. */
-const EMOJI = /[\p{Extended_Pictographic}\p{Regional_Indicator}\u20E3]/u;
-/** How often a screen reader hears a summary, at most. */
+const PARTICLES = 5_000;
+/** Minimum time between two summaries for screen readers. */
 const SUMMARY_MS = 6_000;
-/** A burst of frames (after a reconnect) is drawn once. */
+/** Frames that arrive together, as after a reconnect, are drawn once. */
 const DRAW_MS = 40;
 const NOTICE_MS = 5_000;
-/** A short break is nobody's business. */
+/** A shorter break of the connection is not shown. */
 const BREAK_MS = 2_000;
-const CLOSED = "The server ended this visit. Reload the page to come back.";
-const WAITING = "Your last reactions are still waiting to be sent.";
-/** A count before the room is joined. */
+/** A room is idle if its newest window ended longer ago. A final follows its window within seconds. */
+const IDLE_MS = 10_000;
+/** A button that is held sends after the first time, then at each repetition. Slower than a fast thumb. */
+const HOLD_MS = 400;
+const REPEAT_MS = 150;
+/** Taps on one emoji with pauses of at most this length are a combo, shown from COMBO taps on. */
+const COMBO_MS = 1_200;
+const COMBO = 3;
+const TICK_MS = 10;
+/** Shown for counts until the room is joined. */
 const UNKNOWN = "–";
-const BROKEN = "Connecting …";
 const RELAYED = ["hello", "live", "final", "trending", "gap", "state", "status", "refused"];
+/** Attributes with a property of the same name, and its value without the attribute. */
+const TEXTS = { room: "default", emojis: EMOJIS, url: "", ingest: "", user: "", buttons: "", emojiBase: "" };
+const FLAGS = ["overlay", "paused"];
 
 const exact = new Intl.NumberFormat();
 const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
 const short = (count) => (count < 10_000 ? exact : compact).format(count);
+
+/** Every sentence of the element, in English. */
+export const MESSAGES = Object.freeze({
+  buttons: "Send a reaction",
+  react: "React with {emoji}",
+  counted: "React with {emoji}, {count} so far",
+  summary: ({ number, sum, top }) => `${sum} ${number === 1 ? "reaction" : "reactions"}. ${top}.`,
+  idle: "Tap an emoji. Everyone in this room sees it within a second.",
+  connecting: "Connecting …",
+  closed: "The connection has ended. Reload the page to reconnect.",
+  noAccess: "You have no access to this room. Ask for a new link.",
+  waiting: "Your last reactions are still waiting to be sent.",
+  delayed: "Your reactions will be sent in a moment.",
+  unavailable: "Reactions are not available.",
+});
 
 const STYLE = `
 :host {
@@ -52,18 +76,20 @@ const STYLE = `
   color: var(--emostream-ink, inherit);
   --line: var(--emostream-edge, color-mix(in srgb, currentColor 16%, transparent));
   --strong: var(--emostream-accent, #6a5cf0);
+  --round: var(--emostream-radius, 1.25rem);
 }
-:host([hidden]), [hidden] { display: none !important; }
+:host([hidden]), [hidden], :host([buttons="none"]) :is(.buttons, .hint), :host([overlay]) .hint { display: none !important; }
 .stage {
   flex: 1;
   position: relative;
   display: grid;
+  grid-template-rows: minmax(0, 1fr) auto;
   place-items: center;
   min-height: 10rem;
   overflow: hidden;
   isolation: isolate;
   border: 1px solid var(--line);
-  border-radius: var(--emostream-radius, 1.25rem);
+  border-radius: var(--round);
   background: var(--emostream-stage, color-mix(in srgb, currentColor 3%, transparent));
 }
 canvas {
@@ -75,24 +101,28 @@ canvas {
   accent-color: var(--strong);
   outline-color: var(--emostream-on-accent, #fff);
 }
-/* Before the emojis: words stay readable in any crowd. */
+/* In front of the emojis, so that text stays readable. */
 ::slotted(*) { z-index: 1; pointer-events: none; }
+.hint, .notice { margin: 0; pointer-events: none; text-align: center; }
+/* It keeps its place, so that slotted content does not jump at the first tap. */
+.hint { grid-row: 2; z-index: 1; padding: .5rem 1rem 1rem; font-size: var(--emostream-hint, 1rem); font-weight: 600; text-wrap: balance; }
+.hint.off { visibility: hidden; }
 .notice {
   position: absolute;
   z-index: 2;
   bottom: 1rem;
   box-sizing: border-box;
   max-width: calc(100% - 2rem);
-  margin: 0;
   padding: .6rem 1rem;
+  border: 1px solid transparent;
   border-radius: .9rem;
-  background: var(--emostream-ink, CanvasText);
-  color: var(--emostream-surface, Canvas);
+  background: var(--emostream-notice, var(--emostream-ink, CanvasText));
+  color: var(--emostream-on-notice, var(--emostream-surface, Canvas));
   font-size: .95rem;
-  text-align: center;
 }
 .buttons { display: grid; grid-template-columns: repeat(var(--columns, 4), minmax(0, 1fr)); gap: clamp(.4rem, .8vw, 1rem); }
 button {
+  position: relative;
   min-width: var(--emostream-button-width, 4.25rem);
   display: grid;
   place-content: center;
@@ -101,7 +131,7 @@ button {
   min-height: var(--emostream-button-height, 4.75rem);
   padding: .4rem 0;
   border: 1px solid var(--line);
-  border-radius: var(--emostream-radius, 1.25rem);
+  border-radius: var(--round);
   background: var(--emostream-surface, color-mix(in srgb, currentColor 4%, transparent));
   color: inherit;
   font: inherit;
@@ -109,40 +139,71 @@ button {
   touch-action: manipulation;
   user-select: none;
   -webkit-user-select: none;
+  -webkit-touch-callout: none;
   -webkit-tap-highlight-color: transparent;
   transition: transform .12s ease-out, border-color .12s;
 }
+/* A pointer that moves inside a button does not leave it. */
+button * { pointer-events: none; }
 button:focus-visible { outline: 3px solid var(--strong); outline-offset: 2px; }
 button:active { transform: scale(.93); border-color: var(--strong); }
 @media (hover: hover) { button:hover { border-color: var(--strong); } }
 .face { font: 1.9rem/1 "Apple Color Emoji", "Segoe UI Emoji", "Noto Color Emoji", sans-serif; font-size: var(--emostream-face, 1.9rem); }
+.face img { display: block; width: 1em; height: 1em; object-fit: contain; }
 .count { font-size: .85rem; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1; }
+.combo {
+  position: absolute;
+  inset-block-start: -.5rem;
+  inset-inline-end: -.25rem;
+  padding: .15rem .5rem;
+  border: 1px solid transparent;
+  border-radius: 99px;
+  background: var(--strong);
+  color: var(--emostream-on-accent, #fff);
+  font-size: .85rem;
+  font-weight: 800;
+  font-variant-numeric: tabular-nums;
+}
 .unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-@media (prefers-reduced-motion: reduce) { button { transition: none; } button:active { transform: none; } canvas { display: none; } }
+:host([overlay]) { position: absolute; inset: 0; min-height: 0; gap: 0; color: var(--emostream-ink, #fff); pointer-events: none; --line: var(--emostream-edge, #fff5); }
+:host([overlay]) .stage { min-height: 0; border: 0; border-radius: 0; background: var(--emostream-stage, none); }
+:host([overlay]) .buttons { grid-template-columns: repeat(var(--columns, 4), minmax(0, 6rem)); justify-content: center; padding: .5rem; }
+:host([overlay]) button { pointer-events: auto; background: var(--emostream-surface, #000a); }
+:host([overlay]) .notice { background: var(--emostream-notice, #000c); color: var(--emostream-on-notice, #fff); }
+@media (prefers-reduced-motion: reduce) { button { transition: none; } button:active { transform: none; } }
+@media (forced-colors: active) { .stage { border-color: CanvasText; } button { border-color: ButtonText; } .notice, .combo { border-color: CanvasText; } }
 `;
 
-// Outside a browser (a server that renders pages) this can be imported, and does nothing.
+// A server that renders pages can import this module, too.
 const Base = globalThis.HTMLElement ?? class {};
 
 export class EmoStreamRoom extends Base {
-  static observedAttributes = ["room", "emojis", "url", "ingest", "token", "user"];
+  static observedAttributes = ["room", "emojis", "url", "ingest", "token", "user", "paused", "max-particles", "emoji-base"];
 
   #board = new Scoreboard();
   #delay = new Delay();
   #stream;
   #swarms;
+  #pictures = new Pictures();
+  /** @type {{emoji: string, name?: string}[]} */ #emotes = [];
+  #messages = MESSAGES;
+  #token;
   #liveMs = 250;
   #swarmSize = 1000;
   #started = false;
-  /** Whether the room has been joined: before that its counts are not 0 but unknown. */ #known = false;
-  #rebuild = false;
-  #timers = { draw: 0, notice: 0, summary: 0, broken: 0 };
+  /** Whether the room has been joined. Before that its counts are unknown, not 0. */ #known = false;
+  /** Server time at which the newest window ends. */ #newest = -Infinity;
+  /** What the next microtask does again: "join" or "dress". */ #stale = new Set();
+  #timers = { draw: 0, notice: 0, summary: 0, broken: 0, hold: 0, combo: 0 };
+  #combo = { emoji: "", count: 0, at: 0 };
+  #held = false;
   #resized = new ResizeObserver(() => this.#arrange());
   #spoken = "";
-  /** Why its attributes name no room, if they do not. */
-  #wrong = "";
+  #logged = "";
+  /** The message that is shown, if it is one of `messages`. */ #noticed = "";
   #stage;
   #canvas;
+  #hint;
   #notice;
   #buttons;
   #summary;
@@ -153,102 +214,206 @@ export class EmoStreamRoom extends Base {
     const style = new CSSStyleSheet();
     style.replaceSync(STYLE);
     root.adoptedStyleSheets = [style];
-    this.#canvas = element("canvas", { ariaHidden: "true" });
-    this.#notice = element("p", { className: "notice", role: "status", hidden: true });
-    this.#stage = element("div", { className: "stage" }, this.#canvas, element("slot"), this.#notice);
-    this.#stage.setAttribute("part", "stage");
-    this.#buttons = element("div", { className: "buttons", role: "group", ariaLabel: "Send a reaction" });
-    this.#buttons.setAttribute("part", "buttons");
-    this.#resized.observe(this.#buttons);
-    this.#summary = element("p", { className: "unseen" });
+    this.#canvas = element("canvas", "canvas", { ariaHidden: "true" });
+    this.#hint = element("p", "hint");
+    this.#notice = element("p", "notice", { role: "status", hidden: true });
+    this.#stage = element("div", "stage", {}, this.#canvas, element("slot"), this.#hint, this.#notice);
+    this.#buttons = element("div", "buttons", { role: "group" });
+    this.#summary = element("p", "unseen");
     this.#summary.setAttribute("aria-live", "polite");
     root.append(this.#stage, this.#buttons, this.#summary);
+    this.#resized.observe(this.#buttons);
+    this.#hear();
+    this.#label();
+    this.#invite(false);
   }
 
-  /** The stream it shows; undefined while it stands in no page. @returns {EmoStream | undefined} */
+  /** The stream of the room; undefined while the element is in no page. @returns {import("./emostream.js").EmoStream | undefined} */
   get stream() { return this.#stream; }
 
-  /** What the room has counted, as shown. */
+  /** The counts as shown. */
   get board() { return this.#board; }
 
-  /** From a reaction to this screen, milliseconds; undefined until measured. */
+  /** Time from a reaction to this screen in milliseconds; undefined until measured. */
   get delay_ms() { return this.#delay.ms; }
 
-  /** How many emojis are drawn at the moment. */
+  /** Number of emojis on the canvas. */
   get particles() { return this.#swarms?.particles ?? 0; }
 
-  connectedCallback() { this.#start(); }
+  /** Whether the room is joined, and nothing has been counted in it for some seconds. */
+  get idle() { return this.#known && this.dataset.status === "open" && this.#stream.now - this.#newest > IDLE_MS; }
+
+  /** Not reflected, so that the page's markup does not show it. */
+  get token() { return this.#token; }
+
+  set token(token) {
+    if ((token ?? undefined) === this.#token) return;
+    this.#token = token ?? undefined;
+    // A stream that is closed stays closed.
+    if (!this.#token || !this.#stream || this.#stream.status === "closed") this.#renew("join");
+    else this.#stream.token = this.#token;
+  }
+
+  get maxParticles() {
+    const most = parseInt(this.getAttribute("max-particles"), 10);
+    return most >= 0 ? most : PARTICLES;
+  }
+
+  set maxParticles(most) { reflect(this, "max-particles", most); }
+
+  get messages() { return this.#messages; }
+
+  /** Replaces some or all of the English sentences. */
+  set messages(messages) {
+    this.#messages = { ...MESSAGES, ...messages };
+    this.#label();
+    this.#draw();
+  }
+
+  connectedCallback() {
+    // A framework may have set properties before the element was defined. They hide the accessors.
+    for (const name of [...Object.keys(TEXTS), ...FLAGS, "token", "maxParticles", "messages"]) {
+      if (!Object.hasOwn(this, name)) continue;
+      const value = this[name];
+      delete this[name];
+      this[name] = value;
+    }
+    this.#start();
+  }
 
   disconnectedCallback() { this.#stop(); }
 
-  attributeChangedCallback() {
-    if (!this.#started || this.#rebuild) return;
-    this.#rebuild = true;
-    // Several attributes that are set together join one room.
-    queueMicrotask(() => {
-      this.#rebuild = false;
-      if (!this.isConnected) return;
-      this.#stop();
-      this.#start();
-    });
+  attributeChangedCallback(name, before, value) {
+    if (name === "token") this.token = value;
+    else if (name === "paused" || name === "max-particles") this.#limit();
+    else this.#renew(name.startsWith("emoji") ? "dress" : "join");
   }
 
-  /** Reacts as by its button. Answers whether it was taken. */
+  /** Reacts as the emoji's button does, also by the name of an own emote. Returns whether it was accepted. */
   react(emoji) {
-    const button = [...this.#buttons.children].find(({ dataset }) => dataset.emoji === emoji);
-    return this.#react(emoji, button ?? this.#buttons);
+    const named = this.#emotes.find(({ name }) => name && name === emoji.replace(/^:(.*):$/, "$1"));
+    const wanted = named?.emoji ?? emoji;
+    return this.#react(wanted, [...this.#buttons.children].find(({ dataset }) => plain(dataset.emoji) === plain(wanted)));
   }
 
   /** Shows a sentence over the canvas for some seconds. */
   notify(text) {
-    this.#show(text);
-    this.#timers.notice = setTimeout(() => this.#hide(text), NOTICE_MS);
+    this.#show("", text);
+    this.#timers.notice = setTimeout(() => { this.#notice.hidden = true; }, NOTICE_MS);
   }
 
-  /** Shows a sentence that stays until another comes. */
-  #show(text) {
+  #say(key, values = {}) {
+    const message = this.#messages[key];
+    return typeof message === "function" ? message(values) : message.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  }
+
+  /** Shows a sentence of `messages` for some seconds. */
+  #tell(key) {
+    this.notify(this.#say(key));
+    this.#noticed = key;
+  }
+
+  /** Shows a sentence until it is hidden or replaced. */
+  #show(key, text = this.#say(key)) {
     clearTimeout(this.#timers.notice);
+    this.#noticed = key;
     this.#notice.textContent = text;
     this.#notice.hidden = false;
   }
 
-  #hide(text) {
-    if (this.#notice.textContent === text) this.#notice.hidden = true;
+  #hide(...keys) {
+    if (keys.includes(this.#noticed)) this.#notice.hidden = true;
+  }
+
+  /** Writes every sentence that is on the page again. */
+  #label() {
+    this.#buttons.ariaLabel = this.#say("buttons");
+    this.#hint.textContent = this.#say("idle");
+    if (this.#noticed) this.#notice.textContent = this.#say(this.#noticed);
+  }
+
+  /** For developers: in the console, once in a row. */
+  #log(detail) {
+    if (detail !== this.#logged) console.warn(`<emostream-room>: ${detail}`);
+    this.#logged = detail;
+  }
+
+  #problem(detail) {
+    this.#log(detail);
+    this.#emit("problem", { detail });
+  }
+
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, composed: true }));
+  }
+
+  /** Attributes that are set together cause one rebuild. */
+  #renew(what) {
+    if (!this.#started) return;
+    if (this.#stale.size === 0) queueMicrotask(() => {
+      const join = this.#stale.has("join");
+      this.#stale.clear();
+      if (!this.isConnected) return;
+      if (!join) return this.#dress();
+      this.#stop();
+      this.#start();
+    });
+    this.#stale.add(what);
   }
 
   #start() {
     this.#started = true;
     this.#known = false;
-    const given = EmoStreamRoom.observedAttributes.map((name) => [name, this.getAttribute(name) || undefined]);
-    const { emojis = EMOJIS, ...options } = Object.fromEntries(given);
-    this.#hide(this.#wrong);
-    this.#wrong = "";
+    this.#newest = -Infinity;
+    this.#hide("unavailable", "closed", "noAccess");
     this.#board = new Scoreboard();
-    this.#swarms = new Swarms(this.#canvas);
-    const { found, strange } = faces(emojis);
-    if (strange.length > 0) console.error(`<emostream-room>: emojis takes emojis themselves, as in "🔥👏": "${strange.join("")}" is none`);
-    this.#buttons.replaceChildren(...found.map((emoji) => this.#button(emoji)));
-    this.#arrange();
+    this.#dress();
+    const option = (name) => this[name] || undefined;
     try {
-      this.#stream = connect(options);
+      this.#stream = connect({
+        room: option("room"), url: option("url"), ingest: option("ingest"), user: option("user"), token: this.#token,
+      });
     } catch (error) {
-      this.#wrong = error.message;
-      console.error(`<emostream-room>: ${error.message}`);
-      return this.#show(this.#wrong);
+      this.dataset.status = "closed";
+      this.#show("unavailable");
+      return this.#problem(error.message);
     }
     this.#listen(this.#stream);
-    this.#standing(this.#stream.status);
-    this.#timers.summary = setInterval(() => this.#speak(), SUMMARY_MS);
-    this.#drawSoon();
+    this.#standing(this.#stream);
+    this.#timers.summary = setInterval(() => {
+      this.#idle();
+      this.#speak();
+    }, SUMMARY_MS);
   }
 
   #stop() {
     this.#started = false;
     clearInterval(this.#timers.summary);
     clearTimeout(this.#timers.broken);
+    this.#release();
     this.#swarms?.close();
     this.#stream?.close();
     this.#stream = undefined;
+  }
+
+  /** Makes the buttons and the picture as the attributes want them. */
+  #dress() {
+    const { found, strange } = emotes(this.emojis);
+    if (strange.length > 0) {
+      this.#problem(`emojis takes emojis, as in "🔥👏", and own emotes with the emoji as which they count, as in ":goal:=⚽", not "${strange.join(" ")}"`);
+    }
+    this.#emotes = found;
+    const pictures = this.#pictures = new Pictures(this.emojiBase, found);
+    this.#buttons.replaceChildren(...found.map(({ emoji }) => this.#button(emoji)));
+    this.#arrange();
+    this.#swarms?.close();
+    this.#swarms = new Swarms(this.#canvas, { picture: (emoji) => pictures.loaded(emoji) });
+    this.#limit();
+    this.#drawSoon();
+  }
+
+  #limit() {
+    if (this.#swarms) Object.assign(this.#swarms, { paused: this.paused, maxParticles: this.maxParticles });
   }
 
   #listen(stream) {
@@ -263,14 +428,13 @@ export class EmoStreamRoom extends Base {
       this.#rise(final, this.#board.final(final));
     });
     on("state", (state) => this.#seed(state));
-    on("status", ({ status }) => this.#standing(status));
+    on("status", (status) => this.#standing(status));
     on("refused", ({ detail, retry_ms }) => {
-      this.notify(retry_ms > 0 ? `${detail} Your reactions wait a moment.` : detail);
+      this.#log(detail);
+      this.#tell(retry_ms > 0 ? "delayed" : "unavailable");
     });
-    // Behind its own: who listens to the element sees it up to date.
-    for (const type of RELAYED) {
-      on(type, (detail) => this.dispatchEvent(new CustomEvent(type, { detail })));
-    }
+    // Registered last, so that a listener of the element sees it up to date.
+    for (const type of RELAYED) on(type, (detail) => this.#emit(type, detail));
   }
 
   #hello({ window_ms, live_ms, swarm_size, resumed }) {
@@ -283,69 +447,152 @@ export class EmoStreamRoom extends Base {
     this.#drawSoon();
   }
 
-  /** The present without its swarms: they belong to those who were here. */
-  #seed(state) {
-    if (state.final) this.#board.final(state.final);
-    else if (state.totals) this.#board.seed(state.totals, state.totals_others);
-    if (state.live) this.#board.live(state.live);
+  /** The room's state on joining. Nothing of it rises, since it was counted before. */
+  #seed({ final, live, totals, totals_others }) {
+    if (final) this.#board.final(final);
+    else if (totals) this.#board.seed(totals, totals_others);
+    if (live) this.#board.live(live);
+    this.#newest = Math.max(this.#newest, final?.end ?? 0, live?.end ?? 0);
+    this.#idle();
     this.#drawSoon();
   }
 
   #rise(frame, rises) {
-    if (!this.#stream.isPast(frame)) this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
+    this.#newest = Math.max(this.#newest, frame.end);
+    if (!this.#stream.isPast(frame)) {
+      this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
+      if (frame.type === "final" && this.#swarms.calm) this.#swarms.mosaic(frame.counts);
+    }
     if (this.#delay.rose((emoji) => this.#board.total(emoji))) this.#measured();
     this.#drawSoon();
   }
 
   #measured() {
-    this.dispatchEvent(new CustomEvent("delay", { detail: { ms: this.#delay.ms } }));
+    this.#emit("delay", { ms: this.#delay.ms });
   }
 
-  #standing(status) {
+  /** The hint is shown in an idle room, and the still picture of a window that is long over is not. */
+  #idle() {
+    const { idle } = this;
+    this.#invite(idle);
+    if (idle && this.#swarms.calm) this.#swarms.mosaic([]);
+  }
+
+  #invite(isIdle) {
+    this.#hint.classList.toggle("off", !isIdle);
+  }
+
+  #standing({ status, reason }) {
     this.dataset.status = status;
     clearTimeout(this.#timers.broken);
-    if (status === "connecting") this.#timers.broken = setTimeout(() => this.#show(BROKEN), BREAK_MS);
-    else this.#hide(BROKEN);
+    if (status === "connecting") this.#timers.broken = setTimeout(() => this.#show("connecting"), BREAK_MS);
+    else this.#hide("connecting");
+    if (status !== "open") this.#invite(false);
+    if (status === "closed" && reason !== "closed") {
+      this.#show(reason === "unauthorized" || reason === "forbidden" ? "noAccess" : "closed");
+    }
   }
 
   #button(emoji) {
-    const face = element("span", { className: "face", ariaHidden: "true", textContent: emoji });
-    const count = element("span", { className: "count", textContent: UNKNOWN });
+    const face = element("span", "face", { ariaHidden: "true", textContent: emoji });
+    const src = this.#pictures.url(emoji);
+    if (src) {
+      const picture = element("img", "", { alt: "", draggable: false, src });
+      picture.addEventListener("error", () => picture.replaceWith(emoji));
+      face.replaceChildren(picture);
+    }
+    const count = element("span", "count", { textContent: UNKNOWN });
     count.dataset.total = emoji;
-    const button = element("button", { type: "button" }, face, count);
+    const combo = element("span", "combo", { ariaHidden: "true", hidden: true });
+    const button = element("button", "button", { type: "button" }, face, count, combo);
     button.dataset.emoji = emoji;
-    button.setAttribute("part", "button");
-    button.addEventListener("click", () => this.#react(emoji, button));
     return button;
   }
 
-  /** As few rows as there is room for, each as full as the others: 4 and 4, not 7 and 1. */
+  /** Taps, and holding to repeat. */
+  #hear() {
+    const on = (types, act) => types.split(" ").forEach((type) => this.#buttons.addEventListener(type, (event) => {
+      const button = event.target.closest("button");
+      if (button) act(event, button);
+    }));
+    on("click", ({ detail }, button) => {
+      // The click that ends a hold is not another tap. A click by keyboard has the detail 0.
+      if (!this.#held || detail === 0) this.#press(button);
+    });
+    on("pointerdown", (event, button) => {
+      if (event.button === 0) this.#hold(button, HOLD_MS);
+    });
+    on("pointerup pointercancel pointerout", () => this.#release());
+    on("contextmenu", (event) => { if (this.#timers.hold) event.preventDefault(); });
+    // Enter that is held down clicks as often as the keyboard repeats it.
+    on("keydown", (event) => {
+      if (event.repeat && event.key === "Enter" && performance.now() - this.#combo.at < REPEAT_MS) event.preventDefault();
+    });
+  }
+
+  #hold(button, wait_ms) {
+    this.#release();
+    this.#held = wait_ms === REPEAT_MS;
+    this.#timers.hold = setTimeout(() => {
+      if (this.#press(button)) this.#hold(button, REPEAT_MS);
+    }, wait_ms);
+  }
+
+  /** A tap by a person: the device ticks, too. */
+  #press(button) {
+    if (!this.#react(button.dataset.emoji, button)) return false;
+    if (!this.#swarms.calm) navigator.vibrate?.(TICK_MS);
+    return true;
+  }
+
+  #release() {
+    clearTimeout(this.#timers.hold);
+    this.#timers.hold = 0;
+  }
+
+  /** As few rows as possible, with the same number of buttons each: 4 and 4, not 7 and 1. */
   #arrange() {
     const [first] = this.#buttons.children;
     if (!first) return;
-    const gap = parseFloat(getComputedStyle(this.#buttons).columnGap) || 0;
-    const fit = Math.floor((this.#buttons.clientWidth + gap) / (parseFloat(getComputedStyle(first).minWidth) + gap));
+    const { paddingLeft, columnGap } = getComputedStyle(this.#buttons);
+    const gap = parseFloat(columnGap) || 0;
+    const width = this.#buttons.clientWidth - 2 * parseFloat(paddingLeft) + gap;
+    const fit = Math.floor(width / (parseFloat(getComputedStyle(first).minWidth) + gap));
     const rows = Math.ceil(this.#buttons.children.length / Math.max(1, fit));
     this.#buttons.style.setProperty("--columns", Math.ceil(this.#buttons.children.length / rows));
   }
 
-  #react(emoji, from) {
-    if (!this.#stream) {
-      this.#show(this.#wrong);
+  #react(emoji, button) {
+    if (!this.#stream?.react(emoji)) {
+      if (!this.#stream || this.#stream.status === "closed") {
+        if (this.#notice.hidden) this.#show("unavailable");
+      } else this.#tell("waiting");
       return false;
     }
-    if (!this.#stream.react(emoji)) {
-      this.notify(this.#stream.status === "closed" ? CLOSED : WAITING);
-      return false;
-    }
+    this.#invite(false);
     this.#delay.tap(emoji, this.#board.total(emoji));
-    const { left, width } = from.getBoundingClientRect();
-    this.#swarms.tap(emoji, left + width / 2 - this.#stage.getBoundingClientRect().left);
-    if (!this.#swarms.calm && from !== this.#buttons) from.firstElementChild.animate(PRESS, PRESS_TIME);
+    const combo = this.#combine(emoji, button);
+    const { left, width } = button?.getBoundingClientRect() ?? {};
+    this.#swarms.tap(emoji, width ? left + width / 2 - this.#stage.getBoundingClientRect().left : undefined, combo);
+    if (!this.#swarms.calm) button?.firstElementChild.animate(PRESS, PRESS_TIME);
     return true;
   }
 
-  // Drawing: text only where it changed.
+  /** Counts the taps of a combo, and shows them at the button. */
+  #combine(emoji, button) {
+    const { combo } = this.#timers;
+    clearTimeout(combo);
+    const now = performance.now();
+    const continues = this.#combo.emoji === emoji && now - this.#combo.at < COMBO_MS;
+    const count = continues ? this.#combo.count + 1 : 1;
+    this.#combo = { emoji, count, at: now };
+    for (const other of this.#buttons.children) other.lastElementChild.hidden = other !== button || count < COMBO;
+    if (button) button.lastElementChild.textContent = `×${exact.format(count)}`;
+    this.#timers.combo = setTimeout(() => { if (button) button.lastElementChild.hidden = true; }, COMBO_MS);
+    return count;
+  }
+
+  // Drawing: text is written only where it changed.
 
   #drawSoon() {
     this.#timers.draw ||= setTimeout(() => {
@@ -355,42 +602,63 @@ export class EmoStreamRoom extends Base {
   }
 
   #draw() {
-    for (const button of this.#buttons.children) {
-      const { emoji } = button.dataset;
-      const total = this.#board.total(emoji);
-      const text = this.#known ? short(total) : UNKNOWN;
-      if (button.lastElementChild.textContent === text && button.ariaLabel) continue;
-      button.lastElementChild.textContent = text;
-      button.ariaLabel = this.#known ? `React with ${emoji}, ${text} so far` : `React with ${emoji}`;
-    }
-    this.dispatchEvent(new CustomEvent("counts", { detail: { sum: this.#board.sum } }));
+    this.#emotes.forEach(({ emoji, name = emoji }, nth) => {
+      const button = this.#buttons.children[nth];
+      const count = this.#known ? short(this.#board.total(emoji)) : UNKNOWN;
+      const label = this.#say(this.#known ? "counted" : "react", { emoji: name, count });
+      if (button.children[1].textContent !== count) button.children[1].textContent = count;
+      if (button.ariaLabel !== label) button.ariaLabel = label;
+    });
+    if (!this.idle) this.#invite(false);
+    this.#emit("counts", { sum: this.#board.sum });
   }
 
-  /** For those who listen: the room in a sentence. */
+  /** For screen readers: the room in a sentence. */
   #speak() {
     const { sum } = this.#board;
     if (sum === 0) return;
     const counted = this.#board.emojis().map((emoji) => ({ emoji, total: this.#board.total(emoji) }));
-    const top = counted.sort((a, b) => b.total - a.total).slice(0, 3);
-    const text = `${exact.format(sum)} reactions. ${top.map(({ emoji, total }) => `${emoji} ${exact.format(total)}`).join(", ")}.`;
+    const top = counted.sort((a, b) => b.total - a.total).slice(0, 3).map(({ emoji, total }) => `${emoji} ${exact.format(total)}`);
+    const text = this.#say("summary", { number: sum, sum: exact.format(sum), top: top.join(", ") });
     if (text === this.#spoken) return;
     this.#spoken = text;
     this.#summary.textContent = text;
   }
 }
 
+for (const [name, otherwise] of Object.entries(TEXTS)) {
+  const attribute = name.replace(/[A-Z]/, (letter) => `-${letter.toLowerCase()}`);
+  access(name, {
+    get() { return this.getAttribute(attribute) ?? otherwise; },
+    set(value) { reflect(this, attribute, value); },
+  });
+}
+for (const name of FLAGS) {
+  access(name, {
+    get() { return this.hasAttribute(name); },
+    set(value) { this.toggleAttribute(name, Boolean(value)); },
+  });
+}
+
+function access(name, accessors) {
+  Object.defineProperty(EmoStreamRoom.prototype, name, { ...accessors, enumerable: true, configurable: true });
+}
+
+function reflect(room, attribute, value) {
+  if (value === undefined || value === null) room.removeAttribute(attribute);
+  else room.setAttribute(attribute, value);
+}
+
 const PRESS = [{ transform: "scale(.8)" }, { transform: "scale(1.28) rotate(-6deg)" }, { transform: "none" }];
 const PRESS_TIME = { duration: 320, easing: "cubic-bezier(.2,.9,.3,1.2)" };
 
-/** The emojis of an attribute, with or without spaces between them; and what there is none. */
-function faces(text) {
-  const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" }).segment(text);
-  const given = Array.from(graphemes, ({ segment }) => segment).filter((face) => face.trim());
-  return { found: [...new Set(given.filter((face) => EMOJI.test(face)))], strange: given.filter((face) => !EMOJI.test(face)) };
-}
-
-function element(tag, properties = {}, ...children) {
+/** Makes an element that is a part for the page's style sheets. */
+function element(tag, part, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
+  if (part) {
+    made.className = part;
+    made.setAttribute("part", part);
+  }
   made.append(...children);
   return made;
 }

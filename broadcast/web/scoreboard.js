@@ -1,18 +1,18 @@
 /**
- * What a room has counted, from its frames.
+ * The counts of a room, from its frames.
  *
- *     state, live, final ──▶ Scoreboard ──▶ totals, and what each emoji rose by
+ *     state, live, final ──▶ Scoreboard ──▶ totals, and the rise of each emoji
  *
- * Invariant: a reaction is either in the last final's totals or in a window that is still open, never in
- * both, so the sum neither dips nor doubles when a window closes.
+ * Invariant: a reaction is either in the last final's totals or in an open window, so the sum does not change when a
+ * window closes.
  *
  * @module emostream/scoreboard
  */
 
-/** Windows open at once: lateness is far below a window, so a few; more would be a broken clock. */
+/** Maximum number of open windows. Lateness is shorter than a window, so more of them come from a broken clock. */
 const OPEN_WINDOWS = 8;
 
-/** ❤ and ❤️ are one emoji, and so are 👍 and 👍🏽: a server drops variation selectors and skin tones, too. */
+/** Removes variation selectors and skin tones, as the server does: ❤ and ❤️ are one emoji, and 👍 and 👍🏽. */
 export const plain = (emoji) => emoji.replace(/[\uFE0E\uFE0F]|\p{Emoji_Modifier}/gu, "") || emoji;
 
 export class Scoreboard {
@@ -20,7 +20,7 @@ export class Scoreboard {
   #closedSum = 0;
   #lastEnd = -Infinity;
   /** @type {Map<number, {frame: Live, counts: Map<string, number>}>} */ #open = new Map();
-  /** @type {Map<string, string>} each emoji as the server writes it */ #faces = new Map();
+  /** @type {Map<string, string>} by plain emoji: as the server writes it */ #faces = new Map();
 
   /** The newest open window's frame, if one is open. */
   get newest() {
@@ -41,15 +41,15 @@ export class Scoreboard {
     return total;
   }
 
-  /** Every emoji counted so far. */
+  /** All emojis that were counted. */
   emojis() {
     return [...this.#faces.values()];
   }
 
-  /** Takes a live frame; answers what each emoji rose by. */
+  /** Applies a live frame. Returns the rise of each emoji. */
   live(frame) {
     if (frame.start < this.#lastEnd) return [];
-    // Of other windows, a former dataflow's: they stay open for ever.
+    // Windows of another size are those of a former dataflow, and no final closes them.
     this.keepOpen(frame.end - frame.start);
     const counts = this.#open.get(frame.start)?.counts ?? new Map();
     const rises = this.#raise(counts, frame.counts);
@@ -58,11 +58,11 @@ export class Scoreboard {
     return rises;
   }
 
-  /** Takes a final; answers what each emoji rose by since the window's last live frame. */
+  /** Applies a final. Returns the rise of each emoji since the last live frame of the window. */
   final(frame) {
     if (frame.start < this.#lastEnd) return [];
     const rises = this.#raise(this.#open.get(frame.start)?.counts ?? new Map(), frame.counts);
-    // Emojis below the listed top keep what is known of them, plus this window's.
+    // Emojis that are not in the listed top keep their known count, plus that of this window.
     if (frame.totals_others) {
       for (const { emoji, count } of frame.counts) {
         this.#closed.set(plain(emoji), (this.#closed.get(plain(emoji)) ?? 0) + count);
@@ -76,14 +76,14 @@ export class Scoreboard {
     return rises;
   }
 
-  /** Forgets open windows of other sizes. */
+  /** Drops open windows of other sizes. */
   keepOpen(window_ms) {
     for (const [start, { frame }] of this.#open) {
       if (frame.end - frame.start !== window_ms) this.#open.delete(start);
     }
   }
 
-  /** Takes totals that come without a window, when no final is known. */
+  /** Applies totals without a window, unless a final is known. */
   seed(totals, others) {
     if (this.#lastEnd === -Infinity) this.#settle(totals, others);
   }

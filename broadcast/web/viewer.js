@@ -1,9 +1,10 @@
 /**
- * The viewer page: the element at its best, and the counts beside it.
+ * The viewer page: the element, the counts beside it, and the way to other rooms.
  *
  *     <emostream-room> ──counts──▶ sum, rate, totals
  *                      └─live, final, trending, delay──▶ the panels
  *     GET …/history, on joining ──▶ the last moments
+ *     GET /v1/rooms, for the menu and in an idle room ──▶ links to active rooms
  *
  * @module emostream/viewer
  */
@@ -14,16 +15,29 @@ import {
 } from "./dom.js";
 import { plain } from "./scoreboard.js";
 
-/** The span the rate is measured over: two windows. */
+/** Time over which the rate is measured: two windows. */
 const RATE_MS = 4_000;
-/** An open window is shown as the present until so long after its end, by the server's time: its final follows within
- * seconds, or its dataflow has stopped. */
+/** An open window is shown as the present until this long after its end, by the server's time. Its final follows
+ * within seconds, unless the dataflow has stopped. */
 const PRESENT_MS = 10_000;
-/** The page's own eight, and the room for others that the crowd sends. */
+/** The emojis of the buttons, and two others that the crowd sends. */
 const ROWS = 10;
 const CHIPS = 6;
 const TRENDING = 3;
 const MOMENTS = 8;
+/** Rooms in the menu, and under the headline of an idle room. */
+const LISTED = 50;
+const SUGGESTED = 4;
+/** An idle room with fewer people suggests other rooms. At the start of a great match all viewers join an idle room
+ * at once, and must not request the list of rooms at once. */
+const FEW = 50;
+/** Minimum time between two requests for the number of people in an idle room. It is multiplied by this number in
+ * seconds where it is greater, so all viewers of a room together request it about once a second at most. */
+const PEOPLE_MS = 10_000;
+
+/** `up` offers the demo crowd, where no tokens are required: `data-demo`. Only the person who started it on this
+ * machine is offered it. Spectators of the same server have its public name in their address. */
+const MAY_DEMO = "demo" in document.body.dataset && ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 
 class Viewer {
   #room;
@@ -32,25 +46,30 @@ class Viewer {
   /** @type {{at: number, sum: number}[]} */ #samples = [];
   /** @type {Map<string, HTMLElement>} */ #rows = new Map();
   #isOpen = false;
+  /** Number of people here, this one included; 0 while it is unknown. */ #people = 0;
+  #peopleAt = 0;
+  #suggested = false;
+  /** @type {AbortController | undefined} */ #demo;
 
   constructor(room) {
     this.#room = room;
-    byId("room").value = room;
+    setText(byId("room-here"), room);
     setText(byId("room-name"), room);
     document.title = `${room} · EmoStream`;
     byId("to-dashboard").href = `/dashboard?room=${room}${location.hash}`;
     byId("share").addEventListener("click", () => void this.#share());
-    // The token stays when the room changes: it stands where no server sees it.
-    document.querySelector("form.room").action = `/${location.hash}`;
+    byId("demo-toggle").addEventListener("click", () => void this.#toggleDemo());
     this.#listen();
     this.#join();
-    setInterval(() => this.#drawNow(), 1000);
+    setInterval(() => {
+      this.#drawNow();
+      this.#drawIdle();
+    }, 1000);
   }
 
-  /** Puts the element into the page, told where to go, around the headline. */
+  /** Puts the element into the page, around the headline. */
   #join() {
-    const told = { room: this.#room, token: tokenOfAddress(), ingest: document.body.dataset.ingestUrl };
-    for (const [name, value] of Object.entries(told)) if (value) this.#crowd.setAttribute(name, value);
+    Object.assign(this.#crowd, { room: this.#room, token: tokenOfAddress(), ingest: document.body.dataset.ingestUrl });
     const headline = byId("headline");
     headline.before(this.#crowd);
     this.#crowd.append(headline);
@@ -62,14 +81,16 @@ class Viewer {
       drawStatus(status);
       this.#isOpen = status === "open";
       this.#drawNow();
+      this.#drawIdle();
     });
     on("hello", ({ resumed }) => this.#hello(resumed));
-    // What was counted before is no rate.
+    // Reactions that were counted before this connection are not a part of the rate.
     for (const type of ["live", "final"]) {
       on(type, (frame) => { if (this.#crowd.stream.isPast(frame)) this.#samples.length = 0; });
     }
     on("final", (final) => this.#remember(final));
     on("state", (state) => {
+      this.#here(state.subscribers);
       if (state.final) void this.#recall(state.final);
       this.#samples.length = 0;
     });
@@ -82,7 +103,7 @@ class Viewer {
     this.#samples.length = 0;
     if (resumed) return;
     this.#finals.length = 0;
-    // Its frame follows where something is trending.
+    // A frame follows if something is trending.
     this.#drawTrending({ span_ms: 0, top: [] });
   }
 
@@ -105,11 +126,11 @@ class Viewer {
         this.#drawFinals();
       }
     } catch {
-      // What comes fills the list as well.
+      // The next finals fill the list, too.
     }
   }
 
-  /** By the system's own sheet on a phone, else by the clipboard, else to be copied by hand. */
+  /** Shares the address by the system's sheet, else by the clipboard, else as text to be copied. */
   async #share() {
     const url = `${location.origin}/?room=${this.#room}`;
     if (navigator.share) {
@@ -118,16 +139,86 @@ class Viewer {
     }
     try {
       await navigator.clipboard.writeText(url);
-      this.#crowd.notify("The link is copied. Whoever opens it is in this room.");
+      this.#crowd.notify("The link is copied. It opens this room.");
     } catch {
       this.#crowd.notify(url);
     }
   }
 
-  // Drawing: text only where it changed, so that a big screen stays calm.
+  // An idle room.
+
+  #here(people) {
+    this.#people = people;
+    this.#peopleAt = performance.now();
+    this.#drawIdle();
+  }
+
+  /** Returns how many people are here, where it is known and of use. */
+  #audience() {
+    if (!this.#isOpen || this.#people === 0) return "";
+    if (this.#people > 1) return `${exact.format(this.#people)} people are here.`;
+    return this.#crowd.idle ? "You are the only one here." : "";
+  }
+
+  #drawIdle() {
+    const idle = this.#crowd.idle || Boolean(this.#demo);
+    byId("headline").classList.toggle("idle", this.#crowd.idle);
+    setText(byId("people"), this.#audience());
+    byId("demo").hidden = !(idle && MAY_DEMO);
+    byId("elsewhere").hidden = !(this.#crowd.idle && byId("elsewhere-list").children.length > 0);
+    if (!this.#crowd.idle || document.hidden || this.#people === 0) return;
+    if (!this.#suggested && this.#people < FEW) {
+      this.#suggested = true;
+      void this.#suggest();
+    }
+    if (performance.now() - this.#peopleAt > Math.max(PEOPLE_MS, 1000 * this.#people)) void this.#count();
+  }
+
+  async #count() {
+    this.#peopleAt = performance.now();
+    // Without an answer the former number stays, and the lamp shows whether there is a connection.
+    const { subscribers } = await ask(`/v1/rooms/${this.#room}`).catch(() => ({}));
+    if (subscribers > 0 && this.#isOpen) this.#here(subscribers);
+  }
+
+  async #suggest() {
+    // The menu lists the rooms, too, and says why if it cannot.
+    const { rooms } = await ask("/v1/rooms").catch(() => ({ rooms: [] }));
+    const others = rooms.filter(({ room }) => room !== this.#room).slice(0, SUGGESTED);
+    byId("elsewhere-list").replaceChildren(...others.map((room) => link(room)));
+    this.#drawIdle();
+  }
+
+  /** Starts or stops the demo crowd. Its code is loaded only then. */
+  async #toggleDemo() {
+    if (this.#demo) return this.#demo.abort();
+    const { signal } = (this.#demo = new AbortController());
+    signal.addEventListener("abort", () => this.#endDemo());
+    setText(byId("demo-toggle"), "Stop");
+    setText(byId("demo-label"), "Demo crowd: these reactions are generated.");
+    byId("demo").classList.add("runs");
+    try {
+      const { demo } = await import("./demo.js");
+      await demo(this.#room, signal);
+    } catch (error) {
+      console.error(error);
+      this.#crowd.notify("The demo crowd has stopped: the server does not accept its reactions.");
+    }
+    this.#demo?.abort();
+  }
+
+  #endDemo() {
+    this.#demo = undefined;
+    setText(byId("demo-toggle"), "Show me a crowd");
+    setText(byId("demo-label"), "");
+    byId("demo").classList.remove("runs");
+    this.#drawIdle();
+  }
+
+  // Drawing: text is written only where it changed, so that a large screen is not painted again.
 
   #draw() {
-    // Without a connection the counts are those before, or unknown.
+    // Without a connection the counts are old or unknown.
     if (!this.#isOpen) return;
     const { sum } = this.#crowd.board;
     setText(byId("sum"), exact.format(sum));
@@ -158,7 +249,7 @@ class Viewer {
     this.#sortRows();
   }
 
-  /** The row of an emoji, made when it is first seen. */
+  /** Returns the row of an emoji. The first call makes it. */
   #row(emoji) {
     const known = this.#rows.get(plain(emoji));
     if (known) return known;
@@ -175,7 +266,7 @@ class Viewer {
     return row;
   }
 
-  /** Moves rows to their rank, gliding from where they were. */
+  /** Moves rows to their rank, with an animation from their former place. */
   #sortRows() {
     const rows = [...this.#rows.values()];
     const ranked = [...rows].sort((a, b) => b.dataset.count - a.dataset.count);
@@ -224,17 +315,63 @@ class Viewer {
   }
 }
 
-/** Joins nothing: taps would count where nobody meant them to. */
+/** The address that keeps the token: it is behind the #, so it is not sent to a server. */
+function address(room) {
+  return `/?room=${encodeURIComponent(room)}${location.hash}`;
+}
+
+/** Returns a list item that links to a room. */
+function link({ room, total, subscribers }, current) {
+  const item = document.createElement("li");
+  const anchor = leaf("a", "", "");
+  anchor.href = address(room);
+  if (room === current) anchor.setAttribute("aria-current", "page");
+  const people = subscribers === 1 ? "1 person" : `${exact.format(subscribers)} people`;
+  const about = subscribers > 0 ? people : `${exact.format(total)} reactions`;
+  anchor.append(leaf("span", "name", room), " ", leaf("span", "about", about));
+  item.append(anchor);
+  return item;
+}
+
+/** The menu of rooms. The list is requested each time when it is opened. */
+function wireMenu(current) {
+  const menu = byId("rooms-menu");
+  const form = document.querySelector("form.room");
+  form.action = `/${location.hash}`;
+  menu.addEventListener("toggle", async () => {
+    if (!menu.open) return;
+    try {
+      const { rooms } = await ask("/v1/rooms");
+      byId("rooms-list").replaceChildren(...rooms.slice(0, LISTED).map((room) => link(room, current)));
+      setText(byId("rooms-empty"), rooms.length > 0 ? "" : "In the last ten minutes there were no reactions in any room.");
+    } catch (error) {
+      setText(byId("rooms-empty"), `The rooms cannot be listed now. ${error.message}`);
+    }
+  });
+  document.addEventListener("click", ({ target }) => { if (!menu.contains(target)) menu.open = false; });
+  menu.addEventListener("keydown", ({ key }) => {
+    if (key !== "Escape") return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+  menu.addEventListener("focusout", ({ relatedTarget }) => {
+    if (relatedTarget && !menu.contains(relatedTarget)) menu.open = false;
+  });
+}
+
+/** Joins no room: reactions would be counted in a room that was not meant. */
 function refuse(why) {
-  byId("room").value = roomOfAddress("");
+  setText(byId("room-here"), "Rooms");
   byId("share").hidden = true;
   setText(byId("sum"), "?");
   setText(byId("caption"), why);
-  setText(byId("rate"), "");
-  setText(byId("delay"), "Name another above.");
+  document.querySelector(".panels").hidden = true;
+  byId("rooms-menu").open = true;
   drawStatus("closed");
 }
 
 const wrong = wrongRoom();
+const room = roomOfAddress("default");
+wireMenu(wrong ? undefined : room);
 if (wrong) refuse(wrong);
-else new Viewer(roomOfAddress("default"));
+else new Viewer(room);

@@ -84,12 +84,15 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let intake = flags
         .intake
         .config(names.clone(), emojis, &server, clock.clone());
+    let mut subscribers = flags.publishing.subscribers(&server, None, clock.clone());
+    // The page sends the demo crowd, as users whose tokens it does not have.
+    subscribers.demo_crowd = open;
     let publishing = Config {
         topics: names.clone(),
         window_ms: ms(flags.counting.window),
         live_ms: ms(flags.counting.live),
         swarm_size: flags.counting.swarm_size,
-        subscribers: flags.publishing.subscribers(&server, None, clock.clone()),
+        subscribers,
     };
 
     let target = match flags.store.is_kafka() {

@@ -50,6 +50,7 @@ impl PublisherFlags {
         SubscriberConfig {
             ring: RING,
             ingest_url,
+            demo_crowd: false,
             allow_origin: server.allow_origin.clone(),
             authenticator: server.authenticator.clone(),
             shards: self.fanout.shards,

@@ -26,7 +26,7 @@ const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src '
                       object-src 'none'; base-uri 'none'; frame-ancestors 'self'";
 const CONNECT: &str = "connect-src 'self'";
 
-/// The tag into which [`Page::new`] inserts the origin to which the page sends reactions.
+/// The tag into which [`Page::new`] inserts what the pages need to know of this server.
 const BODY: &str = "<body data-emostream-page";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -41,7 +41,7 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file.
-const FILES: [(&str, &str, &str); 17] = [
+const FILES: [(&str, &str, &str); 19] = [
     file!("/", HTML, "index.html"),
     file!("/dashboard", HTML, "dashboard.html"),
     file!("/style.css", STYLE, "style.css"),
@@ -54,9 +54,11 @@ const FILES: [(&str, &str, &str); 17] = [
     file!("/emostream-room.js", MODULE, "emostream-room.js"),
     file!("/scoreboard.js", MODULE, "scoreboard.js"),
     file!("/delay.js", MODULE, "delay.js"),
+    file!("/emotes.js", MODULE, "emotes.js"),
     file!("/swarms.js", MODULE, "swarms.js"),
     // Modules that only the two pages import.
     file!("/viewer.js", MODULE, "viewer.js"),
+    file!("/demo.js", MODULE, "demo.js"),
     file!("/dashboard.js", MODULE, "dashboard.js"),
     file!("/chart.js", MODULE, "chart.js"),
     file!("/mood.js", MODULE, "mood.js"),
@@ -104,20 +106,21 @@ pub(crate) struct Page {
 
 impl Page {
     /// Returns pages that send reactions to `ingest`. `None`: they send reactions to the server from which they were
-    /// loaded.
-    pub(crate) fn new(ingest: Option<&IngestUrl>) -> Self {
+    /// loaded. `demo_crowd` is whether the viewer page offers generated reactions.
+    pub(crate) fn new(ingest: Option<&IngestUrl>, demo_crowd: bool) -> Self {
         let policy = match ingest {
             Some(IngestUrl(url)) => POLICY.replacen(CONNECT, &format!("{CONNECT} {url}"), 1),
             None => POLICY.to_owned(),
         };
-        let told = |content: &'static str| match ingest {
-            Some(IngestUrl(url)) => content
-                .replacen(BODY, &format!(r#"{BODY} data-ingest-url="{url}""#), 1)
-                .into(),
-            None => Cow::Borrowed(content),
-        };
-        let file = |(path, kind, content)| match kind {
-            HTML => File::new(path, kind, told(content)),
+        let mut body = BODY.to_owned();
+        if let Some(IngestUrl(url)) = ingest {
+            body.push_str(&format!(r#" data-ingest-url="{url}""#));
+        }
+        if demo_crowd {
+            body.push_str(" data-demo");
+        }
+        let file = |(path, kind, content): (_, _, &'static str)| match kind {
+            HTML => File::new(path, kind, content.replacen(BODY, &body, 1).into()),
             MODULE | STYLE => File::new(path, kind, without_comments(content).into()),
             _ => File::new(path, kind, Cow::Borrowed(content)),
         };
@@ -172,23 +175,26 @@ impl Page {
     }
 }
 
-/// Returns a script or a style sheet whose lines with nothing but a comment are empty. Comments are a third of the
-/// compressed bytes of the scripts. Lines keep their numbers, so a stack trace from a browser fits the source.
+/// Returns a script or a style sheet without the comments that begin a line: up to its end, or up to the code after a
+/// block comment. They are a third of the compressed bytes of the scripts. Empty lines remain, so a line that a browser
+/// names has the same number in the source.
 ///
-/// Only whole lines are recognised, since other comments need a parser. So a block comment that begins a line has to end
-/// one, and no line of a template literal may begin with `//`.
+/// Other comments stay, since they need a parser. No line of a string or template may begin with `//` or `/*`, unless
+/// that is a comment of a style sheet.
 fn without_comments(source: &str) -> String {
     let mut served = String::with_capacity(source.len());
     let mut is_inside = false;
     for line in source.lines() {
-        let text = line.trim();
-        let is_block = is_inside || text.starts_with("/*");
-        let end = text.find("*/").filter(|_| is_block);
-        let is_comment = is_block && end.is_none_or(|end| end + 2 == text.len());
-        is_inside = is_block && end.is_none();
-        if !is_comment && !text.starts_with("//") {
-            served.push_str(line);
+        let mut code = line;
+        let text = line.trim_start();
+        if is_inside || text.starts_with("/*") {
+            let end = text.split_once("*/");
+            is_inside = end.is_none();
+            code = end.map_or("", |(_, code)| code);
+        } else if text.starts_with("//") {
+            code = "";
         }
+        served.push_str(code);
         served.push('\n');
     }
     served
@@ -221,10 +227,10 @@ mod tests {
 
     #[test]
     fn the_page_is_told_where_to_send_and_may_send_there() {
-        let own = Page::new(None);
+        let own = Page::new(None, false);
         assert!(!html(&own, "/").contains("data-ingest-url") && own.policy == POLICY);
         let url = "https://react.example".parse().unwrap();
-        let told = Page::new(Some(&url));
+        let told = Page::new(Some(&url), false);
         let body = r#"<body data-emostream-page data-ingest-url="https://react.example">"#;
         assert!(html(&told, "/").contains(body));
         let policy = told.policy.to_str().unwrap();
@@ -232,8 +238,17 @@ mod tests {
     }
 
     #[test]
+    fn the_page_offers_a_demo_crowd_only_where_it_is_configured() {
+        for offered in [false, true] {
+            let page = Page::new(None, offered);
+            let body = "<body data-emostream-page data-demo>";
+            assert_eq!(html(&page, "/").contains(body), offered);
+        }
+    }
+
+    #[test]
     fn a_browser_that_has_a_file_is_not_sent_it_again() {
-        let page = Page::new(None);
+        let page = Page::new(None, false);
         let asked = |tags: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(IF_NONE_MATCH, tags.parse().unwrap());
@@ -258,6 +273,14 @@ mod tests {
     }
 
     #[test]
+    fn modules_are_served_without_comments() {
+        let module = "/**\n * A module.\n */\n\nimport \"./a.js\"; // Because.\n\n  /** One. */\n  // Two.\n  \
+                      /** Three. */ #four = `\n/* five */`;\n  /** Six,\n   * seven. */ eight();\n";
+        let served = "import \"./a.js\"; // Because.\n#four = `\n/* five */`;\neight();\n";
+        assert_eq!(without_comments(module), served);
+    }
+
+    #[test]
     fn every_file_that_a_file_names_is_served() {
         for (path, _, content) in FILES {
             let names = content.split(['"', '\'']).filter(|text| {
@@ -274,18 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_comments_are_served_empty_and_others_as_they_are() {
-        let source = "/**\n * A module.\n */\nconst a = 1; // one\n  // two\n/* three */\n  /** four */ b;\n\
-                      const url = \"https://*/\";\n/* five */ c(); /* six */\n/* seven\n   eight */\nd();\n";
-        let served = "\n\n\nconst a = 1; // one\n\n\n  /** four */ b;\n\
-                      const url = \"https://*/\";\n/* five */ c(); /* six */\n\n\nd();\n";
+    fn comments_that_begin_a_line_are_not_served() {
+        let source = "/**\n * A module.\n */\nconst a = 1; // one\n  // two\n/* three */\n  /** four */ #b;\n\
+                      const url = \"https://*/\";\n/* five\n   six */\nc();\n";
+        let served = "\n\n\nconst a = 1; // one\n\n\n #b;\nconst url = \"https://*/\";\n\n\nc();\n";
         assert_eq!(without_comments(source), served);
     }
 
     #[test]
     fn the_client_module_is_small_and_imports_nothing() {
         const BYTES: usize = 8_000;
-        let page = Page::new(None);
+        let page = Page::new(None, false);
         let client = page.files.iter().find(|file| file.path == "/emostream.js");
         let client = client.unwrap();
         let module = std::str::from_utf8(&client.content).unwrap();

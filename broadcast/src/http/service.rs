@@ -83,7 +83,7 @@ impl Service {
 
     /// Returns the routes of the service.
     pub(crate) fn router(self: Arc<Self>) -> Router {
-        let page = Page::new(self.config.ingest_url.as_ref()).router();
+        let page = Page::new(self.config.ingest_url.as_ref(), self.config.demo_crowd).router();
         let allow = self.config.allow_origin.clone();
         let rooms = Router::new()
             .route("/v1/rooms", any(Self::rooms))

@@ -38,6 +38,7 @@ fn config() -> Config {
         subscribers: SubscriberConfig {
             ring: Duration::from_secs(600),
             ingest_url: None,
+            demo_crowd: false,
             allow_origin: AllowOrigin::Any,
             authenticator: Authenticator::default(),
             shards: NonZeroUsize::new(1),

@@ -79,6 +79,7 @@ pub(crate) fn subscriber_config() -> SubscriberConfig {
     SubscriberConfig {
         ring: Duration::from_secs(600),
         ingest_url: None,
+        demo_crowd: false,
         allow_origin: AllowOrigin::Any,
         authenticator: Authenticator::default(),
         // The number is fixed, so that there is more than one shard on any host.
