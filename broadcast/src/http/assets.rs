@@ -41,7 +41,7 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file.
-const FILES: [(&str, &str, &str); 16] = [
+const FILES: [(&str, &str, &str); 18] = [
     file!("/", HTML, "index.html"),
     file!("/dashboard", HTML, "dashboard.html"),
     file!("/style.css", STYLE, "style.css"),
@@ -54,6 +54,8 @@ const FILES: [(&str, &str, &str); 16] = [
     file!("/scoreboard.js", MODULE, "scoreboard.js"),
     file!("/delay.js", MODULE, "delay.js"),
     file!("/swarms.js", MODULE, "swarms.js"),
+    file!("/motion.js", MODULE, "motion.js"),
+    file!("/mosaic.js", MODULE, "mosaic.js"),
     // Modules that only the two pages import.
     file!("/viewer.js", MODULE, "viewer.js"),
     file!("/dashboard.js", MODULE, "dashboard.js"),
