@@ -41,7 +41,7 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file.
-const FILES: [(&str, &str, &str); 19] = [
+const FILES: [(&str, &str, &str); 21] = [
     file!("/", HTML, "index.html"),
     file!("/dashboard", HTML, "dashboard.html"),
     file!("/style.css", STYLE, "style.css"),
@@ -56,6 +56,8 @@ const FILES: [(&str, &str, &str); 19] = [
     file!("/delay.js", MODULE, "delay.js"),
     file!("/emotes.js", MODULE, "emotes.js"),
     file!("/swarms.js", MODULE, "swarms.js"),
+    file!("/motion.js", MODULE, "motion.js"),
+    file!("/mosaic.js", MODULE, "mosaic.js"),
     // Modules that only the two pages import.
     file!("/viewer.js", MODULE, "viewer.js"),
     file!("/demo.js", MODULE, "demo.js"),
