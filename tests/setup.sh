@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs the missing programs that the tests or the lints need; without root, it prints their names.
+# Installs the missing programs and packages that the tests or the lints need; without root, it prints the programs' names.
 #
 #   setup.sh            for `make test`
 #   setup.sh pictures   for `make screenshots`, which needs more than the tests
 #   setup.sh lint       for `make lint`, which needs Python only
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 what=${1:-tests}
 missing=()
@@ -55,7 +56,7 @@ fi
 # python_tools FOLDER PACKAGE==VERSION…: installs programs of Python packages into target/FOLDER/bin, once.
 python_tools() {
     local folder stamp
-    folder=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target/$1
+    folder=$PWD/target/$1
     shift
     stamp=$folder/installed-$(printf '%s-' "$@")
     if [ ! -e "$stamp" ]; then
@@ -70,4 +71,8 @@ if [ "$what" = lint ]; then
 else
     # Validators that contain the schemas of Compose and of Kubernetes.
     python_tools checks check-jsonschema==0.39.0 kubernetes-validate==1.37.0
+    # TypeScript, React and ws, with which the client module is tested. npm itself writes the second file.
+    if [ ! broadcast/web/package-lock.json -ot broadcast/web/node_modules/.package-lock.json ]; then
+        npm ci --prefix broadcast/web --no-audit --no-fund
+    fi
 fi

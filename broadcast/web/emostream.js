@@ -65,7 +65,7 @@ const USER_KEY = "emostream.user";
 const REASONS = {
   start: "The first connection is being opened.",
   lost: "The connection was lost.",
-  unreachable: "The server cannot be reached.",
+  unreachable: "The connection could not be opened.",
   server: "The server asked to reconnect.",
   token: "The token expires or has expired, and a new one is used.",
   hidden: "The page was not visible for a minute.",
@@ -530,7 +530,7 @@ export class EmoStream extends EventTarget {
     } catch {
       // If only the ingest is down, the connection for frames is not in doubt each time a request fails.
       if (performance.now() - this.#openedAt > this.#heartbeatMs) this.#suspect();
-      return { again: true, detail: REASONS.unreachable };
+      return { again: true, detail: "The server cannot be reached." };
     }
     const { status } = answer;
     if (status === 404) {

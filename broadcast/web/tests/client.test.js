@@ -99,7 +99,7 @@ test("a Node program receives and sends with the WebSocket of the package ws", T
 test("a server that is not there is no unhandled error", TIMEOUT, async (t) => {
   const { crowd, changes } = join(t, { url: "http://127.0.0.1:1" });
   assert.deepEqual(await eventOf(crowd, "status"), {
-    status: "connecting", reason: "unreachable", detail: "The server cannot be reached.",
+    status: "connecting", reason: "unreachable", detail: "The connection could not be opened.",
   });
   crowd.close();
   assert.deepEqual(changes, ["connecting unreachable", "closed closed"]);
