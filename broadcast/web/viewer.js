@@ -95,7 +95,10 @@ class Viewer {
       this.#samples.length = 0;
     });
     on("trending", (trending) => this.#drawTrending(trending));
-    on("counts", () => this.#draw());
+    on("counts", () => {
+      this.#draw();
+      this.#drawIdle();
+    });
     on("delay", ({ ms }) => setText(byId("delay"), `${passed(ms)} from a tap to this screen`));
   }
 
