@@ -202,7 +202,7 @@ fn a_translated_element_runs_from_right_to_left_without_an_english_word() {
         let english = format!("{sentences}.filter((text) => /[a-z]/i.test(text))");
         holds(
             &browser,
-            &format!("{ROOT}.querySelector('.hint:not(.off)')"),
+            &format!("{ROOT}.querySelector('.hint:not([hidden])')"),
         )
         .await;
         assert_eq!(value(&browser, &english).await, json!([]), "idle");
@@ -274,7 +274,7 @@ fn an_idle_room_shows_what_it_is_and_the_people_and_other_rooms() {
             (rooms["rooms"][0]["room"] == "match-7").then_some(())
         });
         let browser = driver.visitor(&node.address).await;
-        let hint = format!("{ROOT}.querySelector('.hint:not(.off)')");
+        let hint = format!("{ROOT}.querySelector('.hint:not([hidden])')");
         holds(
             &browser,
             &format!("{hint}.textContent.startsWith('Tap an emoji.')"),

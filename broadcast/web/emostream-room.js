@@ -104,9 +104,7 @@ canvas {
 /* In front of the emojis, so that text stays readable. */
 ::slotted(*) { z-index: 1; pointer-events: none; }
 .hint, .notice { margin: 0; pointer-events: none; text-align: center; }
-/* It keeps its place, so that slotted content does not jump at the first tap. */
 .hint { grid-row: 2; z-index: 1; padding: .5rem 1rem 1rem; font-size: var(--emostream-hint, 1rem); font-weight: 600; text-wrap: balance; }
-.hint.off { visibility: hidden; }
 .notice {
   position: absolute;
   z-index: 2;
@@ -215,7 +213,7 @@ export class EmoStreamRoom extends Base {
     style.replaceSync(STYLE);
     root.adoptedStyleSheets = [style];
     this.#canvas = element("canvas", "canvas", { ariaHidden: "true" });
-    this.#hint = element("p", "hint");
+    this.#hint = element("p", "hint", { hidden: true });
     this.#notice = element("p", "notice", { role: "status", hidden: true });
     this.#stage = element("div", "stage", {}, this.#canvas, element("slot"), this.#hint, this.#notice);
     this.#buttons = element("div", "buttons", { role: "group" });
@@ -225,7 +223,6 @@ export class EmoStreamRoom extends Base {
     this.#resized.observe(this.#buttons);
     this.#hear();
     this.#label();
-    this.#invite(false);
   }
 
   /** The stream of the room; undefined while the element is in no page. @returns {import("./emostream.js").EmoStream | undefined} */
@@ -474,12 +471,8 @@ export class EmoStreamRoom extends Base {
   /** The hint is shown in an idle room, and the still picture of a window that is long over is not. */
   #idle() {
     const { idle } = this;
-    this.#invite(idle);
+    this.#hint.hidden = !idle;
     if (idle && this.#swarms.calm) this.#swarms.mosaic([]);
-  }
-
-  #invite(isIdle) {
-    this.#hint.classList.toggle("off", !isIdle);
   }
 
   #standing({ status, reason }) {
@@ -487,7 +480,7 @@ export class EmoStreamRoom extends Base {
     clearTimeout(this.#timers.broken);
     if (status === "connecting") this.#timers.broken = setTimeout(() => this.#show("connecting"), BREAK_MS);
     else this.#hide("connecting");
-    if (status !== "open") this.#invite(false);
+    if (status !== "open") this.#hint.hidden = true;
     if (status === "closed" && reason !== "closed") {
       this.#show(reason === "unauthorized" || reason === "forbidden" ? "noAccess" : "closed");
     }
@@ -503,7 +496,7 @@ export class EmoStreamRoom extends Base {
     }
     const count = element("span", "count", { textContent: UNKNOWN });
     count.dataset.total = emoji;
-    const combo = element("span", "combo", { ariaHidden: "true", hidden: true });
+    const combo = element("span", "combo", { ariaHidden: "true", dir: "ltr", hidden: true });
     const button = element("button", "button", { type: "button" }, face, count, combo);
     button.dataset.emoji = emoji;
     return button;
@@ -569,7 +562,7 @@ export class EmoStreamRoom extends Base {
       } else this.#tell("waiting");
       return false;
     }
-    this.#invite(false);
+    this.#hint.hidden = true;
     this.#delay.tap(emoji, this.#board.total(emoji));
     const combo = this.#combine(emoji, button);
     const { left, width } = button?.getBoundingClientRect() ?? {};
@@ -609,7 +602,7 @@ export class EmoStreamRoom extends Base {
       if (button.children[1].textContent !== count) button.children[1].textContent = count;
       if (button.ariaLabel !== label) button.ariaLabel = label;
     });
-    if (!this.idle) this.#invite(false);
+    if (!this.idle) this.#hint.hidden = true;
     this.#emit("counts", { sum: this.#board.sum });
   }
 

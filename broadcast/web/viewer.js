@@ -95,7 +95,10 @@ class Viewer {
       this.#samples.length = 0;
     });
     on("trending", (trending) => this.#drawTrending(trending));
-    on("counts", () => this.#draw());
+    on("counts", () => {
+      this.#draw();
+      this.#drawIdle();
+    });
     on("delay", ({ ms }) => setText(byId("delay"), `${passed(ms)} from a tap to this screen`));
   }
 
@@ -326,8 +329,8 @@ function link({ room, total, subscribers }, current) {
   const anchor = leaf("a", "", "");
   anchor.href = address(room);
   if (room === current) anchor.setAttribute("aria-current", "page");
-  const people = subscribers === 1 ? "1 person" : `${exact.format(subscribers)} people`;
-  const about = subscribers > 0 ? people : `${exact.format(total)} reactions`;
+  const of = (count, one, many) => `${exact.format(count)} ${count === 1 ? one : many}`;
+  const about = subscribers > 0 ? of(subscribers, "person", "people") : of(total, "reaction", "reactions");
   anchor.append(leaf("span", "name", room), " ", leaf("span", "about", about));
   item.append(anchor);
   return item;
@@ -366,7 +369,7 @@ function refuse(why) {
   setText(byId("sum"), "?");
   setText(byId("caption"), why);
   document.querySelector(".panels").hidden = true;
-  byId("rooms-menu").open = true;
+  setText(byId("delay"), "Choose another room above.");
   drawStatus("closed");
 }
 
