@@ -20,7 +20,7 @@ export interface ShownRoom {
 
 /**
  * Joins a room while the component is mounted. Another `room`, `url`, `ingest`, `user`, `transport`, `background` or
- * `observer` joins anew; another `token` does not. `since` and `WebSocket` are read on joining.
+ * `observer` joins again; another `token` does not. `since` and `WebSocket` are read on joining.
  */
 export declare function useRoom(options?: Options): ShownRoom;
 
