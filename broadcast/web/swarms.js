@@ -187,10 +187,10 @@ export class Swarms {
 
   #places(kind) {
     const { width, height, base } = this.#screen;
+    const { capacity } = this.#pace;
     const aloft = Object.fromEntries(Object.entries(this.#aloft).map(([name, { length }]) => [name, length]));
-    const area = width * height * this.#pace.capacity;
     const maxParticles = this.maxParticles - this.#sparks.length;
-    return placesFor(kind, aloft, { area, base, level: levelOf(this.#rate), maxParticles });
+    return placesFor(kind, aloft, { area: width * height, base, level: levelOf(this.#rate), capacity, maxParticles });
   }
 
   #swarm(emoji, swarms, spread_ms) {
