@@ -28,7 +28,11 @@ const OPEN = 8;
 
 export class Delay {
   /** @type {{emoji: string, at: number, need: number}[]} */ #taps = [];
-  /** @type {Map<number, {shown: number, moments: number}>} by start; `moments` is the sum of the times at which they were shown */ #windows = new Map();
+  /**
+   * Open windows by their start: the reactions that were shown, and the sum of the times at which they were.
+   * @type {Map<number, {shown: number, moments: number}>}
+   */
+  #windows = new Map();
   #samples = [];
   #tapped = false;
   /** Total of the previous final. */ #former = 0;

@@ -66,10 +66,11 @@ export function unitsOf(count) {
 }
 
 /**
- * Returns how many more flights of a kind may start; below 0, so many are too many. `aloft` has their numbers by kind;
- * `area` is the screen's in square pixels, less the share that cannot be drawn in time.
+ * Returns how many more flights of a kind may start; below 0, so many are too many. `aloft` has their numbers by kind,
+ * `area` is the screen's in square pixels. Of the places for flocks the share `capacity` is used; single emojis are
+ * drawn faster, so there are more of them where little can be drawn.
  */
-export function placesFor(kind, aloft, { area, base, level, maxParticles }) {
+export function placesFor(kind, aloft, { area, base, level, capacity, maxParticles }) {
   const screen = area / (base / 1000) ** 2;
   let [particles, taken] = [0, 0];
   for (const [name, { emojis, area: each }] of Object.entries(KINDS)) {
@@ -78,8 +79,8 @@ export function placesFor(kind, aloft, { area, base, level, maxParticles }) {
   }
   const { emojis, area: each, fill } = KINDS[kind];
   const places = kind === "one"
-    ? Math.ceil(screen / between(ONE_AREA, level)) - aloft.one
-    : Math.ceil((screen * fill - taken) / each);
+    ? Math.ceil((screen * Math.sqrt(capacity)) / between(ONE_AREA, level)) - aloft.one
+    : Math.ceil((screen * capacity * fill - taken) / each);
   return Math.min(places, Math.floor((maxParticles - particles) / emojis));
 }
 
@@ -112,18 +113,21 @@ export function laneFor(lanes, turn, wanted, life_ms, gap, patience_ms) {
   return best && best.start <= wanted + patience_ms ? best : undefined;
 }
 
-/** A frame may take this long to draw. */
-const FRAME_MS = 6;
-/** A later frame is late: 60 a second with some play, or the display's own rate where it is lower; but not less than 30. */
+/** A frame may take this long to draw, so that the browser has time to paint it. */
+const FRAME_MS = 10;
+/** A later frame is late: 60 a second with some play, or the display's own rate where it is lower; but not less than 30.
+ * With few emojis in the air more of them are better than more frames, so there the mean may reach MEAN_MS. */
 const LATE_MS = 22;
+const MEAN_MS = 27;
 const LATE_TIMES = 1.35;
 const LATEST_MS = 36;
+const FEW = 0.3;
 /** A longer pause is not a slow frame: the page was in the background. */
 const PAUSE_MS = 1_000;
 /** The fewest places, as a share of all. */
-const THIN = 0.06;
+const THIN = 0.04;
 /** After so long with the fewest places and less than 30 frames a second the picture stands still. */
-const SLOW_MS = 3_000;
+const SLOW_MS = 4_000;
 
 /** The state of {@link paceAfter} at the beginning. `capacity` is the share of the places that is used. While it is `slow`,
  * less than 30 frames a second, flights over the places must end early; when it is `still`, all of them. */
@@ -136,13 +140,14 @@ export const RESTART = { ...START, capacity: THIN };
 export function paceAfter(former, interval_ms, took_ms) {
   if (!(interval_ms < PAUSE_MS)) return former;
   const usual_ms = Math.min(interval_ms, former.usual_ms * 1.002);
-  const late = interval_ms > Math.min(LATEST_MS, Math.max(LATE_MS, usual_ms * LATE_TIMES));
-  // One late frame may be any page's; the mean of ten tells whether emojis are to be dropped fast.
+  // One late frame may have any cause; the mean of ten shows whether emojis are to be dropped fast.
   const mean_ms = former.mean_ms + (interval_ms - former.mean_ms) / 10;
   const slow = mean_ms > LATEST_MS;
+  const within = (limit_ms) => Math.min(LATEST_MS, Math.max(limit_ms, usual_ms * LATE_TIMES));
+  const fluent = interval_ms <= within(LATE_MS) && took_ms <= FRAME_MS;
   let { capacity } = former;
-  if (late || took_ms > FRAME_MS) capacity = Math.max(THIN, capacity * (slow ? 0.8 : 0.93));
-  else if (took_ms < FRAME_MS / 2) capacity = Math.min(1, capacity * 1.01);
-  const slow_ms = slow && capacity === THIN ? former.slow_ms + interval_ms : 0;
+  if (capacity > FEW ? !fluent : mean_ms > within(MEAN_MS)) capacity = Math.max(THIN, capacity * (slow ? 0.8 : 0.93));
+  else if (fluent && took_ms < FRAME_MS / 2) capacity = Math.min(1, capacity * 1.01);
+  const slow_ms = Math.max(0, former.slow_ms + (slow && capacity === THIN ? interval_ms : -interval_ms));
   return { capacity, usual_ms, mean_ms, slow_ms, slow, still: slow_ms > SLOW_MS };
 }

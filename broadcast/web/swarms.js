@@ -187,10 +187,10 @@ export class Swarms {
 
   #places(kind) {
     const { width, height, base } = this.#screen;
+    const { capacity } = this.#pace;
     const aloft = Object.fromEntries(Object.entries(this.#aloft).map(([name, { length }]) => [name, length]));
-    const area = width * height * this.#pace.capacity;
     const maxParticles = this.maxParticles - this.#sparks.length;
-    return placesFor(kind, aloft, { area, base, level: levelOf(this.#rate), maxParticles });
+    return placesFor(kind, aloft, { area: width * height, base, level: levelOf(this.#rate), capacity, maxParticles });
   }
 
   #swarm(emoji, swarms, spread_ms) {
@@ -229,7 +229,7 @@ export class Swarms {
       const free = laneFor(this.#lanes, this.#turn, born, life_ms, gap, PATIENCE_MS);
       if (!free) return false;
       born = free.start;
-      const margin = Math.min(90, width / 8);
+      const margin = Math.min(base * 0.09, width / 8);
       const across = this.#lanes.length > 1 ? free.lane / (this.#lanes.length - 1) : 0.5;
       const at = margin + across * (width - 2 * margin);
       Object.assign(flight, { count, life_ms, born, x: at, sway: base * 0.006, top: 1.05 });
@@ -275,8 +275,9 @@ export class Swarms {
     if (turned) {
       this.#clear();
       // As wide as "×10,000", with room to sway.
-      const lane = this.#label("swarm") * 5.6 + this.#screen.base * 0.012 + 4;
-      this.#lanes = Array(Math.max(1, Math.floor((width - 2 * Math.min(90, width / 8)) / lane) + 1)).fill(undefined);
+      const { base } = this.#screen;
+      const lane = this.#label("swarm") * 5.6 + base * 0.012 + 4;
+      this.#lanes = Array(Math.max(1, Math.floor((width - 2 * Math.min(base * 0.09, width / 8)) / lane) + 1)).fill(undefined);
     }
     if (this.calm) this.mosaic(this.#counts);
   }

@@ -30,7 +30,7 @@ test("in a busy room emojis are smaller, faster and closer to each other", () =>
     assert.ok(between(size, 1) <= between(size, 0.5) && between(size, 0.5) <= between(size, 0));
     assert.ok(between(life_ms, 1) < between(life_ms, 0.5) && between(life_ms, 0.5) < between(life_ms, 0));
   }
-  const places = (level) => placesFor("one", NONE, { area: 800_000, base: 1000, level, maxParticles: 5000 });
+  const places = (level) => placesFor("one", NONE, { area: 800_000, base: 1000, level, capacity: 1, maxParticles: 5000 });
   assert.ok(places(0) < places(0.5) && places(0.5) < places(1));
 });
 
@@ -53,7 +53,7 @@ test("the picture of a flock holds all of its emojis", () => {
 });
 
 test("large flocks find places that smaller ones leave, and all of them no more than the maximum", () => {
-  const screen = { area: 1280 * 700, base: 1000, level: 1, maxParticles: 5000 };
+  const screen = { area: 1280 * 700, base: 1000, level: 1, capacity: 1, maxParticles: 5000 };
   const aloft = { ...NONE };
   for (const kind of ["ten", "hundred", "swarm"]) {
     const places = placesFor(kind, aloft, screen);
@@ -68,7 +68,7 @@ test("large flocks find places that smaller ones leave, and all of them no more 
 
 test("a phone has places for a crowd: as many as a desktop, in its own size", () => {
   const places = (width, height) => placesFor("one", NONE, {
-    area: width * height, base: baseOf(width, height), level: levelOf(500), maxParticles: 5000,
+    area: width * height, base: baseOf(width, height), level: levelOf(500), capacity: 1, maxParticles: 5000,
   });
   assert.ok(places(390, 500) > 80, `${places(390, 500)}`);
   assert.ok(places(390, 500) > places(1280, 700) / 2);
@@ -111,7 +111,7 @@ test("the number of emojis follows the frames: on a slow device few, and a still
     return pace;
   };
   assert.equal(run(START, 16.7, 5).capacity, 1);
-  assert.ok(run(START, 16.7, 5, 9).capacity < 0.2, "a frame that takes long to draw");
+  assert.ok(run(START, 16.7, 5, 12).capacity < 0.4, "a frame that takes long to draw");
   const late = run(START, 28, 2);
   assert.ok(late.capacity < 0.2 && !late.still);
   assert.ok(run(late, 16.7, 10).capacity > 0.9);
