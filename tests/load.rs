@@ -75,7 +75,7 @@ fn the_output_has_the_room_the_latencies_and_the_verdict() {
         "60 accepted in 60 requests: 60 × 202 Accepted",
         "p99.9",
         "to screen",
-        "tries: p90 rests on the slowest 1, p99 on 1, p99.9 on 1",
+        "tries: p90 is based on the slowest 1, p99 on 1, p99.9 on 1",
         "every accepted reaction was counted exactly once; the longest pause on the screen was ",
     ] {
         assert!(printed.contains(part), "{part} is not in:\n{printed}");

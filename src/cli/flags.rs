@@ -314,7 +314,7 @@ impl PropertyFlags {
 /// Returns the error for a `--kafka-config` file that names no brokers, if `--kafka` is not set.
 fn missing_brokers(file: &PropertiesFile) -> Failure {
     let file = file.path.display();
-    let why = format!("there is no --kafka, and {file} has no bootstrap.servers; set one of them");
+    let why = format!("--kafka is not set, and {file} has no bootstrap.servers; set one of them");
     Failure::usage("--kafka-config", why)
 }
 
@@ -381,7 +381,7 @@ fn admin(text: &str) -> Result<Admin, String> {
         "off" => Ok(Admin(None)),
         _ => match address(text) {
             Ok(address) => Ok(Admin(Some(address))),
-            Err(why) => Err(format!("{why}; or write off")),
+            Err(why) => Err(format!("{why}; off disables this address")),
         },
     }
 }

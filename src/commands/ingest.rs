@@ -53,7 +53,7 @@ pub(super) struct IngestFlags {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=10_000_000))]
     max_rooms: u64,
-    /// Maximum rate of reactions of one user, for example 20/s. As many as in one second may come at once. No limit by
+    /// Maximum rate of reactions of one user, for example 20/s. The reactions of one second may arrive at once. No limit by
     /// default
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_user_rate: Option<RateLimit>,

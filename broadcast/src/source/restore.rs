@@ -331,7 +331,10 @@ impl RestoredRooms {
             }
             if windows.at_end() && stall.elapsed() > FINALS_TIMEOUT {
                 let rooms = self.awaited.len();
-                tracing::warn!(rooms, "the finals of the newest totals are missing");
+                tracing::warn!(
+                    rooms,
+                    "the finals that the newest totals contain are missing from the log"
+                );
                 return Ok(());
             }
             stall.check(log, "the finals")?;

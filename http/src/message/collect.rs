@@ -75,7 +75,7 @@ pub enum BodyError {
     #[error("too many large bodies arrive at once; nothing was kept, send it again later")]
     BudgetExceeded,
     /// The client disconnected, or the framing of the body is invalid.
-    #[error("the body broke off: {0}")]
+    #[error("the body is incomplete: {0}")]
     Broken(String),
 }
 

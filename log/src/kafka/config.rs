@@ -172,7 +172,7 @@ impl Config {
         }
         if name == "sasl.mechanisms" && !MECHANISMS.iter().any(|it| it.eq_ignore_ascii_case(value))
         {
-            return Some(format!("{value} is none of {}", MECHANISMS.join(", ")));
+            return Some(format!("{value} is not one of {}", MECHANISMS.join(", ")));
         }
         let protocol = value.to_lowercase();
         if name == "security.protocol"

@@ -367,7 +367,7 @@ mod tests {
             "ssl://h:9092/1: Disconnected (after 10ms in state APIVERSION_QUERY)",
             "h:9092/1: Receive failed: Invalid response size 1234567890 (0..100000000): increase receive.message.max.bytes",
             "sasl_ssl://h:9093/1: SASL OAUTHBEARER mechanism handshake failed: Local: Broker transport failure: broker's supported mechanisms: (n/a)",
-            "nothing came within 8s",
+            "no response within 8s",
         ] {
             assert_eq!(of(report), None, "{report}");
         }
@@ -398,7 +398,7 @@ mod tests {
                 "Failed to acquire SASL OAUTHBEARER token: https://a/b",
                 None,
             ),
-            ("nothing came within 8s", None),
+            ("no response within 8s", None),
         ] {
             assert_eq!(broker(report), expected, "{report}");
         }

@@ -147,7 +147,7 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
             // An empty table would not show the reason, so a sentence explains it. The sentence is printed to standard
             // error, because programs may read standard output.
             if shown == 0 && !std::mem::replace(&mut explained, true) {
-                output::complain(&nothing(&flags, &topic, ranges.len(), read));
+                output::print_error(&nothing(&flags, &topic, ranges.len(), read));
             }
             match flags.follow {
                 true => {

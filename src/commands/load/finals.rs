@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Answer, Connections, Endpoint, News, Subscription, Transport},
+    client::{Answer, Connections, Endpoint, Subscription, SubscriptionEvent, Transport},
     exit::{Exit, Failure},
 };
 
@@ -237,14 +237,14 @@ async fn collect(
             () = passed => break,
         };
         match news {
-            Ok(News::Frame { frame, .. }) => {
+            Ok(SubscriptionEvent::Frame { frame, .. }) => {
                 counted.apply(&frame);
                 progress.connected.take().map(|notify| notify.send(()));
                 if counted.first.is_some() {
                     progress.begun.take().map(|notify| notify.send(()));
                 }
             }
-            Ok(News::Lost { .. }) => {}
+            Ok(SubscriptionEvent::Lost { .. }) => {}
             Err(_) => break,
         }
     }

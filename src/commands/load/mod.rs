@@ -151,7 +151,7 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
     };
     let why = match answer {
         Answer::Status(status, _) if status.is_success() => return Ok(Some(screens.clone())),
-        Answer::Status(status, _) => format!("{screens} shows no rooms ({status})"),
+        Answer::Status(status, _) => format!("{screens} does not serve rooms ({status})"),
         Answer::Refused(why) | Answer::Unknown(why) => {
             format!("{screens} is not reachable: {why}")
         }
@@ -160,7 +160,7 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
         let why = format!("--subscribe-url: name a publisher; {why}");
         return Err(Failure::unavailable(why));
     }
-    output::complain(&format!(
+    output::print_error(&format!(
         "the time to the screen is not measured: {why}; name a publisher by --subscribe-url"
     ));
     Ok(None)

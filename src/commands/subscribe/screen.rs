@@ -100,7 +100,7 @@ fn wish(event: &Event) -> Option<Wish> {
 
 fn unusable(error: io::Error) -> Failure {
     Failure::unavailable(format!(
-        "the terminal cannot be drawn on: {error}; --json prints the messages instead"
+        "the program cannot draw on this terminal: {error}; --json prints the messages instead"
     ))
 }
 

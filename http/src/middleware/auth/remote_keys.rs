@@ -283,7 +283,7 @@ impl Metrics {
     fn new() -> Self {
         let opts = Opts::new(
             "emostream_jwks_refreshes_total",
-            "Fetches of the key set by outcome.",
+            "Number of fetches of the key set, by outcome.",
         );
         let refreshes = valid(IntCounterVec::new(opts, &["outcome"]));
         Self {

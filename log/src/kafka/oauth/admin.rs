@@ -137,7 +137,7 @@ impl Connection {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| away(config.brokers(), "no broker is named")))
+        Err(last.unwrap_or_else(|| away(config.brokers(), "no broker is set")))
     }
 
     fn open(broker: &str, config: &Config, tokens: &Tokens) -> Result<Self, LogError> {
@@ -256,7 +256,7 @@ impl Connection {
         let header = ResponseHeader::decode(&mut answer, version_of_header);
         let header = header.map_err(|error| wrong(&error))?;
         if header.correlation_id != self.requests {
-            return Err(wrong(&"it answers another request"));
+            return Err(wrong(&"its response is for another request"));
         }
         A::decode(&mut answer, version).map_err(|error| wrong(&error))
     }

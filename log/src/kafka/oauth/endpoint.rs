@@ -188,10 +188,10 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
         _ if matches!(status, 401 | 403) => {
             "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret"
         }
-        _ if status >= 500 => return format!("gives no token ({said})"),
+        _ if status >= 500 => return format!("issued no token ({said})"),
         _ => "sasl.oauthbearer.token.endpoint.url",
     };
-    format!("gives no token ({said}); check {check}")
+    format!("issued no token ({said}); check {check}")
 }
 
 /// Describes why the endpoint has sent no response.

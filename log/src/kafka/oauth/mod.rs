@@ -221,7 +221,7 @@ fn address(text: &str) -> Result<Url, String> {
     };
     match url.scheme() {
         _ if !url.username().is_empty() || url.password().is_some() => {
-            Err("has a user in it; set sasl.oauthbearer.client.id and .client.secret".to_owned())
+            Err("contains a user name; set sasl.oauthbearer.client.id and .client.secret".to_owned())
         }
         "https" => Ok(url),
         "http" if is_here => Ok(url),
