@@ -180,7 +180,7 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
 }
 
 #[test]
-fn while_the_server_is_away_no_page_says_that_a_room_is_quiet() {
+fn no_page_reports_a_quiet_room_while_the_server_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let node = a_minute_after(dir.path());
     let driver = Driver::start();

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ingest_is_named_by_its_origin() {
+    fn an_ingest_url_is_an_origin() {
         for (text, origin) in [
             ("https://react.example", "https://react.example"),
             ("http://10.0.0.1:8080/", "http://10.0.0.1:8080"),

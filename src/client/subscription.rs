@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_with_its_sentence() {
+    async fn a_refusal_has_the_detail_of_the_response() {
         const PROBLEM: &str =
             r#"{"status":403,"detail":"the token does not give access to room a"}"#;
         for transport in [Transport::WebSocket, Transport::ServerSentEvents] {
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_code_says_whether_coming_back_is_of_use() {
+    fn a_close_code_decides_whether_to_reconnect() {
         for (code, comes_back) in [
             (None, true),
             (Some(1001), true),

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_told_where_to_send_and_may_send_there() {
+    fn the_page_has_the_ingest_url_and_its_policy_allows_it() {
         let own = Page::new(None);
         assert!(!html(&own, "/").contains("data-ingest-url") && own.policy == POLICY);
         let url = "https://react.example".parse().unwrap();

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_and_ids_are_read_from_the_query() {
+    fn times_and_ids_are_parsed_from_the_query() {
         let uri: Uri = "/x?from=1764000000123&to=2025-11-24T16%3A00%3A00Z&since=3-17"
             .parse()
             .unwrap();

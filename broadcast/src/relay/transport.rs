@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nonsense_ends_a_link_whatever_it_is() {
+    async fn invalid_bytes_end_a_connection() {
         let whole = RelayUp::Heartbeat.frame();
         assert!(matches!(read(&whole).await, Ok(RelayUp::Heartbeat)));
         let giant = [0xff; 40];
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_giant_that_is_only_announced_takes_no_memory() {
+    async fn an_announced_length_takes_no_memory() {
         let announced = (MAX_UP_BYTES as u32).to_be_bytes();
         let bytes = [&announced[..], &[1; 10]].concat();
         let mut incoming = MessageReader::new(&bytes[..], MAX_UP_BYTES);

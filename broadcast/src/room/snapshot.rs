@@ -347,7 +347,7 @@ mod tests {
         /// For any sequence of snapshots from any nodes, the relay's room equals the room of an upstream that has
         /// applied as many events, except for finals that no node has any more.
         #[test]
-        fn a_relay_s_room_is_that_of_the_node_that_is_furthest(
+        fn a_relay_s_room_equals_that_of_the_node_with_most_finals(
             events in events(),
             visits in proptest::collection::vec((0..=FINALS as usize, 0..=FINALS, 0..=FINALS as usize), 1..6)
         ) {
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_made_anew_shows_itself() {
+    fn a_recreated_log_is_detected() {
         let relay = upstream(5, 2);
         let window = |nth: u64| record(nth, None).window;
         assert!(!relay.contradicts(id(4), window(4)), "the newest again");

@@ -216,7 +216,7 @@ async fn a_head_beyond_the_limit_is_431() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_gets_503_until_another_ends() {
+async fn a_connection_beyond_the_limit_gets_503_until_another_ends() {
     let limits = Limits {
         connections: 2,
         ..Limits::default()

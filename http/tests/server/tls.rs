@@ -203,7 +203,7 @@ async fn a_handshake_in_progress_does_not_delay_the_drain() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_and_an_idle_one_are_closed() {
+async fn a_connection_beyond_the_limit_and_an_idle_one_are_closed() {
     let limits = Limits {
         connections: 1,
         head: Duration::from_millis(300),
@@ -273,7 +273,7 @@ async fn a_new_pair_is_loaded_while_connections_are_open_and_an_invalid_one_neve
     standing.send(ALIVE).await;
     standing.until("alive\n").await;
 
-    let strangers = Pair {
+    let unrelated = Pair {
         key: first.key.clone(),
         ..third.clone()
     };
@@ -281,7 +281,7 @@ async fn a_new_pair_is_loaded_while_connections_are_open_and_an_invalid_one_neve
         certificate: third.certificate.replace("BEGIN", "BEGINNING"),
         ..third.clone()
     };
-    for bad in [strangers, broken] {
+    for bad in [unrelated, broken] {
         dir.put(&bad);
         // The pause is long enough for several checks of the files. If the invalid pair was loaded, the server would no
         // longer use the previous one, and the next handshake would fail.

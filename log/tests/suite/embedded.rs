@@ -326,7 +326,7 @@ fn a_directory_without_a_process_is_read_from_its_file() {
 }
 
 #[test]
-fn an_empty_directory_is_not_a_log_to_read_and_stays_empty() {
+fn an_empty_directory_is_refused_for_reading_and_stays_empty() {
     let dir = tempfile::tempdir().unwrap();
     let missing = EmbeddedLog::open_for_reading(dir.path()).err().unwrap();
     assert!(matches!(missing, LogError::Disk { .. }), "{missing}");

@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_does_not_go_with_tokens_is_named() {
+    fn properties_that_are_missing_or_contradict_tokens_are_named() {
         for (at, (missing, _)) in GOOD.iter().enumerate().skip(1) {
             let mut named = GOOD.to_vec();
             named.remove(at);

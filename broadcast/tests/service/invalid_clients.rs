@@ -9,7 +9,7 @@ use tungstenite::{
 
 use crate::{
     clients::{Subscriber, Ws, ask, masked},
-    stage::{Node, Stage},
+    fixture::{Fixture, Node},
 };
 
 const GOOD: &str = "upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n\
@@ -17,8 +17,8 @@ const GOOD: &str = "upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-v
 
 #[test]
 fn a_handshake_is_checked() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let get = "GET /v1/rooms/r/ws";
     for (line, headers, status) in [
         (get, GOOD.to_owned(), 101),
@@ -141,10 +141,10 @@ fn closes(pongs: &[&[u8]], code: CloseCode) -> Answer {
 /// The cases of the Autobahn test suite, by their numbers, that apply to a server that does not echo messages. Such a
 /// server does not react to a valid message, so a ping after it shows that the connection is open.
 #[test]
-fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
+fn the_cases_of_autobahn_are_answered_as_the_rfc_requires() {
     use CloseCode::{Invalid, Protocol};
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let (most, over) = ([0xfe; 125], [0xfe; 126]);
     let hello = "Hello-µ@ßöäüàá-UTF-8!!".as_bytes();
     let many: Vec<Vec<u8>> = (0..10)
@@ -417,8 +417,8 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
 
 #[test]
 fn a_violation_is_answered_by_a_close() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let text = OpCode::Data(Data::Text);
     let mut unmasked = masked(text, b"hi");
     unmasked[1] &= 0x7f;
@@ -435,8 +435,8 @@ fn a_violation_is_answered_by_a_close() {
 
 #[test]
 fn a_handshake_of_http_1_0_is_rejected() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut stream = crate::clients::connect(node.address);
     let head = format!("GET /v1/rooms/r/ws HTTP/1.0\r\nhost: x\r\n{GOOD}\r\n");
     stream.write_all(head.as_bytes()).unwrap();
@@ -447,8 +447,8 @@ fn a_handshake_of_http_1_0_is_rejected() {
 
 #[test]
 fn a_handshake_with_a_body_is_rejected() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let with_body = format!("{GOOD}content-length: 2\r\n");
     assert_eq!(
         ask(node.address, "GET /v1/rooms/r/ws", &with_body).status,
@@ -459,16 +459,16 @@ fn a_handshake_with_a_body_is_rejected() {
 /// The message is so long that the server rejects it while the client is still writing.
 #[test]
 fn a_message_that_is_too_long_is_answered_by_a_close() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let long = masked(OpCode::Data(Data::Text), &vec![b'x'; 3 << 20]);
     assert_eq!(closes_with(&node, &long), Some(CloseCode::Size.into()));
 }
 
 #[test]
 fn a_client_that_sends_too_much_is_disconnected() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let pings = masked(OpCode::Control(Control::Ping), &[0; 100]).repeat(10_000);
     assert_eq!(closes_with(&node, &pings), Some(CloseCode::Policy.into()));
     let mut events = crate::clients::connect(node.address);
@@ -485,8 +485,8 @@ fn a_client_that_sends_too_much_is_disconnected() {
 
 #[test]
 fn messages_of_a_client_are_ignored_and_pings_answered() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
     for message in [
@@ -497,14 +497,14 @@ fn messages_of_a_client_are_ignored_and_pings_answered() {
         ws.0.send(message).unwrap();
     }
     assert_eq!(ws.message(), Message::Pong("are you there".into()));
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     assert_eq!(ws.next().json["total"], 1);
 }
 
 #[test]
 fn frames_that_come_with_the_handshake_are_read() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut stream = crate::clients::connect(node.address);
     let mut bytes = format!("GET /v1/rooms/r/ws HTTP/1.1\r\nhost: x\r\n{GOOD}\r\n").into_bytes();
     bytes.extend(masked(OpCode::Control(Control::Close), &[]));
@@ -517,10 +517,10 @@ fn frames_that_come_with_the_handshake_are_read() {
 }
 
 #[test]
-fn no_bytes_end_the_publisher() {
+fn any_bytes_leave_the_publisher_running() {
     use proptest::prelude::*;
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 64,
         ..ProptestConfig::default()
