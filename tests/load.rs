@@ -90,7 +90,7 @@ fn a_load_without_verify_ends_with_a_sentence() {
     let printed = node::output(&["load", "--url", &url, "--rate", "600/s", "--duration", "2s"]);
     let verdict = printed.lines().last().unwrap();
     for part in [
-        "verdict    all 1,200 reactions were accepted; 99 of 100 answers came within",
+        "verdict    all 1,200 reactions were accepted; 99 of 100 responses arrived within",
         "; a reaction was on a screen after",
         " tries); the longest pause on the screen was ",
     ] {

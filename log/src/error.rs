@@ -141,7 +141,7 @@ pub enum LogError {
         detail: String,
     },
     /// Another process uses the data directory.
-    #[error("{} is in use by another emostream; stop that one, or give this one its own --data directory", dir.display())]
+    #[error("{} is in use by another emostream; stop that process, or set another --data directory", dir.display())]
     InUse {
         /// The data directory.
         dir: PathBuf,

@@ -194,7 +194,7 @@ impl StoreFlags {
             false => {
                 let dir = self.data.display();
                 let why = format!(
-                    "directory {dir} not found; name the one that `up` uses, or use --kafka"
+                    "directory {dir} not found; set --data to the directory that `up` uses, or use --kafka"
                 );
                 Err(Failure::usage("--data", why))
             }
@@ -324,7 +324,7 @@ fn warn_of_process_list(property: &str) {
     let mut arguments = std::env::args_os();
     if arguments.any(|it| it.to_string_lossy().contains(property)) {
         tracing::warn!(
-            "-X {property}: other users of this host can read it in the list of processes; write it into a file and name the file with --kafka-config"
+            "-X {property}: other users of this host can read it in the list of processes; write it into a file, and set --kafka-config to that file"
         );
     }
 }

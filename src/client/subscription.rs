@@ -265,7 +265,7 @@ fn status(status: StatusCode, body: &[u8]) -> Lost {
     };
     match status {
         StatusCode::UNAUTHORIZED => Lost::Never(format!(
-            "{why}; name a file with a valid token by --token-file"
+            "{why}; set --token-file to a file with a valid token"
         )),
         status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
             Lost::Retry(why)

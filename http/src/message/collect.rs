@@ -63,7 +63,7 @@ impl Deref for CollectedBody {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// The body has more bytes than allowed.
-    #[error("the body has more than {body_bytes} bytes; send less at once")]
+    #[error("the body has more than {body_bytes} bytes; send fewer reactions at once")]
     TooLarge {
         /// Maximum bytes.
         body_bytes: usize,

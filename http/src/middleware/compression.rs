@@ -125,7 +125,7 @@ impl Coding {
                 encoder.write_all(bytes).and_then(|()| encoder.try_finish())
             }
         };
-        debug_assert!(written.is_ok(), "a Vec takes every write");
+        debug_assert!(written.is_ok(), "a write to a Vec never fails");
         encoded.into()
     }
 

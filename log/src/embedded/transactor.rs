@@ -84,7 +84,7 @@ impl Transactor for EmbeddedTransactor {
                     topic: record.topic.clone(),
                     bytes,
                     reason: format!(
-                        "a transaction of the embedded log holds at most {} MiB",
+                        "a transaction of the embedded log may have at most {} MiB",
                         TRANSACTION_BYTES >> 20
                     ),
                 });

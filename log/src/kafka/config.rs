@@ -162,10 +162,10 @@ impl Config {
     fn objection(&self, property: &Property) -> Option<String> {
         let (name, value) = (property.canonical(), property.value.as_str());
         if let Some(reason) = protected::reason(name, value) {
-            return Some(format!("cannot be set: {reason}; leave it out"));
+            return Some(format!("cannot be set: {reason}; remove it"));
         }
         if options::is_brokers(name) {
-            return Some("cannot be set by -X; name the brokers with --kafka".to_owned());
+            return Some("cannot be set by -X; set the brokers with --kafka".to_owned());
         }
         if let Some(why) = builtin::missing(&self.features, name, value) {
             return Some(why);
@@ -463,7 +463,7 @@ mod tests {
                 "-X bootstrap.servers: ",
                 "--kafka",
             ),
-            (&[("acks", "1")], "-X acks: ", "leave it out"),
+            (&[("acks", "1")], "-X acks: ", "remove it"),
             (
                 &[("security.protocol", "SASL_PLAINTEXT")],
                 "-X security.protocol: ",

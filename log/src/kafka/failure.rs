@@ -93,7 +93,7 @@ fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogErro
             "the brokers reject it as invalid; compare the topic's settings with `emostream topics check`"
         }
         Code::InvalidTimestamp => {
-            "its time is outside of what the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
+            "its time is outside the range that the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
         }
         Code::PolicyViolation => "a policy of the cluster forbids it",
         Code::UnsupportedForMessageFormat => "the topic's format is too old for it",

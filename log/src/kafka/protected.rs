@@ -12,7 +12,7 @@ const ISOLATION: &str = "records of aborted transactions would be counted";
 const POSITIONS: &str = "positions are stored only with the results, in the same transaction";
 const CAPABILITIES: &str = "without the broker's own answer librdkafka may fall back to requests that have no isolation level";
 const ACKNOWLEDGED: &str = "a record that was acknowledged could be lost";
-const RETRIED: &str = "a record that librdkafka gives up on and sends again is in the log twice";
+const RETRIED: &str = "a record that librdkafka reports as failed and EmoStream sends again could be in the log twice";
 const ORDER: &str =
     "a partition would get its records in another order, and windows would close too early";
 

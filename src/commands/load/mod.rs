@@ -157,11 +157,11 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
         }
     };
     if flags.verify || settings.screens.is_some() {
-        let why = format!("--subscribe-url: name a publisher; {why}");
+        let why = format!("--subscribe-url: {why}; set the address of a publisher");
         return Err(Failure::unavailable(why));
     }
     output::print_error(&format!(
-        "the time to the screen is not measured: {why}; name a publisher by --subscribe-url"
+        "the time to the screen is not measured: {why}; set --subscribe-url to the address of a publisher"
     ));
     Ok(None)
 }

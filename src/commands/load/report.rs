@@ -213,7 +213,7 @@ impl Report {
             ),
         };
         if let Some(latency) = self.answer_ms {
-            words += &format!("; 99 of 100 answers came within {:.0} ms", latency.p99);
+            words += &format!("; 99 of 100 responses arrived within {:.0} ms", latency.p99);
         }
         if let Some(screen) = &self.to_screen {
             if let Some(seen) = screen.latency_ms {

@@ -420,7 +420,11 @@ pub(super) mod tests {
         assert_eq!(swarms, [2000, 1000]);
         assert_eq!(scene.flights.len(), 2 + 3 + 1);
         scene.take(&live(4000, 1), now + FLIGHT + STAGGER);
-        assert_eq!(scene.flights.len(), 1, "what has landed is gone");
+        assert_eq!(
+            scene.flights.len(),
+            1,
+            "emojis disappear after they have risen"
+        );
     }
 
     #[test]

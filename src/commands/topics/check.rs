@@ -442,7 +442,7 @@ impl Wanted<'_> {
             }
         };
         let fix = format!(
-            "it accepts reactions dated {takes}, and one of them would close windows too early; limit that to {}",
+            "it accepts reactions that are dated {takes}, and such a reaction would close windows too early; limit this time to {}",
             span(wants)
         );
         let setting = format!("message.timestamp.after.max.ms={}", wants.as_millis());

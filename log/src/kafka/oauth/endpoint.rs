@@ -213,7 +213,7 @@ fn describe(error: &ureq::Error) -> String {
         (None, ureq::Error::Timeout(_)) => format!("did not answer within {REQUEST_TIMEOUT:?}"),
         (None, ureq::Error::HostNotFound) => "has a host name that cannot be resolved".to_owned(),
         (None, ureq::Error::Io(error)) => format!("is not reachable ({error})"),
-        (None, error) => format!("gives no answer ({error})"),
+        (None, error) => format!("sent no response ({error})"),
     }
 }
 
