@@ -210,7 +210,7 @@ fn no_page_reports_a_quiet_room_while_the_server_is_away() {
         }
         let rooms = text(&dashboard, "rooms").await;
         assert!(!rooms.contains("quiet") && !rooms.contains("/s"), "{rooms}");
-        // While the server is away, the page does not know what is counted. So the chart must not move.
+        // While the server is unreachable, the page does not know what is counted. So the chart must not move.
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(value(&dashboard, chart).await, stood);
     });

@@ -1,4 +1,4 @@
-//! The errors of a log. Each error message is one sentence that says what to do.
+//! The errors of a log. Each error message is one sentence with the reason and what to do.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -36,7 +36,7 @@ pub(crate) struct Hub {
     /// the next sweep. This value is changed only while `rooms` is locked.
     idle: AtomicUsize,
     pub(crate) offsets: ReadOffsets,
-    /// The last record of the leaders across all rooms, and its order.
+    /// The last record of the leaders across all rooms, and its position among the results.
     leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
     /// The greatest number of backward resets of any room.
     resets: AtomicU64,

@@ -137,7 +137,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Returns an error that says why a handshake has failed, and what the user can do.
+/// Returns an error with the reason why a handshake has failed, and with what the user can do.
 fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(inner) = inner else {

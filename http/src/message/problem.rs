@@ -33,7 +33,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Creates a problem. `detail` is a sentence that names the error and says what to do.
+    /// Creates a problem. `detail` is a sentence that names the error and what to do.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
