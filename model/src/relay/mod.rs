@@ -228,7 +228,7 @@ fn frame(message: &impl Encode) -> Vec<u8> {
 
 fn append(value: &impl Encode, to: &mut Vec<u8>) {
     bincode::encode_into_std_write(value, to, config::standard())
-        .expect("plain data goes into a vector");
+        .expect("a message can always be encoded into a vector");
 }
 
 /// Writes the length of the message, which begins after the first four bytes, into the first four bytes.

@@ -229,7 +229,7 @@ impl Report {
 
     /// Returns the summary as JSON on one line.
     pub(super) fn json(&self) -> String {
-        serde_json::to_string(self).expect("names are text and numbers are finite")
+        serde_json::to_string(self).expect("a report can always be encoded as JSON")
     }
 }
 
