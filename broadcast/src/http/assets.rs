@@ -109,14 +109,14 @@ impl Page {
             Some(IngestUrl(url)) => POLICY.replacen(CONNECT, &format!("{CONNECT} {url}"), 1),
             None => POLICY.to_owned(),
         };
-        let told = |content: &'static str| match ingest {
+        let with_ingest = |content: &'static str| match ingest {
             Some(IngestUrl(url)) => content
                 .replacen(BODY, &format!(r#"{BODY} data-ingest-url="{url}""#), 1)
                 .into(),
             None => Cow::Borrowed(content),
         };
         let file = |(path, kind, content)| match kind {
-            HTML => File::new(path, kind, told(content)),
+            HTML => File::new(path, kind, with_ingest(content)),
             _ => File::new(path, kind, Cow::Borrowed(content)),
         };
         Self {
@@ -200,17 +200,17 @@ mod tests {
         let own = Page::new(None);
         assert!(!html(&own, "/").contains("data-ingest-url") && own.policy == POLICY);
         let url = "https://react.example".parse().unwrap();
-        let told = Page::new(Some(&url));
+        let with_ingest = Page::new(Some(&url));
         let body = r#"<body data-emostream-page data-ingest-url="https://react.example">"#;
-        assert!(html(&told, "/").contains(body));
-        let policy = told.policy.to_str().unwrap();
+        assert!(html(&with_ingest, "/").contains(body));
+        let policy = with_ingest.policy.to_str().unwrap();
         assert!(policy.contains("connect-src 'self' https://react.example ws: wss:;"));
     }
 
     #[test]
     fn a_browser_that_has_a_file_is_not_sent_it_again() {
         let page = Page::new(None);
-        let asked = |tags: &str| {
+        let status_of = |tags: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(IF_NONE_MATCH, tags.parse().unwrap());
             page.answer("/emostream.js", &headers).status()
@@ -224,9 +224,9 @@ mod tests {
             format!("\"old\", {tag}"),
             "*".to_owned(),
         ] {
-            assert_eq!(asked(&known), 304, "{known}");
+            assert_eq!(status_of(&known), 304, "{known}");
         }
-        assert_eq!(asked("\"old\""), 200);
+        assert_eq!(status_of("\"old\""), 200);
         assert_ne!(
             page.answer("/viewer.js", &HeaderMap::new()).headers()[ETAG],
             *tag

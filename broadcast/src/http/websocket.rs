@@ -61,7 +61,7 @@ pub(super) fn handshake(
         answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
         answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        answer.extend(subprotocol.map(|spoken| (SEC_WEBSOCKET_PROTOCOL, spoken)));
+        answer.extend(subprotocol.map(|selected| (SEC_WEBSOCKET_PROTOCOL, selected)));
         response
     })
 }

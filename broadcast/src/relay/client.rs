@@ -220,7 +220,7 @@ impl Connector {
             return Ok(Box::new(stream));
         };
         match timeout(HELLO_TIMEOUT, trust.connect(host(at), stream)).await {
-            Ok(spoken) => Ok(Box::new(spoken.map_err(in_our_flags)?)),
+            Ok(tls_stream) => Ok(Box::new(tls_stream.map_err(in_our_flags)?)),
             Err(_) => Err(LinkError::NoAnswer(HELLO_TIMEOUT)),
         }
     }

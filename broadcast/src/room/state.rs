@@ -194,10 +194,10 @@ impl RoomState {
             Some(kept) if kept.id == id => kept.window != window,
             _ => {
                 let evicted = self.evicted_through;
-                let gone = evicted.is_some_and(|last| id.offset <= last.offset);
+                let is_evicted = evicted.is_some_and(|last| id.offset <= last.offset);
                 // After a backward reset, a later window can have a lower offset than an earlier one. So windows are
                 // compared only if there was no reset.
-                !gone || self.resets == 0 && window.start > newest.window.start
+                !is_evicted || self.resets == 0 && window.start > newest.window.start
             }
         }
     }

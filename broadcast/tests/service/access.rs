@@ -91,8 +91,8 @@ fn no_response_has_results_without_a_valid_token() {
                 assert!(challenge.starts_with("Bearer realm="), "{challenge}");
                 assert_eq!(challenge.contains("invalid_token"), error, "{challenge}");
                 assert_eq!(answer.json()["status"], 401);
-                let told = bad.as_deref().unwrap_or("nothing");
-                assert!(!answer.body.contains(told), "{answer:?}");
+                let bad_token = bad.as_deref().unwrap_or("nothing");
+                assert!(!answer.body.contains(bad_token), "{answer:?}");
             }
         }
     }

@@ -215,7 +215,7 @@ fn only_relays_that_trust_the_certificate_connect_over_tls() {
             key: key_file,
         }
     };
-    let (ours, strange) = (certify("127.0.0.1"), certify("other.example"));
+    let (ours, untrusted) = (certify("127.0.0.1"), certify("other.example"));
     let address = publisher.accept_relays_over_tls(Tls::load(ours.clone()).unwrap());
     let join = |trust| Node::try_relay(&[&address], RelayToken::default(), trust);
     let trust = |files: &TlsFiles| Some(ClientTls::with_ca_file(&files.certificate).unwrap());
@@ -225,7 +225,10 @@ fn only_relays_that_trust_the_certificate_connect_over_tls() {
     until("final at the relay", || {
         history(&relay).contains("final") && history(&relay) == history(&publisher)
     });
-    for (trust, expected) in [(trust(&strange), "--upstream-ca"), (None, "--upstream-tls")] {
+    for (trust, expected) in [
+        (trust(&untrusted), "--upstream-ca"),
+        (None, "--upstream-tls"),
+    ] {
         let why = join(trust).err().unwrap().to_string();
         assert!(why.contains(expected), "{why}");
     }

@@ -86,10 +86,10 @@ fn earlier_requests_on_a_connection_are_answered_first() {
     let fixture = Fixture::new();
     let node = fixture.publisher();
     let mut stream = connect(node.address);
-    let asked = "GET /v1/rooms/r HTTP/1.1\r\nhost: x\r\n\r\n";
+    let http_request = "GET /v1/rooms/r HTTP/1.1\r\nhost: x\r\n\r\n";
     let last = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
     stream
-        .write_all(format!("{}{last}", asked.repeat(3)).as_bytes())
+        .write_all(format!("{}{last}", http_request.repeat(3)).as_bytes())
         .unwrap();
     let mut text = String::new();
     while !text.contains("event: hello") {

@@ -90,7 +90,7 @@ async fn plain_http_gets_400_and_other_bytes_are_closed() {
         "{response}"
     );
     assert!(response.contains("https://"), "{response}");
-    for nonsense in [
+    for invalid_bytes in [
         &b"\x00\x01\x02"[..],
         &[0; 100_000],
         b"\x16\x03\x01\xff\xff\x01",
@@ -100,13 +100,13 @@ async fn plain_http_gets_400_and_other_bytes_are_closed() {
     ] {
         let mut client = server.connect().await;
         // The server may close the connection during the write, so errors are ignored.
-        let _ = client.0.write_all(nonsense).await;
+        let _ = client.0.write_all(invalid_bytes).await;
         let _ = client.0.shutdown().await;
         let ended = timeout(DEADLINE, client.0.read_to_end(&mut Vec::new())).await;
         assert!(
             ended.is_ok(),
             "not closed after {:?}",
-            &nonsense[..6.min(nonsense.len())]
+            &invalid_bytes[..6.min(invalid_bytes.len())]
         );
     }
     server

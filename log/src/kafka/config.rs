@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn a_property_that_cannot_be_used_is_named_with_what_to_do() {
-        for (properties, names, says) in [
+        for (properties, names, expected) in [
             (
                 &[("bootstrap.servers", "b:1")][..],
                 "-X bootstrap.servers: ",
@@ -477,7 +477,7 @@ mod tests {
         ] {
             let sentence = objection(properties);
             assert!(sentence.starts_with(names), "{sentence}");
-            assert!(sentence.contains(says), "{sentence}");
+            assert!(sentence.contains(expected), "{sentence}");
         }
         if builtin::security_features().iter().any(|it| it == "ssl") {
             let sentence = objection(&[("ssl.ca.location", "/no/such/ca.pem")]);

@@ -232,11 +232,11 @@ async fn collect(
             };
             tokio::time::sleep_until(at.unwrap_or_else(Instant::now).into()).await;
         };
-        let news = tokio::select! {
-            news = room.next() => news,
+        let event = tokio::select! {
+            event = room.next() => event,
             () = passed => break,
         };
-        match news {
+        match event {
             Ok(SubscriptionEvent::Frame { frame, .. }) => {
                 counted.apply(&frame);
                 progress.connected.take().map(|notify| notify.send(()));

@@ -179,14 +179,14 @@ impl Connection {
         let authenticate = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(first));
         let answer: SaslAuthenticateResponse =
             connection.ask(ApiKey::SaslAuthenticate, 2, &authenticate)?;
-        let told = answer.error_message.map(|message| message.to_string());
+        let reason = answer.error_message.map(|message| message.to_string());
         // A broker that refuses a token first sends JSON without an error code, and waits for another message before it
         // fails. So JSON already means that the token is refused.
         let json = String::from_utf8_lossy(&answer.auth_bytes).into_owned();
         match (answer.error_code, json.is_empty()) {
             (0, true) => Ok(connection),
             (0, false) => Err(refused(Trouble::Token(json))),
-            _ => Err(refused(Trouble::Token(told.unwrap_or_default()))),
+            _ => Err(refused(Trouble::Token(reason.unwrap_or_default()))),
         }
     }
 
