@@ -52,7 +52,8 @@ pub(crate) struct Service {
     shutdown: CancellationToken,
 }
 
-/// Returns the time at which the token expires. `None`: it does not expire, or only at a time that the clock cannot represent.
+/// Returns the time at which the token expires. `None`: it does not expire, or only at a time that the clock cannot
+/// represent.
 fn expires_at(principal: &Principal) -> Option<Instant> {
     Instant::now().checked_add(principal.expires_in(SystemTime::now())?)
 }
