@@ -175,7 +175,7 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
         text.chars().take(REPEATED_CHARS).collect::<String>()
     };
     let (error, description) = (text("error"), text("error_description"));
-    let said = match (error.as_str(), description.as_str()) {
+    let cause = match (error.as_str(), description.as_str()) {
         ("", _) => format!("status {status}"),
         (error, "") => format!("status {status}, {error}"),
         (error, description) => format!("status {status}, {error}: {description}"),
@@ -188,10 +188,10 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
         _ if matches!(status, 401 | 403) => {
             "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret"
         }
-        _ if status >= 500 => return format!("issued no token ({said})"),
+        _ if status >= 500 => return format!("issued no token ({cause})"),
         _ => "sasl.oauthbearer.token.endpoint.url",
     };
-    format!("issued no token ({said}); check {check}")
+    format!("issued no token ({cause}); check {check}")
 }
 
 /// Describes why the endpoint has sent no response.
