@@ -1,7 +1,7 @@
 //! `emostream inspect`: reads a topic, decodes its records, and prints them as a table or as JSON.
 //!
 //! ```text
-//!  log ──partitions──▶ merge by time ──▶ decode ──▶ table, or one JSON object a line
+//!  log ──partitions──▶ merge by time ──▶ decode ──▶ table, or one JSON object per line
 //! ```
 
 mod decode;

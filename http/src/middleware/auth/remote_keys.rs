@@ -149,7 +149,7 @@ impl Current {
         let set = self.set.as_ref().ok_or(Refused::NoKeys)?;
         set.verify(token, now).map_err(|invalid| match invalid {
             // The last fetch has failed, so the endpoint may have a key that is not known here. The client gets a 503,
-            // after which it retries with this token. After a 401 it would not.
+            // after which it retries with this token. After a 401 the client would not retry.
             InvalidToken::UnknownKey if self.failing => Refused::NoKeys,
             invalid => Refused::Token(invalid),
         })
