@@ -158,11 +158,10 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
         let read = "(() => { const chart = document.querySelector('#chart'); \
             const key = (key) => chart.dispatchEvent(new KeyboardEvent('keydown', { key, cancelable: true })); \
             const tip = () => chart.querySelector('.tip').textContent.split('\\n'); \
-            const seconds = (time) => time.split(':').reduce((sum, part) => 60 * sum + Number(part), 0); \
-            key('End'); const [end, total] = tip(); \
-            let counted = end; \
-            for (let bin = 0; bin < 1000 && tip()[1] === '0 reactions'; bin++) { key('ArrowLeft'); counted = tip()[0]; } \
-            return [total, (seconds(end) - seconds(counted) + 86400) % 86400]; })()";
+            const seconds = () => Date.parse(chart.querySelector('.tip time').dateTime) / 1000; \
+            key('End'); const [, total] = tip(); const end = seconds(); \
+            for (let bin = 0; bin < 1000 && tip()[1] === '0 reactions'; bin++) key('ArrowLeft'); \
+            return [total, end - seconds()]; })()";
         let shown = value(&browser, read).await;
         assert_eq!(shown[0], "0 reactions");
         let apart = shown[1].as_u64().unwrap();

@@ -1,6 +1,7 @@
 // Tests of the rules of the dashboard: which room it follows, what rises, and what its address means.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { test } from "node:test";
 
 import { Activity, Busiest, SPANS_MS, queryOf, rises, viewOf } from "../mood.js";
@@ -117,4 +118,17 @@ test("a parameter that is not valid is named", () => {
   assert.match(viewOf("?span=7m").problem, /^“7m” is not a span: a span is 1m, 2m, 5m, 10m\.$/);
   assert.match(viewOf("?until=yesterday").problem, /^“yesterday” is not a time/);
   assert.equal(viewOf("?span=&until=").problem, "");
+});
+
+test("numbers and times are in the reader's locale", () => {
+  const show = "import('./dom.js').then((dom) => console.log(JSON.stringify(["
+    + "dom.exact.format(12345), dom.percent.format(0.64), dom.rate(2.5), dom.clock(Date.UTC(2026, 0, 31, 20, 15, 7)), dom.passed(1200)])))";
+  const shown = (locale) => {
+    const { stdout } = spawnSync(process.execPath, ["--input-type=module", "-e", show], {
+      cwd: new URL("..", import.meta.url), env: { LC_ALL: locale, TZ: "UTC" }, encoding: "utf8",
+    });
+    return JSON.parse(stdout.replaceAll(/[\u00a0\u202f]/g, " "));
+  };
+  assert.deepEqual(shown("en_US.UTF-8"), ["12,345", "64%", "2.5", "8:15:07 PM", "1.2 s"]);
+  assert.deepEqual(shown("de_DE.UTF-8"), ["12.345", "64 %", "2,5", "20:15:07", "1,2 s"]);
 });
