@@ -12,7 +12,7 @@ printf 'GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n' >
 answer=$(cat <&3)
 case $answer in
 # With TLS the response to a request without TLS is this error, and the role is alive, too.
-"HTTP/1.1 200 "* | *"this address speaks TLS"*) ;;
+"HTTP/1.1 200 "* | *"this address requires TLS"*) ;;
 *)
     echo "${answer:-no answer}"
     exit 1

@@ -1,4 +1,4 @@
-//! The exit codes of the program, and the error type of its commands: an exit code and the sentence that is printed
+//! The exit codes of the program, and the error type of its commands: an exit code and the message that is printed
 //! last.
 
 use std::process::ExitCode;
@@ -29,17 +29,17 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The error of a command: its exit code and the sentence that is printed.
+/// The error of a command: its exit code and the message that is printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    pub(crate) sentence: String,
+    pub(crate) message: String,
 }
 
 impl Failure {
-    pub(crate) fn new(exit: Exit, sentence: impl Into<String>) -> Self {
-        let sentence = sentence.into();
-        Self { exit, sentence }
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { exit, message }
     }
 
     /// Returns the failure for an invalid configuration. `flag` is the flag that the user should change.
@@ -70,15 +70,13 @@ impl From<StreamsError> for Failure {
 /// Converts an error of the log that occurs while a command starts.
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
-        let sentence = error.to_string();
+        let message = error.to_string();
         match error {
-            LogError::InUse { .. } | LogError::Disk { .. } => Self::usage("--data", sentence),
-            LogError::Property { .. } => Self::new(Exit::Usage, sentence),
-            LogError::Denied { repeated: true, .. } => Self::new(Exit::OtherSettings, sentence),
-            LogError::Fenced { .. } | LogError::Aborted { .. } => {
-                Self::new(Exit::Restart, sentence)
-            }
-            _ => Self::new(Exit::Unavailable, sentence),
+            LogError::InUse { .. } | LogError::Disk { .. } => Self::usage("--data", message),
+            LogError::Property { .. } => Self::new(Exit::Usage, message),
+            LogError::Denied { repeated: true, .. } => Self::new(Exit::OtherSettings, message),
+            LogError::Fenced { .. } | LogError::Aborted { .. } => Self::new(Exit::Restart, message),
+            _ => Self::new(Exit::Unavailable, message),
         }
     }
 }

@@ -55,11 +55,11 @@ impl LogFormat {
     }
 
     /// Prints the reason why the process ends, as its last line on standard error.
-    pub(crate) fn print_end(self, sentence: &str, exit_code: i32) {
+    pub(crate) fn print_end(self, message: &str, exit_code: i32) {
         match self {
-            Self::Text => output::complain(sentence),
+            Self::Text => output::print_error(message),
             Self::Json => {
-                let line = json_line("ERROR", sentence, json!({ "exit_code": exit_code }));
+                let line = json_line("ERROR", message, json!({ "exit_code": exit_code }));
                 // An error is ignored, since standard error may be closed.
                 let _ = writeln!(io::stderr(), "{line}");
             }

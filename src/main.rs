@@ -49,8 +49,8 @@ fn main() -> ExitCode {
     };
     match ended {
         Ok(code) => code,
-        Err(Failure { exit, sentence }) => {
-            format.print_end(&sentence, exit as i32);
+        Err(Failure { exit, message }) => {
+            format.print_end(&message, exit as i32);
             exit.into()
         }
     }
@@ -66,14 +66,14 @@ fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
     let command = command.map_err(|error| usage_error(&arguments::one_line(&error)))?;
     match command.run(signals) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(failure) if failure.exit == Exit::Usage => Err(usage_error(&failure.sentence)),
+        Err(failure) if failure.exit == Exit::Usage => Err(usage_error(&failure.message)),
         Err(failure) => Err(failure),
     }
 }
 
-/// Returns the failure for an invalid configuration. `sentence` names the flag; the environment variable is added to it
+/// Returns the failure for an invalid configuration. `message` names the flag; the environment variable is added to it
 /// if one sets the flag.
-fn usage_error(sentence: &str) -> Failure {
-    let sentence = arguments::with_variables(sentence, std::env::args_os());
-    Failure::new(Exit::Usage, sentence)
+fn usage_error(message: &str) -> Failure {
+    let message = arguments::with_variables(message, std::env::args_os());
+    Failure::new(Exit::Usage, message)
 }

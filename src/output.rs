@@ -68,10 +68,10 @@ pub(crate) fn can_be_drawn_on() -> bool {
     !terminal.is_empty() && terminal != "dumb"
 }
 
-/// Prints a sentence on standard error, on one line.
-pub(crate) fn complain(sentence: &str) {
+/// Prints a message on standard error, on one line.
+pub(crate) fn print_error(message: &str) {
     // Errors of libraries may contain line breaks, which are replaced by spaces.
-    let words: Vec<&str> = sentence.split_whitespace().collect();
+    let words: Vec<&str> = message.split_whitespace().collect();
     // `writeln!` is used because `eprintln!` panics if standard error is closed.
     let _ = writeln!(io::stderr(), "emostream: {}", escaped(&words.join(" ")));
 }

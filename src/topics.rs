@@ -139,7 +139,7 @@ mod tests {
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
         let refused = require(&log, Role::Up, &Topics::default()).unwrap_err();
         assert!(
-            refused.sentence.contains("emostream.reactions"),
+            refused.message.contains("emostream.reactions"),
             "{refused:?}"
         );
         assert_eq!(create_missing(&log, &specs).unwrap(), names);

@@ -237,7 +237,7 @@ fn a_property_that_librdkafka_does_not_know_is_64_before_the_network_is_touched(
 }
 
 #[test]
-fn a_property_that_exactly_once_rests_on_is_64_and_the_reason_is_given() {
+fn a_property_that_exactly_once_needs_is_64_with_the_reason() {
     for (property, reason) in [
         ("isolation.level=read_uncommitted", "aborted transactions"),
         ("auto.offset.reset=earliest", "skip records"),
@@ -478,7 +478,7 @@ fn progress_of_other_settings_is_78() {
 
 /// Sends each kind of invalid request over HTTP, and checks the status and the error of the response.
 #[test]
-fn a_bad_request_is_answered_by_a_problem_and_nothing_of_it_is_kept() {
+fn a_bad_request_gets_a_problem_and_none_of_its_reactions_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let good = json!({"user_id": "u", "emoji_type": "🔥", "room": "a"});

@@ -91,7 +91,7 @@ fn with_reduced_motion_the_picture_changes_once_a_window_and_all_reactions_count
 }
 
 #[test]
-fn a_keyboard_alone_reacts_and_hears_the_counts() {
+fn the_page_can_be_used_by_keyboard_and_screen_reader() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
@@ -222,8 +222,7 @@ fn a_page_with_a_token_in_its_address_taps_as_its_user_and_without_one_reports_n
 }
 
 #[test]
-fn a_publishers_page_sends_to_the_ingest_that_it_names_and_without_one_reactions_are_not_available()
-{
+fn a_publisher_s_page_sends_to_its_ingest_url_or_reports_that_there_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("page"));
     let store = ["--kafka", &brokers, "--topic-prefix", &prefix];

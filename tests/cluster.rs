@@ -91,8 +91,8 @@ impl Group {
     }
 }
 
-/// Reads the end offsets of topics. If a test fails, it prints the last ones: they show whether the dataflow, the load
-/// or the test's own client has stopped.
+/// Reads the end offsets of topics. If a test fails, the last offsets are printed: they show whether the dataflow, the
+/// load or the test's own client has stopped.
 struct Seen<'a> {
     log: &'a KafkaLog,
     topics: Topics,

@@ -87,7 +87,7 @@ fn a_page_continues_after_its_server_was_killed_and_restarted() {
 }
 
 #[test]
-fn where_no_websocket_gets_through_server_sent_events_do() {
+fn a_page_without_websockets_uses_server_sent_events() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     // The proxy rejects WebSockets, as the proxies of some companies do.
@@ -106,7 +106,7 @@ fn where_no_websocket_gets_through_server_sent_events_do() {
 
 /// An `EventSource` does not retry after a status other than 200, so the client module has to do that.
 #[test]
-fn server_sent_events_that_were_refused_are_tried_again() {
+fn a_refused_event_stream_is_retried() {
     const REFUSALS: usize = 2;
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
@@ -171,7 +171,7 @@ fn a_page_that_gets_retry_after_sends_no_sooner_and_loses_nothing() {
 }
 
 #[test]
-fn a_page_out_of_sight_lets_its_connection_go_and_comes_back_with_what_it_missed() {
+fn a_hidden_page_disconnects_and_resumes_when_it_is_visible() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();

@@ -53,7 +53,7 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
         }
         holds(
             &browser,
-            "document.querySelector('#legend').textContent.includes('64 %')",
+            "document.querySelector('#legend').textContent.includes('64%')",
         )
         .await;
         holds(
@@ -112,6 +112,59 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
         let json: Value = serde_json::from_str(&kept("json")).unwrap();
         assert_eq!(json["room"], "match-7");
         assert!(!json["finals"].as_array().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_link_shows_the_room_and_the_span_that_were_frozen() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    react(&node, "match-7", &[("🔥", 30), ("👏", 12)], 42);
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser
+            .goto(&format!("http://{}/dashboard?room=match-7", node.address))
+            .await
+            .unwrap();
+        let fires = r##"#chart path[data-emoji="🔥"][data-count="30"]"##;
+        let party = r##"#chart path[data-emoji="🎉"]"##;
+        shown(&browser, fires).await;
+        shown(&browser, "#freeze").await.click().await.unwrap();
+        holds(&browser, "location.search.includes('until=')").await;
+        let link = browser.current_url().await.unwrap();
+        react(&node, "match-7", &[("🎉", 3)], 45);
+
+        browser.goto(link.as_str()).await.unwrap();
+        shown(&browser, fires).await;
+        // The sums of the room are those of now, and the sums of the span are those of then.
+        holds(
+            &browser,
+            "document.querySelector('#ever-sum').textContent === '45'",
+        )
+        .await;
+        holds(
+            &browser,
+            "document.querySelector('#kept-sum').textContent === '42'",
+        )
+        .await;
+        let parties = format!("document.querySelectorAll('{party}').length");
+        assert_eq!(value(&browser, &parties).await, json!(0));
+
+        // The table has the same counts as the chart.
+        shown(&browser, "#table-details summary")
+            .await
+            .click()
+            .await
+            .unwrap();
+        shown(&browser, "#table tbody tr").await;
+        let sum = "[...document.querySelectorAll('#table tbody tr')] \
+            .reduce((sum, row) => sum + Number(row.cells[1].textContent), 0)";
+        assert_eq!(value(&browser, sum).await, json!(42));
+
+        // The chart moves again.
+        shown(&browser, "#freeze").await.click().await.unwrap();
+        shown(&browser, party).await;
     });
 }
 

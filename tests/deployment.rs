@@ -133,7 +133,7 @@ fn grafana_is_provisioned_with_what_the_dashboard_asks() {
 }
 
 #[test]
-fn prometheus_asks_every_role_of_the_compose_file() {
+fn prometheus_scrapes_every_role_of_the_compose_file() {
     let compose = docker("compose.yaml");
     let services = compose["services"].as_object().unwrap().iter();
     let ours = services

@@ -75,7 +75,7 @@ fn the_output_has_the_room_the_latencies_and_the_verdict() {
         "60 accepted in 60 requests: 60 × 202 Accepted",
         "p99.9",
         "to screen",
-        "tries: p90 rests on the slowest 1, p99 on 1, p99.9 on 1",
+        "tries: p90 is based on the slowest 1, p99 on 1, p99.9 on 1",
         "every accepted reaction was counted exactly once; the longest pause on the screen was ",
     ] {
         assert!(printed.contains(part), "{part} is not in:\n{printed}");
@@ -90,7 +90,7 @@ fn a_load_without_verify_ends_with_a_sentence() {
     let printed = node::output(&["load", "--url", &url, "--rate", "600/s", "--duration", "2s"]);
     let verdict = printed.lines().last().unwrap();
     for part in [
-        "verdict    all 1,200 reactions were accepted; 99 of 100 answers came within",
+        "verdict    all 1,200 reactions were accepted; 99 of 100 responses arrived within",
         "; a reaction was on a screen after",
         " tries); the longest pause on the screen was ",
     ] {

@@ -272,7 +272,7 @@ fn after_a_reset_a_directory_continues_with_other_windows() {
 }
 
 #[test]
-fn a_reset_on_kafka_fences_what_runs_and_says_what_it_did() {
+fn a_reset_on_kafka_fences_the_active_run_and_prints_its_effects() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("reset"));
     let store = [
@@ -386,7 +386,7 @@ fn a_deleted_result_topic_is_named_by_readiness_and_by_the_last_line() {
 }
 
 #[test]
-fn a_topic_that_takes_small_records_costs_no_reaction() {
+fn a_topic_of_small_records_loses_no_reaction() {
     const SENT: u64 = 20 * 500;
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("small"));
@@ -461,7 +461,7 @@ fn a_topic_that_takes_no_reaction_is_78() {
 }
 
 #[test]
-fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
+fn readiness_reports_an_outage_of_kafka_and_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let broker = kafka::Broker::start();
     let address = broker.address();

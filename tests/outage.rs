@@ -231,7 +231,7 @@ fn promises_are_kept(answers: &[Reacted], written: &HashMap<String, usize>) {
 }
 
 #[test]
-fn outages_of_kafka_cost_no_promise() {
+fn outages_of_kafka_lose_and_double_no_reaction() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start();
     create_topics(&broker, &[]);
@@ -268,7 +268,7 @@ const SMALL_DISK_KB: u32 = 12_000;
 
 /// A broker that cannot write to its disk stops itself. For clients this is an outage like any other.
 #[test]
-fn a_full_disk_of_the_broker_costs_no_promise() {
+fn a_full_disk_of_the_broker_loses_and_doubles_no_reaction() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start_with_room_for(SMALL_DISK_KB);
     create_topics(&broker, &[]);
@@ -292,7 +292,7 @@ fn a_full_disk_of_the_broker_costs_no_promise() {
 }
 
 #[test]
-fn a_change_of_leaders_costs_no_promise() {
+fn a_change_of_leaders_loses_and_doubles_no_reaction() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start_for_a_cluster();
     let other = broker.joined();
@@ -345,7 +345,7 @@ fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
 /// The controller regards a stopped broker as failed. When the broker continues, it reports an empty list of brokers
 /// for a moment. librdkafka then has no broker to connect to, and would request metadata again only after minutes.
 #[test]
-fn a_broker_that_stood_still_is_read_and_written_again() {
+fn a_broker_that_was_frozen_is_used_again() {
     const SINCE: usize = 40;
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start();
@@ -424,7 +424,7 @@ fn a_deleted_topic_is_reported_and_its_successor_is_written_to() {
 }
 
 #[test]
-fn partitions_that_are_added_cost_no_reaction() {
+fn adding_partitions_loses_no_reaction() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start();
     create_topics(&broker, &[]);

@@ -370,7 +370,7 @@ fn is_plain(printed: &str) {
 }
 
 #[test]
-fn what_a_topic_holds_cannot_drive_the_terminal() {
+fn records_of_a_topic_cannot_control_the_terminal() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_str().unwrap();
     let node = Node::up(dir.path(), &[]);
@@ -409,7 +409,7 @@ fn what_a_topic_holds_cannot_drive_the_terminal() {
 }
 
 #[test]
-fn what_a_server_answers_cannot_drive_the_terminal() {
+fn responses_of_a_server_cannot_control_the_terminal() {
     let body = json!({"detail": DRIVES, "status": 403}).to_string();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

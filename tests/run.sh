@@ -22,7 +22,7 @@ group "build" cargo test --workspace --no-run
 group "client module" npm --prefix broadcast/web test
 group "unit and property tests, simulation" cargo test --workspace --lib --bins "$@"
 group "examples in the documentation" cargo test --workspace --doc "$@"
-group "golden cases and system tests" tests/kafka/kafka.sh run cargo test --workspace --test '*' "$@"
+group "golden cases and system tests" tests/kafka/kafka.sh run tests/system.py
 
 printf '%s\n' "" "Time of each group:" "${times[@]}"
 exit $failed

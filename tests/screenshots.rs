@@ -17,7 +17,7 @@ const DARK: &str = "--blink-settings=preferredColorScheme=0";
 
 #[test]
 #[ignore = "it takes minutes, and writes into docs/"]
-fn the_pages_are_drawn_into_docs() {
+fn the_screenshots_are_written_to_docs() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);

@@ -65,7 +65,7 @@ window.rise = async (wanted) => {
 
 #[test]
 #[ignore = "a figure, for a quiet machine: it takes a minute"]
-fn so_many_emojis_in_the_air_and_so_many_frames_a_second() {
+fn frame_rate_by_number_of_rising_emojis() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let page = serve(PAGE.replace("SERVER", &node.address));

@@ -27,7 +27,7 @@ fn react(node: &Node, room: &str) {
 }
 
 #[test]
-fn a_room_is_drawn_as_it_lives_and_the_terminal_is_given_back_by_q_and_by_sigterm() {
+fn a_room_is_drawn_live_and_q_and_sigterm_restore_the_terminal() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     for (room, ended_by) in [("quit", "q"), ("signalled", "SIGTERM")] {

@@ -33,10 +33,10 @@ const SWARM_SIZE: u64 = 1000;
 const LONG_SPAN: &[&str] = &["--trending-span", "10m"];
 
 #[test]
-fn what_is_posted_in_three_forms_arrives_as_exact_finals() {
+fn reactions_in_three_forms_are_counted_exactly_in_finals() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), LONG_SPAN);
-    a_crowd_is_counted_exactly(&node);
+    a_load_of_many_users_is_counted_exactly(&node);
     let frame = the_crowd_is_trending(&node);
     let data = dir.path().join("data");
     inspected(&["--data", data.to_str().unwrap()]);
@@ -53,14 +53,14 @@ fn the_same_with_kafka() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("up"));
     let node = Node::up_on_kafka(dir.path(), &brokers, &prefix, LONG_SPAN);
-    a_crowd_is_counted_exactly(&node);
+    a_load_of_many_users_is_counted_exactly(&node);
     the_crowd_is_trending(&node);
     inspected(&["--kafka", &brokers, "--topic-prefix", &prefix]);
     let status = node.stop(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0), "a drain after SIGTERM ends well");
 }
 
-fn a_crowd_is_counted_exactly(node: &Node) {
+fn a_load_of_many_users_is_counted_exactly(node: &Node) {
     let expected = BTreeMap::from([
         ("🔥".to_owned(), FIRES as u64),
         ("👏".to_owned(), CLAPS as u64),
@@ -227,7 +227,7 @@ fn connections_beyond_the_rate_get_503_and_retry_after() {
 }
 
 #[test]
-fn what_is_trending_ends_when_its_span_is_over() {
+fn a_trending_list_ends_after_its_span() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &["--trending-span", "4s"]);
     let mut watcher = ws::Subscriber::connect(&node.address, "goal", None).unwrap();

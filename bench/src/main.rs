@@ -24,6 +24,7 @@ mod rooms;
 mod start;
 mod steady;
 mod table;
+mod tap;
 
 use std::path::PathBuf;
 
@@ -47,6 +48,8 @@ enum Figure {
     Batches(drain::Flags),
     /// Time from the end of a window to its visible final at a steady rate; CPU and memory
     Steady(steady::Flags),
+    /// Time from a POST in a quiet room until a WebSocket subscriber has a frame with the reaction
+    Tap(tap::Flags),
     /// Duration of a close with many rooms and emojis
     Rooms(rooms::Flags),
     /// Memory over half an hour of event time
@@ -99,6 +102,7 @@ fn main() -> Result<()> {
         Figure::Drain(flags) => drain::plain(&flags),
         Figure::Batches(flags) => drain::batches(&flags),
         Figure::Steady(flags) => steady::run(&flags),
+        Figure::Tap(flags) => tap::run(&flags),
         Figure::Rooms(flags) => rooms::run(&flags),
         Figure::Memory(flags) => rooms::memory(&flags),
         Figure::Restore(flags) => rooms::restore(&flags),

@@ -145,7 +145,7 @@ fn share(process: &MeasuredProcess, span: Duration) -> Result<f64> {
 }
 
 /// Starts `emostream ROLE`, and returns the process with its address.
-fn start(
+pub(crate) fn start(
     emostream: &EmoStreamFlags,
     role: &str,
     arguments: &[&str],

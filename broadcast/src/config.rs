@@ -11,7 +11,7 @@ use hyper::{Uri, http::uri::Authority};
 /// silent connections, most of them after 30 or 60 s, so the time is shorter than that.
 pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// The configuration of a publisher, validated.
+/// The validated configuration of a publisher.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Names of the topics that contain the results.
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ingest_is_named_by_its_origin() {
+    fn an_ingest_url_is_an_origin() {
         for (text, origin) in [
             ("https://react.example", "https://react.example"),
             ("http://10.0.0.1:8080/", "http://10.0.0.1:8080"),

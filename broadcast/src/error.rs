@@ -14,7 +14,7 @@ pub enum BroadcastError {
     Metrics(#[from] prometheus::Error),
     /// The relay could connect to none of its upstreams when it started.
     #[error(
-        "no upstream feeds this relay ({0}); check --upstream, and that each has a --relay-listen"
+        "this relay could connect to no upstream ({0}); check --upstream, and that each upstream has a --relay-listen"
     )]
     NoUpstream(String),
     /// An update is from another log than the earlier updates, for example because the log was recreated.
@@ -22,7 +22,7 @@ pub enum BroadcastError {
     OtherLog(String),
     /// A thread that reads the log or writes to subscribers cannot be started.
     #[error(
-        "the publisher's threads cannot be started: {0}; allow the process more (ulimit -u, -n)"
+        "the publisher's threads cannot be started: {0}; raise the limits on processes and open files (ulimit -u, -n)"
     )]
     Thread(std::io::Error),
 }

@@ -59,42 +59,46 @@ impl Metrics {
         let subscribers = opts("subscribers", "Subscribers, by transport.");
         let metrics = Self {
             subscribers: registered(registry, IntGaugeVec::new(subscribers, &["transport"]))?,
-            frames: by("frames_total", "Frames made, by type.", "type")?,
-            deliveries: by("deliveries_total", "Frames delivered, by type.", "type")?,
+            frames: by("frames_total", "Encoded frames, by type.", "type")?,
+            deliveries: by(
+                "deliveries_total",
+                "Frames sent to subscribers, by type.",
+                "type",
+            )?,
             skipped_live: counter(
                 "skipped_live_total",
-                "Live frames a slow subscriber skipped.",
+                "Live frames that were not sent to a slow subscriber.",
             )?,
-            gaps: counter("gaps_total", "Gaps told to subscribers.")?,
+            gaps: counter("gaps_total", "Gaps of which subscribers were notified.")?,
             delivery: seconds(
                 "delivery_seconds",
-                "From a final's record in the log to its delivery to a subscriber who was there when it came.",
+                "Time from the record of a final in the log until the final is sent to a subscriber that was already connected.",
             )?,
             stalled: gauge(
                 "stalled_subscribers",
-                "Subscribers whose socket takes no more for now.",
+                "Subscribers whose socket buffer is full.",
             )?,
-            queued: gauge(
-                "write_queue_bytes",
-                "Bytes of frames begun that subscribers' sockets have not taken yet.",
-            )?,
-            rooms: gauge("rooms", "Rooms known.")?,
+            queued: gauge("write_queue_bytes", "Unsent bytes of partly sent frames.")?,
+            rooms: gauge("rooms", "Known rooms.")?,
             unreadable: counter("unreadable_total", "Result records that could not be read.")?,
-            upstream: gauge("upstream_up", "Whether results are being read.")?,
+            upstream: gauge(
+                "upstream_up",
+                "1 while results are read from the log or the upstream, otherwise 0.",
+            )?,
             upstream_losses: counter(
                 "upstream_losses_total",
-                "How often a relay's upstream was lost.",
+                "Number of lost connections to an upstream.",
             )?,
-            relays: gauge("relays", "Relays that are fed by this one.")?,
-            relay_batches: counter("relay_batches_total", "Batches of news for relays.")?,
-            relay_bytes: counter("relay_bytes_total", "Bytes sent to relays, all together.")?,
+            relays: gauge("relays", "Relays that are connected to this process.")?,
+            relay_batches: counter("relay_batches_total", "Batches of updates for relays.")?,
+            relay_bytes: counter("relay_bytes_total", "Bytes sent to all relays.")?,
             relay_resyncs: counter(
                 "relay_resyncs_total",
-                "How often a relay fell behind and got the rooms as they stand.",
+                "Number of snapshots that were sent to relays which lagged too far behind.",
             )?,
             relay_delay: seconds(
                 "relay_delay_seconds",
-                "From the publisher's reading of news to its arrival at this relay.",
+                "Time from the publisher's read of an update until this relay receives it.",
             )?,
         };
         for transport in [WEBSOCKET, SSE] {

@@ -41,7 +41,7 @@ impl Publisher {
     ) -> Result<Self, BroadcastError> {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("publisher");
-        component.not_ready("reading what was counted");
+        component.not_ready("restoring the rooms from the log");
         let settings = WindowSettings {
             window_ms: config.window_ms,
             swarm_size: config.swarm_size,

@@ -11,12 +11,14 @@ mod clients;
 mod counting;
 #[path = "service/encrypted.rs"]
 mod encrypted;
-#[path = "service/farewell.rs"]
-mod farewell;
+#[path = "service/fixture.rs"]
+mod fixture;
 #[path = "service/heartbeats.rs"]
 mod heartbeats;
-#[path = "service/hostile.rs"]
-mod hostile;
+#[path = "service/invalid_clients.rs"]
+mod invalid_clients;
+#[path = "service/invalid_peers.rs"]
+mod invalid_peers;
 #[path = "service/outages.rs"]
 mod outages;
 #[path = "service/receiving.rs"]
@@ -29,12 +31,10 @@ mod resuming;
 mod retention;
 #[path = "service/shards.rs"]
 mod shards;
+#[path = "service/shutdown.rs"]
+mod shutdown;
 #[path = "service/slow.rs"]
 mod slow;
-#[path = "service/stage.rs"]
-mod stage;
-#[path = "service/strangers.rs"]
-mod strangers;
 #[path = "service/tree.rs"]
 mod tree;
 #[path = "service/trending.rs"]

@@ -1,92 +1,141 @@
 /**
- * The mood as a stacked chart, in SVG.
+ * The mood as a stacked area chart (SVG), and as a table.
  *
- *     finals ──mood.js──▶ bins ──▶ one area an emoji, axes, peaks; a cursor by pointer or arrow keys
+ *     finals ──mood.js──▶ bins ──▶ an area for each emoji, axes, peaks ──▶ a cursor, by pointer or by keys
+ *                     └──▶ wider bins ──▶ a table
  *
- * Invariant: an emoji keeps its colour as long as the page is open, whatever its rank.
+ * Invariants: an emoji keeps its colour while the page is open, whatever its rank. The cursor stays at its moment while
+ * the chart moves.
  *
  * @module emostream/chart
  */
 
-import { clock, exact, leaf, rate, setText } from "./dom.js";
+import { clock, exact, leaf, minute, rate, setText } from "./dom.js";
 import { OTHERS, bins, layers } from "./mood.js";
 
-/** More layers than colours that can be told apart would be noise. */
+/** As many layers as there are colours that can be told apart. */
 const LAYERS = 7;
-/** The least width of a bin: less is a comb. */
-const BIN_PIXELS = 5;
-const MARGIN = { top: 30, right: 12, bottom: 26, left: 46 };
+/** Lengths are in CSS pixels at a font size of 16 pixels, and grow with the reader's font size. */
+const BIN_WIDTH = 5;
+const MARGIN = { top: 32, right: 12, bottom: 26, left: 46 };
+const CHARACTER_WIDTH = 7;
+const TIP_GAP = 14;
+/** The emoji of a peak needs this much space; a peak that is closer to a greater one has only a dot. */
+const PEAK_WIDTH = 22;
+/** A pointer this close to a peak reads the peak. */
+const SNAP = 9;
 const MINUTE_MS = 60_000;
-/** From label to label of the time axis, the first that leaves them their room. */
+/** Steps of the time axis. The first one whose labels do not touch is used. */
 const TICKS_MS = [15_000, 30_000, MINUTE_MS, 2 * MINUTE_MS, 5 * MINUTE_MS];
-const LABEL_PIXELS = 72;
+/** A table with more rows is tedious to listen to. */
+const TABLE_ROWS = 20;
 
 const SVG = "http://www.w3.org/2000/svg";
-const to_the_minute = { hourCycle: "h23", hour: "2-digit", minute: "2-digit" };
 
 export class Chart {
   #place;
+  #reading;
   #svg = svg("svg", { "aria-hidden": "true" });
   #cursor = svg("line", { class: "cursor" });
   #tip = leaf("div", "tip", "");
   #colours = new Map();
   #bins = [];
   #shown = [];
+  /** Indices of the bins of peaks, in order of time. */ #peaks = [];
   #x = (time_ms) => time_ms;
-  #at = -1;
+  #y = (count) => count;
+  #scale = 1;
+  /** The moment of the cursor, if it is shown. */ #time;
   #last = [[], [], 0, 0, 1];
 
-  /** Draws into `place`, an element that can be focused; `aria-live` text goes into its tip. */
-  constructor(place) {
+  /** Draws into `place`, an element that can have the focus. `reading` is a live region for the cursor's moment. */
+  constructor(place, reading) {
     this.#place = place;
+    this.#reading = reading;
     this.#tip.hidden = true;
-    this.#tip.setAttribute("aria-live", "polite");
+    // The live region has the same text, but only when a key moves the cursor.
+    this.#tip.setAttribute("aria-hidden", "true");
     place.append(this.#svg, this.#tip);
+    place.addEventListener("pointerdown", (event) => this.#point(event));
     place.addEventListener("pointermove", (event) => this.#point(event));
-    place.addEventListener("pointerleave", () => this.#read(-1));
-    place.addEventListener("blur", () => this.#read(-1));
+    // On a touch screen the tip stays when the finger leaves, so that it can be read.
+    place.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && this.#show(-1));
+    place.addEventListener("blur", () => this.#show(-1));
     place.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => this.draw(...this.#last)).observe(place);
   }
 
-  /** What is shown, best first: `{emoji, count, colour}`. */
+  /** The layers, greatest first: `{emoji, count, colour}`. */
   get legend() {
     return this.#shown.map((layer) => ({ ...layer, colour: `var(--layer-${this.#colour(layer.emoji)})` }));
   }
 
-  /** Draws the finals of `[from, to)`, windows of `window_ms`, with `peaks` marked. */
+  /** Draws the finals of `[from, to)`, whose windows have `window_ms`, and marks `peaks`. */
   draw(finals, peaks, from, to, window_ms) {
     this.#last = [finals, peaks, from, to, window_ms];
+    this.#scale = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
     const { clientWidth: width, clientHeight: height } = this.#place;
-    const [right, bottom] = [width - MARGIN.right, height - MARGIN.bottom];
-    if (right <= MARGIN.left || to <= from) return;
-    const windows = Math.ceil((BIN_PIXELS * (to - from)) / window_ms / (right - MARGIN.left));
+    const { top, left, right, bottom } = this.#margin();
+    if (width - right <= left || to <= from) return;
+    const windows = Math.ceil((BIN_WIDTH * this.#scale * (to - from)) / window_ms / (width - right - left));
     const bin_ms = window_ms * Math.max(1, windows);
     const first = Math.floor(from / bin_ms) * bin_ms;
     this.#shown = layers(finals, LAYERS);
     this.#bins = bins(finals, this.#shown.map(({ emoji }) => emoji), first, to, bin_ms);
-    const top = ceiling(Math.max(...this.#bins.map(({ total }) => total)) / (bin_ms / 1000));
-    this.#x = (time_ms) => MARGIN.left + ((time_ms - from) / (to - from)) * (right - MARGIN.left);
-    const y = (count) => bottom - (count / (bin_ms / 1000) / top) * (bottom - MARGIN.top);
+    const most = ceiling(Math.max(...this.#bins.map(({ total }) => total)) / (bin_ms / 1000));
+    this.#x = (time_ms) => left + ((time_ms - from) / (to - from)) * (width - right - left);
+    this.#y = (count) => height - bottom - (count / (bin_ms / 1000) / most) * (height - bottom - top);
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.#svg.replaceChildren(
-      ...this.#lines(top, right, bottom),
-      ...this.#areas(y),
-      ...this.#times(from, to, bottom),
-      ...this.#marks(peaks, bin_ms, y),
+      ...this.#lines(most, width - right, bin_ms),
+      ...this.#areas(),
+      ...this.#times(from, to, height - bottom),
+      ...this.#marks(peaks, bin_ms),
       this.#cursor,
     );
-    this.#read(this.#at);
+    this.#show(this.#time === undefined ? -1 : this.#binAt(this.#time));
   }
 
-  /** The areas, the best emoji lowest. */
-  #areas(y) {
+  /** Moves the cursor to the moment of a final, and reads it. */
+  read({ start }) {
+    this.#show(this.#binAt(start));
+    this.#say();
+  }
+
+  /** Fills a table with the counts of the chart, oldest first. Rows that stay are kept, and so is a reader's place. */
+  tabulate(table) {
+    const [finals, , from, to, window_ms] = this.#last;
+    const windows = Math.ceil((to - from) / window_ms / TABLE_ROWS);
+    const bin_ms = window_ms * Math.max(1, windows);
+    const emojis = this.#shown.map(({ emoji }) => emoji);
+    const rows = bins(finals, emojis, Math.floor(from / bin_ms) * bin_ms, to, bin_ms);
+    setText(table.caption, `Reactions in steps of ${exact.format(bin_ms / 1000)} s`);
+    const [head, body] = [table.tHead.rows[0], table.tBodies[0]];
+    fill(head, ["From", "All", ...emojis], () => Object.assign(document.createElement("th"), { scope: "col" }));
+    const starts = new Set(rows.map(({ start }) => String(start)));
+    for (const row of [...body.rows]) if (!starts.has(row.dataset.start)) row.remove();
+    rows.forEach(({ start, total, counts }, index) => {
+      let row = body.rows[index];
+      if (row?.dataset.start !== String(start)) {
+        row = body.insertRow(index);
+        row.dataset.start = start;
+        row.append(Object.assign(document.createElement("th"), { scope: "row" }));
+      }
+      fill(row, [clock(start), ...[total, ...counts].map((count) => exact.format(count))], () => document.createElement("td"));
+    });
+  }
+
+  #margin() {
+    return Object.fromEntries(Object.entries(MARGIN).map(([side, length]) => [side, length * this.#scale]));
+  }
+
+  /** The areas, the emoji with the greatest count lowest. */
+  #areas() {
     const below = this.#bins.map(() => 0);
     return this.#shown.map(({ emoji, count }, layer) => {
       const floor = [...below];
       this.#bins.forEach(({ counts }, bin) => { below[bin] += counts[layer]; });
-      const middle = ({ start, end }) => this.#x((start + end) / 2).toFixed(1);
-      const along = (counts) => this.#bins.map((bin, at) => `${middle(bin)},${y(counts[at]).toFixed(1)}`);
+      const along = (counts) => this.#bins.map((bin, at) => `${this.#middle(bin).toFixed(1)},${this.#y(counts[at]).toFixed(1)}`);
       const d = `M${along(below).join("L")}L${along(floor).reverse().join("L")}Z`;
       const area = svg("path", { d, class: "area", fill: `var(--layer-${this.#colour(emoji)})` });
       area.dataset.emoji = emoji;
@@ -95,37 +144,49 @@ export class Chart {
     });
   }
 
-  #lines(top, right, bottom) {
+  #lines(most, right, bin_ms) {
+    const { left } = this.#margin();
     return [0, 0.5, 1].flatMap((share) => {
-      const at = bottom - share * (bottom - MARGIN.top);
-      const label = svg("text", { x: MARGIN.left - 8, y: at + 4, class: "axis", "text-anchor": "end" });
-      label.textContent = rate(top * share);
-      return [svg("line", { x1: MARGIN.left, x2: right, y1: at, y2: at, class: "grid" }), label];
+      const at = this.#y((most * share * bin_ms) / 1000);
+      const label = svg("text", { x: left - 8 * this.#scale, y: at + 4 * this.#scale, class: "axis", "text-anchor": "end" });
+      label.textContent = rate(most * share);
+      return [svg("line", { x1: left, x2: right, y1: at, y2: at, class: "grid" }), label];
     });
   }
 
   #times(from, to, bottom) {
-    const fits = (every) => this.#x(from + every) - this.#x(from) >= LABEL_PIXELS;
+    const text = (every) => (every < MINUTE_MS ? clock : minute);
+    const fits = (every) => {
+      const needed = (text(every)(from).length + 2) * CHARACTER_WIDTH * this.#scale;
+      return this.#x(from + every) - this.#x(from) >= needed;
+    };
     const every = TICKS_MS.find(fits) ?? TICKS_MS.at(-1);
-    const style = every < MINUTE_MS ? undefined : to_the_minute;
     const times = [];
     for (let time = Math.ceil(from / every) * every; time < to; time += every) {
-      const label = svg("text", { x: this.#x(time), y: bottom + 18, class: "axis", "text-anchor": "middle" });
-      label.textContent = clock(time, style);
-      times.push(label);
+      const label = svg("text", { x: this.#x(time), y: bottom + 18 * this.#scale, class: "axis", "text-anchor": "middle" });
+      label.textContent = text(every)(time);
+      const width = label.textContent.length * CHARACTER_WIDTH * this.#scale;
+      // A label that the edge would cut off is left out.
+      if (this.#x(time) >= width / 2 && this.#x(time) + width / 2 <= this.#place.clientWidth) times.push(label);
     }
     return times;
   }
 
-  /** A peak: its emoji above the highest point, and how many there were. */
-  #marks(peaks, bin_ms, y) {
-    return peaks.flatMap(({ start, end, counts }) => {
-      const bin = this.#bins[Math.floor((start - this.#bins[0].start) / bin_ms)];
-      if (!bin) return [];
-      const [x, top] = [this.#x((start + end) / 2), y(bin.total)];
-      const label = svg("text", { x, y: top - 9, class: "peak", "text-anchor": "middle" });
+  /** A dot on each peak, and its first emoji above it. */
+  #marks(peaks, bin_ms) {
+    const first = this.#bins[0].start;
+    const found = peaks.map(({ start, counts, total }) => ({ bin: Math.floor((start - first) / bin_ms), counts, total }));
+    const inside = found.filter(({ bin }) => this.#bins[bin]);
+    this.#peaks = [...new Set(inside.map(({ bin }) => bin))].sort((a, b) => a - b);
+    const labelled = [];
+    return inside.sort((a, b) => b.total - a.total).flatMap(({ bin, counts }) => {
+      const [x, y] = [this.#middle(this.#bins[bin]), this.#y(this.#bins[bin].total)];
+      const dot = svg("circle", { cx: x, cy: y, r: 3 * this.#scale, class: "dot" });
+      if (labelled.some((other) => Math.abs(other - x) < PEAK_WIDTH * this.#scale)) return [dot];
+      labelled.push(x);
+      const label = svg("text", { x, y: y - 9 * this.#scale, class: "peak", "text-anchor": "middle" });
       label.textContent = counts[0]?.emoji ?? "";
-      return [label, svg("circle", { cx: x, cy: top, r: 3, class: "dot" })];
+      return [label, dot];
     });
   }
 
@@ -141,46 +202,91 @@ export class Chart {
 
   // The cursor.
 
+  #middle({ start, end }) {
+    return this.#x((start + end) / 2);
+  }
+
+  /** The bin of a moment; the first or the last one of a moment before or after the chart. */
+  #binAt(time_ms) {
+    const last = this.#bins.length - 1;
+    const bin = this.#bins.findIndex(({ end }) => end > time_ms);
+    return bin < 0 ? last : bin;
+  }
+
   #point({ clientX }) {
     const x = clientX - this.#place.getBoundingClientRect().left;
-    this.#read(this.#bins.findIndex(({ end }) => this.#x(end) > x));
+    const near = this.#peaks.find((bin) => Math.abs(this.#middle(this.#bins[bin]) - x) < SNAP * this.#scale);
+    this.#show(near ?? this.#bins.findIndex(({ end }) => this.#x(end) > x));
   }
 
   #key(event) {
+    // With these keys the browser goes back, or scrolls.
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     const last = this.#bins.length - 1;
-    const from = this.#at < 0 ? last : this.#at;
-    const to = { ArrowLeft: from - 1, ArrowRight: from + 1, Home: 0, End: last, Escape: -1 }[event.key];
-    if (to === undefined) return;
+    const from = this.#time === undefined ? last : this.#binAt(this.#time);
+    const to = {
+      ArrowLeft: () => from - 1,
+      ArrowRight: () => from + 1,
+      PageUp: () => this.#peaks.findLast((bin) => bin < from) ?? from,
+      PageDown: () => this.#peaks.find((bin) => bin > from) ?? from,
+      Home: () => 0,
+      End: () => last,
+      Escape: () => -1,
+    }[event.key];
+    if (!to) return;
     event.preventDefault();
-    this.#read(event.key === "Escape" ? -1 : Math.max(0, Math.min(last, to)));
+    this.#show(event.key === "Escape" ? -1 : Math.max(0, Math.min(last, to())));
+    this.#say();
   }
 
-  /** Shows what lies at a bin; -1 shows nothing. */
-  #read(at) {
+  /** Shows the cursor and the tip at a bin; none at -1. */
+  #show(at) {
     const bin = this.#bins[at];
-    this.#at = bin ? at : -1;
+    this.#time = bin?.start;
     this.#tip.hidden = !bin;
     this.#cursor.toggleAttribute("hidden", !bin);
     if (!bin) return;
-    const x = this.#x((bin.start + bin.end) / 2);
+    const x = this.#middle(bin);
     const { clientHeight: height, clientWidth: width } = this.#place;
-    for (const [name, value] of [["x1", x], ["x2", x], ["y1", MARGIN.top], ["y2", height - MARGIN.bottom]]) {
+    const { top, bottom } = this.#margin();
+    for (const [name, value] of [["x1", x], ["x2", x], ["y1", top], ["y2", height - bottom]]) {
       this.#cursor.setAttribute(name, value);
     }
-    const seen = this.#shown.map(({ emoji }, layer) => [emoji, bin.counts[layer]]).filter(([, count]) => count > 0);
-    const counts = seen.map(([emoji, count]) => `${emoji} ${exact.format(count)}`);
-    setText(this.#tip, [clock(bin.start), `${exact.format(bin.total)} reactions`, ...counts].join("\n"));
+    const time = leaf("time", "", clock(bin.start));
+    time.dateTime = new Date(bin.start).toISOString();
+    this.#tip.replaceChildren(time, ["", ...this.#counts(bin)].join("\n"));
     const far = x > width / 2;
-    this.#tip.style.left = far ? "auto" : `${x + 12}px`;
-    this.#tip.style.right = far ? `${width - x + 12}px` : "auto";
+    this.#tip.style.left = far ? "auto" : `${x + TIP_GAP * this.#scale}px`;
+    this.#tip.style.right = far ? `${width - x + TIP_GAP * this.#scale}px` : "auto";
+    // Beside the highest point at this moment, and inside of the chart.
+    const beside = this.#y(bin.total) - this.#tip.offsetHeight / 2;
+    this.#tip.style.top = `${Math.max(0, Math.min(height - this.#tip.offsetHeight, beside))}px`;
+  }
+
+  /** The sum of a bin, and the count of each emoji in it. */
+  #counts({ total, counts }) {
+    const layers = this.#shown.map(({ emoji }, layer) => [emoji, counts[layer]]).filter(([, count]) => count > 0);
+    const sum = `${exact.format(total)} ${total === 1 ? "reaction" : "reactions"}`;
+    return [sum, ...layers.map(([emoji, count]) => `${emoji} ${exact.format(count)}`)];
+  }
+
+  #say() {
+    const bin = this.#time === undefined ? undefined : this.#bins[this.#binAt(this.#time)];
+    setText(this.#reading, bin ? `${clock(bin.start)}: ${this.#counts(bin).join(", ")}` : "");
   }
 }
 
-/** The next number up that reads well, and half of it does, too; 1 at least, so that a single tap stays small. */
+/** Returns the next greater number that is easy to read, as is its half; at least 1, so that a single tap stays small. */
 function ceiling(most) {
   if (!(most > 1)) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= most) * power;
+}
+
+/** Sets the texts of a row's cells; `cell` makes the cells that it lacks. */
+function fill(row, texts, cell) {
+  while (row.cells.length > texts.length) row.lastElementChild.remove();
+  texts.forEach((text, index) => setText(row.cells[index] ?? row.appendChild(cell()), text));
 }
 
 function svg(tag, attributes) {

@@ -1,12 +1,13 @@
 /**
- * The producer's page: which rooms are alive, and how the mood of one of them went.
+ * The producer's page: which rooms are active, and how the mood of one of them developed.
  *
- *     GET /v1/rooms, every few seconds ──▶ rooms by activity, audience
- *     GET …/history, then finals ──▶ the last ten minutes ──▶ chart, peaks, sums
- *     live, trending ──▶ the delay, what is trending
+ *     GET /v1/rooms, every few seconds ──▶ rooms by activity, audience ──▶ the busiest one, if the page follows it
+ *     GET …/history, then finals ──▶ the last ten minutes ──▶ chart, table, peaks, rises, sums
+ *     live ──▶ the delay
  *
- * Invariants: what is shown belongs to the room that is chosen now; answers for a former one are dropped. The present
- * is the server's, and without a connection it is unknown: time stands still, and no rate is 0.
+ * Invariants: everything shown belongs to the room that is chosen now; responses for a former one are dropped. The time
+ * of the page is the server's. Without a connection the present is unknown: the chart stands still, no rate is 0, and
+ * each sentence names the time up to which it is true.
  *
  * @module emostream/dashboard
  */
@@ -14,181 +15,262 @@
 import { Chart } from "./chart.js";
 import { Delay } from "./delay.js";
 import {
-  ask, byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, short, tokenOfAddress,
-  wrongRoom,
+  ask, byId, drawChips, drawMoments, drawStatus, exact, leaf, minute, passed, percent, rate, roomOfAddress, setText,
+  share, short, span, tokenOfAddress, wrongRoom,
 } from "./dom.js";
 import { connect } from "./emostream.js";
-import { csv, pace, peaks } from "./mood.js";
+import { Activity, Busiest, SPANS_MS, csv, pace, peaks, queryOf, rises, viewOf } from "./mood.js";
 
-const SPAN_MS = 600_000;
-/** A younger room's chart is not full yet. */
+/** Finals that the page keeps: the longest span of the chart. */
+const KEPT_MS = SPANS_MS.at(-1);
+/** The shortest span of the chart: the first seconds of a room are not stretched over its whole width. */
 const YOUNG_MS = 20_000;
 const ROOMS_EVERY_MS = 3_000;
-/** Every rate is the mean of the last windows that make this span, three of them at least. */
+/** Each rate is the mean of the last windows that make this span, and of three windows at least. */
 const PACE_MS = 10_000;
 const PACE_WINDOWS = 3;
 const ROOMS_SHOWN = 50;
-/** So many windows after its own a final has come, usually. */
+/** A final usually arrives within this many windows after the end of its own. */
 const FINAL_WINDOWS = 3;
 const PEAKS = 5;
 const PEAKS_APART_MS = 20_000;
-/** What a tile shows while nothing is known. */
+const RISES = 6;
+const RISE_MS = 60_000;
+/** What a tile shows if the value is not known. */
 const UNKNOWN = "–";
-/** How long after its window a final comes is the median of so many. */
+/** The delay of finals that is shown is the median of this many. */
 const DELAYS = 15;
-
-/** How fast each room counts, from its totals at each look in the last `span_ms`. */
-class Activity {
-  /** @type {{at: number, totals: Map<string, number>}[]} */ #looks = [];
-
-  look(rooms, at, span_ms) {
-    this.#looks = this.#looks.filter((look) => look.at >= at - span_ms);
-    this.#looks.push({ at, totals: new Map(rooms.map(({ room, total }) => [room, total])) });
-  }
-
-  forget() { this.#looks = []; }
-
-  /** Reactions a second; undefined before a second look. */
-  of(room) {
-    const seen = this.#looks.filter(({ totals }) => totals.has(room));
-    const [first, last] = [seen[0], seen.at(-1)];
-    if (!first || first === last) return undefined;
-    const rose = last.totals.get(room) - first.totals.get(room);
-    return Math.max(0, rose) / ((last.at - first.at) / 1000);
-  }
-}
+const NOTE_MS = 8_000;
 
 class Dashboard {
+  /** What the address names. */ #view = viewOf("");
   #room;
   #rooms = [];
-  #problems = { rooms: "", room: "" };
+  /** When the list of rooms was received, by this device's clock. */ #listedAt = 0;
+  #problems = { address: "", rooms: "", room: "" };
   #stream;
-  #chart = new Chart(byId("chart"));
+  #chart = new Chart(byId("chart"), byId("chart-reading"));
   #activity = new Activity();
+  #busiest = new Busiest();
   #delay = new Delay();
   #windowMs = 2000;
   /** @type {Map<number, import("./emostream.js").Final>} by start */ #finals = new Map();
   #finalDelays = [];
-  /** Whether the kept finals of the room are among these. */ #recalled = false;
-  /** Where the chart ends, by the server's time; 0 before the first connection. */ #to = 0;
-  /** Reactions a second in the room that is shown; undefined while it is not known. */ #pace;
+  /** Whether these include the finals that the server kept of the room. */ #recalled = false;
+  /** The room's `total` and `subscribers`, undefined while they are not known. The list has only active rooms. */ #state;
+  /** Where the present ends, by the server's time; 0 before the first connection. */ #to = 0;
+  /** Reactions per second in the room that is shown; undefined while it is not known. */ #pace;
+  #noteTimer = 0;
 
   async start() {
-    window.addEventListener("popstate", () => this.#choose(this.#asked(this.#room)));
+    await this.#list();
+    this.#open();
+    // So that going back in the history returns to this room.
+    if (!this.#problems.address) history.replaceState(null, "", this.#address());
+    window.addEventListener("popstate", () => this.#open());
     byId("csv").addEventListener("click", () => void this.#download("csv"));
     byId("json").addEventListener("click", () => void this.#download("json"));
-    await this.#look();
-    this.#choose(this.#asked(this.#rooms[0]?.room ?? "default"));
-    this.#problem("room", wrongRoom());
-    setInterval(() => document.hidden || void this.#look(), ROOMS_EVERY_MS);
+    byId("follow").addEventListener("click", () => this.#follow());
+    byId("span").addEventListener("change", ({ target }) => this.#change({ span_ms: Number(target.value) }));
+    byId("freeze").addEventListener("click", () => this.#freeze());
+    byId("share").addEventListener("click", () => void this.#share());
+    byId("table-details").addEventListener("toggle", () => this.#draw());
+    setInterval(() => document.hidden || void this.#list(), ROOMS_EVERY_MS);
     setInterval(() => document.hidden || this.#draw(), 1000);
+  }
+
+  // The address.
+
+  /** Shows what the address names. */
+  #open() {
+    const first = this.#rooms[0]?.room ?? "default";
+    const wrong = wrongRoom();
+    this.#view = viewOf(location.search);
+    this.#problem("address", wrong || this.#view.problem);
+    this.#choose(this.#view.follow || wrong ? this.#room ?? first : roomOfAddress(this.#room ?? first));
+    this.#draw();
+  }
+
+  /** The address of a room with this view, with the token that only the browser sees. */
+  #address(view = {}) {
+    return `/dashboard${queryOf({ room: this.#room, ...this.#view, ...view })}${location.hash}`;
+  }
+
+  /** Changes the view, and the address with it. */
+  #change(view) {
+    Object.assign(this.#view, view);
+    history.replaceState(null, "", this.#address());
+    this.#problem("address", "");
+    this.#draw();
+  }
+
+  #follow() {
+    const follow = !this.#view.follow;
+    // The list is in the order of activity.
+    if (follow && this.#problems.rooms === "" && this.#rooms.length > 0) this.#choose(this.#rooms[0].room);
+    this.#change(follow ? { follow, until: undefined } : { follow });
+  }
+
+  #freeze() {
+    const until = this.#view.until === undefined && this.#to > 0 ? this.#to : undefined;
+    this.#change({ until, follow: false });
+  }
+
+  /** The link shows this room and span, wherever and whenever it is opened. It has no token. */
+  async #share() {
+    const { origin } = location;
+    const until = this.#view.until ?? (this.#to || undefined);
+    const url = `${origin}/dashboard${queryOf({ room: this.#room, span_ms: this.#view.span_ms, until })}`;
+    const note = await share(`${this.#room} · EmoStream`, url);
+    const lasts = "It opens this room and span, as long as the server keeps the counts.";
+    setText(byId("share-note"), note && note !== url ? `${note} ${lasts}` : note);
+    clearTimeout(this.#noteTimer);
+    if (note !== url) this.#noteTimer = setTimeout(() => setText(byId("share-note"), ""), NOTE_MS);
   }
 
   // Rooms.
 
-  async #look() {
+  async #list() {
     try {
       const { rooms, trending } = await ask("/v1/rooms");
-      this.#activity.look(rooms, performance.now(), this.#paceSpan);
+      this.#activity.add(rooms, performance.now(), this.#paceSpan);
       const hot = new Map(trending?.rooms.map(({ room, count }) => [room, count]));
       const heat = ({ room }) => this.#paceOf(room) || (hot.get(room) ?? 0) / 1e6;
       rooms.sort((a, b) => heat(b) - heat(a) || b.total - a.total);
       this.#rooms = rooms;
+      void this.#look();
+      this.#listedAt = Date.now();
       this.#problem("rooms", "");
     } catch (error) {
-      this.#activity.forget();
+      this.#activity.clear();
       this.#problem("rooms", error.message);
     }
+    if (this.#view.follow) this.#goToBusiest();
     this.#drawRooms();
+  }
+
+  /** Finds the state of the room that is shown: an idle room is not listed, but it may have an audience. */
+  async #look() {
+    const room = this.#room;
+    if (room === undefined) return;
+    const listed = this.#rooms.find((other) => other.room === room);
+    // A refusal is shown with the response for the history.
+    const state = listed ?? await ask(`/v1/rooms/${room}`).catch(() => undefined);
+    if (room === this.#room) this.#state = state;
+  }
+
+  #goToBusiest() {
+    const rates = this.#rooms.map(({ room }) => [room, this.#activity.of(room)]).filter(([, rate]) => rate !== undefined);
+    const busiest = this.#busiest.next(rates, this.#room, performance.now());
+    if (busiest === this.#room) return;
+    this.#choose(busiest);
+    setText(byId("followed"), `${busiest} is now the busiest room, and is shown.`);
   }
 
   get #paceSpan() {
     return this.#windowMs * Math.max(PACE_WINDOWS, Math.ceil(PACE_MS / this.#windowMs));
   }
 
-  /** Reactions a second: of the room that is shown as its tile has it, of the others by their totals. */
+  /** Reactions per second: of the room that is shown as in its tile, of other rooms by their totals. */
   #paceOf(room) {
     return room === this.#room ? this.#pace : this.#activity.of(room);
   }
 
   #drawRooms() {
-    const rooms = this.#rooms;
-    // Where the server does not say, it is not known how many there are.
+    // Without a response it is not known which rooms are active now.
     const lost = this.#problems.rooms !== "";
-    const unknown = rooms.length === 0 && lost;
-    const active = rooms.length === 1 ? "1 active" : `${exact.format(rooms.length)} active`;
-    byId("rooms-empty").hidden = unknown || rooms.length > 0;
-    setText(byId("rooms-count"), unknown ? "" : active);
+    const unknown = this.#rooms.length === 0 && lost;
+    const count = `${exact.format(this.#rooms.length)} active`;
+    byId("rooms-empty").hidden = unknown || this.#rooms.length > 0;
+    setText(byId("rooms-count"), unknown ? "" : lost ? `${count} at ${minute(this.#listedAt)}` : count);
+    byId("follow").setAttribute("aria-pressed", this.#view.follow);
     const list = byId("rooms");
-    const shown = rooms.slice(0, ROOMS_SHOWN);
-    while (list.children.length > shown.length) list.lastElementChild.remove();
-    shown.forEach((room, index) => this.#drawRoom(list.children[index] ?? list.appendChild(this.#row()), room));
-    const here = rooms.find(({ room }) => room === this.#room);
-    const everywhere = rooms.reduce((sum, { subscribers }) => sum + subscribers, 0);
-    setText(byId("audience"), lost ? UNKNOWN : exact.format(here?.subscribers ?? 0));
-    setText(byId("audience-all"), lost ? "" : `of ${exact.format(everywhere)} at this server`);
+    const rows = new Map(Array.from(list.children, (row) => [row.firstElementChild.dataset.room, row]));
+    const shown = this.#inOrder([...rows.keys()]);
+    for (const [room, row] of rows) if (!shown.some((other) => other.room === room)) row.remove();
+    shown.forEach((room, index) => {
+      const row = rows.get(room.room) ?? this.#row();
+      this.#drawRoom(row, room, lost);
+      if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null);
+    });
+    const here = this.#state?.subscribers;
+    const all = this.#rooms.reduce((sum, { subscribers }) => sum + subscribers, 0);
+    setText(byId("audience"), lost || here === undefined ? UNKNOWN : exact.format(here));
+    setText(byId("audience-all"), lost ? "" : `${exact.format(all)} in all active rooms`);
+  }
+
+  /** The rooms of the list. While the user points at it or is in it by keyboard, no row moves: it would be missed. */
+  #inOrder(former) {
+    const rooms = this.#rooms.slice(0, ROOMS_SHOWN);
+    const list = byId("rooms");
+    const inUse = list.querySelector(":focus-visible") || (matchMedia("(hover: hover)").matches && list.matches(":hover"));
+    if (!inUse) return rooms;
+    const place = ({ room }) => (former.includes(room) ? former.indexOf(room) : former.length);
+    return rooms.sort((a, b) => place(a) - place(b));
   }
 
   #row() {
     const link = document.createElement("a");
-    link.append(leaf("span", "glyph", ""), leaf("span", "title", ""), leaf("small", "", ""), leaf("span", "count", ""));
+    link.append(leaf("span", "glyph", ""), leaf("span", "title", ""), " ", leaf("small", "", ""), " ", leaf("span", "count", ""));
     link.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
       history.pushState(null, "", link.href);
-      this.#choose(link.dataset.room);
+      this.#open();
     });
     const item = document.createElement("li");
     item.append(link);
     return item;
   }
 
-  #drawRoom(item, { room, total, totals, subscribers }) {
-    const link = item.firstElementChild;
-    link.href = `/dashboard?room=${room}${location.hash}`;
+  #drawRoom(row, { room, total, totals, subscribers }, lost) {
+    const link = row.firstElementChild;
+    const [glyph, title, small, count] = link.children;
+    link.href = this.#address({ room, follow: false });
     link.dataset.room = room;
-    link.toggleAttribute("aria-current", room === this.#room);
+    if (room === this.#room) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
     const per_second = this.#paceOf(room);
-    setText(link.children[0], totals[0]?.emoji ?? "");
-    setText(link.children[1], room);
+    setText(glyph, totals[0]?.emoji ?? "");
+    setText(title, room);
     link.title = room;
-    setText(link.children[2], `${short(total)} · ${exact.format(subscribers)} watching`);
+    setText(small, lost ? short(total) : `${short(total)} · ${exact.format(subscribers)} watching`);
     const shown = per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet";
-    setText(link.children[3], per_second === undefined ? "" : shown);
+    setText(count, per_second === undefined ? "" : shown);
   }
 
   // One room.
 
-  #asked(otherwise) {
-    return wrongRoom() ? otherwise : roomOfAddress(otherwise);
-  }
-
   #choose(room) {
     if (room === this.#room) return;
     this.#room = room;
-    this.#stream?.close();
+    const former = this.#stream;
+    this.#stream = undefined;
+    former?.close();
     this.#finals.clear();
     this.#finalDelays = [];
     this.#recalled = false;
+    this.#state = this.#rooms.find((listed) => listed.room === room);
     this.#delay = new Delay();
     this.#problem("room", "");
     setText(byId("room-name"), room);
     document.title = `${room} · Dashboard · EmoStream`;
     byId("to-viewer").href = `/?room=${room}${location.hash}`;
-    this.#follow(room);
-    this.#drawTrending({ span_ms: 0, top: [] });
+    this.#connect(room);
     this.#draw();
     void this.#recall(room);
   }
 
-  #follow(room) {
+  #connect(room) {
     const stream = connect({ room, token: tokenOfAddress(), observer: true });
     this.#stream = stream;
+    drawStatus(stream.status);
     const on = (type, act) => stream.addEventListener(type, ({ detail }) => {
       if (this.#stream === stream) act(detail);
     });
-    on("status", ({ status }) => {
+    on("status", ({ status, detail }) => {
       drawStatus(status);
+      if (status === "closed" && detail) this.#problem("room", detail);
       this.#draw();
     });
     on("hello", ({ window_ms, resumed }) => {
@@ -198,6 +280,7 @@ class Dashboard {
       this.#recalled = false;
       void this.#recall(room);
     });
+    on("state", (state) => { this.#state = state; });
     on("gap", () => void this.#recall(room));
     on("live", (live) => this.#delay.live(live));
     on("final", (final) => {
@@ -206,20 +289,20 @@ class Dashboard {
       this.#finals.set(final.start, final);
       this.#draw();
     });
-    on("trending", (trending) => this.#drawTrending(trending));
     on("refused", ({ detail }) => this.#problem("room", detail));
   }
 
-  /** What was final before this page came. */
+  /** Requests the finals from before this page was opened, or from a gap. */
   async #recall(room) {
     try {
       const { finals } = await ask(`/v1/rooms/${room}/history`);
       if (room !== this.#room) return;
       for (const final of finals) this.#finals.set(final.start, final);
       this.#recalled = true;
+      this.#problem("room", "");
       this.#draw();
     } catch (error) {
-      this.#problem("room", error.message);
+      if (room === this.#room) this.#problem("room", error.message);
     }
   }
 
@@ -228,44 +311,58 @@ class Dashboard {
   #draw() {
     const isOpen = this.#stream.status === "open";
     if (isOpen) {
-      // Up to the newest final; in a quiet room on to where one would be by now.
+      // Up to the newest final; in a quiet room up to where a final would be by now.
       const due = this.#stream.now - FINAL_WINDOWS * this.#windowMs;
       const ends = Math.max(due, ...[...this.#finals.values()].map(({ end }) => end));
-      this.#to = Math.ceil(ends / this.#windowMs) * this.#windowMs;
+      this.#to = this.#toWindow(ends);
     }
-    const to = this.#to;
-    for (const start of this.#finals.keys()) if (start < to - SPAN_MS) this.#finals.delete(start);
-    const finals = [...this.#finals.values()].sort((a, b) => a.start - b.start);
-    // What there is fills the chart.
-    const from = Math.min(Math.max(finals[0]?.start ?? 0, to - SPAN_MS), to - YOUNG_MS);
+    const { until = Infinity, span_ms } = this.#view;
+    const frozen = until !== Infinity;
+    const to = Math.min(this.#toWindow(until), this.#to);
+    const kept = Math.min(this.#to - KEPT_MS, to - span_ms);
+    for (const start of this.#finals.keys()) if (start < kept) this.#finals.delete(start);
+    const all = [...this.#finals.values()].sort((a, b) => a.start - b.start);
+    const finals = all.filter(({ start }) => start >= to - span_ms && start < to);
+    // The chart begins with the first counts, so that those of a young room fill it.
+    const from = Math.min(finals[0]?.start ?? to - span_ms, to - YOUNG_MS);
     const found = peaks(finals, PEAKS, PEAKS_APART_MS);
     if (to > 0) {
       this.#chart.draw(finals, found, from, to, this.#windowMs);
-      setText(byId("mood-title"), `Mood of the last ${stretch(to - from)}`);
+      const moves = isOpen && !frozen;
+      setText(byId("mood-title"), moves ? `Mood of the last ${stretch(to - from)}` : `Mood, ${span({ start: from, end: to })}`);
+      setText(byId("kept-span"), moves ? `Last ${stretch(to - from)}` : "In this span");
+      if (byId("table-details").open) this.#chart.tabulate(byId("table"));
     }
+    this.#pace = isOpen && this.#recalled ? pace(all, this.#to, this.#paceSpan) : undefined;
+    setText(byId("mood-empty"), frozen && this.#recalled ? "The server keeps no counts of this span." : "Reactions in this room appear here.");
     byId("mood-empty").hidden = finals.length > 0;
-    byId("trending-empty").hidden = !isOpen || byId("trending").children.length > 0;
-    this.#pace = isOpen && this.#recalled ? pace(finals, to, this.#paceSpan) : undefined;
+    byId("freeze").setAttribute("aria-pressed", frozen);
+    byId("span").value = span_ms;
     this.#drawLegend();
+    this.#drawRises(all, isOpen);
     this.#drawPeaks(found);
-    this.#drawTiles(finals);
+    this.#drawTiles(all, finals, isOpen);
     this.#drawRooms();
   }
 
-  #drawTiles(finals) {
-    const sum = finals.reduce((all, { total }) => all + total, 0);
-    this.#drawSum("kept-sum", this.#recalled ? sum : undefined);
-    // Of the same moment as the sum beside it; where nothing is kept any more, what the server still knows.
-    const { totals, totals_others = 0 } = finals.at(-1) ?? {};
-    const listed = this.#rooms.find(({ room }) => room === this.#room)?.total;
-    const known = listed ?? (this.#recalled ? 0 : undefined);
-    this.#drawSum("ever-sum", totals?.reduce((all, { count }) => all + count, totals_others) ?? known);
+  #toWindow(time_ms) {
+    return Math.ceil(time_ms / this.#windowMs) * this.#windowMs;
+  }
+
+  #drawTiles(all, finals, isOpen) {
+    // Of a span in the past without finals it is not known whether nothing was counted or nothing is kept.
+    const isKnown = this.#recalled && this.#to > 0 && (finals.length > 0 || this.#view.until === undefined);
+    this.#drawSum("kept-sum", isKnown ? finals.reduce((sum, { total }) => sum + total, 0) : undefined);
+    // As of the newest final, so that it fits the chart.
+    const { totals, totals_others = 0 } = all.at(-1) ?? {};
+    this.#drawSum("ever-sum", totals?.reduce((sum, { count }) => sum + count, totals_others) ?? this.#state?.total);
+    setText(byId("ever-at"), isOpen || this.#to === 0 ? "reactions" : `reactions at ${minute(this.#to)}`);
     setText(byId("now-rate"), this.#pace === undefined ? UNKNOWN : rate(this.#pace));
     const { ms } = this.#delay;
-    setText(byId("delay"), ms === undefined ? "–" : passed(ms));
+    setText(byId("delay"), ms === undefined || !isOpen ? UNKNOWN : passed(ms));
     const sorted = [...this.#finalDelays].sort((a, b) => a - b);
-    const usual = sorted[sorted.length >> 1];
-    if (usual !== undefined) setText(byId("delay-final"), `finals after ${passed(usual)}`);
+    const median = sorted[sorted.length >> 1];
+    setText(byId("delay-final"), median === undefined || !isOpen ? "measured in busy rooms" : `finals after ${passed(median)}`);
   }
 
   #drawSum(id, sum) {
@@ -274,38 +371,49 @@ class Dashboard {
   }
 
   #drawLegend() {
-    const legend = this.#chart.legend;
+    const { legend } = this.#chart;
     const all = legend.reduce((sum, { count }) => sum + count, 0);
     const list = byId("legend");
     while (list.children.length > legend.length) list.lastElementChild.remove();
     legend.forEach(({ emoji, count, colour }, index) => {
       const item = list.children[index] ?? list.appendChild(document.createElement("li"));
-      if (!item.firstChild) item.append(leaf("i", "swatch", ""), leaf("span", "glyph", ""), leaf("span", "count", ""));
+      if (!item.firstChild) item.append(leaf("i", "swatch", ""), leaf("span", "glyph", ""), " ", leaf("span", "count", ""));
       item.children[0].style.background = colour;
       setText(item.children[1], emoji);
-      setText(item.children[2], `${Math.round((100 * count) / all)} %`);
+      setText(item.children[2], percent.format(count / all));
     });
+  }
+
+  #drawRises(all, isOpen) {
+    const rising = this.#recalled ? rises(all, this.#to, RISE_MS, RISES) : [];
+    drawChips(byId("rising"), rising.map(({ emoji, count, before, isNew }) => ({
+      emoji,
+      text: `+${short(count - before)}`,
+      tag: before > 0 ? `×${rate(count / before)}` : isNew ? "new" : "",
+    })));
+    const at = isOpen || this.#to === 0 ? "" : `at ${minute(this.#to)}, `;
+    setText(byId("rising-span"), `${at}against the minute before`);
+    const isAfterQuiet = pace(all, this.#to, RISE_MS) > 0 && pace(all, this.#to - RISE_MS, RISE_MS) === 0;
+    const none = isAfterQuiet ? "The minute before had no reactions." : "No emoji rises.";
+    setText(byId("rising-empty"), isOpen && this.#recalled ? none : "Emojis that rise appear here.");
+    byId("rising-empty").hidden = rising.length > 0;
   }
 
   #drawPeaks(found) {
     byId("peaks-empty").hidden = found.length > 0;
-    drawMoments(byId("peaks"), found);
+    drawMoments(byId("peaks"), found, (final) => this.#chart.read(final));
   }
 
-  #drawTrending({ span_ms, top }) {
-    setText(byId("trending-span"), top.length > 0 ? `last ${Math.round(span_ms / 1000)} s` : "");
-    drawChips(byId("trending"), top.slice(0, 8));
-  }
-
-  /** Says what is wrong with `rooms` or with the `room`; an empty text, that nothing is any more. */
+  /** Shows the problem of the `address`, of the list of `rooms`, or of the `room`; an empty text ends it. */
   #problem(of, text) {
     this.#problems[of] = text;
-    const worst = this.#problems.rooms || this.#problems.room;
+    const { address, rooms, room } = this.#problems;
+    const worst = rooms || address || room;
     byId("problem").hidden = worst === "";
     setText(byId("problem"), worst);
   }
 
-  /** The kept finals as a file. A link could not carry the token. */
+  /** Saves the kept finals as a file. A link to the server could not carry the token. */
   async #download(kind) {
     const room = this.#room;
     try {
@@ -324,9 +432,10 @@ class Dashboard {
   }
 }
 
-/** A span in words: 40 seconds, 10 minutes. */
+/** Returns a span in words: 40 seconds, 10 minutes. */
 function stretch(ms) {
-  return ms < 90_000 ? `${Math.round(ms / 1000)} seconds` : `${Math.round(ms / 60_000)} minutes`;
+  if (ms < 90_000) return `${exact.format(Math.round(ms / 1000))} seconds`;
+  return `${exact.format(Math.round(ms / 60_000))} minutes`;
 }
 
 void new Dashboard().start();

@@ -1,38 +1,43 @@
 /**
- * What both pages write with: one style of numbers and times, and text that changes only where it differs; and
- * how they ask.
+ * Shared by the two pages: numbers and times in the reader's locale, lists of counts, parameters of the address, and
+ * requests to the server.
  *
  * @module emostream/dom
  */
 
-/** A server that answers later than this is away. */
-const ANSWER_MS = 10_000;
+/** A request without a response for this long has failed. */
+const RESPONSE_MS = 10_000;
 const ROOM = /^(?!\.\.?$)[A-Za-z0-9._~-]{1,64}$/;
 
-// One style everywhere: whole numbers in groups; where room is short, from ten thousand on, 12.3K.
 export const exact = new Intl.NumberFormat();
 export const oneDigit = new Intl.NumberFormat(undefined, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+export const percent = new Intl.NumberFormat(undefined, { style: "percent" });
 const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
+/** Formats a count for narrow places: 9,876, and 12.3K from ten thousand on. */
 export const short = (count) => (count < 10_000 ? exact : compact).format(count);
 
-const TO_THE_SECOND = { hourCycle: "h23", hour: "2-digit", minute: "2-digit", second: "2-digit" };
-const TO_A_TENTH = { ...TO_THE_SECOND, fractionalSecondDigits: 1 };
-export const clock = (time_ms, style = TO_THE_SECOND) => new Date(time_ms).toLocaleTimeString([], style);
+const TO_THE_MINUTE = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+const TO_THE_SECOND = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit", second: "2-digit" });
+const TO_A_TENTH = new Intl.DateTimeFormat(undefined, {
+  hour: "numeric", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 1,
+});
+export const minute = (time_ms) => TO_THE_MINUTE.format(time_ms);
+export const clock = (time_ms) => TO_THE_SECOND.format(time_ms);
 
-/** From when to when a window is. */
+/** Returns the times at which a window starts and ends. */
 export function span({ start, end }) {
-  const style = start % 1000 === 0 && end % 1000 === 0 ? TO_THE_SECOND : TO_A_TENTH;
-  return `${clock(start, style)} – ${clock(end, style)}`;
+  const format = start % 1000 === 0 && end % 1000 === 0 ? TO_THE_SECOND : TO_A_TENTH;
+  return format.formatRange(start, end);
 }
 
-/** A time that passed: 640 ms, 1.2 s. */
+/** Formats a duration: 640 ms, 1.2 s. */
 export function passed(ms) {
   return ms < 1000 ? `${Math.round(ms / 10) * 10} ms` : `${oneDigit.format(ms / 1000)} s`;
 }
 
-/** So many reactions a second. */
+/** Formats a rate or a ratio: one digit after the point, none from ten on. */
 export function rate(per_second) {
-  if (per_second < 0.05) return "0";
+  if (per_second < 0.05) return exact.format(0);
   return per_second >= 10 ? exact.format(Math.round(per_second)) : oneDigit.format(per_second);
 }
 
@@ -40,6 +45,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+/** Sets the text of an element only if it differs, so that a screen reader does not read the same text twice. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -51,15 +57,19 @@ export function leaf(tag, className, text) {
   return element;
 }
 
-/** Redraws a list of counts, keeping the elements that stay. */
+/** Updates a list of counts. Elements that stay are kept; an entry may have a `text` and a `tag` of its own. */
 export function drawChips(list, counts) {
   while (list.children.length > counts.length) list.lastElementChild.remove();
-  counts.forEach(({ emoji, count, swarms }, index) => {
+  counts.forEach(({ emoji, count, swarms, text = short(count), tag = swarmsText(swarms) }, index) => {
     const chip = list.children[index] ?? list.appendChild(emptyChip());
     setText(chip.children[0], emoji);
-    setText(chip.children[1], short(count));
-    setText(chip.children[2], swarms > 0 ? `${swarms} ${swarms === 1 ? "swarm" : "swarms"}` : "");
+    setText(chip.children[1], text);
+    setText(chip.children[2], tag);
   });
+}
+
+function swarmsText(swarms) {
+  return swarms > 0 ? `${exact.format(swarms)} ${swarms === 1 ? "swarm" : "swarms"}` : "";
 }
 
 function emptyChip() {
@@ -68,64 +78,94 @@ function emptyChip() {
   return chip;
 }
 
-/** Redraws a list of finals, if it shows others. */
-export function drawMoments(list, finals) {
+/**
+ * Updates a list of finals, if it shows others. With `choose` each entry is a button, which calls `choose` with the
+ * final.
+ */
+export function drawMoments(list, finals, choose) {
   const key = finals.map(({ id }) => id).join();
   if (list.dataset.shown === key) return;
   list.dataset.shown = key;
-  list.replaceChildren(...finals.map(moment));
+  list.replaceChildren(...finals.map((final) => {
+    const item = document.createElement("li");
+    if (!choose) {
+      item.append(...moment(final));
+      return item;
+    }
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...moment(final));
+    button.addEventListener("click", () => choose(final));
+    item.append(button);
+    return item;
+  }));
 }
 
-/** A closed window as a list item: its counts, which add up to its total. */
+/** Returns the time of a closed window, its greatest counts and the rest, which add up to its total, and the total. */
 function moment({ start, total, counts }) {
-  const item = document.createElement("li");
-  const top = document.createElement("span");
-  top.className = "top3";
+  const top = leaf("span", "top3", "");
   const listed = counts.slice(0, 3);
   const rest = total - listed.reduce((sum, { count }) => sum + count, 0);
   for (const { emoji, count } of rest > 0 ? [...listed, { emoji: "+", count: rest }] : listed) {
     const one = leaf("span", "one", "");
     one.append(leaf("span", "glyph", emoji), ` ${exact.format(count)}`);
-    top.append(one);
+    top.append(one, " ");
   }
   const time = leaf("time", "", clock(start));
   time.dateTime = new Date(start).toISOString();
-  item.append(time, top, leaf("span", "count", exact.format(total)));
-  return item;
+  return [time, " ", top, " ", leaf("span", "count", exact.format(total))];
 }
 
-/** The room that the address names; `otherwise` where it names none that can be one. */
+/** Returns the room that the address names, or `otherwise` if it names none. */
 export function roomOfAddress(otherwise) {
-  return askedRoom() || otherwise;
+  return roomParameter() || otherwise;
 }
 
-/** Why the address names no room, or "" where it names one or none. */
+/** Returns why the room of the address is not valid, or "" if it is valid or absent. */
 export function wrongRoom() {
-  const room = askedRoom();
-  return room && !ROOM.test(room) ? `“${room}” is no room: a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..` : "";
+  const room = roomParameter();
+  return room && !ROOM.test(room) ? `“${room}” is not a room: a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..` : "";
 }
 
-function askedRoom() {
+function roomParameter() {
   return new URLSearchParams(location.search).get("room") ?? "";
 }
 
-/** `#token=…`: what stands behind the # is sent to no server. */
+/** Returns the token of `#token=…`. Browsers do not send the part after `#`, so it is in no server's access log. */
 export function tokenOfAddress() {
   return new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
 }
 
-/** What the server answers; throws its sentence where it refuses, and one of its own where there is none. */
+/**
+ * Offers a link: by the device's share dialog if it has a touch screen, otherwise by the clipboard. Returns a sentence
+ * that says what happened, or "" if the dialog said it.
+ */
+export async function share(title, url) {
+  if (navigator.share && matchMedia("(pointer: coarse)").matches) {
+    await navigator.share({ title, url }).catch(() => {});
+    return "";
+  }
+  try {
+    await navigator.clipboard.writeText(url);
+    return "The link is copied.";
+  } catch {
+    // Without TLS there is no clipboard: the user copies the text.
+    return url;
+  }
+}
+
+/** Returns the JSON at `path`. Throws an error with the server's sentence if it refuses, or with one of its own. */
 export async function ask(path) {
   const token = tokenOfAddress();
   const late = new AbortController();
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   const request = new Request(path, { headers, signal: late.signal });
-  const timer = setTimeout(() => late.abort(), ANSWER_MS);
+  const timer = setTimeout(() => late.abort(), RESPONSE_MS);
   try {
     const answer = await fetch(request).catch(() => {
       throw new Error("The server does not answer.");
     });
-    // A proxy's page is not JSON.
+    // An error page of a proxy is not JSON.
     const body = await answer.json().catch(() => undefined);
     if (!answer.ok || !body) throw new Error(body?.detail ?? body?.title ?? `The server answered ${answer.status}.`);
     return body;
@@ -136,7 +176,7 @@ export async function ask(path) {
 
 export const STATUS_TEXT = { connecting: "Connecting", open: "Live", paused: "Paused", closed: "Closed" };
 
-/** The lamp at the top. */
+/** Shows the status of the connection in the top line. */
 export function drawStatus(status) {
   document.querySelector("[data-status]").dataset.status = status;
   setText(byId("status-text"), STATUS_TEXT[status]);

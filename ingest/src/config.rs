@@ -31,7 +31,8 @@ pub(crate) const PARTITION_REFRESH: Duration = Duration::from_secs(60);
 pub struct Config {
     /// The topics; reactions are written to [`Topics::reactions`].
     pub topics: Topics,
-    /// Interval of flushes. The lateness of the dataflow must be longer.
+    /// Interval of flushes. The lateness of the dataflow must be longer. The first request after an interval without
+    /// reactions does not wait for a flush.
     pub flush: Duration,
     /// Number of pending reactions that triggers a flush before the interval ends.
     pub flush_count: usize,

@@ -26,7 +26,7 @@ use crate::{
     admission::rate_limiter::Limiter,
     admission::room_limit::Rooms,
     api::handler::Service,
-    buffer::Buffer,
+    buffer::{Buffer, EarlyFlush},
     config::{ACCEPTED_TIMEOUT, Config, PARTITION_REFRESH},
     metrics::Metrics,
     producer::flusher::{Flusher, RecordLimit},
@@ -97,7 +97,11 @@ impl Ingest {
         } = open(log.clone(), topic.clone()).await?;
         let buffer = Arc::new(Buffer::new(
             config.buffer_reactions,
-            config.flush_count,
+            EarlyFlush {
+                count: config.flush_count,
+                quiet: config.flush,
+                first_reactions: limit.reactions(),
+            },
             config.clock.clone(),
         ));
         let metrics = Arc::new(Metrics::new(registry, &buffer)?);

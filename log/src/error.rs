@@ -1,4 +1,4 @@
-//! The errors of a log. Each error message is one sentence that says what to do.
+//! The errors of a log. Each error message is one sentence with the reason and what to do.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ pub enum LogError {
     },
     /// A broker responds, but none of the brokers that it advertises is reachable.
     #[error(
-        "Kafka at {brokers} answers, but the brokers that it names do not ({detail}); check their advertised.listeners, and that this host knows those names"
+        "Kafka at {brokers} answers, but the brokers that it advertises do not ({detail}); check their advertised.listeners, and that this host knows those names"
     )]
     Advertised {
         /// The brokers as configured.
@@ -129,7 +129,7 @@ pub enum LogError {
         ahead_ms: u64,
     },
     /// A newer transactor of the same id exists.
-    #[error("fenced: a newer run holds the transactions of {id}")]
+    #[error("fenced: a newer run uses the transactional id {id}")]
     Fenced {
         /// The transactor's id.
         id: String,
@@ -141,7 +141,7 @@ pub enum LogError {
         detail: String,
     },
     /// Another process uses the data directory.
-    #[error("{} is in use by another emostream; stop that one, or give this one its own --data directory", dir.display())]
+    #[error("{} is in use by another emostream; stop that process, or set another --data directory", dir.display())]
     InUse {
         /// The data directory.
         dir: PathBuf,
@@ -173,6 +173,6 @@ pub enum LogError {
         detail: String,
     },
     /// The log refused the request for any other reason.
-    #[error("the log refused: {0}")]
+    #[error("the log refused the request: {0}")]
     Refused(String),
 }

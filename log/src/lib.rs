@@ -15,7 +15,7 @@
 //! - The record of an acknowledged append is in the log exactly once ([`Log::appender`] describes an exception), and
 //!   the record of a failed append at most once.
 //! - Opening a [`Transactor`] fences all older transactors with the same id: they cannot commit any more.
-//! - No method blocks unless its documentation says so, and every queue is bounded.
+//! - A method blocks only if its documentation states this. Every queue is bounded.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -50,7 +50,7 @@ pub struct EndOffsets {
 
 /// The operations of a log. The services share a log as `Arc<dyn Log>`.
 ///
-/// Every method may block for some seconds on a broker or a disk, except where its documentation says otherwise. So
+/// Every method may block for some seconds on a broker or a disk, unless its documentation excludes this. So
 /// call the methods at start-up or on a separate thread, not on a timely worker or in an async task.
 pub trait Log: Send + Sync {
     /// Creates the topic unless it exists. An existing topic is not changed.

@@ -256,7 +256,7 @@ impl<'a> Dictionary<'a> {
 
 fn encode<T: Encode>(value: &T, mut bytes: Vec<u8>) -> Vec<u8> {
     let written = bincode::encode_into_std_write(value, &mut bytes, config::standard());
-    written.expect("plain data encodes into memory");
+    written.expect("a batch can always be encoded into memory");
     bytes
 }
 

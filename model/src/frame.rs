@@ -38,7 +38,7 @@ impl ResultId {
 
 /// The error of a text that is not `partition-offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an id looks like 3-10422")]
+#[error("an id has the form PARTITION-OFFSET, for example 3-10422")]
 pub struct ResultIdError;
 
 impl fmt::Display for ResultId {

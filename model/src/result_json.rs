@@ -40,7 +40,7 @@ impl TotalsRecord {
         if !self.counts.unnamed.is_empty() {
             // The texts of unknown emojis may need escapes, so serde_json encodes the record. Few records have such
             // emojis.
-            return serde_json::to_vec(self).expect("plain data is JSON");
+            return serde_json::to_vec(self).expect("a record can always be encoded as JSON");
         }
         let mut json = Json::of(self.counts.named.len());
         json.text("{\"room\":\"").text(self.room.as_str());

@@ -23,7 +23,7 @@ pub struct Room(Arc<str>);
 
 /// The error of a text that is not a room's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a room is 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not . or ..")]
+#[error("a room's name has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not . or ..")]
 pub struct InvalidRoom;
 
 impl Room {

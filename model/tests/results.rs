@@ -119,7 +119,7 @@ proptest! {
     }
 
     #[test]
-    fn a_swarm_is_a_thousand_and_nothing_is_lost(count: u64, size in 0_u64..5000) {
+    fn swarms_and_loose_emojis_add_up_to_the_count(count: u64, size in 0_u64..5000) {
         let tally = compress(emoji("🔥"), count, size);
         prop_assert_eq!(u128::from(tally.swarms) * u128::from(size) + u128::from(tally.loose), u128::from(count));
         prop_assert!(size == 0 || tally.loose < size);

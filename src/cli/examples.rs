@@ -32,7 +32,7 @@ pub(crate) const PUBLISHER: &str = "\
 Examples:
   emostream publisher --kafka broker:9092 --listen 0.0.0.0:8080
   emostream publisher --kafka broker:9092 --ingest-url https://react.example
-  emostream publisher --kafka broker:9092 --relay-listen 10.0.0.1:9470      # feeds relays";
+  emostream publisher --kafka broker:9092 --relay-listen 10.0.0.1:9470      # accepts relays";
 
 pub(crate) const RELAY: &str = "\
 Examples:

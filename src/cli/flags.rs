@@ -194,7 +194,7 @@ impl StoreFlags {
             false => {
                 let dir = self.data.display();
                 let why = format!(
-                    "directory {dir} not found; name the one that `up` uses, or use --kafka"
+                    "directory {dir} not found; set --data to the directory that `up` uses, or use --kafka"
                 );
                 Err(Failure::usage("--data", why))
             }
@@ -314,7 +314,7 @@ impl PropertyFlags {
 /// Returns the error for a `--kafka-config` file that names no brokers, if `--kafka` is not set.
 fn missing_brokers(file: &PropertiesFile) -> Failure {
     let file = file.path.display();
-    let why = format!("there is no --kafka, and {file} has no bootstrap.servers; set one of them");
+    let why = format!("--kafka is not set, and {file} has no bootstrap.servers; set one of them");
     Failure::usage("--kafka-config", why)
 }
 
@@ -324,7 +324,7 @@ fn warn_of_process_list(property: &str) {
     let mut arguments = std::env::args_os();
     if arguments.any(|it| it.to_string_lossy().contains(property)) {
         tracing::warn!(
-            "-X {property}: other users of this host can read it in the list of processes; write it into a file and name the file with --kafka-config"
+            "-X {property}: other users of this host can read it in the list of processes; write it into a file, and set --kafka-config to that file"
         );
     }
 }
@@ -381,7 +381,7 @@ fn admin(text: &str) -> Result<Admin, String> {
         "off" => Ok(Admin(None)),
         _ => match address(text) {
             Ok(address) => Ok(Admin(Some(address))),
-            Err(why) => Err(format!("{why}; or write off")),
+            Err(why) => Err(format!("{why}; off disables this address")),
         },
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn contents(file: &Path) -> Result<String, String> {
     match opened.and_then(|mut most| most.read_to_string(&mut text)) {
         Ok(bytes) if bytes as u64 <= FILE_BYTES => Ok(without_bom(text)),
         Ok(_) => Err(format!(
-            "is longer than {FILE_BYTES} bytes; name another file"
+            "is longer than {FILE_BYTES} bytes; check the name of the file"
         )),
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(
             "is not UTF-8 text; write it as text, a binary secret as hexadecimal digits".to_owned(),

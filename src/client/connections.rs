@@ -48,7 +48,7 @@ pub(crate) enum Answer {
     /// No connection could be opened, or the request could not be written, so the server cannot have received the
     /// request.
     Refused(String),
-    /// The connection broke, or no response came in time. The server may have accepted the request.
+    /// The connection broke, or no response arrived in time. The server may have accepted the request.
     Unknown(String),
 }
 

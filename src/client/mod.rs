@@ -17,7 +17,7 @@ mod token;
 pub(crate) use connections::{Answer, ApiRequest, Connections, Opened};
 pub(crate) use endpoint::{AccessFlags, Endpoint};
 pub(crate) use server::Server;
-pub(crate) use subscription::{News, Subscription, Transport};
+pub(crate) use subscription::{Subscription, SubscriptionEvent, Transport};
 pub(crate) use token::Token;
 
 /// Returns the text of the innermost cause of an error, because it is the most specific.

@@ -8,7 +8,7 @@ struct Problem {
 }
 
 /// Returns the `detail` of a response's body; `None` if the body is not a problem (RFC 9457).
-pub(crate) fn sentence(body: &[u8]) -> Option<String> {
+pub(crate) fn detail(body: &[u8]) -> Option<String> {
     let problem = serde_json::from_slice::<Problem>(body);
     problem.ok().map(|problem| problem.detail)
 }

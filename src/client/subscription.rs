@@ -53,7 +53,7 @@ const PROBLEM_BYTES: usize = 16 << 10;
 
 /// An event that a subscription returns.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum SubscriptionEvent {
     /// A frame: the text that was received, and the parsed frame.
     Frame { text: String, frame: Box<Frame> },
     /// The connection is lost. The subscription reconnects after `pause`.
@@ -118,7 +118,7 @@ impl Subscription {
     }
 
     /// Waits for the next event. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Result<News, Refused> {
+    pub(crate) async fn next(&mut self) -> Result<SubscriptionEvent, Refused> {
         if let Some(at) = self.resume_at {
             tokio::time::sleep_until(at.into()).await;
             self.resume_at = None;
@@ -136,7 +136,7 @@ impl Subscription {
                 Ok(Some(text)) => match serde_json::from_str(&text) {
                     Ok(frame) if self.is_new(&frame) => {
                         let frame = Box::new(frame);
-                        return Ok(News::Frame { text, frame });
+                        return Ok(SubscriptionEvent::Frame { text, frame });
                     }
                     Ok(_) => {}
                     Err(error) => {
@@ -170,7 +170,7 @@ impl Subscription {
         true
     }
 
-    fn lost(&mut self, lost: Lost) -> Result<News, Refused> {
+    fn lost(&mut self, lost: Lost) -> Result<SubscriptionEvent, Refused> {
         let connected = self.connection.take();
         if connected.is_some_and(|established| established.since.elapsed() >= SETTLED) {
             self.pause = FIRST_PAUSE;
@@ -182,7 +182,7 @@ impl Subscription {
                 let pause = pause.mul_f64(1.0 + rand::random::<f64>());
                 self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 self.resume_at = Some(Instant::now() + pause);
-                Ok(News::Lost { why, pause })
+                Ok(SubscriptionEvent::Lost { why, pause })
             }
         }
     }
@@ -259,13 +259,13 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
 /// Converts an error response. A retry is useful after 5xx and 429, which a full or starting server sends, and not
 /// after other errors. The reason contains the `detail` of `body`, if it is a problem (RFC 9457).
 fn status(status: StatusCode, body: &[u8]) -> Lost {
-    let why = match problem::sentence(body) {
-        Some(sentence) => format!("the server answered {status}: {sentence}"),
-        None => format!("the server answered {status}"),
+    let why = match problem::detail(body) {
+        Some(detail) => format!("the server responded with {status}: {detail}"),
+        None => format!("the server responded with {status}"),
     };
     match status {
         StatusCode::UNAUTHORIZED => Lost::Never(format!(
-            "{why}; name a file with a valid token by --token-file"
+            "{why}; set --token-file to a file with a valid token"
         )),
         status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
             Lost::Retry(why)
@@ -352,8 +352,8 @@ fn closed(close: Option<&CloseFrame>) -> Lost {
     };
     let code = u16::from(*code);
     let why = match reason.is_empty() {
-        true => format!("the server closed with {code}"),
-        false => format!("the server closed with {code}: {reason}"),
+        true => format!("the server closed the connection with code {code}"),
+        false => format!("the server closed the connection with code {code}: {reason}"),
     };
     match code {
         3500..=3999 => Lost::Never(why),
@@ -415,11 +415,11 @@ mod tests {
         let (mut offsets, mut lost) = (Vec::new(), 0);
         while offsets.len() < 3 {
             match subscription.next().await.unwrap() {
-                News::Frame { frame, .. } => match *frame {
+                SubscriptionEvent::Frame { frame, .. } => match *frame {
                     Frame::Final { id, .. } => offsets.push(id.offset),
                     other => panic!("{other:?}"),
                 },
-                News::Lost { .. } => lost += 1,
+                SubscriptionEvent::Lost { .. } => lost += 1,
             }
         }
         assert_eq!(offsets, [1, 2, 3]);
@@ -430,8 +430,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_with_its_sentence() {
-        const PROBLEM: &str = r#"{"status":403,"detail":"the token does not open the room a"}"#;
+    async fn a_refusal_has_the_detail_of_the_response() {
+        const PROBLEM: &str =
+            r#"{"status":403,"detail":"the token does not give access to room a"}"#;
         for transport in [Transport::WebSocket, Transport::ServerSentEvents] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let server = Endpoint::in_the_clear(listener.local_addr().unwrap());
@@ -453,14 +454,14 @@ mod tests {
             let Refused(why) = subscription.next().await.unwrap_err();
             assert_eq!(
                 why,
-                "the server answered 403 Forbidden: the token does not open the room a"
+                "the server responded with 403 Forbidden: the token does not give access to room a"
             );
             drop(serving.await.unwrap());
         }
     }
 
     #[test]
-    fn a_close_code_says_whether_coming_back_is_of_use() {
+    fn a_close_code_decides_whether_to_reconnect() {
         for (code, comes_back) in [
             (None, true),
             (Some(1001), true),

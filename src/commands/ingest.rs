@@ -53,12 +53,12 @@ pub(super) struct IngestFlags {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=10_000_000))]
     max_rooms: u64,
-    /// Maximum rate of reactions of one user, for example 20/s. As many as in one second may come at once. No limit by
+    /// Maximum rate of reactions of one user, for example 20/s. The reactions of one second may arrive at once. No limit by
     /// default
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_user_rate: Option<RateLimit>,
-    /// Maximum rate of reactions of one IP address (for IPv6 of a /64 network), for example 200/s. As many as in one
-    /// second may come at once. No limit by default
+    /// Maximum rate of reactions of one IP address (for IPv6 of a /64 network), for example 200/s. The reactions of
+    /// one second may arrive at once. No limit by default
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_address_rate: Option<RateLimit>,
     /// Address of a proxy, or of a network of proxies, whose X-Forwarded-For header is trusted; repeat the flag for

@@ -50,7 +50,7 @@ enum Subcommand {
     /// Run a relay, which sends the results of a publisher to more subscribers
     #[command(after_help = examples::RELAY)]
     Relay(relay::Flags),
-    /// Show the results of a room in the terminal as they come
+    /// Show the results of a room in the terminal as they arrive
     #[command(after_help = examples::SUBSCRIBE)]
     Subscribe(subscribe::Flags),
     /// Print the records of a topic
@@ -62,7 +62,7 @@ enum Subcommand {
     /// Create the topics, or check them
     #[command(subcommand, after_help = examples::TOPICS)]
     Topics(topics::Action),
-    /// Change the stored progress, after other settings or deleted data stopped the dataflow
+    /// Change the stored progress, if changed settings or deleted data prevent a start of the dataflow
     #[command(after_help = examples::RESET)]
     Reset(reset::Flags),
 }

@@ -28,7 +28,7 @@ pub(crate) struct Flags {
     /// Where the next run starts to read: at the stored offsets, or after the records that are in the log now
     #[arg(long, value_name = "WHERE", default_value = "kept")]
     from: Where,
-    /// For use after a clock was wrong or progress was lost: everything up to this time is final, and later windows are
+    /// Use this after a clock was wrong or progress was lost: everything up to this time is final, and later windows are
     /// counted, even if they already have finals
     #[arg(long, value_name = "now|TIME", value_parser = final_until, allow_hyphen_values = true)]
     final_until: Option<FinalUntil>,
@@ -105,10 +105,10 @@ fn change(
         Err(error) => match Failure::from(error) {
             Failure {
                 exit: Exit::Restart,
-                sentence,
+                message,
             } => {
-                let sentence = format!("{sentence}; stop the dataflow, then reset again");
-                Err(Failure::new(Exit::Restart, sentence))
+                let message = format!("{message}; stop the dataflow, then reset again");
+                Err(Failure::new(Exit::Restart, message))
             }
             other => Err(other),
         },
@@ -149,10 +149,10 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
                 moment(request.now_ms)
             )
         }
-        FinalTime::Kept => format!("Finals up to {until} stay.\n"),
+        FinalTime::Kept => format!("Finals up to {until} are kept.\n"),
         FinalTime::Forward => format!(
-            "Everything up to {until} will be final (it was {}); what is in the log and not counted by then is \
-             rejected as late.\n",
+            "Everything up to {until} will be final (before: up to {}). Reactions in the log that are not counted by \
+             then will be rejected as late.\n",
             moment(plan.stored_until_ms)
         ),
         FinalTime::Backward => format!(
@@ -166,7 +166,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     let after = &plan.finals_after;
     if after.finals > 0 {
         text += &format!(
-            "{} finals with {} reactions lie after that, and stay. Their windows may get a second final, of other \
+            "{} finals with {} reactions are later than that and are kept. Their windows may get a second final, of other \
              reactions, and the totals count both:\n",
             HumanCount(after.finals),
             HumanCount(after.events)
@@ -185,7 +185,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     }
     if plan.final_time == FinalTime::Backward {
         text += &format!(
-            "Records in the log that are not counted yet and dated more than 5 s after {until} will be rejected as ahead.\n"
+            "Records in the log that are not counted yet and dated more than 5 s after {until} will be rejected with the reason `ahead`.\n"
         );
     }
     if request.from == ResetFrom::Latest {
@@ -196,7 +196,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
 
 fn confirmed() -> Result<bool, Failure> {
     say(
-        "A running dataflow ends, and the next run continues from there. Reset the progress? [y/N] ",
+        "A running dataflow ends, and the next run continues from the new progress. Reset the progress? [y/N] ",
     )?;
     let mut answer = String::new();
     // If the terminal is closed, the answer is no.
@@ -213,7 +213,7 @@ fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
         }
     };
     let mut text = format!(
-        "{} partitions; finals up to {} stay; {next}\n",
+        "{} partitions; finals up to {} are kept; {next}\n",
         done.partitions,
         moment(done.final_until_ms)
     );

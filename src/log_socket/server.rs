@@ -100,7 +100,7 @@ impl LogEndpoint {
             Ok(Some(Ok(lines))) => (StatusCode::OK, lines),
             Ok(Some(Err(error))) => failure(error),
             Ok(None) => {
-                let expected = "write /v1/log/TOPIC, with ?time_ms=T if need be, or \
+                let expected = "write /v1/log/TOPIC, optionally with ?time_ms=T, or \
                                 /v1/log/TOPIC/PARTITION?from=OFFSET&limit=RECORDS";
                 return Problem::bad_request(expected).into_response();
             }

@@ -129,7 +129,7 @@ impl DataflowThread {
                 _ => Ok(()),
             },
             () = timed_out => {
-                tracing::warn!("the dataflow does not wait for the log any longer; what was not committed is counted by the next run");
+                tracing::warn!("the dataflow stops waiting for the log; the next run counts the reactions that were not committed");
                 Ok(())
             }
         }

@@ -24,7 +24,7 @@ impl Observability {
         let ahead = move || clock.ahead_of_host().as_millis() as f64 / 1000.0;
         PullingGauge::new(
             "emostream_clock_ahead_seconds",
-            "How far the clock that dates events is ahead of the host clock, which stepped back.",
+            "Time by which the event clock is ahead of the host clock, because the host clock stepped back.",
             Box::new(ahead),
         )
         .and_then(|gauge| self.registry.register(Box::new(gauge)))
@@ -57,9 +57,12 @@ impl Observability {
     }
 
     fn register_process(&self) -> Result<(), prometheus::Error> {
-        let about = Opts::new("emostream_build_info", "The program that runs; always 1")
-            .const_label("version", env!("CARGO_PKG_VERSION"))
-            .const_label("revision", env!("EMOSTREAM_REVISION"));
+        let about = Opts::new(
+            "emostream_build_info",
+            "Version of the running program; the value is always 1",
+        )
+        .const_label("version", env!("CARGO_PKG_VERSION"))
+        .const_label("revision", env!("EMOSTREAM_REVISION"));
         let build = IntGauge::with_opts(about)?;
         build.set(1);
         self.registry.register(Box::new(build))?;

@@ -76,7 +76,7 @@ impl From<BroadcastError> for Failure {
     fn from(error: BroadcastError) -> Self {
         match error {
             BroadcastError::Log(error) => error.into(),
-            BroadcastError::OtherLog(sentence) => Self::new(Exit::Restart, sentence),
+            BroadcastError::OtherLog(message) => Self::new(Exit::Restart, message),
             other => Self::unavailable(other),
         }
     }

@@ -19,7 +19,7 @@ pub fn serve(page: String) -> SocketAddr {
 }
 
 /// Forwards requests, except those for which `refusal` returns a response. Each request has a connection of its own, so
-/// that `refusal` sees every head.
+/// that `refusal` is called for every head.
 pub fn proxy(
     to: String,
     refusal: impl Fn(&str) -> Option<String> + Send + Sync + 'static,

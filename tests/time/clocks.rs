@@ -55,7 +55,7 @@ fn a_clock_that_was_an_hour_ahead_is_refused_until_a_reset() {
 }
 
 #[test]
-fn a_clock_that_steps_back_under_up_costs_nothing() {
+fn a_clock_that_steps_back_while_up_runs_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let store = ["--data", data.to_str().unwrap()];

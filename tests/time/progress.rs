@@ -133,8 +133,8 @@ fn a_refused_start_leaves_the_running_dataflow_alone() {
     let refused_ms = now_ms();
     until("finals since then, or an end", || {
         thread::sleep(WINDOW);
-        let goes_on = fixture.outcome().final_until_ms > refused_ms + 1000;
-        (goes_on || !dataflow.runs()).then_some(())
+        let continues = fixture.outcome().final_until_ms > refused_ms + 1000;
+        (continues || !dataflow.runs()).then_some(())
     });
     assert!(dataflow.runs(), "{}", dataflow.logged());
     let acknowledged = producers.end();

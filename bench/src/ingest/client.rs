@@ -119,7 +119,7 @@ impl Clients {
 
 /// Reads one response and returns its status. The server sends no bytes after it until the next request, so none are
 /// kept.
-async fn read_response(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
+pub(crate) async fn read_response(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
     buffer.clear();
     loop {
         if stream.read_buf(buffer).await? == 0 {

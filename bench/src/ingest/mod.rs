@@ -4,8 +4,7 @@
 //! All servers run all the time, and are measured in turn, so that other load on the host affects all of them.
 
 pub(crate) mod baseline;
-
-mod client;
+pub(crate) mod client;
 
 use std::{
     collections::BTreeMap,

@@ -278,7 +278,7 @@ impl Connection {
         };
         match (event, &mut self.closing) {
             (None, None) if is_too_much => {
-                let last = close_frame(CloseCode::Policy.into(), "too much is said");
+                let last = close_frame(CloseCode::Policy.into(), "too many bytes received");
                 self.cut_off(&last, context);
             }
             (None, _) => {}

@@ -38,7 +38,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_small_audience_is_back_soon_and_a_large_one_takes_its_time() {
+    fn the_reconnect_window_grows_with_the_audience() {
         let most = Duration::from_secs(30);
         for (audience, seconds) in [(0, 5), (10, 5), (10_000, 10), (100_000, 30), (u64::MAX, 30)] {
             assert_eq!(
@@ -52,7 +52,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_moment_lies_within_the_spread(spread_ms in 0_u64..40_000) {
+        fn the_time_to_reconnect_is_within_the_window(spread_ms in 0_u64..40_000) {
             let bye = goaway_frame(Duration::from_millis(spread_ms));
             let json: serde_json::Value = serde_json::from_str(bye.json().as_str())
                 .expect("a frame is JSON");

@@ -79,9 +79,10 @@ enum What {
     Close,
 }
 
-const AGAINST_RFC: InboundEvent = InboundEvent::Violation(CloseCode::Protocol, "not by RFC 6455");
+const AGAINST_RFC: InboundEvent =
+    InboundEvent::Violation(CloseCode::Protocol, "RFC 6455 was violated");
 const NOT_UTF8: InboundEvent = InboundEvent::Violation(CloseCode::Invalid, "not UTF-8");
-const TOO_LONG: InboundEvent = InboundEvent::Violation(CloseCode::Size, "messages here are short");
+const TOO_LONG: InboundEvent = InboundEvent::Violation(CloseCode::Size, "message too long");
 
 impl Inbound {
     /// Processes bytes up to the first event, which is returned. The bytes are unmasked in place.

@@ -48,7 +48,7 @@ impl Mailbox {
         };
         if is_first && let Err(error) = self.waker.wake() {
             // A warning is enough: a shard with connections wakes up soon anyway, in order to sweep them.
-            tracing::warn!(%error, "a shard could not be woken");
+            tracing::warn!(%error, "a shard could not be notified");
         }
     }
 

@@ -189,7 +189,7 @@ impl Shard {
             Ok(false) => {}
             Ok(true) => self.unfinished.push(key),
             Err(error) => {
-                tracing::trace!(%error, "a subscriber has gone");
+                tracing::trace!(%error, "a subscriber's connection ended");
                 self.closed.push(key);
             }
         }
@@ -229,7 +229,7 @@ impl Shard {
         );
         if let Err(error) = set.and(registered) {
             // The client has disconnected, or the kernel has no memory for the socket. So the connection is dropped.
-            tracing::debug!(%error, "a subscriber is not taken in");
+            tracing::debug!(%error, "a subscriber's socket could not be registered");
             return;
         }
         let empty = || RoomConnections {

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_pings_that_were_not_begun_are_given_back() {
+    fn pongs_that_were_not_begun_are_returned() {
         let mut batch = WriteBatch::default();
         let mut cursor = Cursor::join(&RoomState::default());
         for (written, rest, pongs) in [

@@ -57,7 +57,7 @@ impl Eq for EncodedFrame {}
 impl EncodedFrame {
     pub(crate) fn new(frame: &Frame) -> Self {
         let mut json = Vec::with_capacity(JSON_BYTES);
-        serde_json::to_writer(&mut json, frame).expect("frames are plain data with string keys");
+        serde_json::to_writer(&mut json, frame).expect("a frame can always be encoded as JSON");
         let websocket = Bytes::from(websocket::framed(OpCode::Data(Data::Text), &json));
         let text = websocket.slice(websocket.len() - json.len()..);
         Self {

@@ -15,7 +15,7 @@ pub(crate) fn framed(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(header.len(bytes) + payload.len());
     header
         .format(bytes, &mut frame)
-        .expect("a Vec takes every write");
+        .expect("a write to a Vec never fails");
     frame.extend_from_slice(payload);
     frame
 }

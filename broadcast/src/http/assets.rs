@@ -228,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_told_where_to_send_and_may_send_there() {
+    fn the_page_has_the_ingest_url_and_its_policy_allows_it() {
         let own = Page::new(None, false);
         assert!(!html(&own, "/").contains("data-ingest-url") && own.policy == POLICY);
         let url = "https://react.example".parse().unwrap();
-        let told = Page::new(Some(&url), false);
+        let with_ingest = Page::new(Some(&url), false);
         let body = r#"<body data-emostream-page data-ingest-url="https://react.example">"#;
-        assert!(html(&told, "/").contains(body));
-        let policy = told.policy.to_str().unwrap();
+        assert!(html(&with_ingest, "/").contains(body));
+        let policy = with_ingest.policy.to_str().unwrap();
         assert!(policy.contains("connect-src 'self' https://react.example ws: wss:;"));
     }
 
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_browser_that_has_a_file_is_not_sent_it_again() {
         let page = Page::new(None, false);
-        let asked = |tags: &str| {
+        let status_of = |tags: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(IF_NONE_MATCH, tags.parse().unwrap());
             page.answer("/emostream.js", &headers).status()
@@ -265,9 +265,9 @@ mod tests {
             format!("\"old\", {tag}"),
             "*".to_owned(),
         ] {
-            assert_eq!(asked(&known), 304, "{known}");
+            assert_eq!(status_of(&known), 304, "{known}");
         }
-        assert_eq!(asked("\"old\""), 200);
+        assert_eq!(status_of("\"old\""), 200);
         assert_ne!(
             page.answer("/viewer.js", &HeaderMap::new()).headers()[ETAG],
             *tag

@@ -26,9 +26,11 @@ pub(crate) fn joining(
 /// from the parameter `since`.
 fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
     let header = headers.get("last-event-id").map(|value| value.to_str());
-    let header = header
-        .transpose()
-        .map_err(|_| Problem::bad_request("Last-Event-ID: an id looks like 3-10422"))?;
+    let header = header.transpose().map_err(|_| {
+        Problem::bad_request(
+            "Last-Event-ID: an id has the form PARTITION-OFFSET, for example 3-10422",
+        )
+    })?;
     // A browser that reconnects sends its newest id in the header, but the URL still has the first id. So the header is
     // used if there is one.
     let (name, id) = match header.filter(|id| !id.is_empty()) {
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_and_ids_are_read_from_the_query() {
+    fn times_and_ids_are_parsed_from_the_query() {
         let uri: Uri = "/x?from=1764000000123&to=2025-11-24T16%3A00%3A00Z&since=3-17"
             .parse()
             .unwrap();

@@ -114,7 +114,7 @@ pub(crate) fn rooms(hub: &Hub, principal: &Principal) -> Response {
 }
 
 fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("plain data with string keys")
+    serde_json::to_string(value).expect("the response can always be encoded as JSON")
 }
 
 fn answer(mut json: String) -> Response {

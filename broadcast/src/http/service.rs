@@ -52,7 +52,8 @@ pub(crate) struct Service {
     shutdown: CancellationToken,
 }
 
-/// Returns when the token expires. `None`: it does not expire, or only at a time that the clock cannot represent.
+/// Returns the time at which the token expires. `None`: it does not expire, or only at a time that the clock cannot
+/// represent.
 fn expires_at(principal: &Principal) -> Option<Instant> {
     Instant::now().checked_add(principal.expires_in(SystemTime::now())?)
 }
@@ -141,7 +142,7 @@ impl Service {
         let principal = &self.authenticate(request.uri(), request.headers()).await?;
         let room = &parameters::room(name)?;
         if !principal.can_access_room(room.as_str()) {
-            let detail = format!("the token does not open room \"{room}\"");
+            let detail = format!("the token does not give access to room \"{room}\"");
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         match resource {
@@ -217,17 +218,19 @@ impl Service {
             && !self.hub.catch_up(id).await
         {
             return Err(Problem::unavailable(
-                "this relay has lost its upstream, and does not know that id yet; come back, or try another",
+                "this relay has no connection to its upstream and has not received that id yet; retry later, or connect to another relay",
             ));
         }
         if self.shutdown.is_cancelled() {
             return Err(Problem::unavailable(
-                "this server is about to end; connect again",
+                "this server is shutting down; reconnect",
             ));
         }
         let heartbeat = &Heartbeat::new(&self.config);
         let (hub, metrics) = (&self.hub, &self.metrics);
         let joined = Subscriber::join(hub, room, attendance, since, heartbeat, metrics, transport);
-        joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
+        joined.ok_or_else(|| {
+            Problem::unavailable("too many rooms without results have subscribers; retry later")
+        })
     }
 }

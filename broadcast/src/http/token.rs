@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_stands_in_a_header_a_subprotocol_or_the_address() {
+    fn a_token_is_found_in_a_header_a_subprotocol_or_the_query() {
         let protocol = ("sec-websocket-protocol", "emostream, emostream.token.b.b.b");
         let none = ("x", "");
         for (headers, uri, found) in [
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_never_the_subprotocol_that_is_spoken() {
+    fn the_selected_subprotocol_is_never_the_token() {
         for (offer, spoken) in [
             ("emostream, emostream.token.a.b.c", Some("emostream")),
             ("emostream.token.a.b.c,emostream", Some("emostream")),

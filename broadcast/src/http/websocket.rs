@@ -33,8 +33,7 @@ pub(super) fn handshake(
         || !has(UPGRADE, "websocket")
         || !has(CONNECTION, "upgrade")
     {
-        let detail =
-            "this is a WebSocket: connect with ws://, or use …/events for Server-Sent Events";
+        let detail = "this path needs a WebSocket handshake: connect with ws:// or wss://, or use …/events for Server-Sent Events";
         return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, detail)
             .header(UPGRADE, HeaderValue::from_static("websocket")));
     }
@@ -44,13 +43,15 @@ pub(super) fn handshake(
     {
         return Err(Problem::new(
             StatusCode::UPGRADE_REQUIRED,
-            "WebSocket version 13 is spoken here",
+            "only WebSocket version 13 is supported",
         )
         .header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
     }
     if !request.body().is_end_stream() {
         // A body would be parsed as WebSocket frames, so the request is rejected.
-        return Err(Problem::bad_request("a handshake has no body"));
+        return Err(Problem::bad_request(
+            "a WebSocket handshake must not have a body",
+        ));
     }
     let accept = accept(headers)?;
     let subprotocol = token::subprotocol(headers);
@@ -60,13 +61,13 @@ pub(super) fn handshake(
         answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
         answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        answer.extend(subprotocol.map(|spoken| (SEC_WEBSOCKET_PROTOCOL, spoken)));
+        answer.extend(subprotocol.map(|selected| (SEC_WEBSOCKET_PROTOCOL, selected)));
         response
     })
 }
 
 fn accept(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
-    let bad = || Problem::bad_request("Sec-WebSocket-Key is 16 bytes in base64");
+    let bad = || Problem::bad_request("Sec-WebSocket-Key must be 16 bytes in base64");
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(bad)?.as_bytes();
     // The Base64 encoding of 16 bytes has 22 digits and two characters of padding.
     let digits = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);

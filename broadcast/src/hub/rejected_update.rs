@@ -7,10 +7,12 @@ use emostream_model::Room;
 pub(crate) enum RejectedUpdate {
     /// The update is from another log than the earlier ones: the log was recreated, or the upstream reads another log.
     /// The text names the room or the partition whose results show this.
-    #[error("the results of {0} are of another log than those before; starting again takes them")]
+    #[error(
+        "the results of {0} are from another log than the results before; the process has to be restarted to accept them"
+    )]
     OtherLog(String),
     /// The snapshot of a room cannot be parsed.
-    #[error("what it tells of room {0} is no room")]
+    #[error("the snapshot of room {0} is invalid")]
     InvalidSnapshot(Room),
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Hub {
     /// the next sweep. This value is changed only while `rooms` is locked.
     idle: AtomicUsize,
     pub(crate) offsets: ReadOffsets,
-    /// The last record of the leaders across all rooms, and its order.
+    /// The last record of the leaders across all rooms, and its position among the results.
     leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
     /// The greatest number of backward resets of any room.
     resets: AtomicU64,
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_that_are_only_looked_at_are_bounded_until_they_are_swept_or_count_something() {
+    fn rooms_without_results_are_limited_until_a_sweep_or_a_result() {
         let hub = hub();
         for nth in 0..MAX_IDLE_ROOMS {
             assert!(hub.subscribe(&room(nth), Audience).is_some());
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn an_observer_holds_its_room_and_is_not_counted() {
+    fn an_observer_keeps_its_room_and_is_not_counted() {
         let hub = hub();
         let entry = hub.subscribe(&room(0), Observer).unwrap();
         hub.sweep(0, 0);

@@ -1,7 +1,7 @@
 //! The log of updates that the relays below this node read. Each update is encoded once for all of them.
 //!
 //! ```text
-//!  append ─▶ pending batch ─ seal ─▶ ring of batches ◀─ one cursor a relay
+//!  append ─▶ pending batch ─ seal ─▶ ring of batches ◀─ one cursor per relay
 //! ```
 //!
 //! A relay has a cursor and no queue, so a slow relay uses no memory apart from the buffer of its socket. If the batch

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_result_tells_how_long_windows_are() {
+    fn the_newest_result_sets_the_window_size() {
         let mut settings = settings(1000);
         observe(&mut settings, &result(12_000, 3000, 5, 1000));
         assert_eq!((settings.window_ms, settings.swarm_size), (3000, 1000));

@@ -168,14 +168,14 @@ impl Connector {
             self.updates.metrics.upstream_losses.inc();
         }
         if was_connected || !again {
-            tracing::warn!(upstream = at, "no news from this upstream: {why}");
+            tracing::warn!(upstream = at, "no connection to this upstream: {why}");
             self.logged.insert(at.to_owned(), (why, Instant::now()));
         }
         let errors = self.logged.iter();
         let errors = errors.map(|(at, (why, _))| format!("{at}: {why}"));
         let errors = errors.collect::<Vec<_>>().join("; ");
         self.readiness
-            .not_ready(format!("no upstream feeds it: {errors}"));
+            .not_ready(format!("no connection to an upstream: {errors}"));
         self.errors.send_replace(errors);
         self.updates.metrics.upstream.set(0);
         self.updates
@@ -220,7 +220,7 @@ impl Connector {
             return Ok(Box::new(stream));
         };
         match timeout(HELLO_TIMEOUT, trust.connect(host(at), stream)).await {
-            Ok(spoken) => Ok(Box::new(spoken.map_err(in_our_flags)?)),
+            Ok(tls_stream) => Ok(Box::new(tls_stream.map_err(in_our_flags)?)),
             Err(_) => Err(LinkError::NoAnswer(HELLO_TIMEOUT)),
         }
     }
@@ -298,8 +298,8 @@ impl Connector {
                             warned = true;
                             tracing::warn!(
                                 upstream = at,
-                                "it counts emojis that this build does not know; they are among the others: \
-                                 run the same emostream everywhere"
+                                "the upstream sends counts of emojis that this build does not know; they are \
+                                 included in `others`: run the same version of emostream everywhere"
                             );
                         }
                         if let Some(snapshot) = &mut snapshot {
@@ -329,7 +329,7 @@ impl Connector {
                         .send_replace(UpstreamStatus::Connected(way.clone()));
                     self.readiness.ready();
                     if self.state.send_replace(ClientState::Connected) != ClientState::Connected {
-                        tracing::info!(upstream = at, "news comes from this upstream from now on");
+                        tracing::info!(upstream = at, "connected to this upstream");
                     }
                 }
                 RelayDown::Path(path) => {
@@ -378,10 +378,7 @@ fn has_unnamed(update: &RelayUpdate) -> bool {
 fn in_our_flags(error: io::Error) -> LinkError {
     let words = error.to_string();
     let words = words.replace("--cacert", "--upstream-ca");
-    let words = words.replace(
-        "write http://",
-        "leave --upstream-tls and --upstream-ca out",
-    );
+    let words = words.replace("write http://", "remove --upstream-tls and --upstream-ca");
     LinkError::Unreachable(io::Error::other(words))
 }
 

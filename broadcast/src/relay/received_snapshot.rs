@@ -43,7 +43,7 @@ impl ReceivedSnapshot {
         removed.collect()
     }
 
-    /// Returns the order just after the newest final of a room that is missing in the snapshot. Returns `None` if the
+    /// Returns the position just after the newest final of a room that is missing in the snapshot. Returns `None` if the
     /// room has no totals, or if the upstream has not read that final.
     fn removed_before(&self, room: &RoomState) -> Option<ResultOrder> {
         let totals = room.totals();

@@ -92,7 +92,7 @@ async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: CancellationTo
             oldest.abort();
             if server.log_limit.try_acquire() {
                 tracing::warn!(
-                    "too many strangers at the relays' port; who has been silent longest is let go"
+                    "too many unauthenticated connections at --relay-listen; the oldest one is closed"
                 );
             }
         }
@@ -122,9 +122,11 @@ impl Server {
             Ok(relay) => drop(tokio::spawn(self.serve(relay, peer))),
             Err(_) if !self.log_limit.try_acquire() => {}
             Err(LinkError::Refused(refusal)) => {
-                tracing::warn!(%peer, "a relay is refused, and told: {refusal}");
+                tracing::warn!(%peer, "a relay was refused: {refusal}");
             }
-            Err(error) => tracing::warn!(%peer, "no relay, and let go: {error}"),
+            Err(error) => {
+                tracing::warn!(%peer, "a connection was closed before it was authenticated: {error}");
+            }
         }
     }
 
@@ -143,14 +145,14 @@ impl Server {
     async fn serve(self: Arc<Self>, relay: AcceptedPeer, peer: SocketAddr) {
         let name = relay.name();
         if self.log_limit.try_acquire() {
-            tracing::info!(%peer, name, "a relay is fed from now on");
+            tracing::info!(%peer, name, "a relay has connected");
         }
         let ended = tokio::select! {
             () = self.shutdown.cancelled() => return,
             ended = relay.serve(&self.updates) => ended,
         };
         if self.log_limit.try_acquire() {
-            tracing::warn!(%peer, name, "a relay is let go: {ended}");
+            tracing::warn!(%peer, name, "a relay has disconnected: {ended}");
         }
     }
 
@@ -158,8 +160,8 @@ impl Server {
         let dropped = self.log_limit.rotate();
         if dropped > 0 {
             tracing::warn!(
-                "at the relays' port {dropped} more came or went within {SPAN:?}: strangers, whom a firewall keeps \
-                 off, or relays that do not stay"
+                "{dropped} more log lines about connections at --relay-listen were dropped within {SPAN:?}: other \
+                 clients connect to this port, which a firewall can prevent, or relays reconnect repeatedly"
             );
         }
     }

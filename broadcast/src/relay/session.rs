@@ -177,7 +177,7 @@ async fn send_updates(
         send_batches(updates, &mut cursor, writer).await?;
         tracing::warn!(
             name = hello.name,
-            "a relay fell behind; it gets the rooms as they stand"
+            "a relay lagged too far behind and is sent a snapshot of all rooms"
         );
         updates.metrics.relay_resyncs.inc();
         has = reads;

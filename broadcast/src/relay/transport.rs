@@ -43,29 +43,29 @@ pub(super) enum LinkError {
     ClosedBeforeHello,
     #[error("{0}")]
     Io(io::Error),
-    #[error("it has said nothing for {0:?}")]
+    #[error("it has sent nothing for {0:?}")]
     Silent(Duration),
     #[error("it has read nothing for {0:?}")]
     Unread(Duration),
-    #[error("it announced a message of {bytes} bytes, and {most} is the most")]
+    #[error("it announced a message of {bytes} bytes, more than the maximum of {most}")]
     TooLong { bytes: usize, most: usize },
     #[error(transparent)]
     Message(#[from] MessageError),
-    #[error("it said something that was not its turn to say")]
+    #[error("it sent a message that the protocol does not allow at this point")]
     UnexpectedMessage,
     #[error(transparent)]
     Refused(#[from] emostream_model::Refusal),
     #[error(transparent)]
     RejectedUpdate(#[from] RejectedUpdate),
-    #[error("it does not prove that it knows the token; give both the same --relay-token-file")]
+    #[error("it does not have the same token; set the same --relay-token-file at both")]
     NoProof,
-    #[error("it cannot be reached: {0}")]
+    #[error("it is not reachable: {0}")]
     Unreachable(io::Error),
     #[error(
-        "it lets in and says nothing; if it speaks TLS, add --upstream-tls or --upstream-ca FILE"
+        "it accepts connections but sends nothing; if it requires TLS, add --upstream-tls or --upstream-ca FILE"
     )]
     NoTls,
-    #[error("it did not answer within {0:?}")]
+    #[error("it did not respond within {0:?}")]
     NoAnswer(Duration),
 }
 
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nonsense_ends_a_link_whatever_it_is() {
+    async fn invalid_bytes_end_a_connection() {
         let whole = RelayUp::Heartbeat.frame();
         assert!(matches!(read(&whole).await, Ok(RelayUp::Heartbeat)));
         let giant = [0xff; 40];
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_giant_that_is_only_announced_takes_no_memory() {
+    async fn an_announced_length_takes_no_memory() {
         let announced = (MAX_UP_BYTES as u32).to_be_bytes();
         let bytes = [&announced[..], &[1; 10]].concat();
         let mut incoming = MessageReader::new(&bytes[..], MAX_UP_BYTES);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_joiner_gets_the_newest_final_and_the_present() {
+    fn a_new_subscriber_is_sent_the_newest_final_and_the_live_tally() {
         let mut room = room(None, [3, 5, 9]);
         room.push_live(record(10, Some(1)));
         room.push_live(record(10, Some(2)));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_very_first_final_reaches_a_joiner() {
+    fn the_first_final_of_a_room_is_sent_to_a_subscriber() {
         let room = room(None, [0]);
         assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-0"]);
     }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn live_tallies_of_former_windows_vanish_when_windows_change() {
+    fn live_tallies_of_old_windows_are_dropped_when_the_window_size_changes() {
         let sized = |start: u64, ms: u64| WindowRecord {
             emitted_at: Some(1),
             ..WindowRecord {

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Invariant: after a merge the relay's room has the finals and totals of the node that has applied more finals, the
-//! relay or the upstream. If finals are missing between two others, a gap announces them. The order of the totals shows
-//! which node has applied more finals. The sum of the totals does not show it, since totals can begin at 0 again. If
-//! the orders are equal, the relay keeps its own totals.
+//! relay or the upstream. If finals are missing between two others, a gap announces them. The position up to which the
+//! totals count (`ResultOrder`) shows which node has applied more finals. The sum of the totals does not show it, since
+//! totals can begin at 0 again. If the positions are equal, the relay keeps its own totals.
 
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ impl ParsedSnapshot {
         {
             return Err(InvalidSnapshot);
         }
-        // The totals of a room are as of its newest final. So if there is a final, the totals must have an order.
+        // The totals of a room are as of its newest final. So if there is a final, the totals must have its position.
         if newest.is_some() && snapshot.totals_as_of.is_none() {
             return Err(InvalidSnapshot);
         }
@@ -197,8 +197,8 @@ impl RoomState {
         is_new
     }
 
-    /// Merges the finals of the upstream's room, whose totals have the order `as_of`. Returns `false` if nothing is
-    /// new.
+    /// Merges the finals of the upstream's room, whose totals are as of the position `as_of`. Returns `false` if
+    /// nothing is new.
     fn merge_finals(
         &mut self,
         as_of: Option<ResultOrder>,
@@ -347,7 +347,7 @@ mod tests {
         /// For any sequence of snapshots from any nodes, the relay's room equals the room of an upstream that has
         /// applied as many events, except for finals that no node has any more.
         #[test]
-        fn a_relay_s_room_is_that_of_the_node_that_is_furthest(
+        fn a_relay_s_room_equals_that_of_the_node_with_most_finals(
             events in events(),
             visits in proptest::collection::vec((0..=FINALS as usize, 0..=FINALS, 0..=FINALS as usize), 1..6)
         ) {
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_made_anew_shows_itself() {
+    fn a_recreated_log_is_detected() {
         let relay = upstream(5, 2);
         let window = |nth: u64| record(nth, None).window;
         assert!(!relay.contradicts(id(4), window(4)), "the newest again");

@@ -56,7 +56,7 @@ pub(crate) struct Live {
 pub(crate) struct Trending {
     /// Version, which increases with each trending list of the room.
     pub(crate) version: u64,
-    /// The order of the last window of the span.
+    /// The position of the last window of the span.
     pub(super) order: ResultOrder,
     /// Length of the span, milliseconds.
     pub(super) span_ms: u64,
@@ -115,9 +115,9 @@ impl RoomState {
         true
     }
 
-    /// Applies the removal of the room's finals from before an order: the totals become 0, and an older trending list
-    /// becomes empty. Returns `false` if nothing changes, or if a final of this order or a later one was applied. Such
-    /// a final may be read before the removal, since the removal is in another topic.
+    /// Applies the removal of the finals before the position `before`: the totals become 0, and an older trending
+    /// list becomes empty. Returns `false` if nothing changes, or if a final at this position or a later one was
+    /// applied. Such a final may be read before the removal, since the removal is in another topic.
     pub(crate) fn remove(&mut self, room: &Room, before: ResultOrder) -> bool {
         if self.totals.as_of().is_some_and(|as_of| as_of >= before) {
             return false;
@@ -174,7 +174,7 @@ impl RoomState {
         self.resets
     }
 
-    /// Returns the order of the newest final in the ring.
+    /// Returns the position of the newest final in the ring.
     fn order(&self) -> Option<ResultOrder> {
         let newest = self.newest()?;
         Some(ResultOrder::new(self.resets, newest.window))
@@ -194,10 +194,10 @@ impl RoomState {
             Some(kept) if kept.id == id => kept.window != window,
             _ => {
                 let evicted = self.evicted_through;
-                let gone = evicted.is_some_and(|last| id.offset <= last.offset);
+                let is_evicted = evicted.is_some_and(|last| id.offset <= last.offset);
                 // After a backward reset, a later window can have a lower offset than an earlier one. So windows are
                 // compared only if there was no reset.
-                !gone || self.resets == 0 && window.start > newest.window.start
+                !is_evicted || self.resets == 0 && window.start > newest.window.start
             }
         }
     }
@@ -311,7 +311,7 @@ impl RoomState {
     }
 
     /// Replaces the trending list with an empty one. Returns `false` if there is no list, or if the list is from a
-    /// window of the order `before` or a later one.
+    /// window at the position `before` or a later one.
     fn end_trending(&mut self, room: &Room, before: ResultOrder) -> bool {
         let Some(known) = self.trending().filter(|known| known.order < before) else {
             return false;
@@ -560,7 +560,7 @@ mod tests {
         assert!(room.push_trending(trending(7)));
         assert!(!room.remove(&name, order(7)), "its final is not earlier");
         room.expire(u64::MAX);
-        // The ring is empty, but the totals still have the order of their final.
+        // The ring is empty, but the totals still have the position of their final.
         assert!(!room.remove(&name, order(7)));
         assert_eq!((room.totals().total(), room.is_idle()), (1, false));
 

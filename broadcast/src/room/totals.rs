@@ -24,7 +24,7 @@ use emostream_model::{Count, Emoji, RelayFinal, ResultOrder, sort_counts};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RoomTotals {
     counts: BTreeMap<Emoji, u64>,
-    /// The order up to which all finals are counted or were removed. `None`: no final was counted.
+    /// The position up to which all finals are counted or were removed. `None`: no final was counted.
     as_of: Option<ResultOrder>,
 }
 
@@ -51,7 +51,7 @@ impl RoomTotals {
         base
     }
 
-    /// Returns totals that another process has counted, as of the final with this order.
+    /// Returns totals that another process has counted, as of the final at this position.
     pub(crate) fn of(counts: &[Count], as_of: Option<ResultOrder>) -> Self {
         Self {
             counts: counts.iter().map(|c| (c.emoji, c.count)).collect(),
@@ -59,7 +59,7 @@ impl RoomTotals {
         }
     }
 
-    /// Returns the totals of a room whose finals before this order were removed. They contain no counts.
+    /// Returns the totals of a room whose finals before this position were removed. They contain no counts.
     pub(crate) fn removed(before: ResultOrder) -> Self {
         Self {
             counts: BTreeMap::new(),
@@ -89,7 +89,7 @@ impl RoomTotals {
         self.as_of = self.as_of.max(Some(closed.order()));
     }
 
-    /// Returns the order up to which finals are counted, or `None` if no final was counted.
+    /// Returns the position up to which finals are counted, or `None` if no final was counted.
     pub(crate) fn as_of(&self) -> Option<ResultOrder> {
         self.as_of
     }

@@ -189,9 +189,9 @@ struct RestoredRooms {
     older: HashMap<Room, LaterFinals<RoomTotals>>,
     /// Totals that were written after this time may be visible before their final. Unix milliseconds.
     settled_ms: u64,
-    /// All finals before this order are visible, so the restore does not wait for a final of earlier totals.
+    /// All finals before this position are visible, so the restore does not wait for a final of earlier totals.
     settled_until: Option<ResultOrder>,
-    /// Rooms whose totals contain a final that was not read yet, and the order of that final.
+    /// Rooms whose totals contain a final that was not read yet, and the position of that final.
     awaited: HashMap<Room, ResultOrder>,
 }
 
@@ -236,8 +236,8 @@ impl RestoredRooms {
         self.totals.insert(totals.room, counts);
     }
 
-    /// Removes the totals of a room, unless they are of the order `before` or a later one. Later totals show that the
-    /// room has had finals again.
+    /// Removes the totals of a room, unless they are as of the position `before` or a later one: later totals show that
+    /// the room has had finals again.
     fn remove(&mut self, room: Room, before: ResultOrder) {
         let known = self.totals.get(&room);
         if known.is_none_or(|known| known.as_of() < Some(before)) {
@@ -331,7 +331,10 @@ impl RestoredRooms {
             }
             if windows.at_end() && stall.elapsed() > FINALS_TIMEOUT {
                 let rooms = self.awaited.len();
-                tracing::warn!(rooms, "the finals of the newest totals are missing");
+                tracing::warn!(
+                    rooms,
+                    "the finals that the newest totals contain are missing from the log"
+                );
                 return Ok(());
             }
             stall.check(log, "the finals")?;

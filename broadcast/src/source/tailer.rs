@@ -139,7 +139,7 @@ impl Reading {
                 self.is_healthy = false;
                 // Reads may succeed between two errors of a broker, so the limit of log lines depends only on the time.
                 if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
-                    tracing::warn!(%error, "results cannot be read; trying again");
+                    tracing::warn!(%error, "results cannot be read; the read is retried");
                     self.warned = Some(Instant::now());
                 }
                 self.updates.metrics.upstream.set(0);

@@ -61,7 +61,7 @@ impl TopicReader {
                 Ok(records) => read += records,
                 Err(LogError::Expired { start, offset, .. }) => {
                     let topic = &self.topic;
-                    tracing::warn!(%topic, partition, offset, start, "results were deleted unread");
+                    tracing::warn!(%topic, partition, offset, start, "results were deleted before they were read");
                     *next = start;
                     if self.finals {
                         updates.start_partition(*partition, start);
@@ -119,7 +119,7 @@ impl Decoder {
         {
             self.logged = Some(Instant::now());
             let (partition, offset) = (record.partition, record.offset);
-            tracing::warn!(partition, offset, %error, "records that are no results are skipped");
+            tracing::warn!(partition, offset, %error, "records that are not valid results are skipped");
         }
         None
     }

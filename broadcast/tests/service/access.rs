@@ -14,12 +14,12 @@ use tungstenite::{Message, client::IntoClientRequest};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, ask, connect, get},
-    stage::{Node, Stage, config, subscriber_config},
+    fixture::{Fixture, Node, config, subscriber_config},
 };
 
 const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
 
-fn gated(stage: &Stage) -> Node {
+fn gated(fixture: &Fixture) -> Node {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "{SECRET}").unwrap();
     let authenticator =
@@ -29,7 +29,7 @@ fn gated(stage: &Stage) -> Node {
         ..subscriber_config()
     };
     Node::start(
-        stage.log.clone(),
+        fixture.log.clone(),
         Config {
             subscribers,
             ..config()
@@ -59,8 +59,8 @@ const ROOM: [&str; 4] = ["", "/history", "/events", "/ws"];
 
 #[test]
 fn no_response_has_results_without_a_valid_token() {
-    let stage = Stage::new();
-    let node = gated(&stage);
+    let fixture = Fixture::new();
+    let node = gated(&fixture);
     let good = token(600.0, None);
     let (_, rest) = good.split_once('.').unwrap();
     for (bad, error) in [
@@ -81,18 +81,18 @@ fn no_response_has_results_without_a_valid_token() {
                 (format!("{path}{query}"), String::new()),
                 (path.to_owned(), header.clone()),
             ] {
-                let said = ask(
+                let answer = ask(
                     node.address,
                     &format!("GET {target}"),
                     &format!("{UPGRADE}{headers}"),
                 );
-                assert_eq!(said.status, 401, "{target} {headers}: {said:?}");
-                let challenge = said.header("www-authenticate").unwrap();
+                assert_eq!(answer.status, 401, "{target} {headers}: {answer:?}");
+                let challenge = answer.header("www-authenticate").unwrap();
                 assert!(challenge.starts_with("Bearer realm="), "{challenge}");
                 assert_eq!(challenge.contains("invalid_token"), error, "{challenge}");
-                assert_eq!(said.json()["status"], 401);
-                let told = bad.as_deref().unwrap_or("nothing");
-                assert!(!said.body.contains(told), "{said:?}");
+                assert_eq!(answer.json()["status"], 401);
+                let bad_token = bad.as_deref().unwrap_or("nothing");
+                assert!(!answer.body.contains(bad_token), "{answer:?}");
             }
         }
     }
@@ -104,8 +104,8 @@ fn no_response_has_results_without_a_valid_token() {
 
 #[test]
 fn a_token_is_accepted_in_a_header_the_query_or_a_subprotocol() {
-    let stage = Stage::new();
-    let node = gated(&stage);
+    let fixture = Fixture::new();
+    let node = gated(&fixture);
     let good = token(600.0, None);
     let header = format!("authorization: Bearer {good}\r\n");
     let query = format!("?token={good}");
@@ -143,14 +143,14 @@ fn a_token_is_accepted_in_a_header_the_query_or_a_subprotocol() {
 
 #[test]
 fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
-    let mut stage = Stage::new();
-    let node = gated(&stage);
+    let mut fixture = Fixture::new();
+    let node = gated(&fixture);
     let names = ["match-7", "match-8", "side-1"];
     let counts = [("🔥", 1)];
-    stage
+    fixture
         .counting
         .close(1, &names.map(|room| (room, &counts[..])));
-    stage.counting.trending(1, "*", &counts);
+    fixture.counting.trending(1, "*", &counts);
     let rooms = |token: &str| get(node.address, &format!("/v1/rooms?token={token}")).json();
     let listed = |token: &str| -> Vec<String> {
         let rooms = rooms(token);
@@ -180,13 +180,16 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
                 if what == "/events" && opened.contains(&room) {
                     continue;
                 }
-                let said = ask(node.address, &line, UPGRADE);
+                let answer = ask(node.address, &line, UPGRADE);
                 let expected = match (opened.contains(&room), what) {
                     (true, "/ws") => 101,
                     (true, _) => 200,
                     (false, _) => 403,
                 };
-                assert_eq!(said.status, expected, "{claimed:?} {room}{what}: {said:?}");
+                assert_eq!(
+                    answer.status, expected,
+                    "{claimed:?} {room}{what}: {answer:?}"
+                );
             }
         }
     }
@@ -194,8 +197,8 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
 
 #[test]
 fn a_subscriber_is_disconnected_when_its_token_expires() {
-    let stage = Stage::new();
-    let node = gated(&stage);
+    let fixture = Fixture::new();
+    let node = gated(&fixture);
     // The token has expired, but is still accepted for a second, since the leeway is 5 s.
     let short = format!("?token={}", token(-4.0, None));
     let long = format!("?token={}", token(600.0, None));

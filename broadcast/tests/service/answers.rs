@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 
 use crate::{
     clients::{ask, get},
-    stage::{Node, Stage, config, subscriber_config},
+    fixture::{Fixture, Node, config, subscriber_config},
 };
 
 #[test]
 fn a_rooms_state_is_its_newest_final_its_open_tally_and_its_totals() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.counting.close(1, &[("r", &[("🔥", 1000)])]);
-    stage.counting.close(2, &[("r", &[("👏", 2)])]);
-    stage.counting.live(3, "r", &[("🔥", 5)]);
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.counting.close(1, &[("r", &[("🔥", 1000)])]);
+    fixture.counting.close(2, &[("r", &[("👏", 2)])]);
+    fixture.counting.live(3, "r", &[("🔥", 5)]);
     let state = || get(node.address, "/v1/rooms/r").json();
     until("read", || state()["live"]["total"] == 5);
     let state = state();
@@ -28,9 +28,9 @@ fn a_rooms_state_is_its_newest_final_its_open_tally_and_its_totals() {
 }
 
 #[test]
-fn a_room_that_has_nothing_yet_has_an_empty_state() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+fn a_room_without_results_has_an_empty_state() {
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let answer = get(node.address, "/v1/rooms/nothing-yet");
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -51,10 +51,10 @@ fn a_room_that_has_nothing_yet_has_an_empty_state() {
 
 #[test]
 fn history_has_the_finals_in_the_ring_within_the_requested_time() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     for nth in 1..=5 {
-        stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+        fixture.counting.close(nth, &[("r", &[("🔥", nth)])]);
     }
     let starts = |query: &str| -> Vec<u64> {
         let answer = get(node.address, &format!("/v1/rooms/r/history{query}"));
@@ -76,13 +76,13 @@ fn history_has_the_finals_in_the_ring_within_the_requested_time() {
 
 #[test]
 fn the_list_of_rooms_is_ordered_by_totals() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.counting.close(
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.counting.close(
         1,
         &[("small", &[("🔥", 1)]), ("big", &[("🔥", 9), ("👏", 1)])],
     );
-    stage.counting.live(2, "new", &[("🔥", 1)]);
+    fixture.counting.live(2, "new", &[("🔥", 1)]);
     let rooms = || get(node.address, "/v1/rooms").json();
     until("read", || rooms()["rooms"].as_array().unwrap().len() == 3);
     let rooms = rooms();
@@ -102,8 +102,8 @@ fn the_list_of_rooms_is_ordered_by_totals() {
 
 #[test]
 fn errors_are_problem_details() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let long = "x".repeat(65);
     for (line, status) in [
         ("GET /v1/rooms/a%20room".to_owned(), 400),
@@ -139,9 +139,9 @@ fn errors_are_problem_details() {
 }
 
 #[test]
-fn the_page_and_its_module_come_whole_and_with_a_strict_policy() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+fn the_page_and_its_module_are_complete_and_have_a_strict_policy() {
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
         ("/?room=match-7", "text/html; charset=utf-8"),
@@ -176,9 +176,9 @@ fn the_page_and_its_module_come_whole_and_with_a_strict_policy() {
 }
 
 #[test]
-fn pages_of_other_origins_receive_only_where_they_may() {
-    let stage = Stage::new();
-    let open = stage.publisher();
+fn only_pages_of_allowed_origins_receive_messages() {
+    let fixture = Fixture::new();
+    let open = fixture.publisher();
     let origin = "origin: https://example.org\r\n";
     let answer = ask(open.address, "GET /v1/rooms", origin);
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
@@ -193,7 +193,7 @@ fn pages_of_other_origins_receive_only_where_they_may() {
 
     let allow_origin = "https://example.org".parse().unwrap();
     let closed = Node::start(
-        stage.log.clone(),
+        fixture.log.clone(),
         Config {
             subscribers: SubscriberConfig {
                 allow_origin,
@@ -220,12 +220,12 @@ fn pages_of_other_origins_receive_only_where_they_may() {
 
 #[test]
 fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let rooms: Vec<String> = (0..40).map(|room| format!("room-{room}")).collect();
     let counted = [("🔥", 1), ("👏", 2)];
     let closed: Vec<_> = rooms.iter().map(|room| (&**room, &counted[..])).collect();
-    stage.counting.close(1, &closed);
+    fixture.counting.close(1, &closed);
     let plain = |path: &str| get(node.address, path);
     until("room-39 is listed", || {
         plain("/v1/rooms").body.contains("room-39")
@@ -253,8 +253,8 @@ fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
 
 #[test]
 fn a_response_that_has_no_body_announces_none() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let known = get(node.address, "/emostream.js");
     let known = format!("if-none-match: {}\r\n", known.header("etag").unwrap());
     for (line, headers, status) in [
@@ -271,8 +271,8 @@ fn a_response_that_has_no_body_announces_none() {
 
 #[test]
 fn only_some_responses_may_be_cached() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     for (path, caching) in [
         ("/", "no-cache"),
         ("/emostream.js", "no-cache"),

@@ -13,7 +13,7 @@ use tungstenite::{
     protocol::frame::{Frame, FrameHeader, coding::OpCode},
 };
 
-use crate::stage::DEADLINE;
+use crate::fixture::DEADLINE;
 
 /// A received message: its JSON text, and the parsed value.
 #[derive(Debug, Clone, PartialEq)]

@@ -16,8 +16,8 @@ use tokio_rustls::rustls::{
 
 use crate::{
     clients::{Sse, Subscriber, Ws, connect},
+    fixture::{Fixture, Node, config},
     slow::{narrow_stream, skips_live_tallies_and_gets_every_final},
-    stage::{Node, Stage, config},
 };
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;
@@ -30,7 +30,7 @@ struct Secret {
 }
 
 impl Secret {
-    fn publisher(stage: &Stage) -> Self {
+    fn publisher(fixture: &Fixture) -> Self {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(["publisher.example".to_owned()]).unwrap();
         let certificate = params.self_signed(&key).unwrap().pem();
@@ -52,7 +52,7 @@ impl Secret {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Self {
-            node: Node::speaking(Some(tls.unwrap()), stage.log.clone(), config()),
+            node: Node::speaking(Some(tls.unwrap()), fixture.log.clone(), config()),
             trust: Arc::new(trust),
             _files: files,
         }
@@ -72,14 +72,14 @@ impl Secret {
 
 #[test]
 fn subscribers_over_tls_are_sent_all_frames_and_bye() {
-    let mut stage = Stage::new();
-    let secret = Secret::publisher(&stage);
-    let plain = stage.publisher();
+    let mut fixture = Fixture::new();
+    let secret = Secret::publisher(&fixture);
+    let plain = fixture.publisher();
     let mut in_tls = [secret.join(), secret.join()];
     let mut in_the_clear = Ws::join(plain.address, "r", "");
     for nth in 1..=50 {
-        stage.counting.live(nth, "r", &[("🔥", nth)]);
-        stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+        fixture.counting.live(nth, "r", &[("🔥", nth)]);
+        fixture.counting.close(nth, &[("r", &[("🔥", nth)])]);
     }
     let expected = in_the_clear.finals(50);
     for ws in &mut in_tls {
@@ -108,17 +108,17 @@ fn subscribers_over_tls_are_sent_all_frames_and_bye() {
 
 #[test]
 fn a_slow_subscriber_in_tls_skips_live_tallies_and_gets_every_final() {
-    let mut stage = Stage::new();
-    let secret = Secret::publisher(&stage);
+    let mut fixture = Fixture::new();
+    let secret = Secret::publisher(&fixture);
     let stream = secret.over(narrow_stream(&secret.node));
     let ws = Ws::over(stream, secret.node.address, "r", "");
-    skips_live_tallies_and_gets_every_final(&mut stage, &secret.node, ws);
+    skips_live_tallies_and_gets_every_final(&mut fixture, &secret.node, ws);
 }
 
 #[test]
 fn a_stream_of_events_over_http2_is_the_same_stream() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut by_http1 = Sse::join(node.address, "r", "", "");
     let mut body = runtime.block_on(async {
@@ -135,7 +135,7 @@ fn a_stream_of_events_over_http2_is_the_same_stream() {
         response.into_body()
     });
     for nth in 1..=3 {
-        stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+        fixture.counting.close(nth, &[("r", &[("🔥", nth)])]);
     }
     let expected = by_http1.finals(3);
     let mut text = String::new();

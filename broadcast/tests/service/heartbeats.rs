@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     clients::{Sse, Subscriber, Ws},
     counting::WINDOW_MS,
-    stage::{Node, Stage, config, subscriber_config},
+    fixture::{Fixture, Node, config, subscriber_config},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -26,12 +26,12 @@ fn often() -> SubscriberConfig {
     }
 }
 
-fn publisher(stage: &Stage) -> Node {
+fn publisher(fixture: &Fixture) -> Node {
     let config = Config {
         subscribers: often(),
         ..config()
     };
-    Node::start(stage.log.clone(), config)
+    Node::start(fixture.log.clone(), config)
 }
 
 /// Waits for two heartbeats of a subscriber. Returns the time before each of them.
@@ -51,9 +51,9 @@ fn silences(mut subscriber: impl Subscriber) -> Vec<Duration> {
 
 #[test]
 fn a_silent_room_is_sent_heartbeats_over_each_transport() {
-    let stage = Stage::new();
-    let node = publisher(&stage);
-    let relay = Node::relay_like(&[&node.feeds()], often());
+    let fixture = Fixture::new();
+    let node = publisher(&fixture);
+    let relay = Node::relay_like(&[&node.accept_relays()], often());
     let joined = [node.address, relay.address].map(|address| {
         let by_websocket = Ws::join(address, "r", "");
         let by_events = Sse::join(address, "r", "", "");
@@ -71,8 +71,8 @@ fn a_silent_room_is_sent_heartbeats_over_each_transport() {
 
 #[test]
 fn a_room_with_frames_is_not_sent_heartbeats() {
-    let mut stage = Stage::new();
-    let node = publisher(&stage);
+    let mut fixture = Fixture::new();
+    let node = publisher(&fixture);
     let mut subscribers: Vec<Box<dyn Subscriber>> = vec![
         Box::new(Ws::join(node.address, "r", "")),
         Box::new(Sse::join(node.address, "r", "", "")),
@@ -80,7 +80,7 @@ fn a_room_with_frames_is_not_sent_heartbeats() {
     let (begun, mut last, mut sent) = (Instant::now(), Instant::now(), 0);
     while begun.elapsed() < 3 * HEARTBEAT {
         sent += 1;
-        stage.counting.close(sent, &[("r", &[("🔥", 1)])]);
+        fixture.counting.close(sent, &[("r", &[("🔥", 1)])]);
         for subscriber in &mut subscribers {
             loop {
                 let frame = subscriber.next();

@@ -4,19 +4,19 @@ use emostream_log::testing::{Reads, until};
 
 use crate::{
     clients::{Subscriber, Ws},
-    stage::Stage,
+    fixture::Fixture,
 };
 
 #[test]
 fn a_publisher_is_ready_while_it_reads_and_not_while_it_cannot() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     node.readiness.check().unwrap();
     let mut ws = Ws::join(node.address, "r", "");
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     ws.finals(1);
 
-    stage.log.reads(Reads::Fail);
+    fixture.log.reads(Reads::Fail);
     until("not ready", || node.readiness.check().is_err());
     assert!(
         node.readiness
@@ -24,8 +24,8 @@ fn a_publisher_is_ready_while_it_reads_and_not_while_it_cannot() {
             .unwrap_err()
             .contains("no broker answers")
     );
-    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
-    stage.log.reads(Reads::Work);
+    fixture.counting.close(2, &[("r", &[("🔥", 2)])]);
+    fixture.log.reads(Reads::Work);
     let missed = ws.finals(1).remove(0);
     assert_eq!(missed.json["total"], 2);
     assert_eq!(missed.json["totals"][0]["count"], 3);

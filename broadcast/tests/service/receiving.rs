@@ -6,19 +6,19 @@ use emostream_model::Topics;
 use crate::{
     clients::{Received, Sse, Subscriber, Ws, get},
     counting::{WINDOW_MS, keyed},
-    stage::Stage,
+    fixture::Fixture,
 };
 
 #[test]
 fn a_websocket_and_an_sse_subscriber_get_identical_finals_ids_included() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "match-7", "");
     let mut sse = Sse::join(node.address, "match-7", "", "");
     for nth in 1..=20 {
         let counts = [("🔥", 1000 * nth + 785), ("👏", nth)];
-        stage.counting.live(nth, "match-7", &counts[..1]);
-        stage
+        fixture.counting.live(nth, "match-7", &counts[..1]);
+        fixture
             .counting
             .close(nth, &[("match-7", &counts), ("other", &[("👍", 1)])]);
     }
@@ -42,8 +42,8 @@ fn a_websocket_and_an_sse_subscriber_get_identical_finals_ids_included() {
 
 #[test]
 fn hello_is_first_and_has_the_settings_of_windows() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut sse = Sse::join(node.address, "match-7", "", "");
     for hello in [Ws::join(node.address, "match-7", "").next(), sse.next()] {
         let now = &hello.json["now"];
@@ -64,12 +64,12 @@ fn hello_is_first_and_has_the_settings_of_windows() {
 }
 
 #[test]
-fn hello_names_the_newest_final_of_the_room_also_to_who_resumes_before_it() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+fn hello_has_the_newest_final_also_for_a_subscriber_that_resumes_before_it() {
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut there = Ws::join(node.address, "r", "");
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
-    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(2, &[("r", &[("🔥", 2)])]);
     let ids: Vec<_> = there
         .finals(2)
         .into_iter()
@@ -87,13 +87,13 @@ fn hello_names_the_newest_final_of_the_room_also_to_who_resumes_before_it() {
 }
 
 #[test]
-fn a_late_joiner_sees_the_newest_final_and_the_open_tally() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
-    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
-    stage.counting.live(3, "r", &[("🔥", 7)]);
-    stage.counting.live(3, "r", &[("🔥", 9)]);
+fn a_new_subscriber_receives_the_newest_final_and_the_live_tally() {
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(2, &[("r", &[("🔥", 2)])]);
+    fixture.counting.live(3, "r", &[("🔥", 7)]);
+    fixture.counting.live(3, "r", &[("🔥", 9)]);
     let state = || get(node.address, "/v1/rooms/r").json();
     until("read", || state()["live"]["total"] == 9);
     let newest = state()["final"]["id"].as_str().unwrap().to_owned();
@@ -108,29 +108,29 @@ fn a_late_joiner_sees_the_newest_final_and_the_open_tally() {
 
 #[test]
 fn a_live_tally_of_a_closed_window_is_dropped() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
-    stage.counting.live(1, "r", &[("🔥", 1)]);
+    fixture.counting.live(1, "r", &[("🔥", 1)]);
     assert_eq!(ws.brief(1), ["live 1"]);
-    stage.counting.close(1, &[("r", &[("🔥", 5)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 5)])]);
     assert_eq!(ws.next().json["total"], 5);
-    stage.counting.live(1, "r", &[("🔥", 4)]);
-    stage.counting.live(2, "r", &[("🔥", 3)]);
+    fixture.counting.live(1, "r", &[("🔥", 4)]);
+    fixture.counting.live(2, "r", &[("🔥", 3)]);
     assert_eq!(ws.brief(1), ["live 3"]);
 }
 
 #[test]
 fn a_frame_lists_twenty_counts_and_the_sum_of_the_rest() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let emojis: Vec<&str> = emostream_model::Emoji::all()
         .take(30)
         .map(|e| e.as_str())
         .collect();
     let counts: Vec<(&str, u64)> = emojis.iter().copied().zip(100..).collect();
-    stage.counting.close(1, &[("r", &counts)]);
+    fixture.counting.close(1, &[("r", &counts)]);
     let frame = Ws::join(node.address, "r", "").finals(1).remove(0).json;
     assert_eq!(frame["counts"].as_array().unwrap().len(), 20);
     assert_eq!(frame["totals"].as_array().unwrap().len(), 20);
@@ -143,9 +143,9 @@ fn a_frame_lists_twenty_counts_and_the_sum_of_the_rest() {
 }
 
 #[test]
-fn records_that_are_no_results_are_counted_and_skipped() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+fn records_that_are_not_results_are_counted_and_skipped() {
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let topics = Topics::default();
     let mut ws = Ws::join(node.address, "r", "");
     for topic in [topics.windows(), topics.live()] {
@@ -154,18 +154,18 @@ fn records_that_are_no_results_are_counted_and_skipped() {
             serde_json::json!("junk"),
             serde_json::json!({"room":"a room","start":0,"end":1,"total":0,"counts":[]}),
         ] {
-            stage.counting.append(keyed(topic.clone(), "r", &value));
+            fixture.counting.append(keyed(topic.clone(), "r", &value));
         }
     }
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     assert_eq!(ws.finals(1)[0].json["total"], 1);
     until("counted", || node.metric("unreadable_total") == 6.0);
 }
 
 #[test]
 fn results_with_huge_counts_are_served() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     let most = u64::MAX;
     let tallies: Vec<_> = emostream_model::Emoji::all()
@@ -176,32 +176,32 @@ fn results_with_huge_counts_are_served() {
         let absurd = serde_json::json!({
             "room": "absurd", "start": start, "end": most, "total": most, "counts": tallies,
         });
-        stage
+        fixture
             .counting
             .append(keyed(Topics::default().windows(), "absurd", &absurd));
     }
     let last = serde_json::json!({
         "room": "absurd", "start": most, "end": most, "total": most, "counts": tallies,
     });
-    stage
+    fixture
         .counting
         .append(keyed(Topics::default().windows(), "absurd", &last));
     until("read", || {
         get(node.address, "/v1/rooms/absurd").json()["final"]["start"] == most
     });
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     assert_eq!(ws.finals(1)[0].json["total"], 1);
 }
 
 #[test]
 fn an_observer_receives_everything_and_is_not_counted_as_audience() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut observers: [Box<dyn Subscriber>; 2] = [
         Box::new(Ws::join(node.address, "r", "?observer=true")),
         Box::new(Sse::join(node.address, "r", "?observer=true", "")),
     ];
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     for observer in &mut observers {
         assert_eq!(observer.finals(1)[0].json["total"], 1);
     }
@@ -228,11 +228,11 @@ fn an_observer_receives_everything_and_is_not_counted_as_audience() {
 
 #[test]
 fn subscribers_frames_and_deliveries_are_counted() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     let mut sse = Sse::join(node.address, "r", "", "");
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     ws.finals(1);
     sse.finals(1);
     // A subscriber may receive a frame before the metric counts it, so the test waits for the metric.

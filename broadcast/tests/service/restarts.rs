@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     clients::{Subscriber, Ws, get},
     counting::{WINDOW_MS, keyed, nothing_written, progress, timed},
-    stage::{KEPT, Node, PARTITIONS, Stage, config},
+    fixture::{Fixture, KEPT, Node, PARTITIONS, config},
 };
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -27,8 +27,8 @@ fn history(node: &Node, room: &str) -> Vec<Value> {
 }
 
 /// Starts a publisher, and returns the total of the room at it.
-fn total(stage: &Stage, room: &str) -> Option<u64> {
-    let node = stage.publisher();
+fn total(fixture: &Fixture, room: &str) -> Option<u64> {
+    let node = fixture.publisher();
     get(node.address, &format!("/v1/rooms/{room}")).json()["total"].as_u64()
 }
 
@@ -37,19 +37,19 @@ fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
     // The publisher reads partitions one after another, so both orders are tested: the older record may be read first
     // or last.
     for newer in [0, PARTITIONS - 1] {
-        let mut stage = Stage::new();
+        let mut fixture = Fixture::new();
         let older = PARTITIONS - 1 - newer;
         let long_ago = now_ms() - KEPT.as_millis() as u64 / 2;
         for (nth, count, partition) in [(1, 560, older), (2, 240, newer)] {
-            let (_, totals) = stage.counting.records(nth, "r", &[("🔥", count)]);
+            let (_, totals) = fixture.counting.records(nth, "r", &[("🔥", count)]);
             let record = NewRecord {
                 partition: Some(partition),
                 ..timed(totals, long_ago)
             };
-            stage.counting.commit(vec![record]);
+            fixture.counting.commit(vec![record]);
         }
         assert_eq!(
-            total(&stage, "r"),
+            total(&fixture, "r"),
             Some(800),
             "the newer in partition {newer}"
         );
@@ -59,47 +59,49 @@ fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
 /// A dataflow of another build counted an emoji that the publisher did not know, and the publisher lost all totals of
 /// the room.
 #[test]
-fn an_emoji_that_this_build_does_not_know_costs_only_its_own_total() {
-    let mut stage = Stage::new();
+fn an_unknown_emoji_does_not_affect_other_totals() {
+    let mut fixture = Fixture::new();
     let long_ago = now_ms() - KEPT.as_millis() as u64 / 2;
-    let (_, totals) = stage.counting.records(1, "r", &[("🔥", 560), ("👏", 240)]);
+    let (_, totals) = fixture
+        .counting
+        .records(1, "r", &[("🔥", 560), ("👏", 240)]);
     let json = std::str::from_utf8(&totals.value).unwrap();
     let value = json.replace("👏", "新").into();
     let record = NewRecord { value, ..totals };
-    stage.counting.commit(vec![timed(record, long_ago)]);
-    assert_eq!(total(&stage, "r"), Some(560));
+    fixture.counting.commit(vec![timed(record, long_ago)]);
+    assert_eq!(total(&fixture, "r"), Some(560));
 }
 
 #[test]
 fn finals_of_a_room_that_moved_to_another_partition_are_all_in_its_totals() {
     for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {
-        let mut stage = Stage::new();
+        let mut fixture = Fixture::new();
         for nth in 1..=40 {
             let partition = Some(if nth <= 30 { first } else { second });
-            let (of_window, of_totals) = stage.counting.records(nth, "r", &[("🔥", 1)]);
+            let (of_window, of_totals) = fixture.counting.records(nth, "r", &[("🔥", 1)]);
             let records = [of_window, of_totals];
             let moved = records.map(|record| NewRecord {
                 partition,
                 ..record
             });
-            stage.counting.commit(moved.into());
+            fixture.counting.commit(moved.into());
         }
-        assert_eq!(total(&stage, "r"), Some(40), "from {first} to {second}");
+        assert_eq!(total(&fixture, "r"), Some(40), "from {first} to {second}");
     }
 }
 
 #[test]
 fn after_a_backward_reset_the_later_results_are_restored_although_their_windows_are_earlier() {
-    let mut stage = Stage::new();
-    stage.counting.close(1800, &[("r", &[("🔥", 5)])]);
+    let mut fixture = Fixture::new();
+    fixture.counting.close(1800, &[("r", &[("🔥", 5)])]);
     let header = header(RESETS_HEADER, "1");
-    let (of_window, of_totals) = stage.counting.records(9, "r", &[("🔥", 2)]);
+    let (of_window, of_totals) = fixture.counting.records(9, "r", &[("🔥", 2)]);
     let after = [of_window, of_totals].map(|record| NewRecord {
         headers: vec![header.clone()],
         ..record
     });
-    stage.counting.commit(after.into());
-    let node = stage.publisher();
+    fixture.counting.commit(after.into());
+    let node = fixture.publisher();
     let state = get(node.address, "/v1/rooms/r").json();
     assert_eq!(state["total"], 7, "{state}");
     assert_eq!(state["final"]["start"], 9 * 2000, "{state}");
@@ -127,28 +129,28 @@ proptest! {
     ) {
         // Windows before `old` are older than the ring. A second publisher starts at the window `restart`.
         let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
-        let mut stage = Stage::new();
+        let mut fixture = Fixture::new();
         let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
         let mut expected: BTreeMap<&str, Vec<Totals>> = BTreeMap::new();
         let mut first: Option<Node> = None;
         let mut second: Option<Node> = None;
         for (nth, window) in (0_u64..).zip(&windows) {
-            if nth == old as u64 { first = Some(stage.publisher()); }
-            if nth == restart.max(old) as u64 { second = Some(stage.publisher()); }
+            if nth == old as u64 { first = Some(fixture.publisher()); }
+            if nth == restart.max(old) as u64 { second = Some(fixture.publisher()); }
             let counts: Vec<(&str, Vec<(&str, u64)>)> = window.iter().map(|(room, counts)| {
                 (ROOMS[*room], counts.iter().map(|(e, n)| (EMOJIS[*e], *n)).collect())
             }).collect();
             let rooms: Vec<(&str, &[(&str, u64)])> = counts.iter().map(|(r, c)| (*r, c.as_slice())).collect();
             if rooms.is_empty() { continue; }
             let written_ms = if nth < old as u64 { old_ms + nth } else { now_ms() };
-            stage.counting.close_at(written_ms, nth, &rooms);
+            fixture.counting.close_at(written_ms, nth, &rooms);
             for (room, _) in &rooms {
                 if nth >= old as u64 {
-                    expected.entry(room).or_default().push((nth, stage.counting.total(room)));
+                    expected.entry(room).or_default().push((nth, fixture.counting.total(room)));
                 }
             }
         }
-        let third = stage.publisher();
+        let third = fixture.publisher();
         for room in ROOMS {
             let expected = expected.remove(room).unwrap_or_default();
             let nodes = [first.as_ref().unwrap(), second.as_ref().unwrap(), &third];
@@ -187,7 +189,7 @@ impl Late {
     /// totals of the window's rooms begin at 0 with it.
     fn close(
         &mut self,
-        stage: &mut Stage,
+        fixture: &mut Fixture,
         (nth, written_ms): (u64, u64),
         (begins, window): (bool, &BTreeMap<usize, BTreeMap<usize, u64>>),
         written: &[usize],
@@ -197,7 +199,7 @@ impl Late {
             start_ms: nth * WINDOW_MS,
         };
         let topics = Topics::default();
-        let kept = stage.log.offsets(&topics.windows()).unwrap();
+        let kept = fixture.log.offsets(&topics.windows()).unwrap();
         self.ends.push(FinalsFrom {
             since: order(nth),
             offsets: (0..).zip(kept.into_iter().map(|kept| kept.end)).collect(),
@@ -206,15 +208,15 @@ impl Late {
         for (room, counts) in window {
             let counts: Vec<(&str, u64)> = counts.iter().map(|(e, n)| (EMOJIS[*e], *n)).collect();
             let (of_window, _) = match begins {
-                true => stage.counting.beginning(nth, ROOMS[*room], &counts),
-                false => stage.counting.records(nth, ROOMS[*room], &counts),
+                true => fixture.counting.beginning(nth, ROOMS[*room], &counts),
+                false => fixture.counting.records(nth, ROOMS[*room], &counts),
             };
             records.push(of_window);
             self.unwritten.entry(*room).or_insert((nth, nth)).1 = nth;
         }
         for room in written {
             if let Some((_, last)) = self.unwritten.remove(room) {
-                records.push(stage.counting.totals_as_of(last, ROOMS[*room]));
+                records.push(fixture.counting.totals_as_of(last, ROOMS[*room]));
             }
         }
         let now = self
@@ -231,21 +233,23 @@ impl Late {
         };
         records.push(progress(&unwritten));
         let timed = records.into_iter().map(|record| timed(record, written_ms));
-        stage.counting.commit(timed.collect());
+        fixture.counting.commit(timed.collect());
     }
 }
 
 #[test]
-fn an_emoji_that_this_build_does_not_know_hides_no_other_in_finals_that_complete_totals() {
-    let mut stage = Stage::new();
-    let (of_window, _) = stage.counting.records(1, "r", &[("🔥", 560), ("👏", 240)]);
+fn an_unknown_emoji_in_finals_does_not_affect_other_totals() {
+    let mut fixture = Fixture::new();
+    let (of_window, _) = fixture
+        .counting
+        .records(1, "r", &[("🔥", 560), ("👏", 240)]);
     let json = std::str::from_utf8(&of_window.value).unwrap();
     let value = json.replace("👏", "新").into();
     let record = NewRecord { value, ..of_window };
     let before_the_ring = now_ms() - KEPT.as_millis() as u64 / 2;
     let records = [record, nothing_written()].map(|record| timed(record, before_the_ring));
-    stage.counting.commit(records.into());
-    assert_eq!(total(&stage, "r"), Some(560));
+    fixture.counting.commit(records.into());
+    assert_eq!(total(&fixture, "r"), Some(560));
 }
 
 proptest! {
@@ -259,7 +263,7 @@ proptest! {
     ) {
         // Windows before `old` are older than the ring. A second publisher starts at the window `restart`.
         let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
-        let mut stage = Stage::new();
+        let mut fixture = Fixture::new();
         let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
         let mut late = Late::default();
         let mut nodes: Vec<Node> = Vec::new();
@@ -269,16 +273,16 @@ proptest! {
         let mut began: BTreeMap<usize, u64> = BTreeMap::new();
         for (nth, (begins, window, written)) in (0_u64..).zip(&windows) {
             if nth == old as u64 || nth == restart.max(old) as u64 {
-                nodes.push(stage.publisher());
+                nodes.push(fixture.publisher());
             }
             let written_ms = if nth < old as u64 { old_ms + nth } else { now_ms() };
-            late.close(&mut stage, (nth, written_ms), (*begins, window), written);
+            late.close(&mut fixture, (nth, written_ms), (*begins, window), written);
             began.extend(window.keys().filter(|_| *begins).map(|room| (*room, nth)));
             for room in window.keys().filter(|_| nth >= old as u64) {
-                expected.entry(*room).or_default().push((nth, stage.counting.total(ROOMS[*room])));
+                expected.entry(*room).or_default().push((nth, fixture.counting.total(ROOMS[*room])));
             }
         }
-        nodes.push(stage.publisher());
+        nodes.push(fixture.publisher());
         for (number, room) in ROOMS.into_iter().enumerate() {
             let expected = expected.remove(&number).unwrap_or_default();
             for (which, node) in nodes.iter().enumerate() {
@@ -295,7 +299,7 @@ proptest! {
                     prop_assert_eq!(&shown, totals);
                 }
                 let state = get(node.address, &format!("/v1/rooms/{room}")).json();
-                let total: u64 = stage.counting.total(room).values().sum();
+                let total: u64 = fixture.counting.total(room).values().sum();
                 prop_assert_eq!(state["total"].as_u64(), Some(total));
             }
         }
@@ -305,16 +309,16 @@ proptest! {
 /// Kafka makes the partitions of a transaction visible one after another, since each has its own commit marker.
 #[test]
 fn totals_that_are_seen_before_their_final_are_not_doubled() {
-    let mut stage = Stage::new();
-    stage.counting.close(1, &[("r", &[("🔥", 3)])]);
-    let (of_window, of_totals) = stage.counting.records(2, "r", &[("🔥", 5)]);
-    stage.counting.commit(vec![of_totals]);
-    let log = stage.log.clone();
+    let mut fixture = Fixture::new();
+    fixture.counting.close(1, &[("r", &[("🔥", 3)])]);
+    let (of_window, of_totals) = fixture.counting.records(2, "r", &[("🔥", 5)]);
+    fixture.counting.commit(vec![of_totals]);
+    let log = fixture.log.clone();
     let starting = std::thread::spawn(move || Node::start(log, config()));
     // After so many polls without a result, a publisher that does not wait for the final would be ready.
     let looks = 4 * PARTITIONS as usize;
-    until("looked for more", || stage.log.empty_polls() >= looks);
-    stage.counting.commit(vec![of_window]);
+    until("looked for more", || fixture.log.empty_polls() >= looks);
+    fixture.counting.commit(vec![of_window]);
     let node = starting.join().unwrap();
     until("read", || history(&node, "r").len() == 2);
     let totals: Vec<u64> = history(&node, "r")
@@ -326,26 +330,26 @@ fn totals_that_are_seen_before_their_final_are_not_doubled() {
 
 #[test]
 fn a_room_that_is_quiet_for_longer_than_the_ring_keeps_its_totals() {
-    let mut stage = Stage::new();
+    let mut fixture = Fixture::new();
     let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
-    stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 7)])]);
-    let node = stage.publisher();
+    fixture.counting.close_at(old_ms, 1, &[("r", &[("🔥", 7)])]);
+    let node = fixture.publisher();
     let state = get(node.address, "/v1/rooms/r").json();
     assert_eq!(
         (&state["final"], &state["total"]),
         (&Value::Null, &7.into())
     );
     let mut ws = Ws::join(node.address, "r", "");
-    stage.counting.close(900, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(900, &[("r", &[("🔥", 1)])]);
     assert_eq!(ws.finals(1)[0].json["totals"][0]["count"], 8);
 }
 
 #[test]
 fn an_open_window_is_shown_by_a_publisher_that_starts_in_it() {
-    let stage = Stage::new();
+    let fixture = Fixture::new();
     let nth = now_ms() / 2000;
-    stage.counting.live(nth, "r", &[("🔥", 7)]);
-    let node = stage.publisher();
+    fixture.counting.live(nth, "r", &[("🔥", 7)]);
+    let node = fixture.publisher();
     assert_eq!(
         Ws::join(node.address, "r", "").brief(2),
         ["hello false", "live 7"]
@@ -354,32 +358,32 @@ fn an_open_window_is_shown_by_a_publisher_that_starts_in_it() {
 
 #[test]
 fn open_windows_of_a_run_with_another_size_are_not_shown() {
-    let stage = Stage::new();
+    let fixture = Fixture::new();
     let now_ms = now_ms();
-    stage.counting.live_of(now_ms, 2000, "r");
+    fixture.counting.live_of(now_ms, 2000, "r");
     let of_3_s = Config {
         window_ms: 3000,
         ..config()
     };
-    let node = Node::start(stage.log.clone(), of_3_s);
+    let node = Node::start(fixture.log.clone(), of_3_s);
     let live = |room: &str| get(node.address, &format!("/v1/rooms/{room}")).json()["live"].take();
     // These live tallies of room `s` are written after the one of room `r`, to the same partition. Once the publisher
     // has read them, it has read the one of room `r`, too.
     for start_ms in [now_ms, now_ms + 3000] {
         let start_ms = start_ms - start_ms % 3000;
-        stage.counting.live_of(start_ms, 3000, "s");
+        fixture.counting.live_of(start_ms, 3000, "s");
         until("read", || live("s")["start"] == start_ms);
     }
     assert_eq!(live("r"), Value::Null);
-    stage.counting.live_of(now_ms, 3000, "r");
+    fixture.counting.live_of(now_ms, 3000, "r");
     until("shown", || !live("r").is_null());
 }
 
 #[test]
 fn hello_has_the_settings_of_a_restarted_dataflow() {
-    let stage = Stage::new();
-    let node = stage.publisher();
-    stage.counting.live_of(now_ms(), 3000, "r");
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.counting.live_of(now_ms(), 3000, "r");
     let state = || get(node.address, "/v1/rooms/r").json();
     until("read", || !state()["live"].is_null());
     let hello = Ws::join(node.address, "s", "").next().json;
@@ -391,12 +395,12 @@ fn hello_has_the_settings_of_a_restarted_dataflow() {
 
 #[test]
 fn corrupt_records_do_not_prevent_a_start() {
-    let mut stage = Stage::new();
+    let mut fixture = Fixture::new();
     let topics = Topics::default();
     for topic in [topics.windows(), topics.totals(), topics.live()] {
-        stage.counting.append(keyed(topic, "r", &"junk"));
+        fixture.counting.append(keyed(topic, "r", &"junk"));
     }
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
-    let node = stage.publisher();
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let node = fixture.publisher();
     assert_eq!(history(&node, "r").len(), 1);
 }

@@ -5,7 +5,7 @@ use emostream_log::testing::{Reads, now_ms, until};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
-    stage::{KEPT, Node, Stage, config, subscriber_config},
+    fixture::{Fixture, KEPT, Node, config, subscriber_config},
 };
 
 /// Waits until the room has `count` finals, and returns their ids, oldest first.
@@ -24,15 +24,15 @@ fn ids(node: &Node, room: &str, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn every_final_since_follows_in_order_then_the_present() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+fn a_resumed_subscriber_is_sent_all_later_finals_then_the_live_tally() {
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     for nth in 1..=5 {
-        stage
+        fixture
             .counting
             .close(nth, &[("r", &[("🔥", nth)]), ("s", &[("👏", 1)])]);
     }
-    stage.counting.live(6, "r", &[("🔥", 60)]);
+    fixture.counting.live(6, "r", &[("🔥", 60)]);
     let ids = ids(&node, "r", 5);
     let mut expected = vec!["hello true".to_owned()];
     expected.extend(ids[2..].iter().map(|id| format!("final {id}")));
@@ -61,10 +61,10 @@ fn every_final_since_follows_in_order_then_the_present() {
 /// minutes.
 #[test]
 fn resumed_finals_do_not_count_as_delayed() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     for nth in 1..=3 {
-        stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+        fixture.counting.close(nth, &[("r", &[("🔥", nth)])]);
     }
     let ids = ids(&node, "r", 3);
     let mut ws = Ws::join(node.address, "r", &format!("?since={}", ids[0]));
@@ -75,19 +75,19 @@ fn resumed_finals_do_not_count_as_delayed() {
         counted("deliveries_total{type=\"final\"}") == 3.0
     });
     assert_eq!(counted("delivery_seconds_count"), 0.0);
-    stage.counting.close(4, &[("r", &[("🔥", 4)])]);
+    fixture.counting.close(4, &[("r", &[("🔥", 4)])]);
     until("for both", || counted("delivery_seconds_count") == 2.0);
     assert_eq!(counted("deliveries_total{type=\"final\"}"), 5.0);
 }
 
 #[test]
 fn a_subscriber_resumes_at_another_publisher() {
-    let mut stage = Stage::new();
-    let (one, another) = (stage.publisher(), stage.publisher());
+    let mut fixture = Fixture::new();
+    let (one, another) = (fixture.publisher(), fixture.publisher());
     let mut ws = Ws::join(one.address, "r", "");
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     let first = ws.finals(1).remove(0);
-    stage.counting.close(2, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(2, &[("r", &[("🔥", 1)])]);
     let second = ws.finals(1).remove(0);
     let since = format!("?since={}", first.json["id"].as_str().unwrap());
     let mut ws = Ws::join(another.address, "r", &since);
@@ -97,13 +97,13 @@ fn a_subscriber_resumes_at_another_publisher() {
 
 #[test]
 fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     let known = ids(&node, "r", 1).remove(0);
-    stage.log.reads(Reads::Stall);
-    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
-    stage.counting.close(3, &[("r", &[("🔥", 3)])]);
+    fixture.log.reads(Reads::Stall);
+    fixture.counting.close(2, &[("r", &[("🔥", 2)])]);
+    fixture.counting.close(3, &[("r", &[("🔥", 3)])]);
     // The subscriber was connected to another publisher, and has a second final, which this publisher has not read yet.
     let (partition, offset) = known.split_once('-').unwrap();
     let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
@@ -112,40 +112,40 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
         let mut ws = Ws::join(address, "r", &format!("?since={ahead}"));
         (ws.next().brief(), ws.next().json["total"].clone())
     });
-    stage.log.reads(Reads::Work);
+    fixture.log.reads(Reads::Work);
     assert_eq!(joining.join().unwrap(), ("hello true".to_owned(), 3.into()));
 }
 
 #[test]
 fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
     // Another log with the same records shows which id the room's first final will have.
-    let mut twin = Stage::new();
+    let mut twin = Fixture::new();
     twin.counting.close(1, &[("r", &[("🔥", 1)])]);
     let first = ids(&twin.publisher(), "r", 1).remove(0);
 
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.log.reads(Reads::Stall);
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
-    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.log.reads(Reads::Stall);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(2, &[("r", &[("🔥", 2)])]);
     let address = node.address;
     let joining = std::thread::spawn(move || {
         let mut ws = Ws::join(address, "r", &format!("?since={first}"));
         (ws.next().brief(), ws.next().json["total"].clone())
     });
-    stage.log.reads(Reads::Work);
+    fixture.log.reads(Reads::Work);
     assert_eq!(joining.join().unwrap(), ("hello true".to_owned(), 2.into()));
 }
 
 #[test]
 fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
-    let mut stage = Stage::new();
+    let mut fixture = Fixture::new();
     let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
-    stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
-    stage.counting.close_at(old_ms, 2, &[("r", &[("🔥", 1)])]);
-    stage.counting.close(3, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close_at(old_ms, 2, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(3, &[("r", &[("🔥", 1)])]);
     let all = Node::start(
-        stage.log.clone(),
+        fixture.log.clone(),
         Config {
             subscribers: SubscriberConfig {
                 ring: KEPT,
@@ -155,7 +155,7 @@ fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
         },
     );
     let ids_of_all = ids(&all, "r", 3);
-    let node = stage.publisher();
+    let node = fixture.publisher();
     let since = format!("?since={}", ids_of_all[0]);
     let expected = [
         "hello false".to_owned(),
@@ -170,9 +170,9 @@ fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
 /// results as the old one.
 #[test]
 fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     let known = ids(&node, "r", 1).remove(0);
     let partition = known.split_once('-').unwrap().0;
     for foreign in [format!("{partition}-100000"), "2000-1".to_owned()] {
@@ -187,26 +187,28 @@ fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
     // A subscriber with such an id is also sent a gap in a room without results.
     let mut ws = Ws::join(node.address, "empty", "?since=0-100000");
     assert_eq!(ws.brief(2), ["hello false", "gap 0-100000 expired"]);
-    stage.counting.close(2, &[("empty", &[("🔥", 1)])]);
+    fixture.counting.close(2, &[("empty", &[("🔥", 1)])]);
     assert_eq!(ws.next().json["total"], 1);
 }
 
 #[test]
 fn finals_that_were_deleted_unread_are_announced_by_a_gap() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     // These finals are older than the log's retention, so the log deletes the oldest ones at its sweep.
     let old_ms = now_ms() - 2 * KEPT.as_millis() as u64;
-    stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
     let first = ws.finals(1).remove(0);
-    stage.log.reads(Reads::Stall);
+    fixture.log.reads(Reads::Stall);
     for nth in 2..=4 {
-        stage.counting.close_at(old_ms, nth, &[("r", &[("🔥", 1)])]);
+        fixture
+            .counting
+            .close_at(old_ms, nth, &[("r", &[("🔥", 1)])]);
     }
-    stage.counting.close(5, &[("r", &[("🔥", 1)])]);
-    stage.embedded.sweep().unwrap();
-    stage.log.reads(Reads::Work);
+    fixture.counting.close(5, &[("r", &[("🔥", 1)])]);
+    fixture.embedded.sweep().unwrap();
+    fixture.log.reads(Reads::Work);
     let after = first.json["id"].as_str().unwrap();
     assert_eq!(ws.brief(1), [format!("gap {after} slow")]);
     assert_eq!(ws.next().json["start"], 10_000);
@@ -214,8 +216,8 @@ fn finals_that_were_deleted_unread_are_announced_by_a_gap() {
 
 #[test]
 fn a_subscriber_that_keeps_reconnecting_gets_every_final_once() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let address = node.address;
     let subscriber = std::thread::spawn(move || {
         let (mut got, mut since) = (Vec::new(), "?since=".to_owned());
@@ -232,7 +234,7 @@ fn a_subscriber_that_keeps_reconnecting_gets_every_final_once() {
         node.metric(r#"subscribers{transport="websocket"}"#) == 1.0
     });
     for nth in 1..=65 {
-        stage
+        fixture
             .counting
             .close(nth, &[("r", &[("🔥", 1)]), ("s", &[("🔥", 1)])]);
         until("read", || {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     clients::{Subscriber, Ws, get},
     counting::{nothing_written, removal, timed},
-    stage::{KEPT, Node, PARTITIONS, Stage},
+    fixture::{Fixture, KEPT, Node, PARTITIONS},
 };
 
 /// Returns a time that is before the ring of a publisher, but within the log's retention.
@@ -44,17 +44,17 @@ fn totals(node: &Node) -> Vec<u64> {
 
 #[test]
 fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
-    let mut stage = Stage::new();
-    stage
+    let mut fixture = Fixture::new();
+    fixture
         .counting
         .begin_at(long_ago_ms(), 1, "r", &[("🔥", 5), ("👏", 2)]);
-    let first = stage.publisher();
+    let first = fixture.publisher();
     let mut ws = Ws::join(first.address, "r", "");
-    stage.counting.close(2, &[("r", &[("🔥", 1)])]);
-    let in_between = stage.publisher();
-    stage.counting.begin_at(now_ms(), 900, "r", &[("🔥", 3)]);
-    stage.counting.close(901, &[("r", &[("👏", 4)])]);
-    let last = stage.publisher();
+    fixture.counting.close(2, &[("r", &[("🔥", 1)])]);
+    let in_between = fixture.publisher();
+    fixture.counting.begin_at(now_ms(), 900, "r", &[("🔥", 3)]);
+    fixture.counting.close(901, &[("r", &[("👏", 4)])]);
+    let last = fixture.publisher();
     let frames: Vec<String> = ws.finals(3).into_iter().map(|closed| closed.text).collect();
     assert!(
         frames[1].contains(r#""totals":[{"emoji":"🔥","count":3}]"#),
@@ -83,12 +83,12 @@ fn totals_begin_again_in_another_partition_whichever_is_read_first() {
     for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {
         // The finals are either before the ring, so that they are added to a totals record, or in the ring.
         for written_ms in [long_ago_ms(), now_ms()] {
-            let mut stage = Stage::new();
+            let mut fixture = Fixture::new();
             let mut records = Vec::new();
             for nth in 1..=10 {
                 let (of_window, of_totals) = match nth {
-                    1 | 7 => stage.counting.beginning(nth, "r", &[("🔥", nth)]),
-                    _ => stage.counting.records(nth, "r", &[("🔥", nth)]),
+                    1 | 7 => fixture.counting.beginning(nth, "r", &[("🔥", nth)]),
+                    _ => fixture.counting.records(nth, "r", &[("🔥", nth)]),
                 };
                 let partition = Some(if nth <= 5 { first } else { second });
                 records.push(NewRecord {
@@ -104,8 +104,8 @@ fn totals_begin_again_in_another_partition_whichever_is_read_first() {
             }
             records.push(nothing_written());
             let timed = records.into_iter().map(|record| timed(record, written_ms));
-            stage.counting.commit(timed.collect());
-            let node = stage.publisher();
+            fixture.counting.commit(timed.collect());
+            let node = fixture.publisher();
             assert_eq!(
                 total(&node),
                 Some(7 + 8 + 9 + 10),
@@ -117,22 +117,22 @@ fn totals_begin_again_in_another_partition_whichever_is_read_first() {
 
 #[test]
 fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
-    let mut stage = Stage::new();
-    stage
+    let mut fixture = Fixture::new();
+    fixture
         .counting
         .close_at(long_ago_ms(), 1, &[("r", &[("🔥", 7)])]);
-    stage.counting.trending(1, "r", &[("🔥", 7)]);
-    let node = stage.publisher();
+    fixture.counting.trending(1, "r", &[("🔥", 7)]);
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.brief(2), ["hello false", "trending 🔥"]);
     assert_eq!(total(&node), Some(7));
-    stage.counting.remove("r", 900);
+    fixture.counting.remove("r", 900);
     assert_eq!(ws.brief(1), ["trending "]);
     assert_eq!(
         (total(&node), state(&node)["trending"].take()),
         (Some(0), Value::Null)
     );
-    stage.counting.begin_at(now_ms(), 950, "r", &[("👏", 2)]);
+    fixture.counting.begin_at(now_ms(), 950, "r", &[("👏", 2)]);
     let next = ws.finals(1).remove(0);
     assert_eq!(
         next.json["totals"],
@@ -140,10 +140,10 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
     );
     // This removal is of an earlier window than the last final, but is read after it. This can happen if it is in another
     // partition.
-    stage
+    fixture
         .counting
         .append(removal(Topics::default().trending(), "r", 940));
-    stage.counting.trending(950, "r", &[("👏", 2)]);
+    fixture.counting.trending(950, "r", &[("👏", 2)]);
     assert_eq!(ws.brief(1), ["trending 👏"]);
     assert_eq!(total(&node), Some(2));
     assert_eq!(node.metric("unreadable_total"), 0.0);
@@ -151,18 +151,18 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
 
 #[test]
 fn removed_rooms_use_no_memory() {
-    let mut stage = Stage::new();
+    let mut fixture = Fixture::new();
     let rooms: Vec<String> = (0..50).map(|nth| format!("r{nth}")).collect();
     for room in &rooms {
-        stage
+        fixture
             .counting
             .close_at(long_ago_ms(), 1, &[(room, &[("🔥", 7)])]);
-        stage.counting.trending(31, room, &[]);
+        fixture.counting.trending(31, room, &[]);
     }
-    let node = stage.publisher();
+    let node = fixture.publisher();
     assert_eq!(node.metric("rooms"), 50.0);
     for room in &rooms[1..] {
-        stage.counting.remove(room, 900);
+        fixture.counting.remove(room, 900);
     }
     // Another program writes tombstones without the header that names a window. They are ignored.
     let topics = Topics::default();
@@ -171,9 +171,9 @@ fn removed_rooms_use_no_memory() {
             headers: Vec::new(),
             ..removal(topic, "r0", 1)
         };
-        stage.counting.append(deleted);
+        fixture.counting.append(deleted);
     }
-    let restarted = stage.publisher();
+    let restarted = fixture.publisher();
     assert_eq!(restarted.metric("rooms"), 0.0);
     until("swept", || node.metric("rooms") == 1.0);
     for node in [&node, &restarted] {
@@ -185,32 +185,32 @@ fn removed_rooms_use_no_memory() {
 fn a_publisher_that_starts_after_a_removal_does_not_count_finals_before_it() {
     // The finals are either in the ring, or older, so that they would be added to a totals record.
     for written_ms in [now_ms(), long_ago_ms()] {
-        let mut stage = Stage::new();
-        let (of_window, of_totals) = stage.counting.records(1, "r", &[("🔥", 7)]);
-        let (later, _) = stage.counting.records(2, "r", &[("🔥", 1)]);
+        let mut fixture = Fixture::new();
+        let (of_window, of_totals) = fixture.counting.records(1, "r", &[("🔥", 7)]);
+        let (later, _) = fixture.counting.records(2, "r", &[("🔥", 1)]);
         let records = [of_window, of_totals, later, nothing_written()];
-        stage
+        fixture
             .counting
             .commit(records.map(|record| timed(record, written_ms)).into());
-        stage.counting.remove("r", 900);
-        let node = stage.publisher();
+        fixture.counting.remove("r", 900);
+        let node = fixture.publisher();
         assert_eq!(total(&node), Some(0));
-        stage.counting.begin_at(now_ms(), 950, "r", &[("🔥", 3)]);
-        let node = stage.publisher();
+        fixture.counting.begin_at(now_ms(), 950, "r", &[("🔥", 3)]);
+        let node = fixture.publisher();
         assert_eq!(total(&node), Some(3));
     }
 }
 
 #[test]
 fn a_removal_after_a_backward_reset_is_later_than_finals_before_it() {
-    let mut stage = Stage::new();
-    stage
+    let mut fixture = Fixture::new();
+    fixture
         .counting
         .close_at(long_ago_ms(), 1800, &[("r", &[("🔥", 7)])]);
-    let node = stage.publisher();
+    let node = fixture.publisher();
     let mut removed = removal(Topics::default().trending(), "r", 900);
-    stage.counting.append(removed.clone());
-    stage.counting.trending(1, "s", &[("🔥", 1)]);
+    fixture.counting.append(removed.clone());
+    fixture.counting.trending(1, "s", &[("🔥", 1)]);
     until("read", || {
         !get(node.address, "/v1/rooms/s").json()["trending"].is_null()
     });
@@ -219,19 +219,19 @@ fn a_removal_after_a_backward_reset_is_later_than_finals_before_it() {
         header(REMOVED_HEADER, "1800000"),
         header(RESETS_HEADER, "1"),
     ];
-    stage.counting.append(removed);
+    fixture.counting.append(removed);
     until("removed", || total(&node) == Some(0));
 }
 
 /// The removal is in another topic than the finals before it, and there are more of these than one poll reads.
 #[test]
 fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.log.reads(Reads::Stall);
-    stage.counting.close_many("r", 1..3000, &[("🔥", 1)]);
-    stage.counting.remove("r", 3500);
-    stage.log.reads(Reads::Work);
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.log.reads(Reads::Stall);
+    fixture.counting.close_many("r", 1..3000, &[("🔥", 1)]);
+    fixture.counting.remove("r", 3500);
+    fixture.log.reads(Reads::Work);
     until("removed", || {
         total(&node) == Some(0) && totals(&node).len() == 2999
     });
@@ -245,19 +245,19 @@ fn shown(node: &Node) -> [String; 2] {
 
 /// Starts a publisher, a relay of it, and a relay of that relay. `before` writes to the log before they start,
 /// `meanwhile` while the publisher is stopped. Returns the total of the room after all of them agree.
-fn reconnect(before: impl FnOnce(&mut Stage), meanwhile: impl FnOnce(&mut Stage)) -> u64 {
-    let mut stage = Stage::new();
-    before(&mut stage);
-    let publisher = stage.publisher();
-    let address = publisher.feeds();
+fn reconnect(before: impl FnOnce(&mut Fixture), meanwhile: impl FnOnce(&mut Fixture)) -> u64 {
+    let mut fixture = Fixture::new();
+    before(&mut fixture);
+    let publisher = fixture.publisher();
+    let address = publisher.accept_relays();
     let relay = Node::relay(&[&address]);
-    let leaf = Node::relay(&[&relay.feeds()]);
+    let leaf = Node::relay(&[&relay.accept_relays()]);
     until("alike", || shown(&leaf) == shown(&publisher));
     drop(publisher);
     until("not ready", || relay.readiness.check().is_err());
-    meanwhile(&mut stage);
-    let publisher = stage.publisher();
-    publisher.feeds_at(&address, RelayToken::default(), 10);
+    meanwhile(&mut fixture);
+    let publisher = fixture.publisher();
+    publisher.accept_relays_at(&address, RelayToken::default(), 10);
     until("alike", || {
         [&relay, &leaf]
             .map(shown)
@@ -270,8 +270,8 @@ fn reconnect(before: impl FnOnce(&mut Stage), meanwhile: impl FnOnce(&mut Stage)
 #[test]
 fn a_relay_that_reconnects_after_a_beginning_has_totals_that_are_smaller() {
     let total = reconnect(
-        |stage| stage.counting.begin_at(now_ms(), 1, "r", &[("🔥", 9)]),
-        |stage| stage.counting.begin_at(now_ms(), 900, "r", &[("🔥", 2)]),
+        |fixture| fixture.counting.begin_at(now_ms(), 1, "r", &[("🔥", 9)]),
+        |fixture| fixture.counting.begin_at(now_ms(), 900, "r", &[("🔥", 2)]),
     );
     assert_eq!(total, 2);
 }
@@ -281,11 +281,11 @@ fn a_relay_that_reconnects_after_a_removal_has_no_totals() {
     // The finals are in the ring, or older. If they are older, the restarted publisher does not have the room at all.
     for written_ms in [now_ms(), long_ago_ms()] {
         let total = reconnect(
-            |stage| {
-                stage.counting.begin_at(written_ms, 1, "r", &[("🔥", 9)]);
-                stage.counting.trending(31, "r", &[]);
+            |fixture| {
+                fixture.counting.begin_at(written_ms, 1, "r", &[("🔥", 9)]);
+                fixture.counting.trending(31, "r", &[]);
             },
-            |stage| stage.counting.remove("r", 900),
+            |fixture| fixture.counting.remove("r", 900),
         );
         assert_eq!(total, 0);
     }
@@ -294,27 +294,33 @@ fn a_relay_that_reconnects_after_a_removal_has_no_totals() {
 #[test]
 fn a_relay_that_reconnects_keeps_rooms_that_were_not_removed() {
     let total = reconnect(
-        |stage| stage.counting.begin_at(long_ago_ms(), 1, "r", &[("🔥", 9)]),
-        |stage| stage.counting.begin_at(now_ms(), 2, "s", &[("🔥", 1)]),
+        |fixture| {
+            fixture
+                .counting
+                .begin_at(long_ago_ms(), 1, "r", &[("🔥", 9)])
+        },
+        |fixture| fixture.counting.begin_at(now_ms(), 2, "s", &[("🔥", 1)]),
     );
     assert_eq!(total, 9);
 }
 
 #[test]
 fn a_removal_and_a_beginning_reach_every_node_of_the_tree() {
-    let mut stage = Stage::new();
-    stage.counting.begin_at(long_ago_ms(), 1, "r", &[("🔥", 9)]);
-    let publisher = stage.publisher();
-    let relay = Node::relay(&[&publisher.feeds()]);
-    let leaf = Node::relay(&[&relay.feeds()]);
+    let mut fixture = Fixture::new();
+    fixture
+        .counting
+        .begin_at(long_ago_ms(), 1, "r", &[("🔥", 9)]);
+    let publisher = fixture.publisher();
+    let relay = Node::relay(&[&publisher.accept_relays()]);
+    let leaf = Node::relay(&[&relay.accept_relays()]);
     let nodes = [&publisher, &relay, &leaf];
     let mut subscribers = nodes.map(|node| Ws::join(node.address, "r", ""));
     assert_eq!(nodes.map(total), [Some(9); 3]);
-    stage.counting.remove("r", 900);
+    fixture.counting.remove("r", 900);
     until("removed", || nodes.map(total) == [Some(0); 3]);
-    stage.counting.begin_at(now_ms(), 950, "r", &[("🔥", 2)]);
-    stage.counting.begin_at(now_ms(), 1900, "r", &[("🔥", 3)]);
-    stage.counting.close(1901, &[("r", &[("🔥", 1)])]);
+    fixture.counting.begin_at(now_ms(), 950, "r", &[("🔥", 2)]);
+    fixture.counting.begin_at(now_ms(), 1900, "r", &[("🔥", 3)]);
+    fixture.counting.close(1901, &[("r", &[("🔥", 1)])]);
     for ws in &mut subscribers {
         let totals = ws.finals(3).into_iter();
         let totals: Vec<_> = totals

@@ -11,7 +11,7 @@ use emostream_log::testing::until;
 
 use crate::{
     clients::{Sse, Subscriber, Ws, connect, get},
-    stage::Stage,
+    fixture::Fixture,
 };
 
 /// Returns all bytes up to the end of the stream.
@@ -45,16 +45,16 @@ fn unchunk(mut body: &str) -> String {
 }
 
 #[test]
-fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+fn an_event_stream_is_framed_as_the_http_version_requires() {
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let chunked = ask_for_events(node.address, "1.1");
     // nginx uses HTTP/1.0 for its upstreams.
     let bare = ask_for_events(node.address, "1.0");
     until("both are there", || {
         node.metric(r#"subscribers{transport="sse"}"#) == 2.0
     });
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     until("both have it", || {
         node.metric(r#"deliveries_total{type="final"}"#) == 2.0
     });
@@ -83,13 +83,13 @@ fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
 
 #[test]
 fn earlier_requests_on_a_connection_are_answered_first() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut stream = connect(node.address);
-    let asked = "GET /v1/rooms/r HTTP/1.1\r\nhost: x\r\n\r\n";
+    let http_request = "GET /v1/rooms/r HTTP/1.1\r\nhost: x\r\n\r\n";
     let last = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
     stream
-        .write_all(format!("{}{last}", asked.repeat(3)).as_bytes())
+        .write_all(format!("{}{last}", http_request.repeat(3)).as_bytes())
         .unwrap();
     let mut text = String::new();
     while !text.contains("event: hello") {
@@ -107,8 +107,8 @@ fn earlier_requests_on_a_connection_are_answered_first() {
 #[test]
 fn reconnects_do_not_affect_other_subscribers() {
     const FINALS: u64 = 40;
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut stays: Vec<Ws> = (0..4).map(|_| Ws::join(node.address, "r", "")).collect();
     for ws in &mut stays {
         assert_eq!(ws.next().kind(), "hello");
@@ -131,8 +131,8 @@ fn reconnects_do_not_affect_other_subscribers() {
             });
         }
         for nth in 1..=FINALS {
-            stage.counting.live(nth, "r", &[("🔥", nth)]);
-            stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+            fixture.counting.live(nth, "r", &[("🔥", nth)]);
+            fixture.counting.close(nth, &[("r", &[("🔥", nth)])]);
         }
         for ws in &mut stays {
             let totals = ws.finals(FINALS as usize);
@@ -158,8 +158,8 @@ fn reconnects_do_not_affect_other_subscribers() {
 /// connection open.
 #[test]
 fn a_client_that_does_not_answer_pings_is_disconnected() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
     let mut alive = Ws::join(node.address, "r", "");

@@ -11,7 +11,7 @@ use tungstenite::{
 
 use crate::{
     clients::{Received, Sse, Subscriber, Ws, get, masked},
-    stage::{DEADLINE, Node, Stage},
+    fixture::{DEADLINE, Fixture, Node},
 };
 
 /// Number of bytes that is greater than the kernel's buffers of a connection.
@@ -72,23 +72,23 @@ fn finals(got: &[Received]) -> Vec<u64> {
 
 #[test]
 fn a_slow_subscriber_skips_live_tallies_and_gets_every_final() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let ws = narrow(&node);
-    skips_live_tallies_and_gets_every_final(&mut stage, &node, ws);
+    skips_live_tallies_and_gets_every_final(&mut fixture, &node, ws);
 }
 
 #[test]
 fn a_slow_sse_subscriber_skips_live_tallies_and_gets_every_final() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let sse = Sse::over(narrow_stream(&node), node.address, "r", "", "");
-    skips_live_tallies_and_gets_every_final(&mut stage, &node, sse);
+    skips_live_tallies_and_gets_every_final(&mut fixture, &node, sse);
 }
 
 /// Checks a subscriber that does not read while the server sends more frames than the buffers hold.
 pub(crate) fn skips_live_tallies_and_gets_every_final(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     node: &Node,
     mut subscriber: impl Subscriber,
 ) {
@@ -96,17 +96,17 @@ pub(crate) fn skips_live_tallies_and_gets_every_final(
     let (mut pushed, mut bytes) = (0, 0);
     for nth in 1..=20 {
         while bytes < FAR_TOO_MUCH_BYTES / 20 * nth as usize {
-            stage.counting.live(nth, "r", &counts);
+            fixture.counting.live(nth, "r", &counts);
             pushed += 1;
             bytes += 1500;
         }
-        stage.counting.close(nth, &[("r", &counts)]);
+        fixture.counting.close(nth, &[("r", &counts)]);
     }
     until("stuck", || node.metric("stalled_subscribers") == 1.0);
     // However many results there are, only the rest of a partly written frame is queued.
     assert!(node.metric("write_queue_bytes") < 4096.0);
     // Skipped tallies are counted when the next tally is delivered, so another one is written.
-    stage.counting.live(21, "r", &counts);
+    fixture.counting.live(21, "r", &counts);
     let got = until_kind(&mut subscriber, "live", 21);
     assert_eq!(finals(&got), (1..=20).collect::<Vec<_>>());
     let live = got.iter().filter(|r| r.kind() == "live").count();
@@ -120,16 +120,16 @@ pub(crate) fn skips_live_tallies_and_gets_every_final(
 
 #[test]
 fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = narrow(&node);
     let counts = many();
-    stage.counting.close(1, &[("r", &counts)]);
+    fixture.counting.close(1, &[("r", &counts)]);
     let frame_bytes = ws.finals(1)[0].text.len() as u64;
     // These are more finals than the buffers and the ring hold together.
     let last = FAR_TOO_MUCH_BYTES as u64 / frame_bytes + 5000;
     for first in (2..last).step_by(500) {
-        stage
+        fixture
             .counting
             .close_many("r", first..(first + 500).min(last), &counts);
     }
@@ -161,11 +161,11 @@ fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
 
 /// A WebSocket client sends pings and does not read the pongs.
 #[test]
-fn unread_answers_to_pings_are_not_kept() {
+fn unread_pongs_are_not_kept() {
     // Number of pings whose bytes are just below the maximum that a client may send in a second.
     const PINGS: u32 = (60 << 10) / 131;
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = narrow(&node);
     let mut bytes = Vec::new();
     for nth in 0..PINGS {

@@ -16,7 +16,7 @@ use emostream_log::testing::until;
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
     counting::trending,
-    stage::{Node, Stage},
+    fixture::{Fixture, Node},
 };
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -46,25 +46,25 @@ fn alike(nodes: &[&Node]) {
     }
 }
 
-fn close(stage: &mut Stage, windows: std::ops::Range<u64>) {
+fn close(fixture: &mut Fixture, windows: std::ops::Range<u64>) {
     for nth in windows {
         for (room, count) in ROOMS.iter().zip(1..) {
             let counts = [("🔥", count * nth), ("👏", 1)];
-            stage.counting.close(nth, &[(room, &counts[..])]);
+            fixture.counting.close(nth, &[(room, &counts[..])]);
         }
     }
 }
 
 #[test]
 fn every_node_shows_the_same_bytes() {
-    let mut stage = Stage::new();
-    close(&mut stage, 1..8);
-    stage.counting.trending(7, "a", &[("🔥", 9)]);
-    stage.counting.append(trending(7, "*", &[("👏", 3)]));
-    stage.counting.live(8, "b", &[("🔥", 4)]);
-    let publisher = stage.publisher();
-    let first = Node::relay(&[&publisher.feeds()]);
-    let second = Node::relay(&[&first.feeds()]);
+    let mut fixture = Fixture::new();
+    close(&mut fixture, 1..8);
+    fixture.counting.trending(7, "a", &[("🔥", 9)]);
+    fixture.counting.append(trending(7, "*", &[("👏", 3)]));
+    fixture.counting.live(8, "b", &[("🔥", 4)]);
+    let publisher = fixture.publisher();
+    let first = Node::relay(&[&publisher.accept_relays()]);
+    let second = Node::relay(&[&first.accept_relays()]);
     let nodes = [&publisher, &first, &second];
     // All nodes have the results from before the relays started. Below, later results are written.
     alike(&nodes);
@@ -76,10 +76,10 @@ fn every_node_shows_the_same_bytes() {
         hello
     });
     assert!(before.iter().all(|hello| *hello == before[0]));
-    close(&mut stage, 8..20);
-    stage.counting.live(20, "b", &[("🔥", 5)]);
-    stage.counting.trending(19, "b", &[("👏", 9)]);
-    stage.counting.append(trending(19, "*", &[("👏", 4)]));
+    close(&mut fixture, 8..20);
+    fixture.counting.live(20, "b", &[("🔥", 5)]);
+    fixture.counting.trending(19, "b", &[("👏", 9)]);
+    fixture.counting.append(trending(19, "*", &[("👏", 4)]));
     alike(&nodes);
     let finals: Vec<Vec<String>> = subscribers
         .iter_mut()
@@ -93,13 +93,13 @@ fn every_node_shows_the_same_bytes() {
 
 #[test]
 fn a_subscriber_that_resumes_at_a_relay_is_sent_every_later_final() {
-    let mut stage = Stage::new();
-    let publisher = stage.publisher();
-    let relay = Node::relay(&[&publisher.feeds()]);
+    let mut fixture = Fixture::new();
+    let publisher = fixture.publisher();
+    let relay = Node::relay(&[&publisher.accept_relays()]);
     let mut ws = Ws::join(publisher.address, "a", "");
-    close(&mut stage, 1..3);
+    close(&mut fixture, 1..3);
     let seen = ws.finals(2).pop().unwrap().json["id"].take();
-    close(&mut stage, 3..6);
+    close(&mut fixture, 3..6);
     let (id, query) = (
         seen.as_str().unwrap(),
         format!("?since={}", seen.as_str().unwrap()),
@@ -130,18 +130,18 @@ fn totals(ws: &mut Ws, count: usize) -> Vec<u64> {
 }
 
 #[test]
-fn a_relay_changes_over_when_its_upstream_dies() {
-    let mut stage = Stage::new();
-    let (first, second) = (stage.publisher(), stage.publisher());
-    let (at_first, at_second) = (first.feeds(), second.feeds());
+fn a_relay_connects_to_another_upstream_when_its_upstream_ends() {
+    let mut fixture = Fixture::new();
+    let (first, second) = (fixture.publisher(), fixture.publisher());
+    let (at_first, at_second) = (first.accept_relays(), second.accept_relays());
     let relay = Node::relay(&[&at_first, &at_second]);
-    let leaf = Node::relay(&[&relay.feeds()]);
+    let leaf = Node::relay(&[&relay.accept_relays()]);
     let mut subscribers = [&relay, &leaf].map(|node| Ws::join(node.address, "a", ""));
-    close(&mut stage, 1..4);
+    close(&mut fixture, 1..4);
     drop(first);
-    close(&mut stage, 4..8);
+    close(&mut fixture, 4..8);
     until("changed over", || second.metric("relays") == 1.0);
-    close(&mut stage, 8..10);
+    close(&mut fixture, 8..10);
     for ws in &mut subscribers {
         assert_eq!(totals(ws, 9), (2..11).collect::<Vec<_>>());
     }
@@ -150,27 +150,27 @@ fn a_relay_changes_over_when_its_upstream_dies() {
 }
 
 #[test]
-fn a_relay_changes_over_when_its_upstream_falls_silent() {
-    let mut stage = Stage::new();
-    let (first, second) = (stage.publisher(), stage.publisher());
-    let frozen = Line::to(first.feeds());
-    let relay = Node::relay(&[&frozen.address, &second.feeds()]);
+fn a_relay_connects_to_another_upstream_when_its_upstream_sends_nothing() {
+    let mut fixture = Fixture::new();
+    let (first, second) = (fixture.publisher(), fixture.publisher());
+    let frozen = Line::to(first.accept_relays());
+    let relay = Node::relay(&[&frozen.address, &second.accept_relays()]);
     let mut ws = Ws::join(relay.address, "a", "");
-    close(&mut stage, 1..4);
+    close(&mut fixture, 1..4);
     assert_eq!(totals(&mut ws, 3), [2, 3, 4]);
     frozen.freeze();
-    close(&mut stage, 4..6);
+    close(&mut fixture, 4..6);
     assert_eq!(totals(&mut ws, 2), [5, 6]);
     assert_eq!(second.metric("relays"), 1.0);
-    until("let go", || first.metric("relays") == 0.0);
+    until("relay disconnected", || first.metric("relays") == 0.0);
 }
 
 #[test]
 fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
-    let mut stage = Stage::new();
-    close(&mut stage, 1..3);
-    let publisher = stage.publisher();
-    let address = publisher.feeds();
+    let mut fixture = Fixture::new();
+    close(&mut fixture, 1..3);
+    let publisher = fixture.publisher();
+    let address = publisher.accept_relays();
     let relay = Node::relay(&[&address]);
     let mut ws = Ws::join(relay.address, "a", "");
     assert_eq!(totals(&mut ws, 1), [3]);
@@ -182,9 +182,9 @@ fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
     assert!(why.contains(&address), "{why}");
     assert_eq!(shown(&relay)[1..], before[1..]);
     // The publisher is restarted, with results that the relay has not received yet.
-    close(&mut stage, 3..6);
-    let publisher = stage.publisher();
-    publisher.feeds_at(&address, RelayToken::default(), 10);
+    close(&mut fixture, 3..6);
+    let publisher = fixture.publisher();
+    publisher.accept_relays_at(&address, RelayToken::default(), 10);
     assert_eq!(totals(&mut ws, 3), [4, 5, 6]);
     until("ready", || relay.readiness.check().is_ok());
     alike(&[&publisher, &relay]);
@@ -193,30 +193,30 @@ fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
 /// If a disconnected relay does not know a final yet, the final is from its upstream, not from another log.
 #[test]
 fn a_subscriber_that_is_ahead_of_a_disconnected_relay_waits() {
-    let mut stage = Stage::new();
-    let publisher = stage.publisher();
-    let address = publisher.feeds();
+    let mut fixture = Fixture::new();
+    let publisher = fixture.publisher();
+    let address = publisher.accept_relays();
     let relay = Node::relay(&[&address]);
     drop(publisher);
-    close(&mut stage, 1..3);
-    let publisher = stage.publisher();
+    close(&mut fixture, 1..3);
+    let publisher = fixture.publisher();
     let mut ws = Ws::join(publisher.address, "a", "");
     let id = ws.finals(1).remove(0).json["id"].take();
     until("not ready", || relay.readiness.check().is_err());
     let query = format!("?since={}", id.as_str().unwrap());
     let address_of_relay = relay.address;
     let waiting = std::thread::spawn(move || Ws::join(address_of_relay, "a", &query));
-    publisher.feeds_at(&address, RelayToken::default(), 10);
+    publisher.accept_relays_at(&address, RelayToken::default(), 10);
     assert_eq!(waiting.join().unwrap().next().brief(), "hello true");
 }
 
 #[test]
 fn the_audience_of_the_whole_tree_is_counted() {
-    let mut stage = Stage::new();
-    close(&mut stage, 1..2);
-    let publisher = stage.publisher();
-    let first = Node::relay(&[&publisher.feeds()]);
-    let second = Node::relay(&[&first.feeds()]);
+    let mut fixture = Fixture::new();
+    close(&mut fixture, 1..2);
+    let publisher = fixture.publisher();
+    let first = Node::relay(&[&publisher.accept_relays()]);
+    let second = Node::relay(&[&first.accept_relays()]);
     let audience = |room: &str| {
         let count = |node: &Node| {
             let state = get(node.address, &format!("/v1/rooms/{room}")).json();
@@ -248,35 +248,37 @@ fn the_audience_of_the_whole_tree_is_counted() {
 
 #[test]
 fn a_relay_cannot_be_its_own_upstream() {
-    let mut stage = Stage::new();
-    let publisher = stage.publisher();
-    let at_publisher = publisher.feeds();
+    let mut fixture = Fixture::new();
+    let publisher = fixture.publisher();
+    let at_publisher = publisher.accept_relays();
     // This address is reserved for the second relay, since the first relay has it as its other upstream.
     let place = TcpListener::bind("127.0.0.1:0").unwrap();
     let at_second = place.local_addr().unwrap().to_string();
     drop(place);
     let first = Node::relay(&[&at_publisher, &at_second]);
-    let second = Node::relay(&[&first.feeds()]);
-    second.feeds_at(&at_second, RelayToken::default(), 10);
+    let second = Node::relay(&[&first.accept_relays()]);
+    second.accept_relays_at(&at_second, RelayToken::default(), 10);
     drop(publisher);
     // If the relays connected to each other, the second relay would send the first one its own updates back.
     let both = |check: fn(&Readiness) -> bool| check(&first.readiness) && check(&second.readiness);
     until("cut off", || both(|readiness| readiness.check().is_err()));
     assert_eq!(second.metric("relays"), 0.0);
-    close(&mut stage, 1..3);
-    let publisher = stage.publisher();
-    publisher.feeds_at(&at_publisher, RelayToken::default(), 10);
-    until("fed", || both(|readiness| readiness.check().is_ok()));
+    close(&mut fixture, 1..3);
+    let publisher = fixture.publisher();
+    publisher.accept_relays_at(&at_publisher, RelayToken::default(), 10);
+    until("final at the relay", || {
+        both(|readiness| readiness.check().is_ok())
+    });
     alike(&[&publisher, &first, &second]);
 }
 
 #[test]
 fn results_of_another_log_end_a_relay() {
-    let (mut stage, mut other) = (Stage::new(), Stage::new());
-    close(&mut stage, 1..6);
+    let (mut fixture, mut other) = (Fixture::new(), Fixture::new());
+    close(&mut fixture, 1..6);
     close(&mut other, 900..903);
-    let (one, another) = (stage.publisher(), other.publisher());
-    let relay = Node::relay(&[&one.feeds(), &another.feeds()]);
+    let (one, another) = (fixture.publisher(), other.publisher());
+    let relay = Node::relay(&[&one.accept_relays(), &another.accept_relays()]);
     drop(one);
     let why = relay.fails();
     assert!(why.contains("another log"), "{why}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
     counting::{timed, trending},
-    stage::{Node, Stage},
+    fixture::{Fixture, Node},
 };
 
 fn state(node: &Node, room: &str) -> Value {
@@ -16,20 +16,20 @@ fn state(node: &Node, room: &str) -> Value {
 
 #[test]
 fn a_subscriber_is_sent_the_trending_list_and_its_end() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let (mut ws, mut sse) = (
         Ws::join(node.address, "r", ""),
         Sse::join(node.address, "r", "", ""),
     );
     assert_eq!((ws.next().kind(), sse.next().kind()), ("hello", "hello"));
-    stage.counting.trending(1, "r", &[("🔥", 7), ("👏", 3)]);
+    fixture.counting.trending(1, "r", &[("🔥", 7), ("👏", 3)]);
     let text = r#"{"type":"trending","room":"r","span_ms":60000,"top":[{"emoji":"🔥","count":7},{"emoji":"👏","count":3}]}"#;
     assert_eq!((&*ws.next().text, &*sse.next().text), (text, text));
     let shown: Value = serde_json::from_str(text).unwrap();
     assert_eq!(state(&node, "r"), shown);
 
-    stage.counting.trending(31, "r", &[]);
+    fixture.counting.trending(31, "r", &[]);
     let text = r#"{"type":"trending","room":"r","span_ms":60000,"top":[]}"#;
     assert_eq!((&*ws.next().text, &*sse.next().text), (text, text));
     assert_eq!(state(&node, "r"), Value::Null);
@@ -40,16 +40,16 @@ fn a_subscriber_is_sent_the_trending_list_and_its_end() {
 }
 
 #[test]
-fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
-    stage.counting.trending(1, "r", &[("🔥", 1)]);
-    stage.counting.trending(2, "r", &[("👏", 2)]);
-    stage.counting.trending(1, "over", &[("🔥", 1)]);
-    stage.counting.trending(31, "over", &[]);
-    stage.counting.close(40, &[("over", &[("🔥", 1)])]);
-    stage.counting.close(40, &[("r", &[("🔥", 1)])]);
-    stage.counting.live(41, "r", &[("🔥", 9)]);
+fn a_new_subscriber_is_sent_the_trending_list_unless_it_is_empty() {
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    fixture.counting.trending(1, "r", &[("🔥", 1)]);
+    fixture.counting.trending(2, "r", &[("👏", 2)]);
+    fixture.counting.trending(1, "over", &[("🔥", 1)]);
+    fixture.counting.trending(31, "over", &[]);
+    fixture.counting.close(40, &[("over", &[("🔥", 1)])]);
+    fixture.counting.close(40, &[("r", &[("🔥", 1)])]);
+    fixture.counting.live(41, "r", &[("🔥", 9)]);
     until("read", || {
         let live = get(node.address, "/v1/rooms/r").json()["live"].take();
         state(&node, "r")["top"][0]["emoji"] == "👏"
@@ -63,13 +63,13 @@ fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
     let mut over = Ws::join(node.address, "over", "");
     let last = over.finals(1).remove(0);
     // No trending list is sent before this one.
-    stage.counting.trending(41, "over", &[("😂", 1)]);
+    fixture.counting.trending(41, "over", &[("😂", 1)]);
     assert_eq!(over.brief(1), ["trending 😂"]);
     drop(over);
 
     // A subscriber that reconnects may still show a list that was emptied in between, so it is sent the empty list.
     let id = last.json["id"].as_str().unwrap();
-    stage.counting.trending(71, "over", &[]);
+    fixture.counting.trending(71, "over", &[]);
     until("over", || state(&node, "over").is_null());
     let mut back = Ws::join(node.address, "over", &format!("?since={id}"));
     assert_eq!(back.brief(2), ["hello true", "trending "]);
@@ -77,15 +77,15 @@ fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
 
 #[test]
 fn a_restarted_publisher_sends_trending_lists_and_ends_old_ones() {
-    let mut stage = Stage::new();
+    let mut fixture = Fixture::new();
     // A list that has not changed for an hour has a record that is an hour old.
     let long_ago_ms = now_ms() - 3_600_000;
     let steady = trending(1, "steady", &[("🔥", 1)]);
-    stage.counting.append(timed(steady, long_ago_ms));
-    stage.counting.close(2, &[("over", &[("🔥", 1)])]);
-    stage.counting.trending(2, "over", &[("🔥", 1)]);
-    stage.counting.trending(32, "over", &[]);
-    let node = stage.publisher();
+    fixture.counting.append(timed(steady, long_ago_ms));
+    fixture.counting.close(2, &[("over", &[("🔥", 1)])]);
+    fixture.counting.trending(2, "over", &[("🔥", 1)]);
+    fixture.counting.trending(32, "over", &[]);
+    let node = fixture.publisher();
     assert_eq!(
         Ws::join(node.address, "steady", "").brief(2),
         ["hello false", "trending 🔥"]
@@ -95,17 +95,17 @@ fn a_restarted_publisher_sends_trending_lists_and_ends_old_ones() {
     let mut back = Ws::join(node.address, "over", &format!("?since={id}"));
     assert_eq!(back.brief(2), ["hello true", "trending "]);
     // After the restore the publisher continues to read the topic.
-    stage.counting.trending(33, "over", &[("👏", 1)]);
+    fixture.counting.trending(33, "over", &[("👏", 1)]);
     assert_eq!(back.brief(1), ["trending 👏"]);
 }
 
 #[test]
 fn a_frame_lists_at_most_the_top_20() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let emojis: Vec<Emoji> = Emoji::all().take(FRAME_COUNTS + 5).collect();
     let top: Vec<(&str, u64)> = emojis.iter().map(|emoji| (emoji.as_str(), 1)).collect();
-    stage.counting.trending(1, "r", &top);
+    fixture.counting.trending(1, "r", &top);
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
     let frame = ws.next().json;
@@ -115,11 +115,11 @@ fn a_frame_lists_at_most_the_top_20() {
 
 #[test]
 fn the_list_of_rooms_has_the_leaders() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let leaders = |node: &Node| get(node.address, "/v1/rooms").json()["trending"].take();
     assert_eq!(leaders(&node), Value::Null);
-    stage.counting.trending(4, "*", &[("🔥", 9)]);
+    fixture.counting.trending(4, "*", &[("🔥", 9)]);
     let expected = json!({
         "span_ms": 60_000, "top": [{"emoji": "🔥", "count": 9}],
         "rooms": [{"room": "default", "count": 4}],
@@ -128,8 +128,8 @@ fn the_list_of_rooms_has_the_leaders() {
     // `*` is the key of the leaders, not a room.
     assert_eq!(get(node.address, "/v1/rooms/*").status, 400);
     assert_eq!(node.metric("rooms"), 0.0);
-    let restarted = stage.publisher();
+    let restarted = fixture.publisher();
     assert_eq!(leaders(&restarted), expected);
-    stage.counting.trending(34, "*", &[]);
+    fixture.counting.trending(34, "*", &[]);
     until("nothing leads", || leaders(&node).is_null());
 }

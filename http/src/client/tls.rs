@@ -52,10 +52,12 @@ pub enum ClientTlsError {
     #[error("the file cannot be read: {0}")]
     Unreadable(#[from] io::Error),
     /// The file contains no valid certificate in PEM.
-    #[error("the file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
+    #[error("the file contains no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
     /// The system has no root certificates.
-    #[error("this system has no root certificates; name the certificates to trust by --cacert")]
+    #[error(
+        "this system has no root certificates; set --cacert to a file of the certificates to trust"
+    )]
     NoRoots,
 }
 
@@ -135,7 +137,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Returns an error that says why a handshake has failed, and what the user can do.
+/// Returns an error with the reason why a handshake has failed, and with what the user can do.
 fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(inner) = inner else {
@@ -155,7 +157,7 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
             | CertificateError::BadSignature
             | CertificateError::Other(_),
         ) => format!(
-            "its certificate is not trusted; name it, or the certificate of the CA that signed it, by {named_by}"
+            "its certificate is not trusted; set {named_by} to a file that contains this certificate or that of the CA that signed it"
         ),
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

@@ -63,7 +63,7 @@ impl Deref for CollectedBody {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// The body has more bytes than allowed.
-    #[error("the body has more than {body_bytes} bytes; send less at once")]
+    #[error("the body has more than {body_bytes} bytes; send fewer reactions at once")]
     TooLarge {
         /// Maximum bytes.
         body_bytes: usize,
@@ -75,7 +75,7 @@ pub enum BodyError {
     #[error("too many large bodies arrive at once; nothing was kept, send it again later")]
     BudgetExceeded,
     /// The client disconnected, or the framing of the body is invalid.
-    #[error("the body broke off: {0}")]
+    #[error("the body is incomplete: {0}")]
     Broken(String),
 }
 

@@ -33,7 +33,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Creates a problem. `detail` is a sentence that names the error and says what to do.
+    /// Creates a problem. `detail` is a sentence that names the error and what to do.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -50,7 +50,7 @@ impl Problem {
 
     /// Returns the 404 of a path without a route.
     pub fn unknown_path() -> Self {
-        let detail = "there is nothing at this path here; reactions are sent to an ingest, rooms are received \
+        let detail = "there is nothing at this path; reactions are sent to an ingest, and rooms are read \
                       from a publisher or a relay";
         Self::new(StatusCode::NOT_FOUND, detail)
     }

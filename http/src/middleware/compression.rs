@@ -125,7 +125,7 @@ impl Coding {
                 encoder.write_all(bytes).and_then(|()| encoder.try_finish())
             }
         };
-        debug_assert!(written.is_ok(), "a Vec takes every write");
+        debug_assert!(written.is_ok(), "a write to a Vec never fails");
         encoded.into()
     }
 
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_is_read_back_as_it_was() {
+    fn compressed_bytes_are_restored_by_decompression() {
         let text = "{\"room\":\"match-7\",\"total\":10}\n".repeat(10_000);
         for effort in [Effort::Once, Effort::Each] {
             for coding in Coding::ALL {

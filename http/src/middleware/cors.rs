@@ -117,8 +117,8 @@ impl Origin {
             return false;
         };
         let host = host.to_str().ok();
-        let asked = host.and_then(|host| format!("{scheme}://{host}").parse().ok());
-        asked.as_ref() == Some(self)
+        let requested = host.and_then(|host| format!("{scheme}://{host}").parse().ok());
+        requested.as_ref() == Some(self)
     }
 }
 

@@ -83,7 +83,7 @@ pub enum TlsError {
         expected: &'static str,
     },
     /// Both files are valid, but the key belongs to another certificate.
-    #[error("{} is not the key of the first certificate in {}; name the pair", key.display(), certificate.display())]
+    #[error("{} is not the key of the first certificate in {}; set a certificate and a key that belong together", key.display(), certificate.display())]
     KeyMismatch {
         /// Path of the certificate.
         certificate: PathBuf,

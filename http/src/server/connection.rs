@@ -62,7 +62,7 @@ impl Serving {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "a connection broke off");
+            tracing::debug!(%peer, %error, "a connection ended unexpectedly");
         }
     }
 
@@ -97,7 +97,7 @@ async fn tls_handshake(
         .await?
         .is_some_and(|byte| byte.is_ascii_uppercase())
     {
-        let problem = Problem::bad_request("this address speaks TLS; use https://");
+        let problem = Problem::bad_request("this address requires TLS; use https://");
         tcp.write_all(problem.closing_response().as_bytes()).await?;
         tcp.shutdown().await?;
         return Err(io::Error::other("received plain HTTP on a TLS port"));

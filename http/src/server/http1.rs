@@ -152,7 +152,7 @@ impl Serving {
                 head,
                 read_ahead,
             }),
-            Err(error) => tracing::debug!(%peer, %error, "a connection broke off"),
+            Err(error) => tracing::debug!(%peer, %error, "a connection ended unexpectedly"),
         }
         Ok(())
     }

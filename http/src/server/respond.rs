@@ -138,7 +138,7 @@ fn misdirected<B>(request: &Request<B>) -> Option<Problem> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;
     wrong.then(|| {
-        Problem::bad_request("a request names its host once: one Host header")
+        Problem::bad_request("a request must have exactly one Host header")
             .header(CONNECTION, HeaderValue::from_static("close"))
     })
 }

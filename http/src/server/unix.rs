@@ -61,7 +61,9 @@ async fn exchange(stream: UnixStream, responder: Arc<Responder>) {
     let served = http.serve_connection(TokioIo::new(stream), service_fn(respond));
     match timeout(EXCHANGE_TIMEOUT, served).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a connection of the Unix socket broke off"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection of the Unix socket ended unexpectedly")
+        }
         Err(_) => tracing::debug!("a connection of the Unix socket took too long"),
     }
 }

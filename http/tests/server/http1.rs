@@ -169,9 +169,9 @@ async fn a_body_shorter_than_its_length_is_408_and_harmless_if_the_client_discon
         answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
         "{answer}"
     );
-    let mut gone = server.connect().await;
-    gone.send(lie).await;
-    drop(gone);
+    let mut disconnecting = server.connect().await;
+    disconnecting.send(lie).await;
+    drop(disconnecting);
     for broken in [
         "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
         "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: -1\r\n\r\n",
@@ -216,7 +216,7 @@ async fn a_head_beyond_the_limit_is_431() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_gets_503_until_another_ends() {
+async fn a_connection_beyond_the_limit_gets_503_until_another_ends() {
     let limits = Limits {
         connections: 2,
         ..Limits::default()
@@ -334,11 +334,11 @@ async fn a_detached_socket_keeps_its_permit() {
 async fn a_socket_is_taken_over_after_the_previous_responses_are_sent() {
     let server = TestServer::start(Limits::default()).await;
     let client = server.connect().await;
-    let asked = "GET /nothing HTTP/1.1\r\nhost: h\r\n\r\n";
+    let http_request = "GET /nothing HTTP/1.1\r\nhost: h\r\n\r\n";
     // The responses are larger than the buffers of both sockets together.
     const TIMES: usize = 50_000;
     let last = "GET /upgrade HTTP/1.1\r\nhost: h\r\n\r\nahead";
-    let all = [&asked.repeat(TIMES), last].concat();
+    let all = [&http_request.repeat(TIMES), last].concat();
     let (mut reads, mut writes) = tokio::io::split(client.0);
     let writing = tokio::spawn(async move {
         writes.write_all(all.as_bytes()).await.unwrap();

@@ -466,7 +466,7 @@ async fn slow_prefaces_slow_heads_and_idle_connections_are_closed() {
     };
     let server = TestServer::start(limits).await;
     let head = [raw::begin(), frame(HEADERS, END_STREAM, 1, ALIVE)].concat();
-    let asked = frame(HEADERS, END_HEADERS | END_STREAM, 1, ALIVE);
+    let request_frame = frame(HEADERS, END_HEADERS | END_STREAM, 1, ALIVE);
     let pong = frame(PING, 1, 0, &[0; 8]);
     let dribble = frame(CONTINUATION, 0, 1, b"\x00\x01x\x01y");
     for (begin, drop) in [
@@ -475,7 +475,7 @@ async fn slow_prefaces_slow_heads_and_idle_connections_are_closed() {
         (raw::begin(), Vec::new()),
         (raw::begin(), pong.clone()),
         (head, dribble),
-        ([raw::begin(), asked].concat(), Vec::new()),
+        ([raw::begin(), request_frame].concat(), Vec::new()),
     ] {
         // The client reacts to no frame of the server, not even to the GOAWAY.
         let (mut reads, mut writes) = TcpStream::connect(server.address)

@@ -90,7 +90,7 @@ async fn plain_http_gets_400_and_other_bytes_are_closed() {
         "{response}"
     );
     assert!(response.contains("https://"), "{response}");
-    for nonsense in [
+    for invalid_bytes in [
         &b"\x00\x01\x02"[..],
         &[0; 100_000],
         b"\x16\x03\x01\xff\xff\x01",
@@ -100,13 +100,13 @@ async fn plain_http_gets_400_and_other_bytes_are_closed() {
     ] {
         let mut client = server.connect().await;
         // The server may close the connection during the write, so errors are ignored.
-        let _ = client.0.write_all(nonsense).await;
+        let _ = client.0.write_all(invalid_bytes).await;
         let _ = client.0.shutdown().await;
         let ended = timeout(DEADLINE, client.0.read_to_end(&mut Vec::new())).await;
         assert!(
             ended.is_ok(),
             "not closed after {:?}",
-            &nonsense[..6.min(nonsense.len())]
+            &invalid_bytes[..6.min(invalid_bytes.len())]
         );
     }
     server
@@ -203,7 +203,7 @@ async fn a_handshake_in_progress_does_not_delay_the_drain() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_and_an_idle_one_are_closed() {
+async fn a_connection_beyond_the_limit_and_an_idle_one_are_closed() {
     let limits = Limits {
         connections: 1,
         head: Duration::from_millis(300),
@@ -273,7 +273,7 @@ async fn a_new_pair_is_loaded_while_connections_are_open_and_an_invalid_one_neve
     standing.send(ALIVE).await;
     standing.until("alive\n").await;
 
-    let strangers = Pair {
+    let unrelated = Pair {
         key: first.key.clone(),
         ..third.clone()
     };
@@ -281,7 +281,7 @@ async fn a_new_pair_is_loaded_while_connections_are_open_and_an_invalid_one_neve
         certificate: third.certificate.replace("BEGIN", "BEGINNING"),
         ..third.clone()
     };
-    for bad in [strangers, broken] {
+    for bad in [unrelated, broken] {
         dir.put(&bad);
         // The pause is long enough for several checks of the files. If the invalid pair was loaded, the server would no
         // longer use the previous one, and the next handshake would fail.

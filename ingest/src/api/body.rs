@@ -180,7 +180,8 @@ fn forbidden(reaction: &ParsedReaction<'_>, principal: &Principal) -> Option<Str
         return Some("user_id is not the token's sub".to_owned());
     }
     let room = &*reaction.room;
-    (!principal.can_access_room(room)).then(|| format!("the token does not open room \"{room}\""))
+    (!principal.can_access_room(room))
+        .then(|| format!("the token does not give access to room \"{room}\""))
 }
 
 /// Passes the entries of an array to `visit`, and counts them.

@@ -4,4 +4,6 @@ pub(crate) mod clock;
 pub(crate) mod packed;
 mod queue;
 
-pub(crate) use queue::{AwaitedBatch, Buffer, Closed, PendingBatch, Reservation, StoredSender};
+pub(crate) use queue::{
+    AwaitedBatch, Buffer, Closed, Drained, EarlyFlush, PendingBatch, Reservation, StoredSender,
+};

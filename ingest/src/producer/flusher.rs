@@ -1,5 +1,6 @@
 //! Writes the buffer to the log. A flush happens every half second, or earlier if enough reactions are pending. It
-//! writes at least one record to each available partition.
+//! writes at least one record to each available partition. The first request after an interval without reactions does
+//! not wait: it is flushed at once, in one record to one partition.
 //!
 //! ```text
 //!                  accepted (202) ──split evenly────────▶ ┐
@@ -36,7 +37,7 @@ use tokio::{
 
 use crate::{
     buffer::packed::Packed,
-    buffer::{AwaitedBatch, Buffer, PendingBatch},
+    buffer::{AwaitedBatch, Buffer, Drained, PendingBatch},
     metrics::Metrics,
     producer::in_flight::{InFlightFlush, Record, RecordCompletion},
     producer::partition_health::PartitionHealth,
@@ -64,6 +65,11 @@ pub(crate) struct RecordLimit {
 }
 
 impl RecordLimit {
+    /// Returns the maximum number of reactions in a record.
+    pub(crate) fn reactions(self) -> usize {
+        self.reactions
+    }
+
     /// Returns the limits of a topic that accepts records of `topic_bytes`; `None` if a record cannot contain a
     /// reaction of maximum size.
     pub(crate) fn of(topic_bytes: u64) -> Option<Self> {
@@ -99,6 +105,16 @@ pub(crate) struct Flusher {
     pub(crate) instance: Header,
 }
 
+/// The partitions that get records from a flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All available partitions, so that their watermarks advance together.
+    All,
+    /// One partition, for the first request after a quiet interval. The flushes at the ends of intervals continue to
+    /// write to all partitions, so no watermark waits for longer.
+    One,
+}
+
 /// The partitions and the time of the records of a flush.
 struct FlushPlan {
     writable: Vec<u32>,
@@ -114,6 +130,7 @@ impl FlushPlan {
 
 impl Flusher {
     /// Flushes every `period`, and when enough reactions are pending, until `stop` is received. Then flushes once more.
+    /// Flushes the first request after a quiet interval at once; the ends of the intervals do not move because of it.
     pub(crate) async fn run(self, period: Duration, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,6 +138,12 @@ impl Flusher {
         loop {
             let stopping = tokio::select! {
                 _ = &mut stop => true,
+                () = self.buffer.first_due() => {
+                    if let Some((first, now_ms)) = self.buffer.drain_first() {
+                        self.flush(&mut rotation, first, now_ms, Extent::One);
+                    }
+                    continue;
+                }
                 _ = ticks.tick() => false,
                 () = self.buffer.flush_due() => {
                     ticks.reset();
@@ -130,9 +153,15 @@ impl Flusher {
             if stopping {
                 self.buffer.close();
             }
-            let (pending, now_ms) = self.buffer.drain(flushed);
-            rotation += pending.count;
-            flushed = self.flush(rotation, pending, now_ms);
+            let Drained {
+                first,
+                batch,
+                now_ms,
+            } = self.buffer.drain(flushed);
+            if let Some(first) = first {
+                self.flush(&mut rotation, first, now_ms, Extent::One);
+            }
+            flushed = self.flush(&mut rotation, batch, now_ms, Extent::All);
             if stopping {
                 break;
             }
@@ -141,17 +170,33 @@ impl Flusher {
         spawn_blocking(move || drop(self));
     }
 
-    /// Sends the pending reactions to the log. Returns the accepted reactions, so that their memory can be used again:
-    /// their batches are already encoded.
-    fn flush(&self, rotation: usize, pending: PendingBatch, now_ms: u64) -> Packed {
+    /// Sends pending reactions to the log. `rotation` is the number of reactions that were sent before, and selects the
+    /// partitions. Returns the accepted reactions, so that their memory can be used again: their batches are already
+    /// encoded.
+    fn flush(
+        &self,
+        rotation: &mut usize,
+        pending: PendingBatch,
+        now_ms: u64,
+        extent: Extent,
+    ) -> Packed {
         let PendingBatch {
             accepted,
             mut permits,
             awaited,
-            ..
+            count,
         } = pending;
+        *rotation += count;
+        let rotation = *rotation;
         let partitions = self.partitions.load(Ordering::Relaxed);
-        let targets = self.health.flush_targets(partitions, Instant::now());
+        let mut targets = self.health.flush_targets(partitions, Instant::now());
+        let mut spread = targets.writable.len();
+        if extent == Extent::One {
+            // The record is sent to the first writable partition, and to the next ones if the log refuses it.
+            targets.writable.rotate_left(rotation % spread);
+            targets.heartbeat.clear();
+            spread = 1;
+        }
         let plan = FlushPlan {
             writable: targets.writable,
             now_ms,
@@ -160,9 +205,7 @@ impl Flusher {
         let max_reactions = self.limit.reactions;
         let in_flight = InFlightFlush::start(self.health.clone(), self.metrics.clone());
         let mut heartbeats = targets.heartbeat;
-        for (index, share) in
-            split_evenly(accepted.len(), plan.writable.len(), rotation, max_reactions)
-        {
+        for (index, share) in split_evenly(accepted.len(), spread, rotation, max_reactions) {
             heartbeats.retain(|partition| *partition != plan.partition(index));
             let completion = RecordCompletion {
                 permits: permits.as_mut().and_then(|held| held.split(share)),
@@ -177,7 +220,7 @@ impl Flusher {
             );
         }
         for (index, reactions, completion) in
-            assign_requests(awaited, plan.writable.len(), rotation, max_reactions)
+            assign_requests(awaited, spread, rotation, max_reactions)
         {
             heartbeats.retain(|partition| *partition != plan.partition(index));
             let record = in_flight.record(reactions.len(), completion);
@@ -302,7 +345,7 @@ fn assign_requests(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::buffer::packed::tests::admitted;
+    use crate::buffer::{EarlyFlush, packed::tests::admitted};
     use emostream_log::EventClock;
     use emostream_model::{Emoji, Reaction, Room, UserId};
     use proptest::prelude::*;
@@ -332,7 +375,8 @@ mod tests {
             partitions in 1_usize..9,
             rotation in 0_usize..1000,
         ) {
-            let buffer = Buffer::new(100_000, usize::MAX, EventClock::host());
+            let early = EarlyFlush::of_count(usize::MAX);
+            let buffer = Buffer::new(100_000, early, EventClock::host());
             let mut receivers = Vec::new();
             for size in &sizes {
                 let (stored, outcome) = oneshot::channel();
@@ -340,7 +384,7 @@ mod tests {
                 buffer.add(admitted(*size), room, Some(stored)).unwrap();
                 receivers.push(outcome);
             }
-            let (pending, _) = buffer.drain(Packed::default());
+            let pending = buffer.drain(Packed::default()).batch;
             prop_assert_eq!(pending.count, sizes.iter().sum::<usize>());
             let records = assign_requests(pending.awaited, partitions, rotation, RECORD_REACTIONS);
             let mut held = 0;

@@ -194,7 +194,7 @@ fn another_user_or_another_room_is_403_and_nothing_is_accepted() {
         "sub": "17", "exp": now() + 600, "rooms": ["match-7", "side-*"]
     }));
     let sub = "user_id is not the token's sub";
-    let closed = "the token does not open room \"match-8\"";
+    let closed = "the token does not give access to room \"match-8\"";
     for (token, body, status, detail) in [
         (&good(), of("u-17", "any"), 202, ""),
         (&good(), of("u-18", "any"), 403, sub),

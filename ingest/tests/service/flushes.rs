@@ -1,6 +1,6 @@
 //! Tests of the records that flushes write.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, thread::sleep, time::Duration};
 
 use emostream_ingest::Config;
 use emostream_log::{Header, testing::until};
@@ -90,6 +90,38 @@ fn reactions_are_split_evenly_with_times_between_base_and_flush() {
             assert!((record.base_ms..=record.time_ms).contains(&reaction.at_ms));
         }
     }
+}
+
+#[test]
+fn the_first_request_after_a_quiet_interval_is_one_record_at_once() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    let mut service = TestService::start(Config {
+        flush: INTERVAL,
+        ..Config::default()
+    });
+    // The requests come between the ends of two intervals.
+    sleep(INTERVAL * 5 / 4);
+    for count in [1, 2, 3] {
+        assert_eq!(service.post("/v1/reactions", array(count)).status, 202);
+    }
+    service.stop(Duration::from_secs(10)).unwrap();
+    // The records of one flush have the same time.
+    let flushes = || {
+        let mut flushes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for record in service.written() {
+            let sizes = flushes.entry(record.time_ms).or_default();
+            sizes.push(record.reactions.len());
+        }
+        flushes.into_values().collect::<Vec<_>>()
+    };
+    // The drain does not wait for the last heartbeats, so this test waits for them.
+    until("one flush is not to all partitions", || {
+        let flushes = flushes();
+        let partial = |sizes: &&Vec<usize>| sizes.len() < PARTITIONS as usize;
+        let partial: Vec<_> = flushes.iter().filter(partial).collect();
+        partial == [&[1]]
+    });
+    assert_eq!(service.reactions().len(), 6);
 }
 
 #[test]

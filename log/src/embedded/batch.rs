@@ -187,7 +187,7 @@ pub(super) fn accept(
         ));
     }
     if bytes > MAX_RECORD_BYTES {
-        let reason = format!("the embedded log accepts {MAX_RECORD_BYTES} at most");
+        let reason = format!("the embedded log accepts at most {MAX_RECORD_BYTES} bytes");
         return Err(not_accepted(&reason));
     }
     let headers = encode_headers(&record.headers)?;

@@ -116,7 +116,7 @@ fn trim(
 ) -> Result<usize, redb::Error> {
     let (id, partition) = partition_id;
     let mut tail = batch.tail(partition_id);
-    let mut gone = Vec::new();
+    let mut deleted = Vec::new();
     for entry in batch
         .records
         .range((id, partition, tail.start)..(id, partition, tail.next))?
@@ -129,12 +129,12 @@ fn trim(
         }
         tail.bytes = tail.bytes.saturating_sub(size_bytes(&row));
         tail.start = at.value().2 + 1;
-        gone.push(at.value());
+        deleted.push(at.value());
     }
-    if gone.is_empty() {
+    if deleted.is_empty() {
         return Ok(0);
     }
-    for at in &gone {
+    for at in &deleted {
         batch.records.remove(at)?;
     }
     let indexed = batch
@@ -152,7 +152,7 @@ fn trim(
         batch.times.remove(at)?;
     }
     batch.set_tail(partition_id, tail);
-    Ok(gone.len())
+    Ok(deleted.len())
 }
 
 #[cfg(test)]

@@ -390,7 +390,7 @@ fn initialise(db: &Database) -> Result<Result<(), LogError>, redb::Error> {
         Some(FORMAT_VERSION) => return Ok(Ok(())),
         Some(other) => {
             let detail = format!(
-                "its layout is version {other}, this program reads {FORMAT_VERSION}; use the one that wrote it"
+                "its layout is version {other}, this program reads {FORMAT_VERSION}; use the version of emostream that wrote it"
             );
             return Ok(Err(LogError::Refused(detail)));
         }

@@ -60,7 +60,7 @@ impl EmbeddedTransactor {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(LogError::Aborted {
                 detail: format!(
-                    "the disk took longer than {:?}; read what the log holds",
+                    "the disk took longer than {:?}; read from the log whether the records are stored",
                     self.timeout
                 ),
             }),
@@ -72,7 +72,7 @@ impl EmbeddedTransactor {
 impl Transactor for EmbeddedTransactor {
     fn write(&mut self, mut records: Vec<NewRecord>) -> Result<(), LogError> {
         if self.failed {
-            let detail = "an earlier one failed; open a new transactor".to_owned();
+            let detail = "an earlier transaction failed; open a new transactor".to_owned();
             return Err(LogError::Aborted { detail });
         }
         for record in &records {
@@ -84,7 +84,7 @@ impl Transactor for EmbeddedTransactor {
                     topic: record.topic.clone(),
                     bytes,
                     reason: format!(
-                        "a transaction of the embedded log holds at most {} MiB",
+                        "a transaction of the embedded log may have at most {} MiB",
                         TRANSACTION_BYTES >> 20
                     ),
                 });

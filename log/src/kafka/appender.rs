@@ -117,7 +117,7 @@ impl KafkaAppender {
         let (reports, age) = (polled.producer.context(), polled.opened.elapsed());
         let has_no_broker = reports.events.has_no_broker() && age > REPLACE_INTERVAL;
         if has_no_broker {
-            tracing::warn!("an appender has no connection to a broker and connects again");
+            tracing::warn!("an appender has no connection to a broker; it reconnects");
         }
         if has_no_broker || reports.is_fatal.load(Ordering::Acquire) && age > FATAL_REPLACE_INTERVAL
         {

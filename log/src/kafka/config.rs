@@ -162,17 +162,17 @@ impl Config {
     fn objection(&self, property: &Property) -> Option<String> {
         let (name, value) = (property.canonical(), property.value.as_str());
         if let Some(reason) = protected::reason(name, value) {
-            return Some(format!("cannot be set: {reason}; leave it out"));
+            return Some(format!("cannot be set: {reason}; remove it"));
         }
         if options::is_brokers(name) {
-            return Some("cannot be set by -X; name the brokers with --kafka".to_owned());
+            return Some("cannot be set by -X; set the brokers with --kafka".to_owned());
         }
         if let Some(why) = builtin::missing(&self.features, name, value) {
             return Some(why);
         }
         if name == "sasl.mechanisms" && !MECHANISMS.iter().any(|it| it.eq_ignore_ascii_case(value))
         {
-            return Some(format!("{value} is none of {}", MECHANISMS.join(", ")));
+            return Some(format!("{value} is not one of {}", MECHANISMS.join(", ")));
         }
         let protocol = value.to_lowercase();
         if name == "security.protocol"
@@ -457,13 +457,13 @@ mod tests {
 
     #[test]
     fn a_property_that_cannot_be_used_is_named_with_what_to_do() {
-        for (properties, names, says) in [
+        for (properties, names, expected) in [
             (
                 &[("bootstrap.servers", "b:1")][..],
                 "-X bootstrap.servers: ",
                 "--kafka",
             ),
-            (&[("acks", "1")], "-X acks: ", "leave it out"),
+            (&[("acks", "1")], "-X acks: ", "remove it"),
             (
                 &[("security.protocol", "SASL_PLAINTEXT")],
                 "-X security.protocol: ",
@@ -477,7 +477,7 @@ mod tests {
         ] {
             let sentence = objection(properties);
             assert!(sentence.starts_with(names), "{sentence}");
-            assert!(sentence.contains(says), "{sentence}");
+            assert!(sentence.contains(expected), "{sentence}");
         }
         if builtin::security_features().iter().any(|it| it == "ssl") {
             let sentence = objection(&[("ssl.ca.location", "/no/such/ca.pem")]);

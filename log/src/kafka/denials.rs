@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_that_was_not_repeated_for_a_while_begins_anew() {
+    fn a_denial_that_was_not_repeated_for_a_while_starts_again() {
         let denials = Denials::new(TIMEOUT);
         let begun = Instant::now();
         for (after, is_final) in [

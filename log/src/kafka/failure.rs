@@ -90,10 +90,10 @@ fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogErro
             "it is too large; raise the topic's max.message.bytes"
         }
         Code::InvalidRecord => {
-            "the brokers call it invalid; compare the topic's settings with `emostream topics check`"
+            "the brokers reject it as invalid; compare the topic's settings with `emostream topics check`"
         }
         Code::InvalidTimestamp => {
-            "its time is outside of what the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
+            "its time is outside the range that the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
         }
         Code::PolicyViolation => "a policy of the cluster forbids it",
         Code::UnsupportedForMessageFormat => "the topic's format is too old for it",
@@ -196,7 +196,7 @@ mod tests {
             "127.0.0.1:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: refused",
             "127.0.0.1:9092/1: Disconnected",
             "sasl_ssl://127.0.0.1:9092/1: Disconnected",
-            "nothing came within 8s",
+            "no response within 8s",
         ] {
             let error = silence("a:1, 127.0.0.1:9092", own.to_owned());
             assert!(matches!(error, LogError::Unreachable { .. }), "{error}");

@@ -150,7 +150,7 @@ impl KafkaLog {
             None => {
                 let report = context.last();
                 let report =
-                    report.unwrap_or_else(|| format!("nothing came within {BROKER_TIMEOUT:?}"));
+                    report.unwrap_or_else(|| format!("no response within {BROKER_TIMEOUT:?}"));
                 return Err(match tls::diagnose(&log.config, &report) {
                     Some(error) => error,
                     None => log.away(report),

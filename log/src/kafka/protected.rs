@@ -12,9 +12,9 @@ const ISOLATION: &str = "records of aborted transactions would be counted";
 const POSITIONS: &str = "positions are stored only with the results, in the same transaction";
 const CAPABILITIES: &str = "without the broker's own answer librdkafka may fall back to requests that have no isolation level";
 const ACKNOWLEDGED: &str = "a record that was acknowledged could be lost";
-const RETRIED: &str = "a record that librdkafka gives up on and sends again is in the log twice";
+const RETRIED: &str = "a record that librdkafka reports as failed and EmoStream sends again could be in the log twice";
 const ORDER: &str =
-    "a partition would get its records in another order, and time would pass too early";
+    "a partition would get its records in another order, and windows would close too early";
 
 /// Returns why the user cannot set `property` to `value`; `None` if it is allowed.
 pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
@@ -35,10 +35,10 @@ pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
             "a missing topic would be created with the broker's defaults; `emostream topics create` creates it"
         }
         "transactional.id" => {
-            "it is derived from --topic-prefix, so that a new run fences the former"
+            "it is derived from --topic-prefix, so that a new run fences the previous one"
         }
         "transaction.timeout.ms" => {
-            "the dataflow gives up a commit after the same time as the broker"
+            "the dataflow and the broker must abort a transaction after the same time"
         }
         "enable.idempotence" => "a retried record would be in the log twice",
         "acks" | "request.required.acks" => ACKNOWLEDGED,
@@ -55,7 +55,7 @@ pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
                 false => "above 5 a retry would change the order of records",
             }
         }
-        "partitioner" => "records of one key would lie in different partitions",
+        "partitioner" => "records of one key would be in different partitions",
         _ => return None,
     })
 }

@@ -93,7 +93,7 @@ impl KafkaReader {
     fn replace_if_stuck(&mut self) -> Result<(), LogError> {
         let age = self.opened.elapsed();
         if self.consumer.context().has_no_broker() && age > REPLACE_INTERVAL {
-            tracing::warn!(topic = %self.topic, "a reader has no broker to talk to: it connects again");
+            tracing::warn!(topic = %self.topic, "a reader has no connection to a broker; it reconnects");
             self.replace_consumer()
         } else if self.denied && age > DENIED_REPLACE_INTERVAL {
             self.replace_consumer()

@@ -353,7 +353,7 @@ impl KafkaTransactor {
         step: impl FnOnce(&mut KafkaTransactor) -> Result<T, LogError>,
     ) -> Result<T, LogError> {
         if self.failed {
-            let detail = "an earlier one failed; open a new transactor".to_owned();
+            let detail = "an earlier transaction failed; open a new transactor".to_owned();
             return Err(LogError::Aborted { detail });
         }
         step(self).map_err(|error| {
@@ -407,7 +407,7 @@ impl KafkaTransactor {
             LogError::Refused(detail) => LogError::Aborted { detail },
             LogError::NotAccepted { .. } if !self.singly => {
                 self.config.send_singly();
-                let detail = format!("{first}; now each record is sent by itself");
+                let detail = format!("{first}; from now on each record is sent alone");
                 LogError::Aborted { detail }
             }
             first => first,

@@ -84,13 +84,13 @@ impl fmt::Display for Trouble {
                 "it closes the connection, as a TLS port does when a client does not use TLS; set security.protocol to ssl or sasl_ssl",
             ),
             Trouble::PlaintextPort => f.write_str(
-                "it does not use TLS on this port; name a TLS port, or set security.protocol to plaintext or sasl_plaintext",
+                "it does not use TLS on this port; use a TLS port, or set security.protocol to plaintext or sasl_plaintext",
             ),
             Trouble::SaslPort => f.write_str(
                 "it closes the connection, as a port with SASL does when a client does not authenticate; set security.protocol to sasl_ssl or sasl_plaintext, and sasl.mechanism",
             ),
             Trouble::NoSasl => f.write_str(
-                "it does not use SASL on this port; set security.protocol to ssl or plaintext, or name a SASL port",
+                "it does not use SASL on this port; set security.protocol to ssl or plaintext, or use a SASL port",
             ),
             Trouble::Mechanism(known) if known.is_empty() => {
                 f.write_str("it does not support the SASL mechanism of sasl.mechanism; set another")
@@ -367,7 +367,7 @@ mod tests {
             "ssl://h:9092/1: Disconnected (after 10ms in state APIVERSION_QUERY)",
             "h:9092/1: Receive failed: Invalid response size 1234567890 (0..100000000): increase receive.message.max.bytes",
             "sasl_ssl://h:9093/1: SASL OAUTHBEARER mechanism handshake failed: Local: Broker transport failure: broker's supported mechanisms: (n/a)",
-            "nothing came within 8s",
+            "no response within 8s",
         ] {
             assert_eq!(of(report), None, "{report}");
         }
@@ -398,7 +398,7 @@ mod tests {
                 "Failed to acquire SASL OAUTHBEARER token: https://a/b",
                 None,
             ),
-            ("nothing came within 8s", None),
+            ("no response within 8s", None),
         ] {
             assert_eq!(broker(report), expected, "{report}");
         }

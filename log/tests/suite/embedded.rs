@@ -123,7 +123,7 @@ fn the_last_handle_may_be_dropped_by_done() {
     is_told.recv_timeout(DEADLINE).unwrap().unwrap();
 }
 
-// Two processes, one directory
+// Tests of two processes that use one directory.
 
 /// Appends until its process is killed, and prints every acknowledgement: `ack partition offset value`. The tests below
 /// start it as a process of its own.
@@ -326,14 +326,14 @@ fn a_directory_without_a_process_is_read_from_its_file() {
 }
 
 #[test]
-fn an_empty_directory_is_not_a_log_to_read_and_stays_empty() {
+fn an_empty_directory_is_refused_for_reading_and_stays_empty() {
     let dir = tempfile::tempdir().unwrap();
     let missing = EmbeddedLog::open_for_reading(dir.path()).err().unwrap();
     assert!(matches!(missing, LogError::Disk { .. }), "{missing}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-// Damage
+// Tests of damaged files.
 
 /// Returns the directory of a closed log with some records.
 fn closed_log() -> TempDir {
@@ -480,7 +480,7 @@ fn a_full_disk_is_reported_and_loses_no_acknowledged_record() {
     assert!(kept(&log, TOPIC).len() >= acknowledged);
 }
 
-// Retention
+// Tests of retention.
 
 #[test]
 fn retention_by_age_deletes_from_the_oldest_on() {

@@ -136,16 +136,16 @@ pub(crate) fn spec(name: &str, partitions: u32) -> TopicSpec {
 
 /// Appends a record, waits for the acknowledgement, and returns the record's offset.
 pub(crate) fn append(appender: &dyn Appender, record: NewRecord) -> Result<u64, LogError> {
-    let (told, answered) = channel();
-    appender.append(record, Box::new(move |result| drop(told.send(result))))?;
+    let (results, answered) = channel();
+    appender.append(record, Box::new(move |result| drop(results.send(result))))?;
     answer(&answered)
 }
 
 /// Queues a record. Returns the receiver of its result.
 pub(crate) fn queue(appender: &dyn Appender, record: NewRecord) -> Receiver<Result<u64, LogError>> {
-    let (told, answer) = channel();
+    let (results, answer) = channel();
     appender
-        .append(record, Box::new(move |result| drop(told.send(result))))
+        .append(record, Box::new(move |result| drop(results.send(result))))
         .unwrap();
     answer
 }

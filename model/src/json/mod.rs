@@ -97,7 +97,12 @@ impl<'a> JsonReaction<'a> {
             emoji: match emoji {
                 Value::Text(text) => reaction::emoji(emojis, emoji_field, &text)?,
                 Value::Absent => return Err(InvalidReaction::Missing { field: emoji_field }),
-                _ => return Err(wrong(emoji_field, "is a string, like \"🔥\" or \"fire\"")),
+                _ => {
+                    return Err(wrong(
+                        emoji_field,
+                        "must be a string, for example \"🔥\" or \"fire\"",
+                    ));
+                }
             },
             room: room(self.room)?,
             claimed_ms: claimed_ms(&self.timestamp)?,
@@ -135,12 +140,18 @@ fn user_id<'a>(field: &'static str, value: Value<'a>) -> Result<Cow<'a, str>, In
         Value::Signed(number) => Cow::Owned(number.to_string()),
         Value::Absent => return Err(InvalidReaction::Missing { field }),
         Value::Fraction(_) | Value::Other(_) => {
-            return Err(wrong(field, "is a string or an integer of at most 64 bits"));
+            return Err(wrong(
+                field,
+                "must be a string or an integer of at most 64 bits",
+            ));
         }
     };
     match UserId::is_valid(&id) {
         true => Ok(id),
-        false => Err(wrong(field, &format!("has 1 to {MAX_USER_BYTES} bytes"))),
+        false => Err(wrong(
+            field,
+            &format!("must have 1 to {MAX_USER_BYTES} bytes"),
+        )),
     }
 }
 
@@ -152,7 +163,7 @@ fn room(value: Value<'_>) -> Result<Cow<'_, str>, InvalidReaction> {
             Ok(()) => Ok(name),
             Err(why) => Err(wrong(field, &format!("{:?}: {why}", shorten(&name)))),
         },
-        _ => Err(wrong(field, "is a string")),
+        _ => Err(wrong(field, "must be a string")),
     }
 }
 
@@ -169,7 +180,7 @@ fn claimed_ms(value: &Value<'_>) -> Result<Option<u64>, InvalidReaction> {
         Value::Unsigned(number) => timestamp::from_number(*number as f64),
         Value::Signed(number) => timestamp::from_number(*number as f64),
         Value::Fraction(number) => timestamp::from_number(*number),
-        Value::Other(_) => Err("is a number or a string"),
+        Value::Other(_) => Err("must be a number or a string"),
     };
     claimed.map(Some).map_err(|why| wrong("timestamp", why))
 }
@@ -367,19 +378,19 @@ mod tests {
             ),
             (
                 r#"{"user_id":"","emoji_type":"🔥"}"#.to_owned(),
-                "user_id has 1 to 128",
+                "user_id must have 1 to 128",
             ),
             (
                 format!(r#"{{"user_id":"{long}","emoji_type":"🔥"}}"#),
-                "user_id has 1 to 128",
+                "user_id must have 1 to 128",
             ),
             (
                 r#"{"user_id":1.5,"emoji_type":"🔥"}"#.to_owned(),
-                "user_id is a string or",
+                "user_id must be a string or",
             ),
             (
                 r#"{"user_id":{},"emoji_type":"🔥"}"#.to_owned(),
-                "user_id is a string or",
+                "user_id must be a string or",
             ),
             (r#"{"user_id":"u"}"#.to_owned(), "emoji_type is required"),
             (
@@ -392,7 +403,7 @@ mod tests {
             ),
             (
                 r#"{"user_id":"u","emoji_type":5}"#.to_owned(),
-                "emoji_type is a string",
+                "emoji_type must be a string",
             ),
             (
                 r#"{"user_id":"u","emoji_type":"🔥","room":"a b"}"#.to_owned(),
@@ -404,11 +415,11 @@ mod tests {
             ),
             (
                 r#"{"user_id":"u","emoji_type":"🔥","room":".."}"#.to_owned(),
-                "room \"..\": a room is 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not",
+                "room \"..\": a room's name has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not",
             ),
             (
                 r#"{"user_id":"u","emoji_type":"🔥","room":1}"#.to_owned(),
-                "room is a string",
+                "room must be a string",
             ),
             (
                 r#"{"user_id":"u","emoji_type":"🔥","timestamp":"x"}"#.to_owned(),
@@ -420,7 +431,7 @@ mod tests {
             ),
             (
                 r#"{"user_id":"u","emoji_type":"🔥","timestamp":true}"#.to_owned(),
-                "timestamp is a number",
+                "timestamp must be a number",
             ),
             ("[]".to_owned(), "a reaction is a JSON object"),
             ("null".to_owned(), "a reaction is a JSON object"),

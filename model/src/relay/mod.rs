@@ -118,16 +118,18 @@ pub struct WindowSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode, thiserror::Error)]
 pub enum Refusal {
     /// The proof is not valid.
-    #[error("it knows another token; give both the same --relay-token-file")]
+    #[error("it has another token; set the same --relay-token-file at both")]
     WrongToken,
     /// The upstream already has its maximum number of relays.
-    #[error("it has as many relays as it takes; raise its --max-relays, or name another upstream")]
+    #[error(
+        "it has its maximum number of relays; raise its --max-relays, or set another --upstream"
+    )]
     Full,
     /// The upstream is disconnected from its own upstream.
-    #[error("it has no upstream itself at the moment")]
+    #[error("it is disconnected from its own upstream at the moment")]
     Disconnected,
     /// The relay is on the upstream's path to the publisher, so it would receive its own updates.
-    #[error("it is fed by this relay; a relay cannot be its own upstream")]
+    #[error("it receives its updates from this relay; a relay cannot be its own upstream")]
     Loop,
 }
 
@@ -179,13 +181,13 @@ pub enum MessageError {
     )]
     Version(u8),
     /// The message is empty.
-    #[error("an empty message")]
+    #[error("a message of the relay protocol is empty")]
     Empty,
     /// bincode cannot decode the message.
-    #[error("a message that is none of ours")]
+    #[error("a message of the relay protocol could not be decoded")]
     Encoding,
     /// Bytes follow the message.
-    #[error("{0} bytes behind a message")]
+    #[error("{0} bytes follow a message of the relay protocol")]
     Trailing(usize),
 }
 
@@ -226,7 +228,7 @@ fn frame(message: &impl Encode) -> Vec<u8> {
 
 fn append(value: &impl Encode, to: &mut Vec<u8>) {
     bincode::encode_into_std_write(value, to, config::standard())
-        .expect("plain data goes into a vector");
+        .expect("a message can always be encoded into a vector");
 }
 
 /// Writes the length of the message, which begins after the first four bytes, into the first four bytes.

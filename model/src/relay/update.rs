@@ -24,11 +24,11 @@ pub enum Update {
     /// All finals of a partition from offset `start` up to offset `end` were sent. Finals before `start` are not sent.
     Read(ReadRange),
     /// The dataflow has removed a room, since the room had no final for longer than the retention of totals. The room's
-    /// totals are then 0 and nothing is trending in it, unless it has a final of the order `before` or of a later one.
+    /// totals are then 0 and nothing is trending in it, unless it has a final at the position `before` or a later one.
     Removed {
         /// The room.
         room: Room,
-        /// Finals before this order are removed from the totals. Finals of this order or of a later one are counted
+        /// Finals before this position are removed from the totals. Finals at this position or later are counted
         /// from 0.
         before: ResultOrder,
     },
@@ -67,7 +67,7 @@ pub struct RoomSnapshot {
     pub newest: Option<(ResultId, Window)>,
     /// The finals in the ring that the relay does not have, oldest first.
     pub finals: Vec<String>,
-    /// The order up to which the totals are complete: each final of this order or of an earlier one was added to the
+    /// The position up to which the totals are complete: each final at this position or an earlier one was added to the
     /// totals, or was removed from them. `None` if no final was counted.
     pub totals_as_of: Option<ResultOrder>,
     /// The counts since the totals last began at 0, as of the newest final.
@@ -80,10 +80,10 @@ pub struct RoomSnapshot {
 
 known::decoded!(RoomSnapshot: room, evicted_through, newest, finals, totals_as_of; totals; live, trending);
 
-/// A trending frame and its order.
+/// A trending frame, and its position among the results.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct TrendingNow {
-    /// The order of the last window of the span.
+    /// The position of the last window of the span.
     pub order: ResultOrder,
     /// The frame's JSON.
     pub frame: String,

@@ -38,7 +38,7 @@ pub(super) struct ClusterFlags {
         conflicts_with = "hosts_file"
     )]
     hosts: Vec<String>,
-    /// How long a process waits until all other processes are connected
+    /// Maximum time that a process waits until all other processes are connected
     #[arg(long, default_value = "60s", value_parser = duration)]
     join_timeout: Duration,
     /// A file with a secret that all processes of the cluster share
@@ -53,9 +53,9 @@ impl ClusterFlags {
         let processes = self.processes.unwrap_or((hosts.len() as u64).max(1));
         if self.process >= processes {
             let why = match processes {
-                1 => "the only process is number 0".to_owned(),
+                1 => "the index of the only process is 0".to_owned(),
                 _ => format!(
-                    "of {processes} processes the last is number {}",
+                    "the indices of {processes} processes are 0 to {}",
                     processes - 1
                 ),
             };
@@ -140,7 +140,7 @@ mod tests {
         line.unwrap()
             .flags
             .cluster()
-            .map_err(|failure| failure.sentence)
+            .map_err(|failure| failure.message)
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
         for (arguments, named) in [
             (
                 "-n 2 -p 2",
-                "--process: of 2 processes the last is number 1",
+                "--process: the indices of 2 processes are 0 to 1",
             ),
             ("-p 1", "--process: the only process"),
             (

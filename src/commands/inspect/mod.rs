@@ -1,7 +1,7 @@
 //! `emostream inspect`: reads a topic, decodes its records, and prints them as a table or as JSON.
 //!
 //! ```text
-//!  log ──partitions──▶ merge by time ──▶ decode ──▶ table, or one JSON object a line
+//!  log ──partitions──▶ merge by time ──▶ decode ──▶ table, or one JSON object per line
 //! ```
 
 mod decode;
@@ -147,7 +147,7 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
             // An empty table would not show the reason, so a sentence explains it. The sentence is printed to standard
             // error, because programs may read standard output.
             if shown == 0 && !std::mem::replace(&mut explained, true) {
-                output::complain(&nothing(&flags, &topic, ranges.len(), read));
+                output::print_error(&nothing(&flags, &topic, ranges.len(), read));
             }
             match flags.follow {
                 true => {

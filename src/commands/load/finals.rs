@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Answer, Connections, Endpoint, News, Subscription, Transport},
+    client::{Answer, Connections, Endpoint, Subscription, SubscriptionEvent, Transport},
     exit::{Exit, Failure},
 };
 
@@ -232,19 +232,19 @@ async fn collect(
             };
             tokio::time::sleep_until(at.unwrap_or_else(Instant::now).into()).await;
         };
-        let news = tokio::select! {
-            news = room.next() => news,
+        let event = tokio::select! {
+            event = room.next() => event,
             () = passed => break,
         };
-        match news {
-            Ok(News::Frame { frame, .. }) => {
+        match event {
+            Ok(SubscriptionEvent::Frame { frame, .. }) => {
                 counted.apply(&frame);
                 progress.connected.take().map(|notify| notify.send(()));
                 if counted.first.is_some() {
                     progress.begun.take().map(|notify| notify.send(()));
                 }
             }
-            Ok(News::Lost { .. }) => {}
+            Ok(SubscriptionEvent::Lost { .. }) => {}
             Err(_) => break,
         }
     }

@@ -216,7 +216,7 @@ mod tests {
     fn settings(arguments: &str) -> Result<Settings, String> {
         let arguments = std::iter::once("load").chain(arguments.split_whitespace());
         let program = Program::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        program.flags.validate().map_err(|failure| failure.sentence)
+        program.flags.validate().map_err(|failure| failure.message)
     }
 
     #[test]

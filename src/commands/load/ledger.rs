@@ -181,7 +181,7 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
     if answered.requests == 1 {
         answered.why = match answer {
             Answer::Status(status, _) if status.is_success() => None,
-            Answer::Status(_, body) => problem::sentence(body),
+            Answer::Status(_, body) => problem::detail(body),
             Answer::Refused(why) | Answer::Unknown(why) => Some(why.clone()),
         };
     }
@@ -197,7 +197,7 @@ fn is_hopeless(answer: &Answer) -> bool {
 /// Whether an error response reports that none of the request's reactions was kept. If the log became unreachable while
 /// a request waited, ingest cannot know whether they were kept, and its response does not contain `nothing was kept`.
 fn kept_nothing(body: &[u8]) -> bool {
-    problem::sentence(body).is_some_and(|sentence| sentence.contains("nothing was kept"))
+    problem::detail(body).is_some_and(|detail| detail.contains("nothing was kept"))
 }
 
 /// Returns the indices of the reactions in an array that the server rejected.

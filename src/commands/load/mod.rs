@@ -151,17 +151,17 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
     };
     let why = match answer {
         Answer::Status(status, _) if status.is_success() => return Ok(Some(screens.clone())),
-        Answer::Status(status, _) => format!("{screens} shows no rooms ({status})"),
+        Answer::Status(status, _) => format!("{screens} does not serve rooms ({status})"),
         Answer::Refused(why) | Answer::Unknown(why) => {
             format!("{screens} is not reachable: {why}")
         }
     };
     if flags.verify || settings.screens.is_some() {
-        let why = format!("--subscribe-url: name a publisher; {why}");
+        let why = format!("--subscribe-url: {why}; set the address of a publisher");
         return Err(Failure::unavailable(why));
     }
-    output::complain(&format!(
-        "the time to the screen is not measured: {why}; name a publisher by --subscribe-url"
+    output::print_error(&format!(
+        "the time to the screen is not measured: {why}; set --subscribe-url to the address of a publisher"
     ));
     Ok(None)
 }

@@ -22,7 +22,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::ledger::{latencies, record};
 use crate::{
     cli::parse::Rate,
-    client::{Answer, Connections, Endpoint, News, Subscription, Transport},
+    client::{Answer, Connections, Endpoint, Subscription, SubscriptionEvent, Transport},
 };
 
 /// The emoji of the probe. It is not part of the workload or of the verdict.
@@ -175,7 +175,7 @@ async fn watch_until(room: &mut Subscription, screen: &mut Screen, until: Instan
 /// Applies the received frames to `screen` until this future is dropped.
 async fn watch(room: &mut Subscription, screen: &mut Screen) -> Infallible {
     while let Ok(event) = room.next().await {
-        if let News::Frame { frame, .. } = event {
+        if let SubscriptionEvent::Frame { frame, .. } = event {
             screen.show(&frame, Instant::now());
         }
     }
@@ -191,8 +191,8 @@ async fn shown(
     let watching = async {
         while screen.total() < expected {
             match room.next().await {
-                Ok(News::Frame { frame, .. }) => screen.show(&frame, Instant::now()),
-                Ok(News::Lost { .. }) => {}
+                Ok(SubscriptionEvent::Frame { frame, .. }) => screen.show(&frame, Instant::now()),
+                Ok(SubscriptionEvent::Lost { .. }) => {}
                 Err(_) => return None,
             }
         }

@@ -213,7 +213,7 @@ impl Report {
             ),
         };
         if let Some(latency) = self.answer_ms {
-            words += &format!("; 99 of 100 answers came within {:.0} ms", latency.p99);
+            words += &format!("; 99 of 100 responses arrived within {:.0} ms", latency.p99);
         }
         if let Some(screen) = &self.to_screen {
             if let Some(seen) = screen.latency_ms {
@@ -229,7 +229,7 @@ impl Report {
 
     /// Returns the summary as JSON on one line.
     pub(super) fn json(&self) -> String {
-        serde_json::to_string(self).expect("names are text and numbers are finite")
+        serde_json::to_string(self).expect("a report can always be encoded as JSON")
     }
 }
 
@@ -301,8 +301,8 @@ impl fmt::Display for Report {
         if own > TOO_LATE_MS {
             writeln!(
                 f,
-                "           this machine was itself {own:.0} ms late in one of a hundred requests: send \
-                 less, or arrays (--batch)"
+                "           this machine sent one of a hundred requests {own:.0} ms late or later: lower \
+                 the rate, or send arrays (--batch)"
             )?;
         }
         Ok(())
@@ -323,7 +323,7 @@ impl fmt::Display for ToScreen {
             let [p90, p99, p99_9] = [0.1, 0.01, 0.001].map(beyond);
             writeln!(
                 f,
-                "to screen  {latency}\n           of {shown} tries: p90 rests on the slowest {p90}, p99 on {p99}, \
+                "to screen  {latency}\n           of {shown} tries: p90 is based on the slowest {p90}, p99 on {p99}, \
                  p99.9 on {p99_9}"
             )?;
         }

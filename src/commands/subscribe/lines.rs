@@ -68,14 +68,14 @@ pub(super) fn describe(frame: &Frame) -> Option<String> {
 pub(super) fn why(reason: GapReason) -> &'static str {
     match reason {
         GapReason::Slow => "read too slowly",
-        GapReason::Expired => "they are kept no longer",
+        GapReason::Expired => "they are no longer stored",
     }
 }
 
 /// Returns the sentence for a `bye` of the server.
 pub(super) fn bye(retry_ms: u64) -> String {
     let seconds = retry_ms as f64 / 1000.0;
-    format!("the server says bye; back in {seconds:.1} s")
+    format!("the server shuts down; reconnecting in {seconds:.1} s")
 }
 
 fn count(count: &Count) -> String {

@@ -18,7 +18,7 @@ use emostream_model::Room;
 
 use self::{scene::Scene, screen::Screen};
 use crate::{
-    client::{AccessFlags, Endpoint, News, Server, Subscription, Transport},
+    client::{AccessFlags, Endpoint, Server, Subscription, SubscriptionEvent, Transport},
     exit::Failure,
     output,
     signal::Signals,
@@ -83,7 +83,7 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
     let mut connected = false;
     loop {
         match room.next().await.map_err(Failure::unavailable)? {
-            News::Frame { text, frame } => {
+            SubscriptionEvent::Frame { text, frame } => {
                 connected = true;
                 let line = match flags.json {
                     // In JSON, line breaks and tabs occur only as white space between values, since they are escaped in
@@ -99,10 +99,12 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
                     gone => return output::quietly(gone),
                 }
             }
-            News::Lost { why, .. } if !connected => return Err(flags.unreachable(&why)),
-            News::Lost { why, pause } => {
+            SubscriptionEvent::Lost { why, .. } if !connected => {
+                return Err(flags.unreachable(&why));
+            }
+            SubscriptionEvent::Lost { why, pause } => {
                 let seconds = pause.as_secs_f64();
-                output::complain(&format!("{why}; next try in {seconds:.1} s"));
+                output::print_error(&format!("{why}; retrying in {seconds:.1} s"));
             }
         }
     }
@@ -115,8 +117,8 @@ async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(
     let mut room = flags.subscription(server);
     let mut scene = Scene::new(flags.room.clone());
     match room.next().await.map_err(Failure::unavailable)? {
-        News::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
-        News::Lost { why, .. } => return Err(flags.unreachable(&why)),
+        SubscriptionEvent::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
+        SubscriptionEvent::Lost { why, .. } => return Err(flags.unreachable(&why)),
     }
     // From here on a signal ends this loop and not the process, so that the terminal is restored first.
     signals.take_over();
@@ -124,8 +126,8 @@ async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(
     loop {
         tokio::select! {
             news = room.next() => match news.map_err(Failure::unavailable)? {
-                News::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
-                News::Lost { why, pause } => scene.lost(why, std::time::Instant::now() + pause),
+                SubscriptionEvent::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
+                SubscriptionEvent::Lost { why, pause } => scene.lost(why, std::time::Instant::now() + pause),
             },
             wish = screen.next() => match wish? {
                 screen::Wish::Draw => screen.draw(&scene)?,

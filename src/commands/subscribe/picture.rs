@@ -67,7 +67,7 @@ fn headline(scene: &Scene, now: Instant) -> Line<'_> {
         Standing::Live => Span::from("● live").fg(Color::Green),
         Standing::Lost { why, next } => {
             let left = next.saturating_duration_since(now).as_secs_f64();
-            Span::from(format!("○ {why}; next try in {left:.1} s")).fg(Color::Yellow)
+            Span::from(format!("○ {why}; retrying in {left:.1} s")).fg(Color::Yellow)
         }
     });
     // Without a connection no notice is shown, because the reason of the lost connection is more important.
@@ -127,7 +127,7 @@ fn draw_now(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
     let is_live = scene.standing == Standing::Live;
     let Some(open) = scene.newest(now).filter(|_| is_live) else {
         let text = match is_live {
-            true => "Nothing is counted in this moment yet.",
+            true => "No reactions in the current window yet.",
             false => "Unknown without a connection.",
         };
         Paragraph::new(text)
@@ -327,7 +327,7 @@ mod tests {
         scene.lost("the server closed".to_owned(), now + Duration::from_secs(2));
         let shown = drawn(&scene, now, 100, 40);
         assert!(
-            shown.contains("○ the server closed; next try in 2.0 s"),
+            shown.contains("○ the server closed; retrying in 2.0 s"),
             "{shown}"
         );
         // Without a connection the rate and the current counts are unknown, and are not shown as 0.

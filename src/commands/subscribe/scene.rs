@@ -420,11 +420,15 @@ pub(super) mod tests {
         assert_eq!(swarms, [2000, 1000]);
         assert_eq!(scene.flights.len(), 2 + 3 + 1);
         scene.take(&live(4000, 1), now + FLIGHT + STAGGER);
-        assert_eq!(scene.flights.len(), 1, "what has landed is gone");
+        assert_eq!(
+            scene.flights.len(),
+            1,
+            "emojis disappear after they have risen"
+        );
     }
 
     #[test]
-    fn what_a_load_measures_with_does_not_rise() {
+    fn marks_and_the_probe_s_emoji_do_not_rise() {
         let (mut scene, now) = (scene(), Instant::now());
         for (window, mark) in MARKS.iter().enumerate() {
             let start = window * 2000;
@@ -454,7 +458,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_the_connection_never_rises_and_is_no_rate() {
+    fn reactions_before_the_connection_do_not_rise_and_do_not_count_in_the_rate() {
         let (mut scene, now) = (scene(), Instant::now());
         // The newest final is a minute old, and one window is open.
         for frame in [
@@ -500,7 +504,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_one_came_is_no_rate() {
+    fn reactions_before_the_connection_do_not_count_in_the_rate() {
         let (mut scene, now) = (scene(), Instant::now());
         let later = now + Duration::from_secs(2);
         for frame in [

@@ -100,7 +100,7 @@ fn wish(event: &Event) -> Option<Wish> {
 
 fn unusable(error: io::Error) -> Failure {
     Failure::unavailable(format!(
-        "the terminal cannot be drawn on: {error}; --json prints the messages instead"
+        "the program cannot draw on this terminal: {error}; --json prints the messages instead"
     ))
 }
 
@@ -116,7 +116,7 @@ mod tests {
     const GIVEN_BACK: &str = "\x1b[?1049l";
 
     #[test]
-    fn a_panic_gives_the_terminal_back_before_it_says_its_line() {
+    fn a_panic_restores_the_terminal_before_its_message_is_printed() {
         if std::env::var_os(PANIC_HERE).is_some() {
             crate::panic_hook::install(crate::logging::LogFormat::Text);
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -127,7 +127,7 @@ mod tests {
                 panic!("while the screen is taken");
             });
         }
-        let this_test = "a_panic_gives_the_terminal_back_before_it_says_its_line";
+        let this_test = "a_panic_restores_the_terminal_before_its_message_is_printed";
         let tests = std::env::current_exe().unwrap();
         let shown = tempfile::NamedTempFile::new().unwrap();
         // The program `script` of util-linux runs the test in a terminal, and records everything that is drawn there.

@@ -110,7 +110,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     }
     let text = match missing == topics {
         true => format!(
-            "\nnone of the topics '{}.…' exists here; this creates them (use at least as many partitions as there will ever be workers):\n    {}\n",
+            "\nnone of the topics '{}.…' exists here; this command creates them (use at least as many partitions as there will ever be workers):\n    {}\n",
             names.prefix(),
             wanted.create()
         ),
@@ -127,9 +127,9 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         0 => Ok(()),
         wrong => {
             let verb = if wrong == 1 { "differs" } else { "differ" };
-            let sentence =
-                format!("{wrong} of {topics} topics {verb} from what is needed; see above");
-            Err(Failure::new(Exit::Mismatch, sentence))
+            let message =
+                format!("{wrong} of {topics} topics {verb} from the required settings; see above");
+            Err(Failure::new(Exit::Mismatch, message))
         }
     }
 }
@@ -254,7 +254,7 @@ impl Wanted<'_> {
     fn missing(&self) -> Difference {
         Difference {
             what: "missing".to_owned(),
-            fix: "it does not exist; this creates the missing topics".to_owned(),
+            fix: "it does not exist; this command creates the missing topics".to_owned(),
             command: Some(self.create()),
             hint: false,
         }
@@ -369,7 +369,7 @@ impl Wanted<'_> {
         Some(Difference {
             what: format!("copies: {has}, not {wants}"),
             fix: format!(
-                "with {has} of {wants} copies it is lost with its broker; name {wants} brokers as the replicas of each of its partitions in FILE (Kafka's manual: increasing the replication factor)"
+                "it has only {has} of {wants} copies, and may be lost with a broker; name {wants} brokers as the replicas of each of its partitions in FILE (Kafka's manual: increasing the replication factor)"
             ),
             command,
             hint,
@@ -442,7 +442,7 @@ impl Wanted<'_> {
             }
         };
         let fix = format!(
-            "it accepts reactions dated {takes}, and one of them would close windows too early; limit that to {}",
+            "it accepts reactions that are dated {takes}, and such a reaction would close windows too early; limit this time to {}",
             span(wants)
         );
         let setting = format!("message.timestamp.after.max.ms={}", wants.as_millis());
@@ -467,7 +467,7 @@ impl Wanted<'_> {
         let wants = self.min_in_sync.unwrap_or(default).min(replicas);
         let fix = match has {
             _ if has > replicas => format!(
-                "nothing can be written: {has} replicas must have a record, and there are {replicas}"
+                "nothing can be written: {has} replicas must have a record, and the topic has {replicas}"
             ),
             _ if has < wants => format!(
                 "a record is acknowledged with only {has} of {replicas} replicas in sync, and lost if these are lost"

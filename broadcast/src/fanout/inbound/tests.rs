@@ -208,7 +208,7 @@ proptest! {
 }
 
 #[test]
-fn answers_to_pings_are_bounded_and_the_newest_is_among_them() {
+fn stored_pongs_are_limited_and_the_newest_is_kept() {
     let mut inbound = Inbound::default();
     for nth in 0..10_000_u32 {
         let payload = [&nth.to_be_bytes()[..], &[0; 121]].concat();

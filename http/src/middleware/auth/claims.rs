@@ -23,9 +23,9 @@ pub(crate) enum InvalidToken {
         "invalid token: it is not a JWT with sub and exp that is signed with a key and the algorithm of this server"
     )]
     Invalid,
-    #[error("no key of this server has the token's kid")]
+    #[error("no key of this server has the kid of the token")]
     UnknownKey,
-    #[error("too many keys of this server fit the token; it needs a kid that names one of them")]
+    #[error("too many keys of this server match the token; the token needs a kid")]
     Ambiguous,
     #[error("the token has no {0}, which is required")]
     Without(&'static str),

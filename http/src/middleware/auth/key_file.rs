@@ -51,7 +51,7 @@ pub enum InvalidKey {
     /// The file is a public key in the format of SSH. Such a file is one line of text, so it would otherwise be used as
     /// an HS256 secret, although others know it.
     #[error(
-        "SSH keys are not accepted; give a public key in PEM (BEGIN PUBLIC KEY) or a key set (JWKS)"
+        "SSH keys are not accepted; use a public key in PEM (BEGIN PUBLIC KEY) or a key set (JWKS)"
     )]
     OtherForm,
     /// The file is JSON, but cannot be used as a key set.
@@ -59,7 +59,7 @@ pub enum InvalidKey {
     KeySet(#[from] InvalidKeySet),
     /// The file is a private key, which only the issuer of tokens may have.
     #[error(
-        "this is a private key, which only the issuer of tokens needs; give the public one: \
+        "this is a private key, which only the issuer of tokens needs; use the public key: \
          openssl pkey -in FILE -pubout"
     )]
     Private,

@@ -81,7 +81,7 @@ impl Refresh {
     pub(super) fn succeeded(&mut self, max_age: Option<Duration>, now: Instant) {
         self.in_progress = false;
         self.failures = 0;
-        // `max-age=0` tells caches not to reuse the set. The default age is used instead, since there must not be a
+        // `max-age=0` requests that caches do not reuse the set. The default age is used instead, since there must not be a
         // fetch for each request.
         let age = max_age.filter(|age| !age.is_zero());
         self.due = now + age.map_or(DEFAULT_AGE, |age| age.clamp(MIN_AGE, MAX_AGE));

@@ -149,7 +149,7 @@ impl Current {
         let set = self.set.as_ref().ok_or(Refused::NoKeys)?;
         set.verify(token, now).map_err(|invalid| match invalid {
             // The last fetch has failed, so the endpoint may have a key that is not known here. The client gets a 503,
-            // after which it retries with this token. After a 401 it would not.
+            // after which it retries with this token. After a 401 the client would not retry.
             InvalidToken::UnknownKey if self.failing => Refused::NoKeys,
             invalid => Refused::Token(invalid),
         })
@@ -283,7 +283,7 @@ impl Metrics {
     fn new() -> Self {
         let opts = Opts::new(
             "emostream_jwks_refreshes_total",
-            "Fetches of the key set by outcome.",
+            "Number of fetches of the key set, by outcome.",
         );
         let refreshes = valid(IntCounterVec::new(opts, &["outcome"]));
         Self {

@@ -137,7 +137,7 @@ impl Connection {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| away(config.brokers(), "no broker is named")))
+        Err(last.unwrap_or_else(|| away(config.brokers(), "no broker is set")))
     }
 
     fn open(broker: &str, config: &Config, tokens: &Tokens) -> Result<Self, LogError> {
@@ -179,14 +179,14 @@ impl Connection {
         let authenticate = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(first));
         let answer: SaslAuthenticateResponse =
             connection.ask(ApiKey::SaslAuthenticate, 2, &authenticate)?;
-        let told = answer.error_message.map(|message| message.to_string());
+        let reason = answer.error_message.map(|message| message.to_string());
         // A broker that refuses a token first sends JSON without an error code, and waits for another message before it
         // fails. So JSON already means that the token is refused.
         let json = String::from_utf8_lossy(&answer.auth_bytes).into_owned();
         match (answer.error_code, json.is_empty()) {
             (0, true) => Ok(connection),
             (0, false) => Err(refused(Trouble::Token(json))),
-            _ => Err(refused(Trouble::Token(told.unwrap_or_default()))),
+            _ => Err(refused(Trouble::Token(reason.unwrap_or_default()))),
         }
     }
 
@@ -256,7 +256,7 @@ impl Connection {
         let header = ResponseHeader::decode(&mut answer, version_of_header);
         let header = header.map_err(|error| wrong(&error))?;
         if header.correlation_id != self.requests {
-            return Err(wrong(&"it answers another request"));
+            return Err(wrong(&"its response is for another request"));
         }
         A::decode(&mut answer, version).map_err(|error| wrong(&error))
     }

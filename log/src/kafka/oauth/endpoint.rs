@@ -175,7 +175,7 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
         text.chars().take(REPEATED_CHARS).collect::<String>()
     };
     let (error, description) = (text("error"), text("error_description"));
-    let said = match (error.as_str(), description.as_str()) {
+    let cause = match (error.as_str(), description.as_str()) {
         ("", _) => format!("status {status}"),
         (error, "") => format!("status {status}, {error}"),
         (error, description) => format!("status {status}, {error}: {description}"),
@@ -188,10 +188,10 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
         _ if matches!(status, 401 | 403) => {
             "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret"
         }
-        _ if status >= 500 => return format!("gives no token ({said})"),
+        _ if status >= 500 => return format!("issued no token ({cause})"),
         _ => "sasl.oauthbearer.token.endpoint.url",
     };
-    format!("gives no token ({said}); check {check}")
+    format!("issued no token ({cause}); check {check}")
 }
 
 /// Describes why the endpoint has sent no response.
@@ -213,7 +213,7 @@ fn describe(error: &ureq::Error) -> String {
         (None, ureq::Error::Timeout(_)) => format!("did not answer within {REQUEST_TIMEOUT:?}"),
         (None, ureq::Error::HostNotFound) => "has a host name that cannot be resolved".to_owned(),
         (None, ureq::Error::Io(error)) => format!("is not reachable ({error})"),
-        (None, error) => format!("gives no answer ({error})"),
+        (None, error) => format!("sent no response ({error})"),
     }
 }
 

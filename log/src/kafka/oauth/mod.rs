@@ -103,7 +103,7 @@ impl Oidc {
             return match value("sasl.oauthbearer.method") {
                 Some("oidc") => Err((
                     "sasl.oauthbearer.method",
-                    "is for sasl.mechanism=OAUTHBEARER; set that, or leave it out".to_owned(),
+                    "is for sasl.mechanism=OAUTHBEARER; set that, or remove it".to_owned(),
                 )),
                 _ => Ok(None),
             };
@@ -161,23 +161,23 @@ impl Oidc {
 const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     (
         "sasl.oauthbearer.extensions",
-        "cannot be sent: the client library has no SASL extensions; leave it out",
+        "cannot be sent: the client library has no SASL extensions; remove it",
     ),
     (
         "sasl.oauthbearer.config",
-        "is for tokens without a signature, which brokers should not accept; leave it out",
+        "is for tokens without a signature, which brokers should not accept; remove it",
     ),
     (
         "enable.sasl.oauthbearer.unsecure.jwt",
-        "is for tokens without a signature, which brokers should not accept; leave it out",
+        "is for tokens without a signature, which brokers should not accept; remove it",
     ),
     (
         "sasl.oauthbearer.grant.type",
-        "can only be client_credentials; leave it out",
+        "can only be client_credentials; remove it",
     ),
     (
         "sasl.oauthbearer.metadata.authentication.type",
-        "can only be none; leave it out",
+        "can only be none; remove it",
     ),
     (
         "enable.ssl.certificate.verification",
@@ -185,7 +185,7 @@ const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     ),
     (
         "ssl.endpoint.identification.algorithm",
-        "must stay https with OAUTHBEARER, or another host could receive the token; leave it out",
+        "must stay https with OAUTHBEARER, or another host could receive the token; remove it",
     ),
     (
         "ssl.keystore.location",
@@ -193,7 +193,7 @@ const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     ),
     (
         "ssl.key.password",
-        "cannot be used with OAUTHBEARER; name a key without a password",
+        "cannot be used with OAUTHBEARER; use a key without a password",
     ),
 ];
 
@@ -221,7 +221,7 @@ fn address(text: &str) -> Result<Url, String> {
     };
     match url.scheme() {
         _ if !url.username().is_empty() || url.password().is_some() => {
-            Err("has a user in it; set sasl.oauthbearer.client.id and .client.secret".to_owned())
+            Err("contains a user name; set sasl.oauthbearer.client.id and .client.secret".to_owned())
         }
         "https" => Ok(url),
         "http" if is_here => Ok(url),
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_does_not_go_with_tokens_is_named() {
+    fn properties_that_are_missing_or_contradict_tokens_are_named() {
         for (at, (missing, _)) in GOOD.iter().enumerate().skip(1) {
             let mut named = GOOD.to_vec();
             named.remove(at);

@@ -218,8 +218,8 @@ fn claims_are_checked_as_documented() {
         (json!([]), invalid),
         (json!("u"), invalid),
     ] {
-        let said = verdict(&key, &issuer.token(&claims)).err();
-        assert_eq!(said, expected, "{claims}");
+        let error = verdict(&key, &issuer.token(&claims)).err();
+        assert_eq!(error, expected, "{claims}");
     }
 }
 
@@ -285,9 +285,9 @@ fn the_error_of_an_invalid_file_says_what_to_do_and_repeats_nothing_of_the_file(
         ),
         (RSA_1024.as_bytes(), "2048"),
     ] {
-        let said = parse(file).unwrap_err().to_string();
-        assert!(said.contains(words), "{words}: {said}");
-        assert!(!said.contains('\n'), "{said}");
+        let error = parse(file).unwrap_err().to_string();
+        assert!(error.contains(words), "{words}: {error}");
+        assert!(!error.contains('\n'), "{error}");
     }
     let read = |file| KeyFile::read(file, &RequiredClaims::default());
     let dir = std::env::temp_dir();

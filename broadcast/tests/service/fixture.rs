@@ -29,14 +29,14 @@ pub(crate) const PARTITIONS: u32 = 3;
 /// Retention of finals in the log. Some tests write finals that are older.
 pub(crate) const KEPT: Duration = Duration::from_secs(3600);
 
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     /// The log inside the `FaultyLog`.
     pub(crate) embedded: Arc<EmbeddedLog>,
     pub(crate) log: Arc<FaultyLog>,
     pub(crate) counting: Counting,
 }
 
-impl Stage {
+impl Fixture {
     pub(crate) fn new() -> Self {
         let embedded = Arc::new(EmbeddedLog::in_memory().unwrap());
         let log = Arc::new(FaultyLog::new(embedded.clone()));
@@ -180,14 +180,19 @@ impl Node {
     }
 
     /// Accepts relays from now on, at a free port, and returns its address.
-    pub(crate) fn feeds(&self) -> String {
-        self.feeds_at("127.0.0.1:0", RelayToken::default(), 100)
+    pub(crate) fn accept_relays(&self) -> String {
+        self.accept_relays_at("127.0.0.1:0", RelayToken::default(), 100)
     }
 
-    /// Accepts relays like [`Node::feeds`], but at this address, and at most `max_relays` that know the token.
-    pub(crate) fn feeds_at(&self, address: &str, token: RelayToken, max_relays: u32) -> String {
+    /// Accepts relays like [`Node::accept_relays`], but at this address, and at most `max_relays` that know the token.
+    pub(crate) fn accept_relays_at(
+        &self,
+        address: &str,
+        token: RelayToken,
+        max_relays: u32,
+    ) -> String {
         let listener = self.runtime.block_on(TcpListener::bind(address)).unwrap();
-        self.feeds_by(RelayPort {
+        self.accept_relays_by(RelayPort {
             listener,
             tls: None,
             token,
@@ -195,13 +200,13 @@ impl Node {
         })
     }
 
-    /// Accepts relays like [`Node::feeds`], but over TLS.
-    pub(crate) fn feeds_in_tls(&self, tls: Tls) -> String {
+    /// Accepts relays like [`Node::accept_relays`], but over TLS.
+    pub(crate) fn accept_relays_over_tls(&self, tls: Tls) -> String {
         let listener = self
             .runtime
             .block_on(TcpListener::bind("127.0.0.1:0"))
             .unwrap();
-        self.feeds_by(RelayPort {
+        self.accept_relays_by(RelayPort {
             listener,
             tls: Some(tls),
             token: RelayToken::default(),
@@ -209,7 +214,7 @@ impl Node {
         })
     }
 
-    fn feeds_by(&self, port: RelayPort) -> String {
+    fn accept_relays_by(&self, port: RelayPort) -> String {
         let address = port.listener.local_addr().unwrap().to_string();
         let serving = self.publisher.serve_relays(port, self.shutdown.clone());
         self.runtime.spawn(serving);

@@ -14,11 +14,11 @@ use emostream_model::{
 
 use crate::{
     clients::connect,
-    stage::{Node, Stage},
+    fixture::{Fixture, Node},
 };
 
 /// Returns byte strings that are not valid at the relays' port, each with a description.
-fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
+fn invalid_bytes() -> Vec<(&'static str, Vec<u8>)> {
     let mut other_version = RelayUp::Heartbeat.frame();
     other_version[4] = RELAY_VERSION + 1;
     let hello = RelayUp::Hello(RelayHello {
@@ -42,11 +42,11 @@ fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
-    let mut stage = Stage::new();
-    let publisher = stage.publisher();
-    let address = publisher.feeds();
+    let mut fixture = Fixture::new();
+    let publisher = fixture.publisher();
+    let address = publisher.accept_relays();
     let relay = Node::relay(&[&address]);
-    let strangers: Vec<_> = nonsense()
+    let peers: Vec<_> = invalid_bytes()
         .into_iter()
         .map(|(what, bytes)| {
             let mut stream = connect(address.parse().unwrap());
@@ -54,17 +54,17 @@ fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
             (what, stream)
         })
         .collect();
-    for (what, mut stream) in strangers {
-        let mut said = Vec::new();
+    for (what, mut stream) in peers {
+        let mut received = Vec::new();
         // The result is ignored: the server closes the connection, possibly with a reset.
-        let _ = stream.read_to_end(&mut said);
+        let _ = stream.read_to_end(&mut received);
         // The peer has received nothing but a challenge, and perhaps a refusal.
-        assert!(said.len() < 64, "{what}: {said:?}");
+        assert!(received.len() < 64, "{what}: {received:?}");
     }
     assert_eq!(publisher.metric("relays"), 1.0);
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     let history = |node: &Node| crate::clients::get(node.address, "/v1/rooms/r/history").body;
-    until("fed", || {
+    until("final at the relay", || {
         history(&relay).contains("final") && history(&relay) == history(&publisher)
     });
 }
@@ -72,10 +72,10 @@ fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
 /// Connections that send nothing do not take permits of relays, however many such connections there are.
 #[test]
 fn unauthenticated_connections_do_not_take_permits() {
-    let stage = Stage::new();
-    let publisher = stage.publisher();
-    let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
-    let strangers: Vec<_> = (0..400)
+    let fixture = Fixture::new();
+    let publisher = fixture.publisher();
+    let address = publisher.accept_relays_at("127.0.0.1:0", RelayToken::default(), 1);
+    let peers: Vec<_> = (0..400)
         .map(|_| {
             let mut stream = connect(address.parse().unwrap());
             stream.write_all(&[0, 0, 0]).unwrap();
@@ -86,19 +86,19 @@ fn unauthenticated_connections_do_not_take_permits() {
     relay.readiness.check().unwrap();
     assert_eq!(publisher.metric("relays"), 1.0);
     // The server has closed the oldest connection first, so the read ends.
-    let mut said = Vec::new();
-    let _ = (&strangers[0]).read_to_end(&mut said);
-    assert!(said.len() < 64, "{said:?}");
+    let mut received = Vec::new();
+    let _ = (&peers[0]).read_to_end(&mut received);
+    assert!(received.len() < 64, "{received:?}");
 }
 
 /// Starts an upstream that sends these bytes to each client, and then nothing more. Returns its address.
-fn upstream(says: Vec<u8>) -> String {
+fn upstream(bytes: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
         let mut kept = Vec::new();
         for mut stream in listener.incoming().map_while(Result::ok) {
-            let _ = stream.write_all(&says);
+            let _ = stream.write_all(&bytes);
             kept.push(stream);
         }
     });
@@ -107,8 +107,8 @@ fn upstream(says: Vec<u8>) -> String {
 
 #[test]
 fn a_relay_skips_invalid_upstreams() {
-    let stage = Stage::new();
-    let publisher = stage.publisher();
+    let fixture = Fixture::new();
+    let publisher = fixture.publisher();
     let welcome = RelayDown::Welcome(RelayWelcome {
         proof: [0; 32],
         path: Vec::new(),
@@ -119,10 +119,13 @@ fn a_relay_skips_invalid_upstreams() {
         },
     });
     let challenge = RelayDown::Challenge([7; 32]).frame();
-    let mut bad: Vec<String> = nonsense().into_iter().map(|(_, b)| upstream(b)).collect();
+    let mut bad: Vec<String> = invalid_bytes()
+        .into_iter()
+        .map(|(_, b)| upstream(b))
+        .collect();
     bad.push(upstream(challenge.clone()));
     bad.push(upstream([challenge, welcome.frame()].concat()));
-    let at_publisher = publisher.feeds();
+    let at_publisher = publisher.accept_relays();
     // Each relay is given a faulty upstream first and then the valid one, which it finds in time.
     for bad in &bad {
         let relay = Node::relay(&[bad, &at_publisher]);
@@ -136,23 +139,25 @@ fn a_relay_skips_invalid_upstreams() {
 /// The first message of an upstream contains its version. A relay of another version then closes the connection.
 #[test]
 fn a_relay_and_an_upstream_of_two_versions_name_both() {
-    let stage = Stage::new();
-    let publisher = stage.publisher();
+    let fixture = Fixture::new();
+    let publisher = fixture.publisher();
     let mut challenge = RelayDown::Challenge([7; 32]).frame();
     challenge[4] = RELAY_VERSION - 1;
-    let former = upstream(challenge);
+    let other_version = upstream(challenge);
     let versions = ["version 1", "version 2", "the same emostream on both"];
-    let alone = Node::try_relay(&[&former], RelayToken::default(), None);
+    let alone = Node::try_relay(&[&other_version], RelayToken::default(), None);
     let why = alone.err().unwrap().to_string();
     assert!(versions.iter().all(|it| why.contains(it)), "{why}");
     // The same error is in `/readyz` after the upstream of the relay's own version has stopped.
-    let relay = Node::relay(&[&publisher.feeds(), &former]);
+    let relay = Node::relay(&[&publisher.accept_relays(), &other_version]);
     drop(publisher);
     let why = || relay.readiness.check().err().unwrap_or_default();
-    until("named", || versions.iter().all(|it| why().contains(it)));
+    until("versions in readiness", || {
+        versions.iter().all(|it| why().contains(it))
+    });
     // A relay of version 1 finds the upstream's version in the first message that it receives.
-    let publisher = stage.publisher();
-    let mut relay = connect(publisher.feeds().parse().unwrap());
+    let publisher = fixture.publisher();
+    let mut relay = connect(publisher.accept_relays().parse().unwrap());
     let mut head = [0; 5];
     relay.read_exact(&mut head).unwrap();
     assert_eq!(head[4], RELAY_VERSION);
@@ -160,10 +165,13 @@ fn a_relay_and_an_upstream_of_two_versions_name_both() {
 
 #[test]
 fn both_sides_must_know_the_token() {
-    let stage = Stage::new();
-    let (open, guarded) = (stage.publisher(), stage.publisher());
+    let fixture = Fixture::new();
+    let (open, guarded) = (fixture.publisher(), fixture.publisher());
     let secret = || RelayToken::new("secret");
-    let (at_open, at_guarded) = (open.feeds(), guarded.feeds_at("127.0.0.1:0", secret(), 10));
+    let (at_open, at_guarded) = (
+        open.accept_relays(),
+        guarded.accept_relays_at("127.0.0.1:0", secret(), 10),
+    );
     let relay = Node::try_relay(&[&at_open, &at_guarded], secret(), None).unwrap();
     assert_eq!(guarded.metric("relays"), 1.0);
     assert_eq!(open.metric("relays"), 0.0);
@@ -176,23 +184,23 @@ fn both_sides_must_know_the_token() {
 
 #[test]
 fn a_relay_above_the_limit_is_sent_the_reason() {
-    let stage = Stage::new();
-    let publisher = stage.publisher();
-    let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
+    let fixture = Fixture::new();
+    let publisher = fixture.publisher();
+    let address = publisher.accept_relays_at("127.0.0.1:0", RelayToken::default(), 1);
     let first = Node::relay(&[&address]);
     let why = Node::try_relay(&[&address], RelayToken::default(), None);
     let why = why.err().unwrap().to_string();
     assert!(why.contains("--max-relays"), "{why}");
     // The permit is free again once the first relay has disconnected.
     drop(first);
-    until("a place", || publisher.metric("relays") == 0.0);
+    until("a free permit", || publisher.metric("relays") == 0.0);
     Node::relay(&[&address]);
 }
 
 #[test]
 fn only_relays_that_trust_the_certificate_connect_over_tls() {
-    let mut stage = Stage::new();
-    let publisher = stage.publisher();
+    let mut fixture = Fixture::new();
+    let publisher = fixture.publisher();
     let dir = tempfile::tempdir().unwrap();
     let certify = |name: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
@@ -207,19 +215,22 @@ fn only_relays_that_trust_the_certificate_connect_over_tls() {
             key: key_file,
         }
     };
-    let (ours, strange) = (certify("127.0.0.1"), certify("other.example"));
-    let address = publisher.feeds_in_tls(Tls::load(ours.clone()).unwrap());
+    let (ours, untrusted) = (certify("127.0.0.1"), certify("other.example"));
+    let address = publisher.accept_relays_over_tls(Tls::load(ours.clone()).unwrap());
     let join = |trust| Node::try_relay(&[&address], RelayToken::default(), trust);
     let trust = |files: &TlsFiles| Some(ClientTls::with_ca_file(&files.certificate).unwrap());
     let relay = join(trust(&ours)).unwrap();
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     let history = |node: &Node| crate::clients::get(node.address, "/v1/rooms/r/history").body;
-    until("fed", || {
+    until("final at the relay", || {
         history(&relay).contains("final") && history(&relay) == history(&publisher)
     });
-    for (trust, told) in [(trust(&strange), "--upstream-ca"), (None, "--upstream-tls")] {
+    for (trust, expected) in [
+        (trust(&untrusted), "--upstream-ca"),
+        (None, "--upstream-tls"),
+    ] {
         let why = join(trust).err().unwrap().to_string();
-        assert!(why.contains(told), "{why}");
+        assert!(why.contains(expected), "{why}");
     }
     assert_eq!(publisher.metric("relays"), 1.0);
 }

@@ -5,13 +5,13 @@ use tungstenite::{Message, protocol::frame::coding::CloseCode};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
-    stage::Stage,
+    fixture::Fixture,
 };
 
 #[test]
 fn all_subscribers_are_sent_a_time_to_reconnect() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut subscribers: Vec<Ws> = (0..8).map(|_| Ws::join(node.address, "r", "")).collect();
     let mut sse = Sse::join(node.address, "r", "", "");
     for ws in &mut subscribers {
@@ -45,9 +45,9 @@ fn all_subscribers_are_sent_a_time_to_reconnect() {
 }
 
 #[test]
-fn a_client_that_never_answers_the_close_does_not_hold_the_end_up() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+fn a_client_that_never_answers_the_close_does_not_delay_the_shutdown() {
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mute = Ws::join(node.address, "r", "");
     until("joined", || {
         node.metric(r#"subscribers{transport="websocket"}"#) == 1.0
@@ -58,8 +58,8 @@ fn a_client_that_never_answers_the_close_does_not_hold_the_end_up() {
 
 #[test]
 fn new_subscribers_are_refused_during_shutdown() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     node.bye_only();
     let answer = get(node.address, "/v1/rooms/r/events");
     assert_eq!(answer.status, 503);
@@ -73,8 +73,8 @@ fn new_subscribers_are_refused_during_shutdown() {
 
 #[test]
 fn a_clients_close_is_answered() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
     ws.0.close(Some(tungstenite::protocol::CloseFrame {

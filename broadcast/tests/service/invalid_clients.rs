@@ -9,7 +9,7 @@ use tungstenite::{
 
 use crate::{
     clients::{Subscriber, Ws, ask, masked},
-    stage::{Node, Stage},
+    fixture::{Fixture, Node},
 };
 
 const GOOD: &str = "upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n\
@@ -17,8 +17,8 @@ const GOOD: &str = "upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-v
 
 #[test]
 fn a_handshake_is_checked() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let get = "GET /v1/rooms/r/ws";
     for (line, headers, status) in [
         (get, GOOD.to_owned(), 101),
@@ -130,21 +130,21 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the expected answer of a connection that stays open: these pongs, and no close.
-fn goes_on(pongs: &[&[u8]]) -> Answer {
+fn stays_open(pongs: &[&[u8]]) -> Answer {
     Answer(pongs.iter().map(|pong| pong.to_vec()).collect(), None)
 }
 
 fn closes(pongs: &[&[u8]], code: CloseCode) -> Answer {
-    Answer(goes_on(pongs).0, Some(code.into()))
+    Answer(stays_open(pongs).0, Some(code.into()))
 }
 
 /// The cases of the Autobahn test suite, by their numbers, that apply to a server that does not echo messages. Such a
 /// server does not react to a valid message, so a ping after it shows that the connection is open.
 #[test]
-fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
+fn the_cases_of_autobahn_are_answered_as_the_rfc_requires() {
     use CloseCode::{Invalid, Protocol};
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let (most, over) = ([0xfe; 125], [0xfe; 126]);
     let hello = "Hello-µ@ßöäüàá-UTF-8!!".as_bytes();
     let many: Vec<Vec<u8>> = (0..10)
@@ -167,30 +167,30 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
         |name: &str, bytes: Vec<u8>, expected| cases.push((name.to_owned(), bytes, expected));
 
     for bytes in [0, 125, 126, 127, 128, 4096] {
-        case("1.1", frame(TEXT, &vec![b'*'; bytes]), goes_on(&[]));
-        case("1.2", frame(BINARY, &vec![0xfe; bytes]), goes_on(&[]));
+        case("1.1", frame(TEXT, &vec![b'*'; bytes]), stays_open(&[]));
+        case("1.2", frame(BINARY, &vec![0xfe; bytes]), stays_open(&[]));
     }
-    case("2.1", frame(PING, b""), goes_on(&[b""]));
+    case("2.1", frame(PING, b""), stays_open(&[b""]));
     case(
         "2.2",
         frame(PING, b"Hello, world!"),
-        goes_on(&[b"Hello, world!"]),
+        stays_open(&[b"Hello, world!"]),
     );
     case(
         "2.3",
         frame(PING, &[0, 0xff, 0xfe]),
-        goes_on(&[&[0, 0xff, 0xfe]]),
+        stays_open(&[&[0, 0xff, 0xfe]]),
     );
-    case("2.4", frame(PING, &most), goes_on(&[&most]));
+    case("2.4", frame(PING, &most), stays_open(&[&most]));
     case("2.5", frame(PING, &over), closes(&[], Protocol));
-    case("2.7", frame(PONG, b""), goes_on(&[]));
-    case("2.8", frame(PONG, b"unsolicited"), goes_on(&[]));
+    case("2.7", frame(PONG, b""), stays_open(&[]));
+    case("2.8", frame(PONG, b"unsolicited"), stays_open(&[]));
     case(
         "2.9",
         of(&[(PONG, b"unsolicited"), (PING, b"ping")]),
-        goes_on(&[b"ping"]),
+        stays_open(&[b"ping"]),
     );
-    case("2.10", pings, goes_on(&many));
+    case("2.10", pings, stays_open(&many));
     for reserved in 1..8 {
         let bits = reserved << 4;
         for (name, first) in [("text", TEXT), ("ping", PING), ("close", CLOSE)] {
@@ -223,12 +223,12 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
     case(
         "5.3",
         of(&[(BEGINS, b"frag"), (ENDS, b"ment")]),
-        goes_on(&[]),
+        stays_open(&[]),
     );
     case(
         "5.6",
         of(&[(BEGINS, b"frag"), (PING, b"ping"), (ENDS, b"ment")]),
-        goes_on(&[b"ping"]),
+        stays_open(&[b"ping"]),
     );
     case(
         "5.9",
@@ -265,17 +265,21 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
             (PING, b"q"),
             (ENDS, b"4"),
         ]),
-        goes_on(&[b"p", b"q"]),
+        stays_open(&[b"p", b"q"]),
     );
     case(
         "6.1",
         of(&[(BEGINS, b""), (GOES_ON, b""), (ENDS, b"")]),
-        goes_on(&[]),
+        stays_open(&[]),
     );
-    case("6.2.1", frame(TEXT, hello), goes_on(&[]));
+    case("6.2.1", frame(TEXT, hello), stays_open(&[]));
     for at in 0..hello.len() {
         let (begin, end) = hello.split_at(at);
-        case("6.2.3", of(&[(BEGINS, begin), (ENDS, end)]), goes_on(&[]));
+        case(
+            "6.2.3",
+            of(&[(BEGINS, begin), (ENDS, end)]),
+            stays_open(&[]),
+        );
     }
     let greek = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5";
     let surrogate = [&greek[..], b"\xed\xa0\x80edited"].concat();
@@ -313,7 +317,7 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
         case(
             "6.5 and later, good",
             frame(TEXT, good.as_bytes()),
-            goes_on(&[]),
+            stays_open(&[]),
         );
     }
     let bad: [&[u8]; 22] = [
@@ -403,7 +407,7 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
     case(
         "9.5",
         [frame(BEGINS, &vec![b'*'; 4000]), frame(ENDS, &[b'*'; 96])].concat(),
-        goes_on(&[]),
+        stays_open(&[]),
     );
 
     for (name, bytes, expected) in &cases {
@@ -417,8 +421,8 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
 
 #[test]
 fn a_violation_is_answered_by_a_close() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let text = OpCode::Data(Data::Text);
     let mut unmasked = masked(text, b"hi");
     unmasked[1] &= 0x7f;
@@ -435,8 +439,8 @@ fn a_violation_is_answered_by_a_close() {
 
 #[test]
 fn a_handshake_of_http_1_0_is_rejected() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut stream = crate::clients::connect(node.address);
     let head = format!("GET /v1/rooms/r/ws HTTP/1.0\r\nhost: x\r\n{GOOD}\r\n");
     stream.write_all(head.as_bytes()).unwrap();
@@ -447,8 +451,8 @@ fn a_handshake_of_http_1_0_is_rejected() {
 
 #[test]
 fn a_handshake_with_a_body_is_rejected() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let with_body = format!("{GOOD}content-length: 2\r\n");
     assert_eq!(
         ask(node.address, "GET /v1/rooms/r/ws", &with_body).status,
@@ -459,23 +463,23 @@ fn a_handshake_with_a_body_is_rejected() {
 /// The message is so long that the server rejects it while the client is still writing.
 #[test]
 fn a_message_that_is_too_long_is_answered_by_a_close() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let long = masked(OpCode::Data(Data::Text), &vec![b'x'; 3 << 20]);
     assert_eq!(closes_with(&node, &long), Some(CloseCode::Size.into()));
 }
 
 #[test]
 fn a_client_that_sends_too_much_is_disconnected() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let pings = masked(OpCode::Control(Control::Ping), &[0; 100]).repeat(10_000);
     assert_eq!(closes_with(&node, &pings), Some(CloseCode::Policy.into()));
     let mut events = crate::clients::connect(node.address);
-    let asked = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
+    let http_request = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
     // The server answers the first request, and does not parse the bytes after it as requests. The result of the write
     // is ignored, since the server may close the connection while the client still writes.
-    let _ = events.write_all(asked.repeat(20_000).as_bytes());
+    let _ = events.write_all(http_request.repeat(20_000).as_bytes());
     let mut answer = Vec::new();
     // The result is ignored: the connection is closed, or reset because of unread bytes.
     let _ = events.read_to_end(&mut answer);
@@ -485,8 +489,8 @@ fn a_client_that_sends_too_much_is_disconnected() {
 
 #[test]
 fn messages_of_a_client_are_ignored_and_pings_answered() {
-    let mut stage = Stage::new();
-    let node = stage.publisher();
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
     for message in [
@@ -497,14 +501,14 @@ fn messages_of_a_client_are_ignored_and_pings_answered() {
         ws.0.send(message).unwrap();
     }
     assert_eq!(ws.message(), Message::Pong("are you there".into()));
-    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    fixture.counting.close(1, &[("r", &[("🔥", 1)])]);
     assert_eq!(ws.next().json["total"], 1);
 }
 
 #[test]
 fn frames_that_come_with_the_handshake_are_read() {
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut stream = crate::clients::connect(node.address);
     let mut bytes = format!("GET /v1/rooms/r/ws HTTP/1.1\r\nhost: x\r\n{GOOD}\r\n").into_bytes();
     bytes.extend(masked(OpCode::Control(Control::Close), &[]));
@@ -517,10 +521,10 @@ fn frames_that_come_with_the_handshake_are_read() {
 }
 
 #[test]
-fn no_bytes_end_the_publisher() {
+fn any_bytes_leave_the_publisher_running() {
     use proptest::prelude::*;
-    let stage = Stage::new();
-    let node = stage.publisher();
+    let fixture = Fixture::new();
+    let node = fixture.publisher();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 64,
         ..ProptestConfig::default()
