@@ -1,55 +1,58 @@
 /**
- * How long a reaction takes to reach this screen, measured from what passes anyway.
+ * Measures how long a reaction takes until it is on this screen, from frames and taps alone.
  *
- *     quiet rooms:  tap ──▶ its count rises by just what was tapped here
- *     busy rooms:   when a window's reactions were shown, on average ── minus ── the middle of the window
+ *     idle rooms:  tap ──▶ its count rises by exactly the taps of this page
+ *     busy rooms:  mean time at which a window's reactions were shown ── minus ── the middle of the window
  *
- * In a busy room nobody can tell one's own tap from the others'. But there, reactions come evenly enough that
- * on average they were made in the middle of their window; some windows' median evens out the rest. The clocks
- * of server and screen differ: what the fastest tally seen took is taken for that difference, so the time on
- * the network counts only as far as it varies.
+ * In a busy room the own tap cannot be told apart from others. But its reactions come evenly, so on average they were
+ * made in the middle of their window; the median of several windows reduces the error. The clocks of server and screen
+ * differ by an unknown time: the fastest tally is assumed to have taken none, so only variations of the network count.
  *
  * @module emostream/delay
  */
 
 import { plain } from "./scoreboard.js";
 
-/** The newest so many measurements count; their median is what is shown. */
+/** Measurements that are kept; their median is shown. */
 const SAMPLES = 15;
-/** Of fewer windows the median may be that of one that was uneven within. A tap tells at once. */
+/** Windows that must be measured before the median is shown, since one of them may be uneven. One tap is enough. */
 const SURE = 3;
-/** A tap that has not come back by then was lost in the crowd's, or not taken. */
+/** A tap that is not counted after this time was rejected, or hidden by the crowd's. */
 const TAP_MS = 10_000;
-/** With fewer reactions than this in a window, their middle is not the window's. */
+/** Least reactions of a window: the mean time of fewer may be far from the window's middle. */
 const BUSY = 30;
-/** A crowd that grows or falls by more from window to window is not even within one. */
+/** A crowd that changes by a greater factor from window to window is not even within one. */
 const EVEN = 1.25;
-/** Windows that are open at once. */
+/** Maximum number of open windows; lateness is far below a window, so there are few. */
 const OPEN = 8;
 
 export class Delay {
   /** @type {{emoji: string, at: number, need: number}[]} */ #taps = [];
-  /** @type {Map<number, {shown: number, moments: number}>} by start: how many, and the sum of when */ #windows = new Map();
+  /**
+   * Open windows by their start: the reactions that were shown, and the sum of the times at which they were.
+   * @type {Map<number, {shown: number, moments: number}>}
+   */
+  #windows = new Map();
   #samples = [];
   #tapped = false;
-  /** The last final's total. */ #former = 0;
+  /** Total of the previous final. */ #former = 0;
   #newest = Infinity;
   #skew_ms = Infinity;
 
-  /** The median of the last measurements; undefined before there are enough. */
+  /** The median of the newest measurements in milliseconds; undefined before there are enough. */
   get ms() {
     if (!this.#tapped && this.#samples.length < SURE) return undefined;
     const sorted = [...this.#samples].sort((a, b) => a - b);
     return sorted[sorted.length >> 1];
   }
 
-  /** A tap here, while the emoji's count stood at `total`. */
+  /** Notes a tap of this page, made when the emoji's count was `total`. */
   tap(emoji, total, now = performance.now()) {
     const before = this.#taps.findLast((tap) => tap.emoji === plain(emoji))?.need ?? total;
     this.#taps.push({ emoji: plain(emoji), at: now, need: before + 1 });
   }
 
-  /** The counts have changed; answers whether a tap was measured. */
+  /** Compares the changed counts with the taps. Returns whether one was measured. */
   rose(total, now = performance.now()) {
     const waiting = [];
     let measured = false;
@@ -59,7 +62,7 @@ export class Delay {
         if (now - tap.at < TAP_MS) waiting.push(tap);
         continue;
       }
-      // Beyond what was tapped here, others have tapped too: it is not known who came first.
+      // A higher count includes taps of others, and which of them was counted first is unknown.
       const last = this.#taps.findLast((other) => other.emoji === tap.emoji);
       if (stands > last.need) continue;
       this.#tapped = true;
@@ -69,23 +72,23 @@ export class Delay {
     return measured;
   }
 
-  /** A new connection: what it replays was delayed by the break, and the open windows are seen in part. */
+  /** Discards open windows on a connection: replayed frames are late by the break, and open windows were seen in part. */
   joined() {
     this.#windows.clear();
     this.#newest = Infinity;
   }
 
-  /** A live tally is on the screen. */
+  /** Notes that a live tally was shown. */
   live({ start, total, emitted_at }, now = Date.now()) {
     this.#skew_ms = Math.min(this.#skew_ms, now - emitted_at);
-    // The window that was open on joining has been shown in part.
+    // The window that was open on joining was seen in part.
     if (start > this.#newest) this.#windows.set(start, { shown: 0, moments: 0 });
     this.#newest = Math.max(start, this.#newest === Infinity ? 0 : this.#newest);
     this.#show(start, total, now);
     if (this.#windows.size > OPEN) this.#windows.delete(Math.min(...this.#windows.keys()));
   }
 
-  /** A final is on the screen; answers whether its window was measured, and is told of. */
+  /** Notes that a final was shown. Returns whether {@link ms} changed by its window. */
   final({ start, end, total }, now = Date.now()) {
     const window = this.#show(start, total, now);
     this.#windows.delete(start);
@@ -95,7 +98,7 @@ export class Delay {
     return this.#add(window.moments / total - (end - start) / 2 - this.#skew_ms);
   }
 
-  /** What has been added to a window since it was shown last, is shown `now`. */
+  /** Notes that the reactions added to a window since its last frame are shown `now`. */
   #show(start, total, now) {
     const window = this.#windows.get(start);
     if (!window || total <= window.shown) return window;

@@ -55,6 +55,8 @@ const FILES: [(&str, &str, &str); 18] = [
     file!("/delay.js", MODULE, "delay.js"),
     file!("/emotes.js", MODULE, "emotes.js"),
     file!("/swarms.js", MODULE, "swarms.js"),
+    file!("/motion.js", MODULE, "motion.js"),
+    file!("/mosaic.js", MODULE, "mosaic.js"),
     // Modules that only the two pages import.
     file!("/viewer.js", MODULE, "viewer.js"),
     file!("/demo.js", MODULE, "demo.js"),
