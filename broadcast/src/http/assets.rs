@@ -41,7 +41,7 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file.
-const FILES: [(&str, &str, &str); 18] = [
+const FILES: [(&str, &str, &str); 20] = [
     file!("/", HTML, "index.html"),
     file!("/dashboard", HTML, "dashboard.html"),
     file!("/style.css", STYLE, "style.css"),
