@@ -458,7 +458,8 @@ export class EmoStreamRoom extends Base {
     this.#newest = Math.max(this.#newest, frame.end);
     if (!this.#stream.isPast(frame)) {
       this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
-      if (frame.type === "final" && this.#swarms.calm) this.#swarms.mosaic(frame.counts);
+      // Over a video the still picture would cover the video.
+      if (frame.type === "final" && this.#swarms.calm && !this.overlay) this.#swarms.mosaic(frame.counts);
     }
     if (this.#delay.rose((emoji) => this.#board.total(emoji))) this.#measured();
     this.#drawSoon();
