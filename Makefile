@@ -34,10 +34,10 @@ else
 	@sed -n '/^| `make bench /p' bench/README.md
 endif
 
-screenshots: ## Take the screenshots in docs/ again, after some minutes of generated reactions
+screenshots: ## Take the screenshots in docs/img/ again, after some minutes of generated reactions
 	@tests/setup.sh pictures
 	cargo test --workspace --test screenshots -- --ignored
-	cd docs && pngquant --force --strip --skip-if-larger --quality 60-90 --ext .png viewer.png viewer-phone.png dashboard.png
+	pngquant --force --strip --skip-if-larger --quality 60-90 --ext .png docs/img/*.png
 
 lint: ## Check format, wording, dependencies, lints and documentation as CI does
 	@tests/setup.sh lint

@@ -19,7 +19,7 @@ if [ "$what" != lint ]; then
     need mvn maven
     need chromium chromium
     need chromedriver chromium-driver
-    need npm npm     # the client module's own tests
+    need npm npm     # the client module's own tests, the examples
     need g++ g++     # librdkafka
     need make make
     need perl perl     # OpenSSL for librdkafka
@@ -51,6 +51,13 @@ if ((${#missing[@]})); then
         echo "programs are missing; as root: apt-get install ${missing[*]}" >&2
         exit 1
     fi
+fi
+
+# Vite builds the examples, and runs on no older Node. Debian 12 has version 18.
+if [ "$what" = tests ] && ! node -e 'const [major, minor] = process.versions.node.split(".");
+        process.exit(major > 20 || (major == 20 && minor >= 19) ? 0 : 1)'; then
+    echo "the tests need Node 20.19 or newer, and this is $(node --version): https://nodejs.org/en/download" >&2
+    exit 1
 fi
 
 # python_tools FOLDER PACKAGE==VERSION…: installs programs of Python packages into target/FOLDER/bin, once.

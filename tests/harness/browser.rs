@@ -12,7 +12,7 @@ use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
-use super::{DEADLINE, until};
+use super::{DEADLINE, http, until};
 
 /// Interval at which a condition on a page is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -109,7 +109,66 @@ impl Driver {
     }
 }
 
+/// A screen that is emulated while a page is open, and preferences of its user.
+#[derive(Debug, Clone, Copy)]
+pub struct Screen {
+    /// Size of the page in CSS pixels.
+    pub width: u32,
+    pub height: u32,
+    /// Device pixels for each CSS pixel: 2 is a zoom of 200 %.
+    pub scale: f64,
+    /// Whether it is touched, as on a phone.
+    pub touch: bool,
+    /// CSS media features and their values.
+    pub features: &'static [(&'static str, &'static str)],
+}
+
+impl Screen {
+    pub const DESKTOP: Screen = Screen {
+        width: 1280,
+        height: 800,
+        scale: 1.0,
+        touch: false,
+        features: &[],
+    };
+    pub const PHONE: Screen = Screen {
+        width: 390,
+        height: 844,
+        touch: true,
+        ..Screen::DESKTOP
+    };
+}
+
 impl Driver {
+    /// Shows the page of a browser as on this screen from now on.
+    pub async fn emulate(&self, browser: &Client, screen: &Screen) {
+        let metrics = json!({
+            "width": screen.width, "height": screen.height, "deviceScaleFactor": screen.scale, "mobile": screen.touch,
+        });
+        let command = "Emulation.setDeviceMetricsOverride";
+        self.devtools(browser, command, metrics).await;
+        let touch = json!({"enabled": screen.touch});
+        self.devtools(browser, "Emulation.setTouchEmulationEnabled", touch)
+            .await;
+        let features = screen
+            .features
+            .iter()
+            .map(|(name, value)| json!({"name": name, "value": value}));
+        let media = json!({"features": features.collect::<Vec<_>>()});
+        self.devtools(browser, "Emulation.setEmulatedMedia", media)
+            .await;
+    }
+
+    /// Sends a command of the DevTools protocol to a browser.
+    async fn devtools(&self, browser: &Client, command: &str, parameters: Value) {
+        let session = browser.session_id().await.unwrap().unwrap();
+        let address = format!("127.0.0.1:{}", self.port);
+        let path = format!("/session/{session}/goog/cdp/execute");
+        let body = json!({"cmd": command, "params": parameters}).to_string();
+        let answer = http::post(&address, &path, &body).unwrap();
+        assert_eq!(answer.status, 200, "{command}: {}", answer.body);
+    }
+
     /// Makes chromedriver close its browsers. If chromedriver were killed, they would continue to run.
     fn shut_down(&self) -> io::Result<()> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;

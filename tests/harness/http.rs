@@ -45,6 +45,26 @@ pub fn request_with(
     headers: &str,
     body: &str,
 ) -> io::Result<Answer> {
+    let bytes = exchange(address, method, path, headers, body)?;
+    parse(&bytes).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+}
+
+/// Returns the number of bytes of a file as a browser gets it, compressed by gzip.
+pub fn gzipped_bytes(address: &str, path: &str) -> io::Result<usize> {
+    let bytes = exchange(address, "GET", path, "accept-encoding: gzip\r\n", "")?;
+    let (head, body) = split(&bytes).ok_or(io::ErrorKind::UnexpectedEof)?;
+    assert!(head.contains("content-encoding: gzip"), "{path}: {head}");
+    Ok(body.len())
+}
+
+/// Sends a request, and returns the bytes of the response.
+fn exchange(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
@@ -55,15 +75,13 @@ pub fn request_with(
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
-    parse(&bytes).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+    Ok(bytes)
 }
 
 /// Parses a response. Returns `None` if it is incomplete.
 fn parse(bytes: &[u8]) -> Option<Answer> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let (head, body) = split(bytes)?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let body = &bytes[end + 4..];
     let body = if head.contains("transfer-encoding: chunked") {
         unchunk(body)?
     } else {
@@ -78,6 +96,13 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         head,
         body: String::from_utf8(body).unwrap(),
     })
+}
+
+/// Splits a response into its head, in lower case, and its body.
+fn split(bytes: &[u8]) -> Option<(String, &[u8])> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    Some((head, &bytes[end + 4..]))
 }
 
 fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {

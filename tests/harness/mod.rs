@@ -15,6 +15,7 @@ pub mod key_sets;
 pub mod load;
 pub mod network;
 pub mod node;
+pub mod npm;
 pub mod origin;
 pub mod proxy;
 pub mod rooms;

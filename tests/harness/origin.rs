@@ -1,21 +1,55 @@
 //! Pages and proxies at an origin that is not the server's.
 
 use std::{
+    fs,
     io::{Read, Write, copy},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     sync::Arc,
     thread,
 };
 
+/// The address of the server in the files of `examples/`.
+const EXAMPLE_SERVER: &str = "127.0.0.1:8080";
+
 /// Serves one page at a new origin.
 pub fn serve(page: String) -> SocketAddr {
-    listen(move |mut client, _| {
-        let length = page.len();
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-        );
-        let _ = client.write_all(&[head.as_bytes(), page.as_bytes()].concat());
+    listen(move |client, _| respond(client, "200 OK", "text/html", &page))
+}
+
+/// Serves the text files of a folder of `examples/` at a new origin. `server` replaces the address of the server in
+/// them.
+pub fn serve_example(folder: PathBuf, server: String) -> SocketAddr {
+    listen(move |client, head| {
+        let head = String::from_utf8_lossy(&head);
+        let path = head.split(' ').nth(1).unwrap();
+        let name = if path == "/" {
+            "index.html"
+        } else {
+            &path[1..]
+        };
+        // A browser does not run a module that has no JavaScript content type.
+        let kind = match name.rsplit_once('.') {
+            Some((_, "js")) => "text/javascript",
+            Some((_, "css")) => "text/css",
+            _ => "text/html",
+        };
+        match fs::read_to_string(folder.join(name)) {
+            Ok(text) => {
+                let text = text.replace(EXAMPLE_SERVER, &server);
+                respond(client, "200 OK", kind, &text);
+            }
+            Err(_) => respond(client, "404 Not Found", kind, ""),
+        }
     })
+}
+
+fn respond(mut client: TcpStream, status: &str, kind: &str, body: &str) {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    let _ = client.write_all(&[head.as_bytes(), body.as_bytes()].concat());
 }
 
 /// Forwards requests, except those for which `refusal` returns a response. Each request has a connection of its own, so
