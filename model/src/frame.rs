@@ -36,7 +36,7 @@ impl ResultId {
     }
 }
 
-/// The error of a text that is not `partition-offset`.
+/// The error for a text that does not have the form `partition-offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id has the form PARTITION-OFFSET, for example 3-10422")]
 pub struct ResultIdError;

@@ -101,7 +101,9 @@ where
     let known = entries.into_iter().filter_map(|entry| match entry {
         Entry::Known(known) => Some(Ok(known)),
         Entry::Unknown { emoji } if Emoji::from_text(&emoji).is_err() => None,
-        Entry::Unknown { .. } => Some(Err(D::Error::custom("a count without a count"))),
+        Entry::Unknown { .. } => Some(Err(D::Error::custom(
+            "an entry of a known emoji has no `count`",
+        ))),
     });
     known.collect()
 }

@@ -9,9 +9,9 @@
 
 use crate::{Count, Emoji, LeadersRecord, TotalsRecord, Trending, TrendingRecord, WindowRecord};
 
-/// Expected bytes of a record without its lists. The buffer grows if a record is longer.
+/// Bytes that are reserved for a record without its lists. The buffer grows if a record is longer.
 const HEAD_BYTES: usize = 192;
-/// Expected bytes of an entry of a list.
+/// Bytes that are reserved for an entry of a list.
 const ENTRY_BYTES: usize = 64;
 
 impl WindowRecord {

@@ -117,9 +117,9 @@ pub(crate) fn brokers(text: &str) -> Result<String, String> {
 /// The position at which a reader of a topic begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum From {
-    /// At the oldest record.
+    /// Start at the oldest record.
     Earliest,
-    /// After the newest record.
+    /// Start after the newest record.
     Latest,
     /// At the time that was this long ago.
     Ago(Duration),

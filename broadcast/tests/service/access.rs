@@ -171,8 +171,8 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
     ] {
         let token = token(600.0, Some(claimed));
         assert_eq!(listed(&token), opened);
-        // The trending lists across all rooms include rooms that the token does not allow, so they are not in the
-        // response.
+        // The response has no lists of what is trending across all rooms, since they would show rooms that the token
+        // does not allow.
         assert_eq!(rooms(&token)["trending"], Value::Null);
         for room in names {
             for what in ROOM {

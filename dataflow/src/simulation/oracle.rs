@@ -176,14 +176,17 @@ impl Output {
         assert_eq!(last.topic, topics.progress());
         let progress: Progress = serde_json::from_slice(&last.value).unwrap();
         let before_ms = self.final_until_ms();
-        assert!(progress.final_until_ms >= before_ms, "F went back");
+        assert!(
+            progress.final_until_ms >= before_ms,
+            "the time until which windows are final went back"
+        );
         self.compare_offsets(&progress);
         for record in results {
             if record.topic == topics.windows() {
                 let closed: WindowRecord = serde_json::from_slice(&record.value).unwrap();
                 assert!(
                     closed.window.start >= before_ms,
-                    "final before F: {closed:?}"
+                    "the window was final already: {closed:?}"
                 );
                 assert!(
                     closed.window.end <= progress.final_until_ms,

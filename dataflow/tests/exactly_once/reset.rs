@@ -43,7 +43,8 @@ impl Fixture {
         })
     }
 
-    /// Executes a reset that only rejects records that are ahead of the clock.
+    /// Executes a reset with `--reject-ahead`: records with times after the clock's are rejected, and nothing else
+    /// changes.
     pub(crate) fn reject_ahead(&self) {
         let request = ResetRequest {
             from: ResetFrom::Kept,

@@ -92,7 +92,9 @@ pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem 
     }
     let detail = match rejected.len() {
         1 => first.to_owned(),
-        count => format!("none of the {count} reactions is {word}; the first: {first}"),
+        count => {
+            format!("none of the {count} reactions is {word}; the error of the first one: {first}")
+        }
     };
     Problem::new(status, detail).member("rejected", json!(rejected))
 }

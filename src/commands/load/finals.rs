@@ -204,7 +204,9 @@ async fn mark(
             Answer::Status(status, _) if status.as_u16() == 200 => return Ok(()),
             Answer::Status(status, body) if status.as_u16() == 207 || status.is_client_error() => {
                 let body = String::from_utf8_lossy(&body);
-                let why = format!("nothing was sent: {status} for the rooms of --verify: {body}");
+                let why = format!(
+                    "no reactions were sent, since a room of --verify answered {status}: {body}"
+                );
                 return Err(Failure::new(Exit::Mismatch, why));
             }
             Answer::Status(status, _) => status.to_string(),

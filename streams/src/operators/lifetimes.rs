@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 
 use super::key_numbers::KeyNumber;
 
-/// Whether more than the retention lies between `last_ms`, the start of the window of a key's last final, and
-/// `start_ms`. If so, the totals of the key begin at 0 with a final of the window that begins at `start_ms`.
+/// Whether `start_ms` is later than `last_ms` by more than the retention. `last_ms` is the start of the window of a
+/// key's last final. If so, the totals of the key begin at 0 with the final of the window that starts at `start_ms`.
 pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool {
     last_ms.saturating_add(retention_ms) < start_ms
 }

@@ -61,7 +61,7 @@ pub struct Shared<I: Item> {
     /// Restored state besides the accumulations: the counts of unnamed items, and the range of the finals that are not
     /// in the key's record.
     pub restored: Vec<(KeyNumber, Vec<UnnamedCount>, Option<Change>)>,
-    /// The new number and the previous number of each key whose totals began at 0 again.
+    /// For each key whose totals began at 0 again: the key number that it has now, and the one that it had before.
     pub replaced: Vec<(KeyNumber, KeyNumber)>,
     /// Numbers that were freed. All state that is stored under them must be dropped before they are used again.
     pub freed: Vec<KeyNumber>,

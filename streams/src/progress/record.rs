@@ -195,7 +195,7 @@ pub struct PartitionProgress {
 }
 
 impl PartitionProgress {
-    /// Returns the progress of a partition that is read from `offset` on for the first time.
+    /// Returns the initial progress of a partition that was not read before. Reading begins at `offset`.
     pub fn begin(partition: u32, offset: u64) -> PartitionProgress {
         PartitionProgress {
             partition,

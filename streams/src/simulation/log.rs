@@ -12,7 +12,10 @@
 //! The log guarantees only as much as [`emostream_log`] does: a poll returns any number of records, records of the
 //! source become visible late, offsets have gaps, and a transaction in flight may land during any call.
 
-#![allow(clippy::disallowed_methods, reason = "any instant will do")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the log does not depend on the time of the host"
+)]
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -300,7 +300,7 @@ impl Writing {
         }
     }
 
-    /// Commits once more the progress with which the run began.
+    /// Commits again the progress with which the run began.
     fn commit_heartbeat(&mut self) -> Result<(), Ended> {
         let progress = self.committing.progress.clone();
         self.accept(Piece {

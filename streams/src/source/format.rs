@@ -46,7 +46,7 @@ pub trait Format: Clone + Send + Sync + 'static {
 pub struct RecordTimes {
     /// The time of the record itself, which a record without events has, too.
     pub base_ms: u64,
-    /// The latest of the time of the record and the times of its events.
+    /// The time of the record or the time of its latest event, whichever is later.
     pub newest_ms: u64,
 }
 
