@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use emostream_dataflow::streams_topics;
+use emostream_dataflow::{StreamsTopics, streams_topics};
 use emostream_model::Topics;
 
 /// A resource type of Kafka's ACLs.
@@ -70,37 +70,28 @@ impl Role {
 
     /// Returns the permissions that the role needs, one for each resource.
     pub(crate) fn permissions(self, names: &Topics) -> Vec<Permission> {
-        let results = [names.windows(), names.totals(), names.trending()];
+        let topics = streams_topics(names);
         let mut table = Table::default();
         match self {
             Self::Ingest => {
-                table.topics(
-                    &[names.reactions()],
-                    &["Describe", "DescribeConfigs", "Write"],
-                );
+                table.topics([&topics.source], &["Describe", "DescribeConfigs", "Write"]);
             }
             Self::Dataflow => {
-                table.topics(
-                    &[names.reactions()],
-                    &["Describe", "DescribeConfigs", "Read"],
-                );
-                table.topics(&results, &["Describe", "Read", "Write"]);
+                table.topics([&topics.source], &["Describe", "DescribeConfigs", "Read"]);
+                table.topics(topics.results(), &["Describe", "Read", "Write"]);
                 // The dataflow reads the retention of finals, since a restart restores totals from them.
-                table.topics(&[names.windows()], &["DescribeConfigs"]);
-                table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
-                table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
-                table.transactions(names);
+                table.topics([&topics.finals], &["DescribeConfigs"]);
+                table.topics([&topics.progress], &["Describe", "Read", "Write"]);
+                let written = topics.updates.iter().chain([&topics.rejected]);
+                table.topics(written, &["Describe", "Write"]);
+                table.transactions(&topics);
                 // The dataflow commits its offsets to a consumer group only for tools that show its lag, so it also
                 // runs without this permission.
-                table.add(
-                    ResourceType::Group,
-                    streams_topics(names).application_id,
-                    &["Read"],
-                );
+                table.add(ResourceType::Group, topics.application_id, &["Read"]);
             }
             Self::Publisher => {
-                table.topics(&results, &["Describe", "Read"]);
-                table.topics(&[names.live(), names.progress()], &["Describe", "Read"]);
+                let read = topics.results().chain(&topics.updates);
+                table.topics(read.chain([&topics.progress]), &["Describe", "Read"]);
             }
             Self::Up => {
                 let parts = [Self::Ingest, Self::Dataflow, Self::Publisher, Self::Topics];
@@ -112,14 +103,15 @@ impl Role {
                     );
                 }
             }
-            Self::Inspect => table.topics(&names.all(), &["Describe", "Read"]),
+            Self::Inspect => table.topics(&topics.all(), &["Describe", "Read"]),
             Self::Reset => {
-                table.topics(&[names.reactions(), names.windows()], &["Describe", "Read"]);
-                table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
-                table.transactions(names);
+                table.topics([&topics.source, &topics.finals], &["Describe", "Read"]);
+                table.topics([&topics.progress], &["Describe", "Read", "Write"]);
+                table.transactions(&topics);
             }
             Self::Topics => {
-                table.topics(&names.all(), &["Create", "Describe", "DescribeConfigs"]);
+                let operations = ["Create", "Describe", "DescribeConfigs"];
+                table.topics(&topics.all(), &operations);
             }
         }
         table.rows
@@ -178,17 +170,21 @@ impl Table {
         }
     }
 
-    fn topics(&mut self, topics: &[String], operations: &[&'static str]) {
+    fn topics<'a>(
+        &mut self,
+        topics: impl IntoIterator<Item = &'a String>,
+        operations: &[&'static str],
+    ) {
         for topic in topics {
             self.add(ResourceType::Topic, topic.clone(), operations);
         }
     }
 
     /// Adds the permissions on the transactional id of the dataflow.
-    fn transactions(&mut self, names: &Topics) {
+    fn transactions(&mut self, topics: &StreamsTopics) {
         self.add(
             ResourceType::TransactionalId,
-            streams_topics(names).application_id,
+            topics.application_id.clone(),
             &["Describe", "Write"],
         );
     }
@@ -262,7 +258,7 @@ mod tests {
         assert_eq!(Role::Ingest.topics(&names), [names.reactions()]);
         let mut all = Role::Dataflow.topics(&names);
         all.sort();
-        let mut expected = names.all();
+        let mut expected = streams_topics(&names).all();
         expected.sort();
         assert_eq!(all, expected);
     }

@@ -1,35 +1,17 @@
-//! The topics and their settings. The embedded log and Kafka use the same list.
+//! The settings of the topics, which the topology of EmoStream declares. The embedded log and Kafka use the same list.
 //!
 //! Invariant: this module never deletes, recreates or renames a topic, and never removes partitions, because other data
 //! contains offsets of the topics: the ids of finals, and the progress.
 
-use std::time::Duration;
-
+use emostream_dataflow::streams_topics;
 use emostream_log::{Cleanup, Log, LogError, TopicSpec};
 use emostream_model::Topics;
 
 use crate::{exit::Failure, permissions::Role};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Retention of reactions. They are counted within seconds. A day is enough for a dataflow that was stopped overnight
-/// to continue without a reset. A million reactions need about 20 MB.
-const REACTIONS_KEPT: Duration = DAY;
-/// Retention of finals and rejected records. With a week, a match of last Saturday can still be read on Friday.
-const WINDOWS_KEPT: Duration = WEEK;
-const REJECTED_KEPT: Duration = WEEK;
-/// Retention of live tallies. Ten minutes are enough for `inspect`, and the final of a window replaces its live
-/// tallies.
-const LIVE_KEPT: Duration = Duration::from_secs(600);
 /// Maximum bytes of a partition of the reactions topic in the embedded log, which may share the disk of a laptop. On
 /// Kafka there is no limit by size, because it could delete reactions that are not counted yet.
 const EMBEDDED_REACTIONS_BYTES: u64 = 4 << 30;
-/// How far in the future a record of reactions may be dated; Kafka and the embedded log refuse it otherwise. This is
-/// necessary because the watermark of a partition is its newest time less the lateness: one record from the future
-/// would make all later reactions late.
-const MAX_AHEAD: Duration = Duration::from_secs(5);
-
 /// Number of partitions of a topic of the embedded log. Four are enough for two workers, and few enough that a flush,
 /// which writes one record to every partition, stays small.
 pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
@@ -54,39 +36,34 @@ pub(crate) fn default_min_in_sync(replication: u32) -> u32 {
     replication.min(2)
 }
 
-/// Returns the specifications of all topics, with `partitions` partitions each. The progress topic has one partition.
-pub(crate) fn specs(topics: &Topics, partitions: u32, target: TopicTarget) -> Vec<TopicSpec> {
-    let (replication, min_in_sync, most_bytes) = match target {
-        TopicTarget::Embedded => (1, 1, Some(EMBEDDED_REACTIONS_BYTES)),
+/// Returns the specifications of the topics that the topology of EmoStream declares, with `partitions` partitions each.
+/// The progress topic has one partition.
+pub(crate) fn specs(names: &Topics, partitions: u32, target: TopicTarget) -> Vec<TopicSpec> {
+    let (replication, min_in_sync) = match target {
+        TopicTarget::Embedded => (1, 1),
         TopicTarget::Kafka {
             replication,
             min_in_sync,
-        } => (replication, min_in_sync, None),
+        } => (replication, min_in_sync),
     };
-    let kept = |after, bytes| Cleanup::Delete { after, bytes };
-    let topic = |name: String, cleanup| TopicSpec {
-        name,
-        partitions,
-        replication,
-        min_in_sync,
-        cleanup,
-        max_ahead: None,
+    let topics = streams_topics(names);
+    let cleanup = |spec: &TopicSpec| match spec.cleanup {
+        Cleanup::Delete { after, .. }
+            if target == TopicTarget::Embedded && spec.name == topics.source =>
+        {
+            let bytes = Some(EMBEDDED_REACTIONS_BYTES);
+            Cleanup::Delete { after, bytes }
+        }
+        declared => declared,
     };
-    vec![
-        TopicSpec {
-            max_ahead: Some(MAX_AHEAD),
-            ..topic(topics.reactions(), kept(REACTIONS_KEPT, most_bytes))
-        },
-        topic(topics.windows(), kept(WINDOWS_KEPT, None)),
-        topic(topics.totals(), Cleanup::Compact),
-        topic(topics.trending(), Cleanup::Compact),
-        topic(topics.live(), kept(LIVE_KEPT, None)),
-        topic(topics.rejected(), kept(REJECTED_KEPT, None)),
-        TopicSpec {
-            partitions: 1,
-            ..topic(topics.progress(), Cleanup::Compact)
-        },
-    ]
+    let specs = topics.specs(partitions, replication).into_iter();
+    specs
+        .map(|spec| TopicSpec {
+            min_in_sync,
+            cleanup: cleanup(&spec),
+            ..spec
+        })
+        .collect()
 }
 
 /// Creates the topics that do not exist, and returns their names.

@@ -13,25 +13,14 @@ use emostream_log::{
 };
 use emostream_model::{EmojiNames, Payload, Room, WindowSize};
 use emostream_streams::{
+    StreamsError,
     aggregate::pre_aggregator::{Event, InternedKeys},
-    config::Config,
-    operators::{
-        records::{Records, ValueFormat},
-        tumbling::{ClosedWindow, tumbling_window},
-    },
-    recovery::restore::NoTables,
-    runtime::{
-        app::{Application, Counts, WorkerContext},
-        run::run,
-    },
-    sink::result::ResultStreams,
+    config::AppConfig,
+    runtime::run::run,
     source::format::{Format, RecordTimes},
-    topics::{FinalSummary, Topics},
+    topology::{Application, JsonFinals, Topology, Tumbling},
 };
 use prometheus::Registry;
-use serde_json::{Value, json};
-
-const WINDOW_MS: u64 = 2000;
 
 /// The format of reactions. The items that are counted are users, not emojis.
 #[derive(Clone)]
@@ -70,68 +59,17 @@ impl Format for Users {
     }
 }
 
-/// The format of finals: `{"room":"match-7","start":1764000000000,"users":1632}`.
-#[derive(Debug)]
-pub struct Finals;
-
-impl ValueFormat<ClosedWindow<Room, String>> for Finals {
-    fn bytes(&self, _: &ClosedWindow<Room, String>) -> usize {
-        120
-    }
-
-    fn encode(&self, closed: &ClosedWindow<Room, String>) -> Vec<u8> {
-        let (room, start, users) = (&closed.key, closed.window.start, closed.counts.len());
-        let json = json!({"room": room, "start": start, "users": users});
-        json.to_string().into_bytes()
-    }
-}
-
-/// The application.
-#[derive(Clone)]
-pub struct DistinctUsers(Config);
-
-impl Default for DistinctUsers {
-    fn default() -> DistinctUsers {
-        let (id, source) = ("emostream.users", "emostream.reactions");
-        let topics = Topics::new(id, source, "emostream.users", |value| {
-            let closed: Value = serde_json::from_slice(value).ok()?;
-            Some(FinalSummary {
-                end_ms: closed["start"].as_u64()? + WINDOW_MS,
-                key: closed["room"].as_str()?.to_owned(),
-                events: closed["users"].as_u64()?,
-            })
-        });
-        let size = WindowSize::from_ms(WINDOW_MS).expect("windows are not empty");
-        DistinctUsers(Config::new(topics, size))
-    }
-}
-
-impl Application for DistinctUsers {
-    type Format = Users;
-    type Stored = NoTables<Room, String>;
-    const METRICS_PREFIX: &'static str = "distinct_users";
-
-    fn config(&self) -> &Config {
-        &self.0
-    }
-
-    fn format(&self) -> Users {
-        Users
-    }
-
-    fn build<'scope>(
-        &self,
-        counts: Counts<'scope, Users>,
-        worker: WorkerContext<Room, String>,
-        results: &mut ResultStreams<'scope>,
-    ) {
-        let windows = worker.windows(&self.0, None);
-        let (finals, _) = tumbling_window(counts, windows, |_| ());
-        results.add(
-            finals,
-            Records::new(&self.0.topics.finals, worker.resets, Finals),
-        );
-    }
+/// Returns the application.
+pub fn distinct_users() -> Result<Application<Users>, StreamsError> {
+    let size = WindowSize::from_ms(2000).expect("windows are not empty");
+    Application::new(AppConfig::new("emostream.users"), |t: &Topology<Users>| {
+        t.source("emostream.reactions", Users)
+            .group_by_key()
+            .window(Tumbling::of(size))
+            .count_by_item()
+            .finals()
+            .to("emostream.users", JsonFinals::DistinctItems);
+    })
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -140,21 +78,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         brokers,
         ..KafkaOptions::default()
     })?;
-    let app = DistinctUsers::default();
+    let app = distinct_users()?;
     let topics = &app.config().topics;
     // EmoStream creates the source topic. The example creates only its other topics.
-    for topic in topics
-        .specs(4, 1)
-        .into_iter()
-        .filter(|it| it.name != topics.source)
-    {
+    let own = topics.specs(4, 1).into_iter();
+    for topic in own.filter(|it| it.name != topics.source) {
         log.create_topic(&topic)?;
     }
-    let ready = Arc::new(|state| println!("{state:?}"));
+    let (registry, ready) = (Registry::new(), Arc::new(|state| println!("{state:?}")));
     Ok(run(
         app,
         Arc::new(log),
-        &Registry::new(),
+        &registry,
         Default::default(),
         ready,
     )?)

@@ -3,8 +3,8 @@
 //! Operators send results to the sink as values, and the commit thread encodes them as JSON. If a worker encoded the
 //! results of many rooms, this would block the worker for as long as computing them.
 
-use bytes::Bytes;
-use emostream_log::NewRecord;
+use std::time::Duration;
+
 use emostream_model::{
     AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, TotalCounts, TotalsRecord, Trending,
     TrendingRecord, Window, WindowRecord, compress, sort_counts,
@@ -16,7 +16,9 @@ use emostream_streams::{
         totals::{KeyTotals, UnnamedCount},
         tumbling::{ClosedWindow, LiveTally},
     },
-    recovery::restore::{StoredCounts, StoredFormat, StoredTop},
+    recovery::restore::{StoredCounts, StoredTop},
+    topics::FinalSummary,
+    topology::{FinalFormat, TopFormat, TotalsFormat},
 };
 
 /// Approximate bytes of a record without its counts: the key, and the room, the window and the total in the JSON.
@@ -29,12 +31,12 @@ const TALLY_BYTES: usize = 54;
 const COUNT_BYTES: usize = 32;
 
 /// Returns the approximate size of a totals record with this number of emojis, bytes.
-pub fn totals_bytes(emojis: usize) -> usize {
+fn totals_bytes(emojis: usize) -> usize {
     RECORD_BYTES + emojis * COUNT_BYTES
 }
 
 /// The format of finals.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Finals {
     /// Number of identical emojis that make a swarm.
     pub swarm_size: u64,
@@ -50,8 +52,19 @@ impl ValueFormat<ClosedWindow<Room, Emoji>> for Finals {
     }
 }
 
+impl FinalFormat<Room, Emoji> for Finals {
+    fn summary(value: &[u8]) -> Option<FinalSummary> {
+        let closed: WindowRecord = serde_json::from_slice(value).ok()?;
+        Some(FinalSummary {
+            end_ms: closed.window.end,
+            key: closed.room.to_string(),
+            events: closed.total,
+        })
+    }
+}
+
 /// The format of totals records.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RoomTotals;
 
 impl ValueFormat<KeyTotals<Room, Emoji>> for RoomTotals {
@@ -64,11 +77,34 @@ impl ValueFormat<KeyTotals<Room, Emoji>> for RoomTotals {
     }
 }
 
+impl TotalsFormat<Room, Emoji> for RoomTotals {
+    fn record_bytes(emojis: usize) -> usize {
+        totals_bytes(emojis)
+    }
+
+    fn key(text: &str) -> Option<Room> {
+        Room::from_record(text).ok()
+    }
+
+    fn counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
+        stored_counts(value)
+    }
+}
+
 /// The format of trending records: the top emojis of one room, or the top emojis and the top rooms across all rooms.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TrendingTops {
     /// The length of the sliding span, milliseconds.
-    pub span_ms: u64,
+    span_ms: u64,
+}
+
+impl TrendingTops {
+    /// Returns the format of the tops in a sliding span of this length.
+    pub fn over(span: Duration) -> TrendingTops {
+        TrendingTops {
+            span_ms: span.as_millis() as u64,
+        }
+    }
 }
 
 impl ValueFormat<TopChange<Room, Emoji>> for TrendingTops {
@@ -106,32 +142,9 @@ impl ValueFormat<TopChange<Room, Emoji>> for TrendingTops {
     }
 }
 
-/// The formats of the stored results from which a run restores its state at the start.
-pub struct StoredResults;
-
-impl StoredFormat for StoredResults {
-    type Key = Room;
-    type Item = Emoji;
-
-    fn key(text: &str) -> Option<Room> {
-        Room::from_record(text).ok()
-    }
-
-    /// Decodes a final or a totals record. A final has all fields of a totals record, so both are decoded as totals
-    /// records, which keep the counts of emojis that this build does not know.
+impl TopFormat<Room, Emoji> for TrendingTops {
     fn counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
-        let record: TotalsRecord = serde_json::from_slice(value).ok()?;
-        let TotalCounts { named, unnamed } = record.counts;
-        let unnamed = unnamed.into_iter().map(|it| UnnamedCount {
-            name: it.emoji,
-            count: it.count,
-        });
-        Some(StoredCounts {
-            key: record.room,
-            window: record.window,
-            counts: named.into_iter().map(|it| (it.emoji, it.count)).collect(),
-            unnamed: unnamed.collect(),
-        })
+        stored_counts(value)
     }
 
     fn top(value: &[u8]) -> Option<StoredTop<Room, Emoji>> {
@@ -147,20 +160,30 @@ impl StoredFormat for StoredResults {
     }
 }
 
-/// Returns the record of a live tally.
-pub fn live_record(tally: &LiveTally<'_, Room, Emoji>, topic: &str, swarm_size: u64) -> NewRecord {
+/// Decodes a final or a totals record. A final has all fields of a totals record, so both are decoded as totals records,
+/// which keep the counts of emojis that this build does not know.
+fn stored_counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
+    let record: TotalsRecord = serde_json::from_slice(value).ok()?;
+    let TotalCounts { named, unnamed } = record.counts;
+    let unnamed = unnamed.into_iter().map(|it| UnnamedCount {
+        name: it.emoji,
+        count: it.count,
+    });
+    Some(StoredCounts {
+        key: record.room,
+        window: record.window,
+        counts: named.into_iter().map(|it| (it.emoji, it.count)).collect(),
+        unnamed: unnamed.collect(),
+    })
+}
+
+/// Returns the value of the record of a live tally.
+pub fn live_json(tally: &LiveTally<'_, Room, Emoji>, swarm_size: u64) -> Vec<u8> {
     let record = WindowRecord {
         emitted_at: Some(tally.emitted_at_ms),
         ..window_record(tally.key, tally.window, tally.counts, swarm_size)
     };
-    NewRecord {
-        topic: topic.to_owned(),
-        partition: None,
-        time_ms: record.emitted_at,
-        key: Some(Bytes::copy_from_slice(tally.key.as_str().as_bytes())),
-        value: record.to_json().into(),
-        headers: Vec::new(),
-    }
+    record.to_json()
 }
 
 /// Returns the record of a window: the counts as swarms and loose emojis, the most frequent emoji first.

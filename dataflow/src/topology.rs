@@ -1,186 +1,104 @@
-//! The topology of EmoStream: the operators between the source and the sink.
+//! The topology of EmoStream.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
-use emostream_model::{Emoji, Room};
+use emostream_model::Emoji;
 use emostream_streams::{
-    config::Config as EngineConfig,
-    operators::{
-        records::{Records, table},
-        schedule::{ScheduleParams, TotalsPace},
-        top::{TopParams, sliding_top},
-        totals::{Totals, TotalsParams, totals},
-        tumbling::tumbling_window,
-        updates::write_updates,
-    },
-    runtime::app::{Application, Counts, WorkerContext},
-    sink::result::ResultStreams,
+    StreamsError,
+    config::{AppConfig, Labels},
+    progress::settings::Settings,
+    topics::Topic,
+    topology::{Application, Sum, Topology, Tumbling},
 };
 
 use crate::{
-    Config,
+    Config, SWARM_SIZE,
     format::ReactionFormat,
-    results::{Finals, RoomTotals, StoredResults, TrendingTops, live_record, totals_bytes},
+    results::{Finals, RoomTotals, TrendingTops, live_json},
 };
 
-/// The EmoStream application: computes tallies, totals and trending emojis from reactions.
-#[derive(Debug, Clone)]
-pub struct EmoStream {
-    config: Config,
-    engine: EngineConfig,
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Retention of reactions. They are counted within seconds. A day is enough for a dataflow that was stopped overnight
+/// to continue without a reset. A million reactions need about 20 MB.
+const REACTIONS_KEPT: Duration = DAY;
+
+/// Retention of finals and rejected records. With a week, a match of last Saturday can still be read on Friday.
+const RESULTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Retention of live tallies. Ten minutes are enough for `inspect`, and the final of a window replaces its live
+/// tallies.
+const LIVE_KEPT: Duration = Duration::from_secs(600);
+
+/// The EmoStream application.
+pub type EmoStream = Application<ReactionFormat>;
+
+/// Reactions → tallies of each room, totals, and what is trending.
+pub fn topology(t: &Topology<ReactionFormat>, config: &Config) {
+    let (topics, swarm_size) = (&config.topics, config.swarm_size);
+    let reactions = Topic::new(topics.reactions()).kept(REACTIONS_KEPT);
+    let live = Topic::new(topics.live()).kept(LIVE_KEPT);
+    let windows = Topic::new(topics.windows()).kept(RESULTS_KEPT);
+    let format = ReactionFormat {
+        emojis: config.emojis.clone(),
+    };
+    let sum = Sum {
+        retention: config.totals_retention,
+        pace: config.totals_pace,
+    };
+
+    let finals = t
+        .source(reactions, format)
+        .group_by_key() // the room
+        .window(Tumbling::of(config.window))
+        .count_by_item() // the emoji
+        .updates(config.live, live, move |tally| live_json(tally, swarm_size))
+        .finals();
+
+    finals.to(windows, Finals { swarm_size });
+    finals.accumulate(sum).to_table(topics.totals(), RoomTotals);
+    finals
+        .sliding(config.trending_span)
+        .top(config.trending_top)
+        .to_table(topics.trending(), TrendingTops::over(config.trending_span));
 }
 
-impl EmoStream {
-    /// Creates the application with this configuration.
-    pub fn new(config: Config) -> EmoStream {
-        EmoStream {
-            engine: config.engine(),
-            config,
-        }
-    }
+/// Returns the EmoStream application with this configuration.
+///
+/// # Errors
+///
+/// [`StreamsError::Worker`] if the configuration contradicts itself.
+pub fn application(config: &Config) -> Result<EmoStream, StreamsError> {
+    Application::new(app_config(config), |t| topology(t, config))
 }
 
-impl Application for EmoStream {
-    type Format = ReactionFormat;
-    type Stored = StoredResults;
-    const METRICS_PREFIX: &'static str = "emostream_dataflow";
-
-    fn config(&self) -> &EngineConfig {
-        &self.engine
+fn app_config(config: &Config) -> AppConfig {
+    let topics = &config.topics;
+    let text = |name: &str, value: &dyn Debug| (name.to_owned(), format!("{value:?}"));
+    let alias = |(name, emoji): (&String, &Emoji)| format!("{name}={emoji}");
+    let aliases: Vec<String> = config.emojis.aliases().iter().map(alias).collect();
+    AppConfig {
+        application_id: format!("{}.dataflow", topics.prefix()),
+        metrics_prefix: "emostream_dataflow".to_owned(),
+        rejected: Topic::new(topics.rejected()).kept(RESULTS_KEPT),
+        progress: topics.progress(),
+        labels: Labels {
+            source_setting: "reactions",
+            source: "the reactions topic",
+            window_ms: "--window (ms)",
+            lateness_ms: "--lateness (ms)",
+            span: "--trending-span",
+            retention: "--totals-retention",
+        },
+        settings: Settings::default().with(SWARM_SIZE, "--swarm-size", config.swarm_size),
+        agreed: vec![
+            text("emostream's version", &env!("CARGO_PKG_VERSION")),
+            text("--topic-prefix", &topics.prefix()),
+            text("--live", &config.live),
+            text("--swarm-size", &config.swarm_size),
+            text("--trending-top", &config.trending_top),
+            text("--emoji-alias", &aliases),
+        ],
+        run: config.run.clone(),
     }
-
-    fn format(&self) -> ReactionFormat {
-        let emojis = self.config.emojis.clone();
-        ReactionFormat { emojis }
-    }
-
-    fn build<'scope>(
-        &self,
-        counts: Counts<'scope, ReactionFormat>,
-        worker: WorkerContext<Room, Emoji>,
-        results: &mut ResultStreams<'scope>,
-    ) {
-        let config = &self.config;
-        let max_step_counts = config.limits.max_step_counts;
-        let windows = worker.windows(&self.engine, Some(config.live));
-        let totals_params = TotalsParams {
-            schedule: ScheduleParams {
-                pace: config.totals_pace,
-                size: config.window,
-                finals_kept_ms: worker.finals_kept_ms,
-                record_bytes: totals_bytes,
-            },
-            retention_ms: self.engine.retention_ms,
-            final_until_ms: worker.final_until_ms,
-            resets: worker.resets,
-            max_step_counts,
-        };
-        let trending = TopParams {
-            span: self.engine.span(),
-            top: config.trending_top,
-            final_until_ms: worker.final_until_ms,
-            max_step_counts,
-            durable: worker.durable.clone(),
-        };
-        let (span_ms, swarm_size) = (trending.span.span_ms, config.swarm_size);
-        let topics = &config.topics;
-        let live_topic = topics.live();
-
-        let (finals, live) = tumbling_window(counts, windows, move |tally| {
-            live_record(&tally, &live_topic, swarm_size)
-        });
-        write_updates(live, worker.appender, worker.metrics);
-        let Totals {
-            finals,
-            records,
-            removed,
-            unwritten,
-        } = totals(
-            finals,
-            worker.restored.totals,
-            totals_params,
-            worker.durable,
-        );
-        let trending = sliding_top(finals.clone(), worker.restored.sliding, trending);
-
-        let resets = worker.resets;
-        let records = table(records, removed.clone());
-        let trending = table(trending, removed);
-        let finals_format = Finals { swarm_size };
-        results.add(
-            finals,
-            Records::new(topics.windows(), resets, finals_format),
-        );
-        results.add(records, Records::new(topics.totals(), resets, RoomTotals));
-        let tops_format = TrendingTops { span_ms };
-        results.add(
-            trending,
-            Records::new(topics.trending(), resets, tops_format),
-        );
-        results.unwritten = Some(unwritten);
-    }
-}
-
-/// Returns the topology as text, for `--describe`.
-pub fn describe(config: &Config) -> String {
-    let Config {
-        topics,
-        workers,
-        window,
-        lateness_ms,
-        idle_timeout,
-        hold_timeout,
-        live,
-        swarm_size,
-        trending_span,
-        trending_top,
-        heartbeat,
-        takeover,
-        totals_retention,
-        totals_pace:
-            TotalsPace {
-                small_items,
-                period_ms,
-                ..
-            },
-        ..
-    } = config;
-    let totals_period = Duration::from_millis(*period_ms);
-    format!(
-        "\
-dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lateness_ms} ms
-
-  source: {reactions}   (its partitions dealt over the workers)
-    read         decode batches and plain JSON; watermark of a partition = newest time - {lateness_ms} ms;
-                 a partition that brings nothing for {idle_timeout:?} is idle once its end is reached; one
-                 that cannot be read to its end holds time back for {hold_timeout:?} more
-    pre-aggregate  count by (window, room, emoji) where it is read
-      --> rejected, marks of progress --> commit
-    exchange     by room
-    tumble       [start, start + {window_ms} ms); closes when the slowest partition's watermark has passed
-      --> live   every {live:?} where it changed --> {live_topic}
-      --> finals swarms of {swarm_size}
-    totals       differential: cumulative counts by room and emoji; the record of a room with more than
-                 {small_items} emojis once in {totals_period:?}; totals of a room without a final for
-                 longer than {totals_retention:?} begin at 0, and the room is removed
-    trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
-                 top {trending_top} emojis and rooms of all (key *)
-    commit       on one worker, one transaction a close; progress alone every {heartbeat:?}; a standby takes over
-                 after {takeover:?} without a commit
-      sink: {windows}
-      sink: {totals}
-      sink: {trending}
-      sink: {rejected}
-      sink: {progress}
-",
-        prefix = topics.prefix(),
-        window_ms = window.as_ms(),
-        reactions = topics.reactions(),
-        live_topic = topics.live(),
-        windows = topics.windows(),
-        totals = topics.totals(),
-        trending = topics.trending(),
-        rejected = topics.rejected(),
-        progress = topics.progress(),
-    )
 }

@@ -21,7 +21,7 @@ use std::{
 use emostream_dataflow::{Activity, Cluster, Config, Ready, Stop, StreamsError};
 use emostream_log::testing::{DEADLINE, until};
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord, WindowSize};
-use fixture::{Fixture, T0};
+use fixture::{Fixture, T0, run_with};
 use prometheus::Registry;
 
 const PARTITIONS: u32 = 4;
@@ -35,15 +35,14 @@ fn hosts(processes: usize) -> Vec<String> {
 }
 
 fn config(hosts: &[String], index: usize, workers: usize) -> Config {
-    Config {
-        cluster: Some(Cluster {
-            hosts: hosts.to_vec(),
-            index,
-            join_timeout: DEADLINE,
-            token: "secret".to_owned(),
-        }),
-        ..fixture::config(&Topics::default(), workers)
-    }
+    let mut config = fixture::config(&Topics::default(), workers);
+    config.run.cluster = Some(Cluster {
+        hosts: hosts.to_vec(),
+        index,
+        join_timeout: DEADLINE,
+        token: "secret".to_owned(),
+    });
+    config
 }
 
 struct Process {
@@ -244,7 +243,7 @@ fn a_join_that_times_out_names_the_missing_process() {
     let fixture = Fixture::new(PARTITIONS);
     let hosts = hosts(3);
     let mut alone = config(&hosts, 0, 1);
-    alone.cluster.as_mut().unwrap().join_timeout = Duration::from_secs(3);
+    alone.run.cluster.as_mut().unwrap().join_timeout = Duration::from_secs(3);
     let second = Process::start(config(&hosts, 1, 1), &fixture);
     let error = Process::start(alone, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 69);
@@ -270,10 +269,7 @@ fn all_processes_end_if_process_0_refuses_the_progress() {
         process.end().unwrap();
     }
     let start = |index| {
-        let other = Config {
-            lateness_ms: 1000,
-            ..config(&hosts, index, 1)
-        };
+        let other = run_with(config(&hosts, index, 1), |run| run.lateness_ms = 1000);
         Process::start(other, &fixture)
     };
     for process in [start(0), start(1)] {
@@ -343,10 +339,9 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     let start = |index| {
         let report = report.clone();
         let ready: Ready = Arc::new(move |state| drop(report.send((index, state))));
-        let config = Config {
-            takeover: Duration::from_secs(4),
-            ..config(&hosts, index, 1)
-        };
+        let config = run_with(config(&hosts, index, 1), |run| {
+            run.takeover = Duration::from_secs(4);
+        });
         Process::start_reporting(config, &fixture, ready)
     };
     let older = [start(0), start(1), start(2)];
@@ -365,10 +360,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
         fixture.final_until_ms() >= T0 + 10_000
     });
     // A newer run of a single process fences the older run, whose next commit is refused.
-    let newer = Config {
-        cluster: None,
-        ..config(&hosts, 0, 1)
-    };
+    let newer = run_with(config(&hosts, 0, 1), |run| run.cluster = None);
     let newer = Process::start(newer, &fixture);
     fill(&fixture, T0 + 20_000, 10_000);
     until_all(|activity| matches!(activity, Activity::Standby(_)));
@@ -393,10 +385,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
 fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_no_run() {
     let fixture = Fixture::new(PARTITIONS);
     fill(&fixture, T0, 10_000);
-    let alone = Config {
-        cluster: None,
-        ..config(&hosts(1), 0, 1)
-    };
+    let alone = run_with(config(&hosts(1), 0, 1), |run| run.cluster = None);
     let active = Process::start(alone, &fixture);
     until("everything is final", || {
         fixture.final_until_ms() >= T0 + 10_000
@@ -406,10 +395,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_no_run() {
     let start = |index| {
         let report = report.clone();
         let ready: Ready = Arc::new(move |state| drop(report.send((index, state))));
-        let config = Config {
-            standby: true,
-            ..config(&hosts, index, 1)
-        };
+        let config = run_with(config(&hosts, index, 1), |run| run.standby = true);
         Process::start_reporting(config, &fixture, ready)
     };
     let until_standby = |of: usize| loop {
@@ -451,7 +437,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_no_run() {
 fn agreement(config: &Config, fixture: &Fixture) -> serde_json::Value {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = config.clone();
-    let cluster = config.cluster.as_mut().unwrap();
+    let cluster = config.run.cluster.as_mut().unwrap();
     cluster.hosts[0] = listener.local_addr().unwrap().to_string();
     cluster.index = 1;
     let process = Process::start(config, fixture);

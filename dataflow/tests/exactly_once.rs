@@ -37,7 +37,7 @@ use emostream_log::{
 use emostream_model::{
     Batch, Emoji, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
 };
-use fixture::{Fixture, T0};
+use fixture::{Fixture, T0, run_with};
 use rand::{Rng, RngExt};
 
 const LATENESS_MS: u64 = 750;
@@ -50,12 +50,12 @@ const UNKNOWN_EMOJI: &str = "新";
 
 impl Fixture {
     fn config(&self, workers: usize) -> Config {
+        let config = fixture::config(&self.topics, workers);
         Config {
-            lateness_ms: LATENESS_MS,
             swarm_size: 3,
             trending_span: Duration::from_millis(SPAN_MS),
             trending_top: TOP,
-            ..fixture::config(&self.topics, workers)
+            ..run_with(config, |run| run.lateness_ms = LATENESS_MS)
         }
     }
 
@@ -461,10 +461,9 @@ fn a_partition_without_records_holds_no_window_open_after_the_idle_timeout() {
             Batch::encode(T0 + 5000, [&reaction(T0 + 5000)]),
         ),
     ]);
-    let config = Config {
-        idle_timeout: Duration::from_millis(300),
-        ..fixture.config(2)
-    };
+    let config = run_with(fixture.config(2), |run| {
+        run.idle_timeout = Duration::from_millis(300);
+    });
     // When every partition is idle, even the last window closes.
     fixture.run_until(config, || fixture.finals().len() == 2);
     assert_eq!(fixture.final_until_ms(), T0 + 6000);
@@ -494,10 +493,7 @@ fn progress_of_other_settings_is_refused_with_the_difference_named() {
     fixture.append(records);
     fixture.append(closing(&fixture, 5_000));
     fixture.run_until(fixture.config(1), || fixture.final_until_ms() > T0);
-    let config = Config {
-        lateness_ms: 1000,
-        ..fixture.config(1)
-    };
+    let config = run_with(fixture.config(1), |run| run.lateness_ms = 1000);
     let error = fixture.start(config).1.join().unwrap().unwrap_err();
     assert_eq!(error.exit_code(), 78);
     assert!(

@@ -1,17 +1,15 @@
 //! Tests the example `distinct_users` with the source topic of EmoStream.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
-use emostream_dataflow::Stop;
 use emostream_log::{
     Log, NewRecord,
     embedded::EmbeddedLog,
-    testing::{append, now_ms, record, until, values},
+    testing::{append, now_ms, record},
 };
 use emostream_model::{Batch, ReactionRef};
-use emostream_streams::runtime::{app::Application, run::run};
-use prometheus::Registry;
+use emostream_streams::testing::{create_topics_of, run_until_finals};
 
 #[allow(dead_code, reason = "its main function runs on Kafka alone")]
 #[path = "../examples/distinct_users.rs"]
@@ -21,10 +19,8 @@ mod distinct_users;
 fn each_user_is_counted_once_in_each_window_also_across_runs() {
     let begin_ms = now_ms() / 2000 * 2000 - 60_000;
     let log: Arc<dyn Log> = Arc::new(EmbeddedLog::in_memory().unwrap());
-    let app = distinct_users::DistinctUsers::default();
-    for topic in app.config().topics.specs(1, 1) {
-        log.create_topic(&topic).unwrap();
-    }
+    let app = distinct_users::distinct_users().unwrap();
+    create_topics_of(&app, &*log);
     let react = |after_ms: u64, users: &[&'static str]| {
         let at_ms = begin_ms + after_ms;
         let reaction = |user: &&'static str| ReactionRef {
@@ -41,27 +37,9 @@ fn each_user_is_counted_once_in_each_window_also_across_runs() {
             )
         }
     };
-    let finals_after = |count: usize| {
-        let (app, log_of_run, stop) = (app.clone(), log.clone(), Stop::default());
-        let stop_of_run = stop.clone();
-        let ready = Arc::new(|_| {});
-        let run = move || run(app, log_of_run, &Registry::new(), stop_of_run, ready);
-        let thread = thread::spawn(run);
-        let finals = || values(&*log, "emostream.users");
-        until("finals", || {
-            assert!(!thread.is_finished(), "the run has ended");
-            finals().len() >= count
-        });
-        stop.request();
-        thread.join().unwrap().unwrap();
-        let finals = finals().into_iter();
-        finals
-            .map(|json| String::from_utf8(json).unwrap())
-            .collect::<Vec<_>>()
-    };
     let expected = |start_ms: u64, users: u64| {
-        let start = begin_ms + start_ms;
-        format!(r#"{{"room":"a","start":{start},"users":{users}}}"#)
+        let (start, end) = (begin_ms + start_ms, begin_ms + start_ms + 2000);
+        format!(r#"{{"key":"a","start":{start},"end":{end},"count":{users}}}"#)
     };
     // The second batch opens a window that is still open when the first run ends. The empty batch advances event time,
     // so that the first window closes.
@@ -73,7 +51,8 @@ fn each_user_is_counted_once_in_each_window_also_across_runs() {
             react(3000, &[]),
         ],
     );
-    assert_eq!(finals_after(1), [expected(0, 2)]);
+    assert_eq!(run_until_finals(&app, &log, 1), [expected(0, 2)]);
     append(&*log, [react(3900, &["w", "u", "x"]), react(10_000, &[])]);
-    assert_eq!(finals_after(2), [expected(0, 2), expected(2000, 3)]);
+    let both = [expected(0, 2), expected(2000, 3)];
+    assert_eq!(run_until_finals(&app, &log, 2), both);
 }

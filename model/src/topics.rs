@@ -38,19 +38,6 @@ impl Topics {
         &self.prefix
     }
 
-    /// Returns the names of all topics.
-    pub fn all(&self) -> [String; 7] {
-        [
-            self.reactions(),
-            self.windows(),
-            self.totals(),
-            self.trending(),
-            self.live(),
-            self.rejected(),
-            self.progress(),
-        ]
-    }
-
     fn named(&self, what: impl fmt::Display) -> String {
         format!("{}.{what}", self.prefix)
     }

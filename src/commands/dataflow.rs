@@ -5,7 +5,7 @@ mod cluster;
 use std::{thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_dataflow::{Config, HEARTBEAT, Limits, TotalsPace, describe};
+use emostream_dataflow::{Config, HEARTBEAT, RunConfig, describe};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
@@ -85,11 +85,12 @@ impl StandbyFlags {
             );
             return Err(Failure::usage("--takeover", why));
         }
-        Ok(Config {
+        let run = RunConfig {
             standby: self.standby,
             takeover: self.takeover,
-            ..config
-        })
+            ..config.run
+        };
+        Ok(Config { run, ..config })
     }
 }
 
@@ -188,27 +189,25 @@ impl DataflowFlags {
             );
         }
         Ok(Config {
-            topics,
-            workers: self.workers as usize,
-            cluster: None,
             window,
-            lateness_ms: ms(self.lateness),
-            idle_timeout: self.idle_timeout,
             live: self.live,
             swarm_size: self.swarm_size,
             trending_span: self.trending_span,
             trending_top: self.trending_top as usize,
             emojis,
-            clock,
-            hold_timeout: self.hold_timeout,
-            commit_timeout: self.commit_timeout,
-            standby: false,
-            heartbeat: HEARTBEAT,
-            takeover: TAKEOVER,
-            totals_pace: TotalsPace::default(),
             totals_retention: self.totals_retention,
-            unbounded_timestamps: self.unbounded_timestamps,
-            limits: Limits::default(),
+            run: RunConfig {
+                workers: self.workers as usize,
+                lateness_ms: ms(self.lateness),
+                idle_timeout: self.idle_timeout,
+                hold_timeout: self.hold_timeout,
+                commit_timeout: self.commit_timeout,
+                takeover: TAKEOVER,
+                unbounded_timestamps: self.unbounded_timestamps,
+                clock,
+                ..RunConfig::default()
+            },
+            ..Config::new(topics)
         })
     }
 }
@@ -220,12 +219,10 @@ pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
         flags
             .counting
             .config(names.clone(), flags.emojis.names()?, EventClock::host())?;
-    let config = Config {
-        cluster,
-        ..flags.standby.applied_to(counting)?
-    };
+    let mut config = flags.standby.applied_to(counting)?;
+    config.run.cluster = cluster;
     if flags.describe {
-        return output::quietly(output::print(&describe(&config)));
+        return output::quietly(output::print(&describe(&config)?));
     }
     let log = flags.kafka.connect()?;
     let needed = topics::require(&*log, Role::Dataflow, &names)?;

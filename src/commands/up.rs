@@ -71,7 +71,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         .counting
         .config(names.clone(), emojis.clone(), clock.clone())?;
     if !flags.store.is_kafka() {
-        counting.heartbeat = EMBEDDED_HEARTBEAT;
+        counting.run.heartbeat = EMBEDDED_HEARTBEAT;
     }
     let (lateness, flush) = (flags.counting.lateness, flags.intake.flush);
     if lateness <= flush {

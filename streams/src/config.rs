@@ -15,7 +15,7 @@ use crate::{
     },
     sink::rejections::MAX_UNWRITTEN_BYTES,
     time::idleness::IdleTimeouts,
-    topics::Topics,
+    topics::{Topic, Topics},
 };
 
 /// Version of the format in which workers exchange data. It must be increased with each change of an exchanged type,
@@ -53,7 +53,145 @@ impl Default for Limits {
     }
 }
 
-/// The configuration of an application.
+/// How a process runs an application. The default is that of `emostream dataflow`: one process with one worker.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// Number of worker threads of this process.
+    pub workers: usize,
+    /// The processes that share the work; `None` if this process runs alone.
+    pub cluster: Option<Cluster>,
+    /// Difference between the newest time in a partition and the partition's watermark, milliseconds. It must exceed
+    /// the time for which producers hold events back, plus the clock skew.
+    pub lateness_ms: u64,
+    /// Time without new records after which a partition is quiet. The frontier passes over a quiet partition once the
+    /// log confirms that the partition was read to its end.
+    pub idle_timeout: Duration,
+    /// Maximum time for which a quiet partition holds the frontier back while the log does not confirm that the
+    /// partition was read to its end.
+    pub hold_timeout: Duration,
+    /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
+    pub commit_timeout: Duration,
+    /// Whether the process starts as a standby, which waits until no other run commits.
+    pub standby: bool,
+    /// Interval at which progress is committed while there are no results to write. It is [`HEARTBEAT`] if there may be
+    /// a standby, which takes over when commits stop.
+    pub heartbeat: Duration,
+    /// Time without a commit after which a standby takes over. It is several times [`HEARTBEAT`], so that one delayed
+    /// commit causes no takeover.
+    pub takeover: Duration,
+    /// Whether the run accepts a source topic for which the brokers do not reject records with timestamps far in the
+    /// future.
+    pub unbounded_timestamps: bool,
+    /// Limits that unit tests and simulations lower.
+    pub limits: Limits,
+    /// The clock that sets the times of events. Producers and a log in this process must use the same clock.
+    pub clock: EventClock,
+}
+
+impl Default for RunConfig {
+    fn default() -> RunConfig {
+        RunConfig {
+            workers: 1,
+            cluster: None,
+            lateness_ms: 750,
+            idle_timeout: Duration::from_secs(10),
+            hold_timeout: Duration::from_secs(60),
+            commit_timeout: Duration::from_secs(60),
+            standby: false,
+            heartbeat: HEARTBEAT,
+            takeover: 5 * HEARTBEAT,
+            unbounded_timestamps: false,
+            limits: Limits::default(),
+            clock: EventClock::host(),
+        }
+    }
+}
+
+/// The names of settings in messages, and of the source topic in the progress record. A program with flags has the
+/// names of its flags here.
+#[derive(Debug, Clone, Copy)]
+pub struct Labels {
+    /// The name of the setting in the progress record that holds the source topic.
+    pub source_setting: &'static str,
+    /// The source topic.
+    pub source: &'static str,
+    /// The size of the windows, milliseconds, if stored progress has another one.
+    pub window_ms: &'static str,
+    /// The lateness, milliseconds, if stored progress has another one.
+    pub lateness_ms: &'static str,
+    /// The length of the sliding span, if processes of a cluster differ.
+    pub span: &'static str,
+    /// The retention of totals, if processes of a cluster differ.
+    pub retention: &'static str,
+}
+
+impl Default for Labels {
+    fn default() -> Labels {
+        Labels {
+            source_setting: "source",
+            source: "the source topic",
+            window_ms: "the size of the windows (ms)",
+            lateness_ms: "the lateness (ms)",
+            span: "the sliding span",
+            retention: "the retention of totals",
+        }
+    }
+}
+
+/// The configuration of an application besides its topology.
+#[derive(Debug, Clone)]
+pub struct AppConfig {
+    /// The id of the application. It is Kafka's transactional id, and the id of the consumer group whose offsets show
+    /// how far the application has read. All runs use the same id, so that a new run fences the others.
+    pub application_id: String,
+    /// The prefix of the names of the application's metrics, without the underscore after it.
+    pub metrics_prefix: String,
+    /// The topic of records that were rejected.
+    pub rejected: Topic,
+    /// The topic of the progress.
+    pub progress: String,
+    /// The names of settings in messages.
+    pub labels: Labels,
+    /// Further settings that the results depend on. The source topic, the window and the lateness come before them.
+    pub settings: Settings,
+    /// Further values that must be the same in every process of a cluster: the name of the flag, and the value.
+    pub agreed: Vec<(String, String)>,
+    /// How the process runs the application.
+    pub run: RunConfig,
+}
+
+impl AppConfig {
+    /// Returns the configuration of the application with this id. The names of its topics for rejected records and for
+    /// the progress begin with its id, those of its metrics with the id in which each `.` and `-` is an underscore.
+    pub fn new(application_id: &str) -> AppConfig {
+        AppConfig {
+            application_id: application_id.to_owned(),
+            metrics_prefix: application_id.replace(['.', '-'], "_"),
+            rejected: Topic::new(format!("{application_id}.rejected")),
+            progress: format!("{application_id}.progress"),
+            labels: Labels::default(),
+            settings: Settings::default(),
+            agreed: Vec::new(),
+            run: RunConfig::default(),
+        }
+    }
+}
+
+/// What a topology declares about its windows and tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Declarations {
+    /// The size of the windows.
+    pub window: WindowSize,
+    /// The length of the sliding span, milliseconds; 0 if there is none.
+    pub span_ms: u64,
+    /// Time without a final, in event time, after which a key is removed and its totals begin at 0 with its next final,
+    /// milliseconds. `u64::MAX` if keys are not removed.
+    pub retention_ms: u64,
+    /// The period in which the totals record of a large key is due once, milliseconds; `None` if there are no totals.
+    pub totals_period_ms: Option<u64>,
+}
+
+/// The complete configuration of an application: its own, and what its topology declares.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The topics that the application reads and writes.
@@ -62,30 +200,10 @@ pub struct Config {
     pub settings: Settings,
     /// Further values that must be the same in every process of a cluster: the name of the flag, and the value.
     pub agreed: Vec<(String, String)>,
-    /// Number of worker threads of this process.
-    pub workers: usize,
-    /// The processes that share the work; `None` if this process runs alone.
-    pub cluster: Option<Cluster>,
+    /// The names of settings in messages.
+    pub labels: Labels,
     /// The size of the windows.
     pub window: WindowSize,
-    /// Difference between the newest time in a partition and the watermark of the partition, milliseconds.
-    pub lateness_ms: u64,
-    /// Time for which a partition without new records holds back the frontier before it may count as idle.
-    pub idle_timeout: Duration,
-    /// Maximum time for which a partition without new records may hold back the frontier while the log does not confirm
-    /// that the partition was read to its end.
-    pub hold_timeout: Duration,
-    /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
-    pub commit_timeout: Duration,
-    /// Whether the process starts as a standby, which waits until no other run commits.
-    pub standby: bool,
-    /// Interval at which progress is committed when there is nothing else to write.
-    pub heartbeat: Duration,
-    /// Time without a commit after which a standby takes over; several times the heartbeat.
-    pub takeover: Duration,
-    /// Whether the run accepts a source topic for which the brokers do not reject records with timestamps far in the
-    /// future.
-    pub unbounded_timestamps: bool,
     /// Maximum age of the finals that a restart needs.
     pub finals_needed: Duration,
     /// The length of the sliding span, milliseconds; a multiple of the window size. A restart reads the finals in the
@@ -94,71 +212,61 @@ pub struct Config {
     /// Time without a final, in event time, after which a key is removed and its totals begin at 0 with its next final,
     /// milliseconds. At least the sliding span.
     pub retention_ms: u64,
-    /// Limits that unit tests and simulations lower.
-    pub limits: Limits,
-    /// The clock that sets the times of events. Producers and a log in this process must use the same clock.
-    pub clock: EventClock,
+    /// How the process runs the application.
+    pub run: RunConfig,
 }
 
 impl Config {
-    /// Returns the configuration of an application with windows of this size, in one process with one worker. It has
-    /// the defaults of `emostream dataflow`, and neither tables nor a sliding span.
-    pub fn new(topics: Topics, window: WindowSize) -> Config {
-        let lateness_ms = 750;
-        Config {
-            settings: Settings::default()
-                .with("source", "the source topic", topics.source.as_str())
-                .with(WINDOW_MS, "the size of the windows (ms)", window.as_ms())
-                .with(LATENESS_MS, "the lateness (ms)", lateness_ms),
-            agreed: Vec::new(),
+    /// Returns the complete configuration of an application with these topics and declarations.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamsError::Worker`] if the declarations contradict each other, which is a defect of the application.
+    pub fn new(
+        app: &AppConfig,
+        topics: Topics,
+        declared: Declarations,
+    ) -> Result<Config, StreamsError> {
+        let (labels, run, window) = (app.labels, app.run.clone(), declared.window);
+        let settings = Settings::default()
+            .with(labels.source_setting, labels.source, topics.source.as_str())
+            .with(WINDOW_MS, labels.window_ms, window.as_ms())
+            .with(LATENESS_MS, labels.lateness_ms, run.lateness_ms)
+            .followed_by(&app.settings);
+        let config = Config {
             topics,
-            workers: 1,
-            cluster: None,
+            settings,
+            agreed: app.agreed.clone(),
+            labels,
             window,
-            lateness_ms,
-            idle_timeout: Duration::from_secs(10),
-            hold_timeout: Duration::from_secs(60),
-            commit_timeout: Duration::from_secs(60),
-            standby: false,
-            heartbeat: HEARTBEAT,
-            takeover: 5 * HEARTBEAT,
-            unbounded_timestamps: false,
             finals_needed: Duration::ZERO,
-            span_ms: 0,
-            retention_ms: u64::MAX,
-            limits: Limits::default(),
-            clock: EventClock::host(),
+            span_ms: declared.span_ms,
+            retention_ms: declared.retention_ms,
+            run,
+        };
+        if config.retention_ms < config.span_ms {
+            let defect = "the retention of totals must not be shorter than the sliding span";
+            return Err(StreamsError::Worker(defect.to_owned()));
         }
+        let open = config.longest_open();
+        // The log must keep the finals of a large key until its totals record is written. This record is due within a
+        // period, and must be written within half of the retention of finals, so the retention is twice that time. The
+        // other half is for the time in which no run is active.
+        let of_totals = |period_ms| 2 * (Duration::from_millis(period_ms) + open);
+        let of_totals = declared.totals_period_ms.map(of_totals);
+        let of_span = (config.span_ms > 0).then(|| Duration::from_millis(config.span_ms) + open);
+        Ok(Config {
+            finals_needed: of_totals.max(of_span).unwrap_or_default(),
+            ..config
+        })
     }
 
     /// Returns the timeouts of partitions without new records.
     pub fn timeouts(&self) -> IdleTimeouts {
         IdleTimeouts {
-            idle: self.idle_timeout,
-            hold: self.hold_timeout,
+            idle: self.run.idle_timeout,
+            hold: self.run.hold_timeout,
         }
-    }
-
-    /// Checks that the values do not contradict each other.
-    ///
-    /// # Errors
-    ///
-    /// [`StreamsError::Worker`] if they do, which is a defect of the application.
-    pub fn check(&self) -> Result<(), StreamsError> {
-        for (name, value) in [
-            (WINDOW_MS, self.window.as_ms()),
-            (LATENESS_MS, self.lateness_ms),
-        ] {
-            if self.settings.number(name) != Some(value) {
-                let defect = format!("the setting {name} must be {value}, as in the configuration");
-                return Err(StreamsError::Worker(defect));
-            }
-        }
-        if self.retention_ms < self.span_ms {
-            let defect = "the retention of totals must not be shorter than the sliding span";
-            return Err(StreamsError::Worker(defect.to_owned()));
-        }
-        Ok(())
     }
 
     /// Returns the sliding span.
@@ -172,8 +280,8 @@ impl Config {
     /// Returns the longest time for which a window may be open.
     pub fn longest_open(&self) -> Duration {
         Duration::from_millis(self.window.as_ms())
-            + Duration::from_millis(self.lateness_ms)
-            + self.hold_timeout
+            + Duration::from_millis(self.run.lateness_ms)
+            + self.run.hold_timeout
     }
 
     /// Returns the identity of this run, which its progress records contain.
@@ -183,7 +291,7 @@ impl Config {
                 .nodename()
                 .to_string_lossy()
                 .into_owned(),
-            process: self.cluster.as_ref().map_or(0, |cluster| cluster.index),
+            process: self.run.cluster.as_ref().map_or(0, |cluster| cluster.index),
             pid: std::process::id(),
             started_ms: *STARTED_MS,
         }
@@ -200,22 +308,25 @@ impl Config {
         let own = [
             text("the format of exchanged data", &EXCHANGE_FORMAT),
             text("--processes", &processes),
-            text("--workers", &self.workers),
+            text("--workers", &self.run.workers),
             text(
                 "the id of the Kafka cluster",
                 &cluster_id.unwrap_or_default(),
             ),
             text("--window", &Duration::from_millis(self.window.as_ms())),
-            text("--lateness", &Duration::from_millis(self.lateness_ms)),
-            text("--idle-timeout", &self.idle_timeout),
-            text("--hold-timeout", &self.hold_timeout),
-            text("--unbounded-timestamps", &self.unbounded_timestamps),
+            text("--lateness", &Duration::from_millis(self.run.lateness_ms)),
+            text("--idle-timeout", &self.run.idle_timeout),
+            text("--hold-timeout", &self.run.hold_timeout),
+            text("--unbounded-timestamps", &self.run.unbounded_timestamps),
         ];
         let application = [
             text("the id of the application", &self.topics.application_id),
             text("the source topic", &self.topics.source),
-            text("the sliding span (ms)", &self.span_ms),
-            text("the retention of totals (ms)", &self.retention_ms),
+            text(self.labels.span, &Duration::from_millis(self.span_ms)),
+            text(
+                self.labels.retention,
+                &Duration::from_millis(self.retention_ms),
+            ),
         ];
         let agreed = self.agreed.iter().cloned();
         ClusterSettings::new(own.into_iter().chain(agreed).chain(application).collect())

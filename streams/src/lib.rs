@@ -7,16 +7,17 @@
 //!    └─ rejected records, marks of progress ───────────────────────────────┘   one transaction per close
 //! ```
 //!
-//! An [application](runtime::app::Application) defines how records are decoded into events, and builds the operators
-//! between the source and the sink; [`runtime::run::run`] runs it. All state is in the log: the progress record, which
-//! is written in the same transaction as the results, contains the offsets from which a restart reads.
+//! An [application](topology::Application) has a [topology](topology), which declares what is read, counted and written,
+//! and a [format](source::format::Format), which decodes records into events; [`runtime::run::run`] runs it. All state is
+//! in the log: the progress record, which is written in the same transaction as the results, contains the offsets from
+//! which a restart reads.
 //!
 //! The modules are in layers, listed here from top to bottom. A file imports only from lower layers; a unit test checks
 //! this:
 //!
 //! ```text
-//!  simulation > runtime > standby > recovery > config > cluster source operators > sink > progress > time > stop
-//!  > error > aggregate metrics mismatch topics
+//!  simulation > runtime > topology > standby > recovery > config > cluster source operators > sink > progress > time
+//!  > stop > error > aggregate metrics mismatch topics
 //! ```
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -37,10 +38,11 @@ pub mod sink;
 pub mod source;
 pub mod standby;
 mod stop;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 pub mod topics;
+pub mod topology;
 
 pub use error::StreamsError;
 pub use stop::Stop;
@@ -54,8 +56,8 @@ mod tests {
     };
 
     /// The layers of the crate from top to bottom, separated by `>`. Modules of one layer do not import each other.
-    const LAYERS: &str = "simulation > runtime > standby > recovery > config > cluster source operators > sink > progress \
-                          > time > stop > error > aggregate metrics mismatch topics";
+    const LAYERS: &str = "simulation > runtime > topology > standby > recovery > config > cluster source operators > sink \
+                          > progress > time > stop > error > aggregate metrics mismatch topics";
 
     /// Types that the root of the crate exports, each with the module that defines it.
     const ROOT: [(&str, &str); 2] = [("Stop", "stop"), ("StreamsError", "error")];

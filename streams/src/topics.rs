@@ -1,15 +1,60 @@
 //! The topics of an application.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use emostream_log::{Cleanup, TopicSpec};
 
-/// The retention of the topics that [`Topics::specs`] returns.
+/// The retention of a topic that does not declare another one.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Maximum time by which event time may be ahead of this host's clock, milliseconds. The source topic is created with
 /// the same limit, by which a broker rejects records that are ahead of its own clock.
 pub const MAX_AHEAD_MS: u64 = 5_000;
+
+/// A topic that an application declares: its name, and for how long its records are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    name: String,
+    kept: Duration,
+}
+
+impl Topic {
+    /// Declares a topic with this name, whose records are kept for a week.
+    pub fn new(name: impl Into<String>) -> Topic {
+        Topic {
+            name: name.into(),
+            kept: KEPT,
+        }
+    }
+
+    /// Sets the retention with which the topic is created. A topic of a table is compacted instead.
+    #[must_use]
+    pub fn kept(self, kept: Duration) -> Topic {
+        Topic { kept, ..self }
+    }
+
+    /// Returns the retention with which the topic is created.
+    pub fn retention(&self) -> Duration {
+        self.kept
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl From<&str> for Topic {
+    fn from(name: &str) -> Topic {
+        Topic::new(name)
+    }
+}
+
+impl From<String> for Topic {
+    fn from(name: String) -> Topic {
+        Topic::new(name)
+    }
+}
 
 /// The names of the topics of an application.
 #[derive(Debug, Clone)]
@@ -35,6 +80,8 @@ pub struct Topics {
     pub rejected: String,
     /// The progress of the application.
     pub progress: String,
+    /// The retentions of the topics that are not compacted, by name.
+    pub kept: BTreeMap<String, Duration>,
 }
 
 /// The contents of a final that the engine uses.
@@ -49,58 +96,39 @@ pub struct FinalSummary {
 }
 
 impl Topics {
-    /// Returns the topics of an application that writes only finals. The names of its topics for rejected records and
-    /// for the progress begin with its id.
-    pub fn new(
-        application_id: &str,
-        source: &str,
-        finals: &str,
-        read_final: fn(&[u8]) -> Option<FinalSummary>,
-    ) -> Topics {
-        Topics {
-            application_id: application_id.to_owned(),
-            source: source.to_owned(),
-            finals: finals.to_owned(),
-            read_final,
-            totals: None,
-            tops: None,
-            updates: None,
-            rejected: format!("{application_id}.rejected"),
-            progress: format!("{application_id}.progress"),
-        }
+    /// Returns the names of all topics: the source, finals, tables, updates, rejected records and the progress.
+    pub fn all(&self) -> Vec<String> {
+        let others = self.updates.iter().chain([&self.rejected, &self.progress]);
+        let all = [&self.source].into_iter().chain(self.results());
+        all.chain(others).cloned().collect()
     }
 
-    /// Returns the specifications of all topics, with this number of partitions and replicas. The topics of tables and
-    /// of the progress are compacted; records of the other topics are kept for a week. The progress has one partition.
+    /// Returns the specifications of all topics, in the order of [`Topics::all`], with this number of partitions and
+    /// replicas. The topics of tables and of the progress are compacted. The progress has one partition.
     pub fn specs(&self, partitions: u32, replication: u32) -> Vec<TopicSpec> {
-        let topic = |name: &String, cleanup| TopicSpec {
-            name: name.clone(),
-            partitions,
+        let spec = |name: String| TopicSpec {
+            partitions: match name == self.progress {
+                true => 1,
+                false => partitions,
+            },
             replication,
             min_in_sync: replication.min(2),
-            cleanup,
-            max_ahead: None,
+            cleanup: self.cleanup(&name),
+            max_ahead: (name == self.source).then_some(Duration::from_millis(MAX_AHEAD_MS)),
+            name,
         };
-        let kept = Cleanup::Delete {
-            after: KEPT,
-            bytes: None,
-        };
-        let source = TopicSpec {
-            max_ahead: Some(Duration::from_millis(MAX_AHEAD_MS)),
-            ..topic(&self.source, kept)
-        };
-        let progress = TopicSpec {
-            partitions: 1,
-            ..topic(&self.progress, Cleanup::Compact)
-        };
-        let deleted = [&self.finals, &self.rejected]
-            .into_iter()
-            .chain(&self.updates);
-        let compacted = self.totals.iter().chain(&self.tops);
-        let results = deleted.map(|name| topic(name, kept));
-        let tables = compacted.map(|name| topic(name, Cleanup::Compact));
-        let all = [source, progress].into_iter().chain(results).chain(tables);
-        all.collect()
+        self.all().into_iter().map(spec).collect()
+    }
+
+    fn cleanup(&self, name: &String) -> Cleanup {
+        let mut compacted = self.totals.iter().chain(&self.tops).chain([&self.progress]);
+        match compacted.any(|compacted| compacted == name) {
+            true => Cleanup::Compact,
+            false => Cleanup::Delete {
+                after: self.kept.get(name).copied().unwrap_or(KEPT),
+                bytes: None,
+            },
+        }
     }
 
     /// Returns the topics to which transactions write results.

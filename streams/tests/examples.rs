@@ -1,20 +1,15 @@
 //! Runs each example on the embedded log and on Kafka, in two runs each.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use emostream_log::{
     Log, NewRecord,
     embedded::EmbeddedLog,
     kafka::{KafkaLog, KafkaOptions},
-    testing::{append, now_ms, record, until, values},
+    testing::{append, now_ms, record},
 };
-use emostream_streams::{
-    Stop,
-    runtime::{app::Application, run::run},
-};
-use prometheus::Registry;
-use serde_json::{Value, json};
+use emostream_streams::testing::{create_topics_of, run_until_finals};
 
 #[allow(dead_code, reason = "its main function runs on Kafka alone")]
 #[path = "../examples/word_count.rs"]
@@ -34,27 +29,6 @@ fn logs() -> [Arc<dyn Log>; 2] {
     ]
 }
 
-/// Runs the application until it has written `count` finals, and returns them.
-fn finals<A: Application>(app: &A, log: &Arc<dyn Log>, count: usize) -> Vec<Value> {
-    let (running, log_of_run, stop) = (app.clone(), log.clone(), Stop::default());
-    let stop_of_run = stop.clone();
-    let ready = Arc::new(|_| {});
-    let run = move || run(running, log_of_run, &Registry::new(), stop_of_run, ready);
-    let thread = thread::spawn(run);
-    let topic = &app.config().topics.finals;
-    until("finals", || {
-        assert!(!thread.is_finished(), "the run has ended");
-        values(&**log, topic).len() >= count
-    });
-    stop.request();
-    thread.join().unwrap().unwrap();
-    let finals = values(&**log, topic);
-    finals
-        .iter()
-        .map(|it| serde_json::from_slice(it).unwrap())
-        .collect()
-}
-
 #[test]
 fn words_are_counted_once_in_each_window_also_across_runs() {
     let begin_ms = now_ms() / 2000 * 2000 - 60_000;
@@ -64,25 +38,23 @@ fn words_are_counted_once_in_each_window_also_across_runs() {
         ..record(format!("{prefix}.lines"), text)
     };
     for log in logs() {
-        let app = word_count::WordCount::new(&prefix);
-        for topic in app.config().topics.specs(1, 1) {
-            log.create_topic(&topic).unwrap();
-        }
+        let app = word_count::word_count(&prefix).unwrap();
+        create_topics_of(&app, &*log);
         // The second line is in a window that is still open when the first run ends. The empty line advances the
         // watermark, so that the first window is closed.
         let lines = [(0, "to be or not to be"), (2100, "to be"), (3000, "")];
         append(&*log, lines.map(|(after_ms, text)| line(after_ms, text)));
-        let first = finals(&app, &log, 4);
+        let first = run_until_finals(&app, &log, 4);
         append(&*log, [line(3900, "be"), line(10_000, "")]);
-        let all = finals(&app, &log, 6);
+        let all = run_until_finals(&app, &log, 6);
         let count = |word: &str, after_ms: u64, count: u64| {
-            let start = begin_ms + after_ms;
-            json!({"word": word, "start": start, "count": count})
+            let (start, end) = (begin_ms + after_ms, begin_ms + after_ms + 2000);
+            format!(r#"{{"key":"{word}","start":{start},"end":{end},"count":{count}}}"#)
         };
         let of_first = [("to", 2), ("be", 2), ("or", 1), ("not", 1)];
-        let mut expected: Vec<Value> = of_first.map(|(word, n)| count(word, 0, n)).into();
-        let sorted = |mut finals: Vec<Value>| {
-            finals.sort_by_key(Value::to_string);
+        let mut expected: Vec<String> = of_first.map(|(word, n)| count(word, 0, n)).into();
+        let sorted = |mut finals: Vec<String>| {
+            finals.sort();
             finals
         };
         assert_eq!(sorted(first), sorted(expected.clone()));

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use emostream_log::{Cleanup, EventClock, LogError, NewRecord, testing::create_topics};
-use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
+use emostream_log::{Cleanup, LogError, NewRecord, testing::create_topics};
+use emostream_model::{Topics, WindowRecord, WindowSize};
 use rand::RngExt;
 
 use emostream_streams::{
@@ -21,7 +21,10 @@ use super::{
     producers::{Producers, heartbeat, record},
     rng,
 };
-use crate::{Config, EmoStream, HEARTBEAT, Limits, Stop, StreamsError, TotalsPace, streams_topics};
+use crate::{
+    Config, EmoStream, Limits, RunConfig, Stop, StreamsError, TotalsPace, application,
+    streams_topics,
+};
 
 /// Time without a record after which a partition is quiet. The time is short, so that partitions often become quiet.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
@@ -222,7 +225,7 @@ impl SimCluster {
     }
 
     fn begin(&mut self) {
-        let app = EmoStream::new(self.config());
+        let app = self.app();
         let run = SimRun::begin(app, &self.log, &self.clock, None).unwrap();
         self.add_run(run.unwrap());
     }
@@ -254,7 +257,7 @@ impl SimCluster {
             self.log.land();
         }
         let moved = self.apply_landed();
-        let app = EmoStream::new(self.config());
+        let app = self.app();
         match SimRun::begin(app, &self.log, &self.clock, Some(end)) {
             Ok(Some(run)) => {
                 assert!(!moved, "it has fenced a run that committed");
@@ -269,31 +272,32 @@ impl SimCluster {
 
     fn config(&mut self) -> Config {
         Config {
-            topics: self.topics.clone(),
-            workers: self.rng.random_range(1..5),
-            cluster: None,
             window: WindowSize::from_ms(WINDOW_MS).unwrap(),
-            lateness_ms: LATENESS_MS,
-            idle_timeout: Duration::from_millis(IDLE_TIMEOUT_MS),
-            live: Duration::from_millis(250),
             swarm_size: SWARM,
             trending_span: Duration::from_millis(SPAN_MS),
             trending_top: TOP,
-            emojis: EmojiNames::default(),
-            clock: EventClock::host(),
-            hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
-            commit_timeout: Duration::from_millis(COMMIT_TIMEOUT_MS),
-            standby: false,
-            heartbeat: HEARTBEAT,
-            takeover: Duration::from_millis(TAKEOVER_MS),
             totals_pace: self.pace,
             totals_retention: Duration::from_millis(self.retention_ms),
-            unbounded_timestamps: true,
-            limits: Limits {
-                max_step_counts: 4,
-                max_unwritten_bytes: 1024,
+            run: RunConfig {
+                workers: self.rng.random_range(1..5),
+                lateness_ms: LATENESS_MS,
+                idle_timeout: Duration::from_millis(IDLE_TIMEOUT_MS),
+                hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
+                commit_timeout: Duration::from_millis(COMMIT_TIMEOUT_MS),
+                takeover: Duration::from_millis(TAKEOVER_MS),
+                unbounded_timestamps: true,
+                limits: Limits {
+                    max_step_counts: 4,
+                    max_unwritten_bytes: 1024,
+                },
+                ..RunConfig::default()
             },
+            ..Config::new(self.topics.clone())
         }
+    }
+
+    fn app(&mut self) -> EmoStream {
+        application(&self.config()).unwrap()
     }
 
     /// Stops the newest run as SIGTERM does: the transaction in flight may still be committed.
@@ -341,7 +345,7 @@ impl SimCluster {
             Some(StreamsError::Log(LogError::Fenced { .. })) => {
                 self.runs.remove(run);
                 if self.standbys.len() < MAX_STANDBYS {
-                    let (config, log) = (self.config().engine(), Arc::new(self.log.clone()));
+                    let (config, log) = (self.app().config().clone(), Arc::new(self.log.clone()));
                     self.standbys.push(Standby::new(config, log, None));
                 }
             }

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use emostream_dataflow::{
-    Config, Plan, Progress, Reset, ResetFrom, ResetRequest, plan, reset, streams_topics,
+    Config, Plan, Progress, Reset, ResetFrom, ResetRequest, application, plan, reset,
+    streams_topics,
 };
 use emostream_log::{
     EventClock, NewRecord,
@@ -19,7 +20,7 @@ use emostream_log::{
 use emostream_model::{Batch, WindowSize};
 use rand::RngExt;
 
-use crate::{Fixture, StreamsError, T0, check, closing, events, reaction, rng, seeds};
+use crate::{Fixture, StreamsError, T0, check, closing, events, reaction, rng, run_with, seeds};
 
 /// Numbers of reactions, by (room, emoji).
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
@@ -170,8 +171,9 @@ fn resets_with_other_windows_double_and_lose_nothing() {
             let (window_ms, lateness_ms) = settings;
             let config = Config {
                 window: WindowSize::from_ms(window_ms).unwrap(),
-                lateness_ms,
-                ..fixture.config(rng.random_range(1..4))
+                ..run_with(fixture.config(rng.random_range(1..4)), |run| {
+                    run.lateness_ms = lateness_ms;
+                })
             };
             fixture.append(match round == last {
                 true => std::mem::take(&mut rest),
@@ -282,7 +284,7 @@ fn misfit(partition: serde_json::Value) -> Fixture {
         |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
     fixture.append(vec![batch(0), batch(3000), batch(6000)]);
     fixture.store(&serde_json::json!({
-        "format": 1, "settings": fixture.config(1).engine().settings, "final_until_ms": T0 + 2000,
+        "format": 1, "settings": application(&fixture.config(1)).unwrap().config().settings, "final_until_ms": T0 + 2000,
         "partitions": [partition],
     }));
     fixture
@@ -324,7 +326,7 @@ fn reactions_deleted_before_they_were_counted_are_refused_and_a_reset_reports_th
         |at| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
     fixture.append(vec![batch(0), batch(3000), batch(6000)]);
     fixture.store(&serde_json::json!({
-        "format": 1, "settings": fixture.config(1).engine().settings, "final_until_ms": T0,
+        "format": 1, "settings": application(&fixture.config(1)).unwrap().config().settings, "final_until_ms": T0,
         "partitions": [
             {"partition": 0, "resume_offset": 1, "resume_watermark_ms": T0, "read_offset": 2}
         ],

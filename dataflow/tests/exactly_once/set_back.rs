@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Config, FinalTime, Ready, ResetFrom};
+use emostream_dataflow::{FinalTime, Ready, ResetFrom};
 use emostream_model::{Batch, RESETS_HEADER};
 use rand::RngExt;
 
 use crate::{
     DEADLINE, Fixture, T0, all_final_ms, check, closing, events, reaction,
     reset::{Sums, added},
-    rng, seeds,
+    rng, run_with, seeds,
 };
 
 impl Fixture {
@@ -296,16 +296,12 @@ fn a_partition_that_was_idle_does_not_delay_a_restart() {
     let batch =
         |at: u64| fixture.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
     fixture.append(vec![batch(0), batch(3000)]);
-    let config = Config {
-        idle_timeout: Duration::from_millis(800),
-        ..fixture.config(1)
-    };
+    let config = run_with(fixture.config(1), |run| {
+        run.idle_timeout = Duration::from_millis(800);
+    });
     fixture.run_until(config.clone(), || fixture.finals().len() == 1);
     assert_eq!(fixture.stored()["partitions"][1]["idle"], true);
     fixture.append(vec![batch(6000)]);
-    let patient = Config {
-        idle_timeout: 2 * DEADLINE,
-        ..config
-    };
+    let patient = run_with(config, |run| run.idle_timeout = 2 * DEADLINE);
     fixture.run_until(patient, || fixture.finals().len() == 2);
 }

@@ -16,7 +16,7 @@ use emostream_dataflow::{
 use emostream_log::NewRecord;
 use prometheus::Registry;
 
-use crate::{DEADLINE, Fixture, T0, all_final_ms, check, closing, events, rng, until};
+use crate::{DEADLINE, Fixture, T0, all_final_ms, check, closing, events, rng, run_with, until};
 
 /// Time without a commit after which a standby takes over: three heartbeats, the shortest time that the program
 /// accepts. It is not shorter than that, since a busy machine may delay a heartbeat.
@@ -97,17 +97,11 @@ impl Running {
 
 impl Fixture {
     fn standby(&self, workers: usize) -> Config {
-        Config {
-            standby: true,
-            ..self.taking_over(workers)
-        }
+        run_with(self.taking_over(workers), |run| run.standby = true)
     }
 
     fn taking_over(&self, workers: usize) -> Config {
-        Config {
-            takeover: TAKEOVER,
-            ..self.config(workers)
-        }
+        run_with(self.config(workers), |run| run.takeover = TAKEOVER)
     }
 
     /// Waits for the first commit of progress. A run may report that it is active before it commits.
@@ -298,10 +292,7 @@ fn a_standby_of_other_settings_refuses_at_once_and_when_they_change() {
     let active = Running::start(&fixture, fixture.taking_over(1));
     active.until_active();
     fixture.until_stored();
-    let other = Config {
-        lateness_ms: 1000,
-        ..fixture.standby(1)
-    };
+    let other = run_with(fixture.standby(1), |run| run.lateness_ms = 1000);
     assert_eq!(Running::start(&fixture, other).ended(), 78);
     assert_eq!(active.active(), 1);
     let standby = Running::start(&fixture, fixture.standby(1));

@@ -20,7 +20,7 @@ use emostream_model::{
 };
 use rand::{Rng, RngExt};
 
-use crate::{Fixture, T0, all_final_ms, check, closing, events, reaction, rng, seeds};
+use crate::{Fixture, T0, all_final_ms, check, closing, events, reaction, rng, run_with, seeds};
 
 /// The period in which the totals of a large room are written once: two windows.
 const PERIOD_MS: u64 = 4000;
@@ -471,16 +471,13 @@ fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     let until_ms = T0 + PERIOD_MS + kept_ms / 2 + 4000;
     let batch = fixture.reaction_record(0, T0, Batch::encode(T0, &reactions));
     fixture.append(vec![batch, heartbeat(until_ms + 750)]);
-    let config = Config {
-        hold_timeout: Duration::from_secs(5),
-        ..fixture.config_of(
-            1,
-            TotalsPace {
-                close_bytes: 0,
-                ..PACE
-            },
-        )
+    let pace = TotalsPace {
+        close_bytes: 0,
+        ..PACE
     };
+    let config = run_with(fixture.config_of(1, pace), |run| {
+        run.hold_timeout = Duration::from_secs(5);
+    });
     fixture.run_until(config, || fixture.final_until_ms() >= until_ms);
     assert_eq!(fixture.newest_totals().len(), ROOMS);
 }

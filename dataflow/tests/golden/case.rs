@@ -11,6 +11,7 @@ use emostream_model::{Batch, Emoji, EmojiNames, ReactionRef, Room, Topics, Windo
 
 use crate::{
     T0,
+    fixture::run_with,
     outcome::{Outcome, SECTIONS},
 };
 
@@ -211,16 +212,18 @@ impl Case {
 
     pub(crate) fn config(&self, topics: &Topics, workers: usize) -> Config {
         let settings = &self.settings;
+        let config = run_with(crate::fixture::config(topics, workers), |run| {
+            run.lateness_ms = self.lateness_ms();
+            run.idle_timeout = settings.idle;
+        });
         Config {
             window: WindowSize::from_ms(settings.window.as_millis() as u64).unwrap(),
-            lateness_ms: self.lateness_ms(),
-            idle_timeout: settings.idle,
             live: settings.live,
             swarm_size: settings.swarm,
             trending_span: settings.span,
             trending_top: settings.top,
             emojis: settings.emojis.clone(),
-            ..crate::fixture::config(topics, workers)
+            ..config
         }
     }
 

@@ -241,3 +241,21 @@ impl Printer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use emostream_dataflow::streams_topics;
+
+    use super::*;
+
+    #[test]
+    fn every_topic_of_the_topology_can_be_inspected() {
+        let names = Topics::default();
+        let all = Topic::value_variants().iter();
+        let mut inspected: Vec<String> = all.map(|topic| topic.name(&names)).collect();
+        let mut declared = streams_topics(&names).all();
+        inspected.sort();
+        declared.sort();
+        assert_eq!(inspected, declared);
+    }
+}

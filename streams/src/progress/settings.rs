@@ -39,6 +39,13 @@ impl Settings {
         self
     }
 
+    /// Adds the settings of `others` after these.
+    #[must_use]
+    pub fn followed_by(mut self, others: &Settings) -> Settings {
+        self.0.extend_from_slice(&others.0);
+        self
+    }
+
     /// Returns the value of a setting, if it is a whole number.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.value(name)?.as_u64()
@@ -65,6 +72,16 @@ fn text(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (nth, Setting { value, label, .. }) in self.0.iter().enumerate() {
+            let comma = if nth == 0 { "" } else { ", " };
+            write!(f, "{comma}{label} {}", text(value))?;
+        }
+        Ok(())
+    }
 }
 
 impl PartialEq for Settings {

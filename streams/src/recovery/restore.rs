@@ -14,7 +14,6 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashSet},
-    marker::PhantomData,
     ops::Range,
     panic::resume_unwind,
     thread,
@@ -43,40 +42,25 @@ use crate::{
 /// by which records may be ahead.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
-/// Decodes the records from which the start of a run restores state.
-pub trait StoredFormat: 'static {
-    /// The key of the results.
-    type Key: Key;
-    /// The item that is counted for each key.
-    type Item: Item;
-
+/// The functions that decode the records from which the start of a run restores state.
+#[derive(Debug)]
+pub struct StoredFormat<K, I> {
     /// Returns the key with this text in a record; `None` if the text is not a key.
-    fn key(text: &str) -> Option<Self::Key>;
-
+    pub key: fn(&str) -> Option<K>,
     /// Decodes a final, or a record of the totals.
-    fn counts(value: &[u8]) -> Option<StoredCounts<Self::Key, Self::Item>>;
-
+    pub counts: fn(&[u8]) -> Option<StoredCounts<K, I>>,
     /// Decodes a record of the tops. Returns `None` for the top over all keys.
-    fn top(value: &[u8]) -> Option<StoredTop<Self::Key, Self::Item>>;
+    pub top: fn(&[u8]) -> Option<StoredTop<K, I>>,
 }
 
-/// The format of an application without tables, which restores nothing.
-pub struct NoTables<K, I>(PhantomData<fn() -> (K, I)>);
-
-impl<K: Key, I: Item> StoredFormat for NoTables<K, I> {
-    type Key = K;
-    type Item = I;
-
-    fn key(_: &str) -> Option<K> {
-        None
-    }
-
-    fn counts(_: &[u8]) -> Option<StoredCounts<K, I>> {
-        None
-    }
-
-    fn top(_: &[u8]) -> Option<StoredTop<K, I>> {
-        None
+impl<K, I> Default for StoredFormat<K, I> {
+    /// Returns the functions of an application without tables, which restores nothing.
+    fn default() -> StoredFormat<K, I> {
+        StoredFormat {
+            key: |_| None,
+            counts: |_| None,
+            top: |_| None,
+        }
     }
 }
 
@@ -141,30 +125,32 @@ impl<K, I> Default for RestoredTables<K, I> {
 /// # Errors
 ///
 /// If the log cannot be read.
-pub fn restore<F: StoredFormat>(
+pub fn restore<K: Key, I: Item>(
     config: &Config,
+    format: &StoredFormat<K, I>,
     log: &dyn Log,
     stored: &Progress,
     final_until_ms: u64,
-) -> Result<Restored<F::Key, F::Item>, StreamsError> {
-    read::<F>(config, log, stored, final_until_ms).map_err(StreamsError::Start)
+) -> Result<Restored<K, I>, StreamsError> {
+    read(config, format, log, stored, final_until_ms).map_err(StreamsError::Start)
 }
 
-fn read<F: StoredFormat>(
+fn read<K: Key, I: Item>(
     config: &Config,
+    format: &StoredFormat<K, I>,
     log: &dyn Log,
     stored: &Progress,
     final_until_ms: u64,
-) -> Result<Restored<F::Key, F::Item>, LogError> {
+) -> Result<Restored<K, I>, LogError> {
     let (topics, span) = (&config.topics, config.span());
     let mut totals = match &topics.totals {
-        Some(topic) => KnownTotals::read::<F>(topic, log, config.workers, stored.resets)?,
+        Some(topic) => KnownTotals::read(topic, format, log, config.run.workers, stored.resets)?,
         None => KnownTotals::new(stored.resets),
     };
     let is_unwritten = stored.unwritten.since.is_some();
     let mut contributions = Vec::new();
     let mut keep = |record: Record<'_>| {
-        if let Some(closed) = F::counts(record.value) {
+        if let Some(closed) = (format.counts)(record.value) {
             let headers = headers_of(&record);
             let resets = headers.resets;
             contributions.extend(contribution(span, stored, final_until_ms, resets, &closed));
@@ -178,10 +164,11 @@ fn read<F: StoredFormat>(
         let from = finals_from(log, &topics.finals, span.span_ms, stored, &kept)?;
         read_from(log, &topics.finals, &from, &mut keep)?;
     }
-    let backed: HashSet<F::Key> = contributions.iter().map(|it| it.key.clone()).collect();
-    let shown = topics.tops.as_ref().map(|topic| shown::<F>(topic, log));
+    let backed: HashSet<K> = contributions.iter().map(|it| it.key.clone()).collect();
+    let tops = topics.tops.as_ref();
+    let shown = tops.map(|topic| shown(topic, format, log));
     for shown in shown.transpose()?.into_iter().flatten() {
-        if shown.span_ms != span.span_ms || !backed.contains::<F::Key>(&shown.key) {
+        if shown.span_ms != span.span_ms || !backed.contains::<K>(&shown.key) {
             contributions.push(SlidingContribution {
                 key: shown.key,
                 from_ms: 0,
@@ -191,7 +178,7 @@ fn read<F: StoredFormat>(
         }
     }
     let totals = totals.into_restored(config.retention_ms, stored.final_until_ms);
-    let mut workers: Vec<_> = split(totals, config.workers)
+    let mut workers: Vec<_> = split(totals, config.run.workers)
         .into_iter()
         .map(|totals| RestoredTables {
             totals,
@@ -271,16 +258,18 @@ fn contribution<K: Key, I: Item>(
     })
 }
 
-type Tops<F> = Vec<StoredTop<<F as StoredFormat>::Key, <F as StoredFormat>::Item>>;
-
 /// Returns the newest top of each key in the topic, without empty tops.
-fn shown<F: StoredFormat>(topic: &str, log: &dyn Log) -> Result<Tops<F>, LogError> {
+fn shown<K: Key, I: Item>(
+    topic: &str,
+    format: &StoredFormat<K, I>,
+    log: &dyn Log,
+) -> Result<Vec<StoredTop<K, I>>, LogError> {
     let mut tops = BTreeMap::new();
     // Tombstones are skipped here: before its tombstone, a removed key has a record with an empty top.
     let mut keep = |record: Record<'_>| {
-        if let Some(top) = F::top(record.value) {
+        if let Some(top) = (format.top)(record.value) {
             match top.items.is_empty() {
-                true => tops.remove::<F::Key>(&top.key),
+                true => tops.remove::<K>(&top.key),
                 false => tops.insert(top.key.clone(), top),
             };
         }
@@ -388,8 +377,9 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
 
     /// Reads the topic with up to `threads` threads, which share its partitions, since parsing the JSON of millions of
     /// counts takes most of the time.
-    fn read<F: StoredFormat<Key = K, Item = I>>(
+    fn read(
         topic: &str,
+        format: &StoredFormat<K, I>,
         log: &dyn Log,
         threads: usize,
         resets: Resets,
@@ -401,7 +391,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             .collect();
         let share = from.len().div_ceil(threads.max(1)).max(1);
         let parts: Vec<&[(u32, u64)]> = from.chunks(share).collect();
-        let read = |part: &[(u32, u64)]| KnownTotals::read_part::<F>(topic, log, part);
+        let read = |part: &[(u32, u64)]| KnownTotals::read_part(topic, format, log, part);
         let parts = match parts[..] {
             [] => Vec::new(),
             // A single part needs no further thread. A simulation depends on that, since it runs one thread at a time.
@@ -429,8 +419,9 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         Ok(all)
     }
 
-    fn read_part<F: StoredFormat<Key = K, Item = I>>(
+    fn read_part(
         topic: &str,
+        format: &StoredFormat<K, I>,
         log: &dyn Log,
         from: &[(u32, u64)],
     ) -> Result<HashMap<K, KnownKey<I>>, LogError> {
@@ -439,7 +430,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         let mut keep = |record: Record<'_>| {
             let headers = headers_of(&record);
             let text = record.key.and_then(|key| std::str::from_utf8(key).ok());
-            let removal = text.and_then(F::key).zip(headers.removed_before());
+            let removal = text.and_then(format.key).zip(headers.removed_before());
             let (key, read) = match (removal, record.value) {
                 (Some((key, before)), []) => {
                     let removed = KnownKey {
@@ -451,7 +442,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                     (key, removed)
                 }
                 (None, []) => return,
-                (_, value) => match F::counts(value) {
+                (_, value) => match (format.counts)(value) {
                     Some(totals) => {
                         let order = headers.order(totals.window);
                         let read = KnownKey {
@@ -578,8 +569,6 @@ mod tests {
 
     /// Records such as `{"key":"a","start":0,"end":2000,"counts":{"1":5}}`. Items are numbers; this build cannot name
     /// other texts.
-    struct TestFormat;
-
     #[derive(serde::Deserialize)]
     struct TestRecord {
         key: String,
@@ -588,43 +577,38 @@ mod tests {
         counts: BTreeMap<String, u64>,
     }
 
-    impl StoredFormat for TestFormat {
-        type Key = String;
-        type Item = u16;
-
-        fn key(text: &str) -> Option<String> {
-            Some(text.to_owned())
-        }
-
-        fn counts(value: &[u8]) -> Option<StoredCounts<String, u16>> {
-            let record: TestRecord = serde_json::from_slice(value).ok()?;
-            let (mut counts, mut unnamed) = (Vec::new(), Vec::new());
-            for (name, count) in record.counts {
-                match name.parse() {
-                    Ok(item) => counts.push((item, count)),
-                    Err(_) => unnamed.push(UnnamedCount {
-                        name: name.into(),
-                        count,
-                    }),
-                }
+    fn decode(value: &[u8]) -> Option<StoredCounts<String, u16>> {
+        let record: TestRecord = serde_json::from_slice(value).ok()?;
+        let (mut counts, mut unnamed) = (Vec::new(), Vec::new());
+        for (name, count) in record.counts {
+            match name.parse() {
+                Ok(item) => counts.push((item, count)),
+                Err(_) => unnamed.push(UnnamedCount {
+                    name: name.into(),
+                    count,
+                }),
             }
-            Some(StoredCounts {
-                key: record.key,
-                window: record.window,
-                counts,
-                unnamed,
-            })
         }
+        Some(StoredCounts {
+            key: record.key,
+            window: record.window,
+            counts,
+            unnamed,
+        })
+    }
 
-        fn top(_: &[u8]) -> Option<StoredTop<String, u16>> {
-            None
+    fn format() -> StoredFormat<String, u16> {
+        StoredFormat {
+            key: |text| Some(text.to_owned()),
+            counts: decode,
+            ..StoredFormat::default()
         }
     }
 
     type Known = KnownTotals<String, u16>;
 
     fn known(log: &dyn Log, threads: usize, resets: Resets) -> Known {
-        Known::read::<TestFormat>("totals", log, threads, resets).unwrap()
+        Known::read("totals", &format(), log, threads, resets).unwrap()
     }
 
     fn json(start: u64, counts: &str) -> String {
@@ -675,7 +659,7 @@ mod tests {
     }
 
     fn closed(start: u64, count: u64) -> StoredCounts<String, u16> {
-        TestFormat::counts(json(start, &format!(r#""1":{count}"#)).as_bytes()).unwrap()
+        decode(json(start, &format!(r#""1":{count}"#)).as_bytes()).unwrap()
     }
 
     #[test]
@@ -823,7 +807,7 @@ mod tests {
         write(&log, vec![record]);
         let mut known = known(&log, 2, Resets::default());
         let window = json(4000, r#""1":1,"new":3,"year":5"#);
-        known.add(0, 0, false, TestFormat::counts(window.as_bytes()).unwrap());
+        known.add(0, 0, false, decode(window.as_bytes()).unwrap());
         let [restored] = known.into_restored(u64::MAX, 0).try_into().unwrap();
         let unnamed = restored.unnamed.iter().map(|it| (&*it.name, it.count));
         assert_eq!(unnamed.collect::<Vec<_>>(), [("new", 10), ("year", 5)]);

@@ -94,7 +94,7 @@ pub fn take_over(
             return Ok(None);
         }
     }
-    let transactor = fence(topics, log, config.commit_timeout).map_err(StreamsError::Start)?;
+    let transactor = fence(topics, log, config.run.commit_timeout).map_err(StreamsError::Start)?;
     // The progress and the commit id must be those of one record. Otherwise the run could overwrite progress that it
     // has not read.
     let newest = newest_record(topics, log).map_err(StreamsError::Start)?;
@@ -130,7 +130,7 @@ pub fn take_over(
             newest_final_ms: stored.newest_final_ms.max(found.newest_final_ms),
             cluster_id: log.cluster_id(),
             run: Some(config.identity()),
-            heartbeat_ms: Some(config.heartbeat.as_millis() as u64),
+            heartbeat_ms: Some(config.run.heartbeat.as_millis() as u64),
             prior_epochs: stored.prior_epochs,
             resets: stored.resets,
             unwritten: stored.unwritten,
@@ -179,7 +179,7 @@ impl Found {
         require_cluster(topics, log, &known)?;
         require_settings(config, &known)?;
         require_progress(topics, newest_final_ms, stored.as_ref())?;
-        let now_ms = config.clock.unix_ms();
+        let now_ms = config.run.clock.unix_ms();
         let last_begins_ms = known.final_until_ms.saturating_sub(config.window.as_ms());
         if last_begins_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
             return Err(StreamsError::FinalAhead {
@@ -215,7 +215,7 @@ impl Found {
                 progress.resume_watermark_ms =
                     PartitionClock::resumed(progress.resume_watermark_ms, epoch.lateness_ms)
                         .newest_ms()
-                        .saturating_sub(config.lateness_ms);
+                        .saturating_sub(config.run.lateness_ms);
             }
             progress
         };

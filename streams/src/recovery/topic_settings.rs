@@ -11,7 +11,7 @@ use crate::{StreamsError, config::Config, topics::MAX_AHEAD_MS};
 pub fn require(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
     let topic = config.topics.source.clone();
     let found = log.describe(&topic).map_err(StreamsError::Start)?;
-    if !config.unbounded_timestamps {
+    if !config.run.unbounded_timestamps {
         require_bounded(log, &topic, found.timestamps)?;
     }
     require_kept(config, topic, &found)?;

@@ -29,7 +29,6 @@ use timely::{
 };
 
 use super::{
-    app::Application,
     watchdog::{self, WORKER_TIMEOUT, Watchdog, WorkerHeartbeats},
     worker::{DataflowWorker, LeaderState, RunContext},
 };
@@ -46,10 +45,12 @@ use crate::{
     sink::commit::{CommitThread, CommitterParams},
     source::{
         end_offsets::{RequestThreads, StartRequests},
+        format::Format,
         partition::reasons,
     },
     standby::Standby,
     time::{holds::Holds, timers::MachineClock},
+    topology::Application,
 };
 
 /// The activity of a process that is ready.
@@ -94,15 +95,14 @@ const END_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// # Errors
 ///
 /// Returns the error because of which the application cannot continue.
-pub fn run<A: Application>(
-    app: A,
+pub fn run<F: Format>(
+    app: Application<F>,
     log: Arc<dyn Log>,
     registry: &Registry,
     stop: Stop,
     ready: Ready,
 ) -> Result<(), StreamsError> {
-    app.config().check()?;
-    let metrics = Metrics::register(registry, A::METRICS_PREFIX, &reasons::<A::Format>())
+    let metrics = Metrics::register(registry, app.metrics_prefix(), &reasons::<F>())
         .map_err(|error| StreamsError::Worker(format!("metrics: {error}")))?;
     let dataflow = Dataflow {
         app,
@@ -116,8 +116,8 @@ pub fn run<A: Application>(
 }
 
 /// The values of a process that stay the same in all its turns, whether it is part of the active run or a standby.
-struct Dataflow<A> {
-    app: A,
+struct Dataflow<F: Format> {
+    app: Application<F>,
     log: Arc<dyn Log>,
     metrics: Metrics,
     ready: Ready,
@@ -142,7 +142,7 @@ struct ProcessState {
     newest: Option<u64>,
 }
 
-impl<A: Application> Dataflow<A> {
+impl<F: Format> Dataflow<F> {
     fn config(&self) -> &Config {
         self.app.config()
     }
@@ -150,12 +150,13 @@ impl<A: Application> Dataflow<A> {
     fn turns(&self, stop: &Stop) -> Result<(), StreamsError> {
         let leads = self
             .config()
+            .run
             .cluster
             .as_ref()
             .is_none_or(|it| it.index == 0);
         let mut state = ProcessState::default();
         // In a cluster only process 0 decides whether the processes stand by.
-        if self.config().standby && leads {
+        if self.config().run.standby && leads {
             // The progress is checked now, so that a standby with wrong flags fails at its start, not when it must take
             // over.
             state.newest = take_over::check(self.config(), &*self.log)?;
@@ -210,7 +211,7 @@ impl<A: Application> Dataflow<A> {
                 .cluster_settings(cluster.hosts.len(), self.log.cluster_id());
             Group::join(cluster, settings, stop.clone())
         };
-        let group = self.config().cluster.clone().map(join).transpose()?;
+        let group = self.config().run.cluster.clone().map(join).transpose()?;
         let group = group.map(Arc::new);
         let ended = self.run_once(stop, group.as_ref(), state);
         self.metrics.active.set(0);
@@ -264,10 +265,10 @@ impl<A: Application> Dataflow<A> {
                 transactor: taken.transactor,
                 log: log.clone(),
                 topics: topics.clone(),
-                timeout: config.commit_timeout,
+                timeout: config.run.commit_timeout,
                 newest: taken.newest,
                 progress: progress_record(topics, &unchanged),
-                heartbeat: config.heartbeat,
+                heartbeat: config.run.heartbeat,
                 holds: holds.clone(),
                 metrics: self.metrics.clone(),
                 stop: stop.clone(),
@@ -282,7 +283,13 @@ impl<A: Application> Dataflow<A> {
             let Restored {
                 workers,
                 final_ends,
-            } = restore::<A::Stored>(config, &**log, &unchanged, progress.final_until_ms)?;
+            } = restore(
+                config,
+                &self.app.stored(),
+                &**log,
+                &unchanged,
+                progress.final_until_ms,
+            )?;
             if stop.is_requested() {
                 return Ok(());
             }
@@ -306,11 +313,11 @@ impl<A: Application> Dataflow<A> {
                     Some(active) => ready(Ok(Activity::Standby(active))),
                     None => ready(Err(AWAITS_BEGINNING.to_owned())),
                 };
-                let begun = group.begin(shared, config.workers, &mut report)?;
+                let begun = group.begin(shared, config.run.workers, &mut report)?;
                 // Process 0 uses its own progress, which has more fields than the shared part.
                 begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
             }
-            (None, Some(found)) => Some((found, allocators(config.workers)?)),
+            (None, Some(found)) => Some((found, allocators(config.run.workers)?)),
             (None, None) => None,
         };
         let Some((progress, allocators)) = begun else {
@@ -321,7 +328,7 @@ impl<A: Application> Dataflow<A> {
         tracing::info!(
             partitions = progress.partitions.len(),
             final_until_ms = progress.final_until_ms,
-            workers = config.workers,
+            workers = config.run.workers,
             "counting"
         );
         let positions = progress.partitions.iter();
@@ -331,9 +338,9 @@ impl<A: Application> Dataflow<A> {
             Box::new(RequestThreads::new(of_log.clone(), topic.clone(), wake))
         });
         let run = Arc::new(Run {
-            heartbeats: WorkerHeartbeats::new(config.workers),
+            heartbeats: WorkerHeartbeats::new(config.run.workers),
             shared: Arc::new(RunContext {
-                clock: Arc::new(MachineClock(config.clock.clone())),
+                clock: Arc::new(MachineClock(config.run.clock.clone())),
                 app: self.app.clone(),
                 log: log.clone(),
                 metrics: self.metrics.clone(),
@@ -415,7 +422,7 @@ impl<A: Application> Dataflow<A> {
         let (config, log) = (self.config().clone(), self.log.clone());
         let silent_at = Standby::new(config, log, state.newest).wait(stop, &mut report)?;
         if silent_at.is_some() {
-            let silence = format!("no run has committed for {:?}", self.config().takeover);
+            let silence = format!("no run has committed for {:?}", self.config().run.takeover);
             match shown.flatten() {
                 Some(last) => tracing::warn!("taking over from {last}: {silence} or longer"),
                 None => tracing::info!("becoming the active run: {silence} or longer"),
@@ -441,8 +448,8 @@ pub fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, StreamsError>
 }
 
 /// The part of the active run that is in one process.
-struct Run<A: Application> {
-    shared: Arc<RunContext<A>>,
+struct Run<F: Format> {
+    shared: Arc<RunContext<F>>,
     group: Option<Arc<Group>>,
     heartbeats: WorkerHeartbeats,
     ready: Ready,
@@ -450,8 +457,8 @@ struct Run<A: Application> {
     reading: AtomicUsize,
 }
 
-impl<A: Application> Run<A> {
-    fn workers(run: &Arc<Run<A>>, allocators: Vec<AllocatorBuilder>) -> Result<(), StreamsError> {
+impl<F: Format> Run<F> {
+    fn workers(run: &Arc<Run<F>>, allocators: Vec<AllocatorBuilder>) -> Result<(), StreamsError> {
         let watching = run.clone();
         thread::Builder::new()
             .name("watchdog".to_owned())
@@ -493,7 +500,7 @@ impl<A: Application> Run<A> {
 
     /// Runs one worker until the run stops.
     fn work(&self, worker: &mut Worker) {
-        let (stop, workers) = (&self.shared.stop, self.shared.app.config().workers);
+        let (stop, workers) = (&self.shared.stop, self.shared.app.config().run.workers);
         let mut dataflow = match DataflowWorker::start(worker, &self.shared) {
             Ok(dataflow) => dataflow,
             Err(error) => return stop.fail(error),
@@ -528,7 +535,7 @@ impl<A: Application> Run<A> {
     fn report_holds(&self, reported: &mut u64) {
         let (holds, reading) = (&self.shared.holds, self.reading.load(Ordering::Acquire));
         let version = holds.version();
-        if version != *reported && reading >= self.shared.app.config().workers {
+        if version != *reported && reading >= self.shared.app.config().run.workers {
             *reported = version;
             (self.ready)(holds.reason().map_or(Ok(Activity::Active), Err));
         }
@@ -577,9 +584,9 @@ impl<A: Application> Run<A> {
     }
 
     fn is_read_here(&self, partition: u32) -> bool {
-        let cluster = self.shared.app.config().cluster.as_ref();
+        let cluster = self.shared.app.config().run.cluster.as_ref();
         let (index, processes) = cluster.map_or((0, 1), |c| (c.index, c.hosts.len()));
-        let workers = self.shared.app.config().workers;
+        let workers = self.shared.app.config().run.workers;
         partition as usize % (workers * processes) / workers == index
     }
 

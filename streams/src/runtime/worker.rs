@@ -16,7 +16,6 @@ use timely::{
     worker::Worker,
 };
 
-use super::app::{Application, Item, Key, WorkerContext};
 use crate::{
     Stop, StreamsError,
     metrics::Metrics,
@@ -29,6 +28,7 @@ use crate::{
     },
     source::{
         end_offsets::StartRequests,
+        format::Format,
         operator::{SourceContext, SourceFeedback, SourceStreams, SourceWaker, source},
         partition::{PartitionReading, Rules},
     },
@@ -37,12 +37,13 @@ use crate::{
         holds::Holds,
         timers::{Clock, Timers},
     },
+    topology::{Application, WorkerContext},
 };
 
 /// The context of a run: the values that the workers of a process share.
-pub struct RunContext<A: Application> {
+pub struct RunContext<F: Format> {
     /// The application.
-    pub app: A,
+    pub app: Application<F>,
     /// The log that the workers read.
     pub log: Arc<dyn Log>,
     /// The clock of the operators.
@@ -65,7 +66,7 @@ pub struct RunContext<A: Application> {
     /// The values for worker 0 of the run. Worker 0 removes them when it starts.
     pub leader: Mutex<Option<LeaderState>>,
     /// The restored tables of each worker of this process.
-    pub restored: Mutex<Vec<RestoredTables<Key<A>, Item<A>>>>,
+    pub restored: Mutex<Vec<RestoredTables<F::Key, F::Item>>>,
     /// The appender of updates, which are not part of a transaction.
     pub appender: Arc<dyn Appender>,
     /// The next offset that the source reads from each partition.
@@ -95,9 +96,9 @@ pub struct DataflowWorker {
 
 impl DataflowWorker {
     /// Builds the dataflow graph on the worker.
-    pub fn start<A: Application>(
+    pub fn start<F: Format>(
         worker: &mut Worker,
-        shared: &Arc<RunContext<A>>,
+        shared: &Arc<RunContext<F>>,
     ) -> Result<DataflowWorker, StreamsError> {
         let timers = Timers::new(shared.clock.clone());
         let durable = probe::Handle::new();
@@ -148,10 +149,10 @@ impl DataflowWorker {
 ///   ▲  └────rejected records, marks────────────▲ │
 ///   └──statuses of partitions, durable rejections
 /// ```
-fn build<A: Application>(
+fn build<F: Format>(
     worker: &mut Worker,
-    shared: &Arc<RunContext<A>>,
-    reading: SourceContext<A::Format>,
+    shared: &Arc<RunContext<F>>,
+    reading: SourceContext<F>,
     timers: &Timers,
     durable: &probe::Handle<u64>,
 ) -> Activator {
@@ -174,17 +175,17 @@ fn build<A: Application>(
         progress: shared.progress.clone(),
         stored_until_ms: shared.stored_until_ms,
         window: config.window,
-        heartbeat: config.heartbeat,
+        heartbeat: config.run.heartbeat,
         span_ms: config.span_ms,
         window_ends: leader.final_ends,
         timers: timers.clone(),
-        max_unwritten_bytes: config.limits.max_unwritten_bytes,
+        max_unwritten_bytes: config.run.limits.max_unwritten_bytes,
         metrics: shared.metrics.clone(),
         group_offsets: leader.group_offsets,
     };
     let context = WorkerContext {
         index: worker.index(),
-        restored: own_tables(shared, worker.index() % config.workers),
+        restored: own_tables(shared, worker.index() % config.run.workers),
         final_until_ms: shared.progress.final_until_ms,
         resets: shared.progress.resets.number,
         finals_kept_ms: shared.finals_kept_ms,
@@ -213,10 +214,7 @@ fn build<A: Application>(
 }
 
 /// Removes and returns the restored tables of a worker of this process.
-fn own_tables<A: Application>(
-    shared: &RunContext<A>,
-    worker: usize,
-) -> RestoredTables<Key<A>, Item<A>> {
+fn own_tables<F: Format>(shared: &RunContext<F>, worker: usize) -> RestoredTables<F::Key, F::Item> {
     let mut restored = shared
         .restored
         .lock()
@@ -228,16 +226,16 @@ fn own_tables<A: Application>(
 }
 
 /// Returns the values with which the source of a worker reads its share of the partitions.
-fn reading<A: Application>(
-    shared: &Arc<RunContext<A>>,
+fn reading<F: Format>(
+    shared: &Arc<RunContext<F>>,
     worker: &Worker,
     timers: &Timers,
     durable: probe::Handle<u64>,
-) -> Result<SourceContext<A::Format>, StreamsError> {
+) -> Result<SourceContext<F>, StreamsError> {
     let config = shared.app.config();
     let rules = Rules {
         size: config.window,
-        lateness_ms: config.lateness_ms,
+        lateness_ms: config.run.lateness_ms,
         format: shared.app.format(),
     };
     let Progress {
@@ -266,7 +264,7 @@ fn reading<A: Application>(
         idle: idle.map(|p| p.partition).collect(),
         group: GroupClock::new(
             config.window,
-            config.lateness_ms,
+            config.run.lateness_ms,
             own.iter().map(|p| p.partition).collect(),
             all.map(|p| (p.partition, p.resume_watermark_ms)),
         ),
@@ -280,7 +278,7 @@ fn reading<A: Application>(
         timers: timers.clone(),
         durable,
         positions: shared.positions.clone(),
-        max_unwritten_bytes: config.limits.max_unwritten_bytes,
+        max_unwritten_bytes: config.run.limits.max_unwritten_bytes,
         metrics: shared.metrics.clone(),
         stop: shared.stop.clone(),
     })

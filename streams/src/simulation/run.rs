@@ -25,12 +25,12 @@ use crate::{
         take_over::take_over,
     },
     runtime::{
-        app::Application,
         run::allocators,
         worker::{DataflowWorker, LeaderState, RunContext},
     },
-    source::partition::reasons,
+    source::{format::Format, partition::reasons},
     time::{holds::Holds, timers::Clock},
+    topology::Application,
 };
 
 /// A clock that advances only by [`SimClock::advance`].
@@ -94,8 +94,8 @@ pub struct SimRun {
 impl SimRun {
     /// Recovers the progress and starts the workers. Returns `None` if `silent_at` is set and the progress topic has
     /// another end offset.
-    pub fn begin<A: Application>(
-        app: A,
+    pub fn begin<F: Format>(
+        app: Application<F>,
         log: &SimLog,
         clock: &Arc<SimClock>,
         silent_at: Option<u64>,
@@ -109,7 +109,13 @@ impl SimRun {
         let Restored {
             workers: restored,
             final_ends,
-        } = restore::<A::Stored>(app.config(), log, &unchanged, progress.final_until_ms)?;
+        } = restore(
+            app.config(),
+            &app.stored(),
+            log,
+            &unchanged,
+            progress.final_until_ms,
+        )?;
         let stop = Stop::default();
         let (of_log, of_stop) = (log.clone(), stop.clone());
         let leader = LeaderState {
@@ -117,11 +123,10 @@ impl SimRun {
             group_offsets: None,
             final_ends,
         };
-        let workers = app.config().workers;
+        let workers = app.config().run.workers;
         let partitions = progress.partitions.len() as u32;
         let metrics =
-            Metrics::register(&Registry::new(), A::METRICS_PREFIX, &reasons::<A::Format>())
-                .unwrap();
+            Metrics::register(&Registry::new(), app.metrics_prefix(), &reasons::<F>()).unwrap();
         let holds = Arc::new(Holds::new(
             app.config().topics.source.clone(),
             metrics.clone(),
@@ -202,9 +207,9 @@ impl Drop for SimRun {
     }
 }
 
-fn run_turns<A: Application>(
+fn run_turns<F: Format>(
     worker: &mut Worker,
-    shared: &Arc<RunContext<A>>,
+    shared: &Arc<RunContext<F>>,
     turns: &Receiver<Turn>,
     answer: &Sender<Option<u64>>,
 ) {

@@ -56,8 +56,8 @@ impl Standby {
     pub fn new(config: Config, log: Arc<dyn Log>, known: Option<u64>) -> Standby {
         Standby {
             detector: TakeoverDetector::new(Timeouts {
-                takeover: config.takeover,
-                commit_timeout: config.commit_timeout,
+                takeover: config.run.takeover,
+                commit_timeout: config.run.commit_timeout,
             }),
             reader: None,
             bell: WakeSignal::default(),
@@ -274,7 +274,7 @@ mod tests {
                 standby.poll(now, &|| now).unwrap().is_some()
             })
         };
-        let takeover = Some(config().takeover.as_secs());
+        let takeover = Some(config().run.takeover.as_secs());
         assert_eq!(takes_over_after(&of_a_run()), takeover);
         assert_eq!(takes_over_after(&of_a_reset()), takeover);
         let of_a_former_version = Progress {

@@ -1,7 +1,7 @@
-//! Fixtures of unit tests.
+//! Fixtures of the unit tests of this crate.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use emostream_log::{
     Log, NewRecord,
@@ -13,7 +13,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
+    config::{AppConfig, Config, Declarations, RunConfig},
     metrics::Metrics,
     progress::{newest::fence, record::Progress, settings::Settings, stored::progress_record},
     sink::result::{ResultEncoder, SinkResult},
@@ -27,31 +27,51 @@ pub fn metrics() -> Metrics {
 
 pub fn topics() -> Topics {
     Topics {
+        application_id: "app".to_owned(),
+        source: "app.source".to_owned(),
+        finals: "app.finals".to_owned(),
+        read_final: |_| None,
         totals: Some("app.totals".to_owned()),
-        ..Topics::new("app", "app.source", "app.finals", |_| None)
+        tops: None,
+        updates: None,
+        rejected: "app.rejected".to_owned(),
+        progress: "app.progress".to_owned(),
+        kept: BTreeMap::new(),
     }
 }
 
 /// Returns a configuration whose timeouts are so long that none of them expires during a test.
 pub fn config() -> Config {
+    let app = AppConfig {
+        run: RunConfig {
+            idle_timeout: DEADLINE,
+            hold_timeout: DEADLINE,
+            commit_timeout: DEADLINE,
+            takeover: DEADLINE,
+            unbounded_timestamps: true,
+            ..RunConfig::default()
+        },
+        ..AppConfig::new("app")
+    };
+    let declared = Declarations {
+        window: WindowSize::from_ms(2000).unwrap(),
+        span_ms: 0,
+        retention_ms: u64::MAX,
+        totals_period_ms: None,
+    };
     Config {
         settings: Settings::default().with("lateness_ms", "--lateness (ms)", 750),
-        idle_timeout: DEADLINE,
-        hold_timeout: DEADLINE,
-        commit_timeout: DEADLINE,
-        takeover: DEADLINE,
-        unbounded_timestamps: true,
-        ..Config::new(topics(), WindowSize::from_ms(2000).unwrap())
+        ..Config::new(&app, topics(), declared).unwrap()
     }
 }
 
 /// Returns a log with all topics, each with one partition.
 pub fn log() -> Arc<EmbeddedLog> {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
-    let names = topics();
-    let other = [&names.source, &names.rejected, &names.progress];
-    let all = names.results().chain(other);
-    create_topics(&*log, all.map(|name| (name.clone(), 1, KEEP)));
+    create_topics(
+        &*log,
+        topics().all().into_iter().map(|name| (name, 1, KEEP)),
+    );
     log
 }
 

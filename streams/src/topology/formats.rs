@@ -1,0 +1,37 @@
+//! The formats of results: each encodes a result, and decodes what a start of a run reads again.
+
+use crate::{
+    aggregate::key::{Item, Key},
+    operators::{records::ValueFormat, top::TopChange, totals::KeyTotals, tumbling::ClosedWindow},
+    recovery::restore::{StoredCounts, StoredTop},
+    topics::FinalSummary,
+};
+
+/// The format of finals.
+pub trait FinalFormat<K: Key, I: Item>: ValueFormat<ClosedWindow<K, I>> + Clone {
+    /// Returns the summary of the final in a record's value; `None` if the value is not a final. A run compares the
+    /// newest finals with the progress before it begins: if progress was lost, the run would write finals a second
+    /// time.
+    fn summary(value: &[u8]) -> Option<FinalSummary>;
+}
+
+/// The format of a table of totals.
+pub trait TotalsFormat<K: Key, I: Item>: ValueFormat<KeyTotals<K, I>> + Clone {
+    /// Returns the approximate size of the value of a record with this number of items, bytes.
+    fn record_bytes(items: usize) -> usize;
+
+    /// Returns the key with this text in a record; `None` if the text is not a key.
+    fn key(text: &str) -> Option<K>;
+
+    /// Decodes a record of the table, or a final: totals are restored from both.
+    fn counts(value: &[u8]) -> Option<StoredCounts<K, I>>;
+}
+
+/// The format of a table of tops.
+pub trait TopFormat<K: Key, I: Item>: ValueFormat<TopChange<K, I>> + Clone {
+    /// Decodes a final: the counts in the sliding span are restored from finals.
+    fn counts(value: &[u8]) -> Option<StoredCounts<K, I>>;
+
+    /// Decodes a record of the table. Returns `None` for the top over all keys.
+    fn top(value: &[u8]) -> Option<StoredTop<K, I>>;
+}

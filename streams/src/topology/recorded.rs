@@ -1,0 +1,176 @@
+//! The record of the calls of a topology.
+
+use std::time::Duration;
+
+use emostream_protocol::WindowSize;
+
+use super::{
+    build::{Closed, CountWindows, ResultTopic},
+    builder::Sum,
+};
+use crate::{
+    StreamsError,
+    config::{AppConfig, Config, Declarations},
+    operators::{records::TableChange, top::TopChange, totals::KeyTotals},
+    recovery::restore::{StoredCounts, StoredFormat, StoredTop},
+    source::format::Format,
+    topics::{FinalSummary, Topic, Topics},
+};
+
+/// Decodes a final or a record of totals of a format's keys and items.
+pub(super) type DecodeCounts<F> =
+    fn(&[u8]) -> Option<StoredCounts<<F as Format>::Key, <F as Format>::Item>>;
+
+/// Decodes a record of the tops of a format's keys and items.
+pub(super) type DecodeTop<F> =
+    fn(&[u8]) -> Option<StoredTop<<F as Format>::Key, <F as Format>::Item>>;
+
+/// A change of the table with rows of this type.
+type Change<F, T> = TableChange<<F as Format>::Key, T>;
+
+/// The totals of a format's keys.
+type TotalsOf<F> = KeyTotals<<F as Format>::Key, <F as Format>::Item>;
+
+/// A top of a format's keys.
+type TopOf<F> = TopChange<<F as Format>::Key, <F as Format>::Item>;
+
+/// The calls of a topology so far.
+pub(super) struct Recorded<F: Format> {
+    pub source: Option<(Topic, F)>,
+    pub window: Option<WindowSize>,
+    pub windows: Option<Box<dyn CountWindows<F>>>,
+    /// The interval and the topic of updates.
+    pub updates: Option<(Duration, Topic)>,
+    pub finals: Option<DeclaredFinals<F>>,
+    pub totals: Option<DeclaredTotals<F>>,
+    pub tops: Option<DeclaredTops<F>>,
+    /// The name of a declaration that was repeated, if one was.
+    pub repeated: Option<&'static str>,
+}
+
+impl<F: Format> Default for Recorded<F> {
+    fn default() -> Recorded<F> {
+        Recorded {
+            source: None,
+            window: None,
+            windows: None,
+            updates: None,
+            finals: None,
+            totals: None,
+            tops: None,
+            repeated: None,
+        }
+    }
+}
+
+/// The topic of finals.
+pub(super) struct DeclaredFinals<F: Format> {
+    pub topic: Topic,
+    pub summary: fn(&[u8]) -> Option<FinalSummary>,
+    pub records: Box<dyn ResultTopic<Closed<F>>>,
+}
+
+/// The table of totals.
+pub(super) struct DeclaredTotals<F: Format> {
+    pub topic: Topic,
+    pub sum: Sum,
+    pub record_bytes: fn(usize) -> usize,
+    pub key: fn(&str) -> Option<F::Key>,
+    pub counts: DecodeCounts<F>,
+    pub records: Box<dyn ResultTopic<Change<F, TotalsOf<F>>>>,
+}
+
+/// The table of tops in a sliding span.
+pub(super) struct DeclaredTops<F: Format> {
+    pub topic: Topic,
+    pub span: Duration,
+    pub top: usize,
+    pub counts: DecodeCounts<F>,
+    pub decode: DecodeTop<F>,
+    pub records: Box<dyn ResultTopic<Change<F, TopOf<F>>>>,
+}
+
+/// A complete topology.
+pub(super) struct Declared<F: Format> {
+    pub source: Topic,
+    pub format: F,
+    pub window: WindowSize,
+    pub windows: Box<dyn CountWindows<F>>,
+    /// The interval and the topic of updates.
+    pub updates: Option<(Duration, Topic)>,
+    pub finals: DeclaredFinals<F>,
+    pub totals: Option<DeclaredTotals<F>>,
+    pub tops: Option<DeclaredTops<F>>,
+}
+
+impl<F: Format> Recorded<F> {
+    /// Returns the topology, if nothing is missing and nothing was declared twice.
+    pub(super) fn complete(self) -> Result<Declared<F>, StreamsError> {
+        let defect = |what: String| StreamsError::Worker(format!("the topology {what}"));
+        if let Some(repeated) = self.repeated {
+            return Err(defect(format!("declares {repeated} twice")));
+        }
+        let missing = |what: &str| defect(format!("declares no {what}"));
+        let (source, format) = self.source.ok_or_else(|| missing("source"))?;
+        Ok(Declared {
+            source,
+            format,
+            window: self.window.ok_or_else(|| missing("window"))?,
+            windows: self.windows.ok_or_else(|| missing("finals"))?,
+            updates: self.updates,
+            finals: self.finals.ok_or_else(|| missing("topic of finals"))?,
+            totals: self.totals,
+            tops: self.tops,
+        })
+    }
+}
+
+impl<F: Format> Declared<F> {
+    /// Returns the complete configuration of the application.
+    pub(super) fn config(&self, app: &AppConfig) -> Result<Config, StreamsError> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let declarations = Declarations {
+            window: self.window,
+            span_ms: self.tops.as_ref().map_or(0, |tops| millis(tops.span)),
+            retention_ms: self
+                .totals
+                .as_ref()
+                .map_or(u64::MAX, |totals| millis(totals.sum.retention)),
+            totals_period_ms: self.totals.as_ref().map(|totals| totals.sum.pace.period_ms),
+        };
+        Config::new(app, self.topics(app), declarations)
+    }
+
+    fn topics(&self, app: &AppConfig) -> Topics {
+        let name = |topic: &Topic| topic.name().to_owned();
+        let updates = self.updates.as_ref().map(|(_, topic)| topic);
+        let deleted = [&self.source, &self.finals.topic, &app.rejected];
+        let deleted = deleted.into_iter().chain(updates);
+        Topics {
+            application_id: app.application_id.clone(),
+            source: name(&self.source),
+            finals: name(&self.finals.topic),
+            read_final: self.finals.summary,
+            totals: self.totals.as_ref().map(|totals| name(&totals.topic)),
+            tops: self.tops.as_ref().map(|tops| name(&tops.topic)),
+            updates: updates.map(name),
+            rejected: name(&app.rejected),
+            progress: app.progress.clone(),
+            kept: deleted
+                .map(|topic| (name(topic), topic.retention()))
+                .collect(),
+        }
+    }
+
+    /// Returns the functions that decode the records from which the tables are restored.
+    pub(super) fn stored(&self) -> StoredFormat<F::Key, F::Item> {
+        let none = StoredFormat::default();
+        let (totals, tops) = (self.totals.as_ref(), self.tops.as_ref());
+        let of_tops = tops.map_or(none.counts, |tops| tops.counts);
+        StoredFormat {
+            key: totals.map_or(none.key, |totals| totals.key),
+            counts: totals.map_or(of_tops, |totals| totals.counts),
+            top: tops.map_or(none.top, |tops| tops.decode),
+        }
+    }
+}
