@@ -18,7 +18,7 @@ use emostream_streams::{
     },
     recovery::restore::{StoredCounts, StoredTop},
     topics::FinalSummary,
-    topology::{FinalFormat, TopFormat, TotalsFormat},
+    topology::{DecodeCounts, FinalFormat, TopFormat, TotalsFormat},
 };
 
 /// Approximate bytes of a record without its counts: the key, and the room, the window and the total in the JSON.
@@ -61,6 +61,8 @@ impl FinalFormat<Room, Emoji> for Finals {
             events: closed.total,
         })
     }
+
+    const COUNTS: Option<DecodeCounts<Room, Emoji>> = Some(stored_counts);
 }
 
 /// The format of totals records.
@@ -143,10 +145,6 @@ impl ValueFormat<TopChange<Room, Emoji>> for TrendingTops {
 }
 
 impl TopFormat<Room, Emoji> for TrendingTops {
-    fn counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
-        stored_counts(value)
-    }
-
     fn top(value: &[u8]) -> Option<StoredTop<Room, Emoji>> {
         let Ok(Trending::Room(record)) = serde_json::from_slice(value) else {
             return None;

@@ -1,6 +1,6 @@
 //! The configuration of an application.
 
-use std::{fmt::Debug, sync::LazyLock, time::Duration};
+use std::{collections::HashSet, fmt::Debug, sync::LazyLock, time::Duration};
 
 use emostream_log::EventClock;
 use emostream_protocol::WindowSize;
@@ -244,17 +244,26 @@ impl Config {
             retention_ms: declared.retention_ms,
             run,
         };
-        if config.retention_ms < config.span_ms {
-            let defect = "the retention of totals must not be shorter than the sliding span";
+        let topics = config.topics.all();
+        let mut earlier = HashSet::new();
+        if let Some(topic) = topics.iter().find(|topic| !earlier.insert(*topic)) {
+            let defect = format!("the topology has the topic {topic} twice");
+            return Err(StreamsError::Worker(defect));
+        }
+        if config.retention_ms < config.span_ms.max(window.as_ms()) {
+            let defect =
+                "the retention of totals must not be shorter than a window or the sliding span";
             return Err(StreamsError::Worker(defect.to_owned()));
         }
         let open = config.longest_open();
         // The log must keep the finals of a large key until its totals record is written. This record is due within a
         // period, and must be written within half of the retention of finals, so the retention is twice that time. The
         // other half is for the time in which no run is active.
-        let of_totals = |period_ms| 2 * (Duration::from_millis(period_ms) + open);
+        let of_totals =
+            |period_ms| (Duration::from_millis(period_ms).saturating_add(open)).saturating_mul(2);
         let of_totals = declared.totals_period_ms.map(of_totals);
-        let of_span = (config.span_ms > 0).then(|| Duration::from_millis(config.span_ms) + open);
+        let of_span = (config.span_ms > 0)
+            .then(|| Duration::from_millis(config.span_ms).saturating_add(open));
         Ok(Config {
             finals_needed: of_totals.max(of_span).unwrap_or_default(),
             ..config
@@ -280,8 +289,8 @@ impl Config {
     /// Returns the longest time for which a window may be open.
     pub fn longest_open(&self) -> Duration {
         Duration::from_millis(self.window.as_ms())
-            + Duration::from_millis(self.run.lateness_ms)
-            + self.run.hold_timeout
+            .saturating_add(Duration::from_millis(self.run.lateness_ms))
+            .saturating_add(self.run.hold_timeout)
     }
 
     /// Returns the identity of this run, which its progress records contain.
@@ -321,7 +330,7 @@ impl Config {
         ];
         let application = [
             text("the id of the application", &self.topics.application_id),
-            text("the source topic", &self.topics.source),
+            text("the topics", &self.topics.all()),
             text(self.labels.span, &Duration::from_millis(self.span_ms)),
             text(
                 self.labels.retention,

@@ -7,7 +7,7 @@
 //!    └─ rejected records, marks of progress ───────────────────────────────┘   one transaction per close
 //! ```
 //!
-//! An [application](topology::Application) has a [topology](topology), which declares what is read, counted and written,
+//! An [application](topology::Application) has a [topology], which declares what is read, counted and written,
 //! and a [format](source::format::Format), which decodes records into events; [`runtime::run::run`] runs it. All state is
 //! in the log: the progress record, which is written in the same transaction as the results, contains the offsets from
 //! which a restart reads.

@@ -47,8 +47,10 @@ const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 pub struct StoredFormat<K, I> {
     /// Returns the key with this text in a record; `None` if the text is not a key.
     pub key: fn(&str) -> Option<K>,
-    /// Decodes a final, or a record of the totals.
-    pub counts: fn(&[u8]) -> Option<StoredCounts<K, I>>,
+    /// Decodes a final.
+    pub finals: fn(&[u8]) -> Option<StoredCounts<K, I>>,
+    /// Decodes a record of the totals.
+    pub totals: fn(&[u8]) -> Option<StoredCounts<K, I>>,
     /// Decodes a record of the tops. Returns `None` for the top over all keys.
     pub top: fn(&[u8]) -> Option<StoredTop<K, I>>,
 }
@@ -58,7 +60,8 @@ impl<K, I> Default for StoredFormat<K, I> {
     fn default() -> StoredFormat<K, I> {
         StoredFormat {
             key: |_| None,
-            counts: |_| None,
+            finals: |_| None,
+            totals: |_| None,
             top: |_| None,
         }
     }
@@ -150,7 +153,7 @@ fn read<K: Key, I: Item>(
     let is_unwritten = stored.unwritten.since.is_some();
     let mut contributions = Vec::new();
     let mut keep = |record: Record<'_>| {
-        if let Some(closed) = (format.counts)(record.value) {
+        if let Some(closed) = (format.finals)(record.value) {
             let headers = headers_of(&record);
             let resets = headers.resets;
             contributions.extend(contribution(span, stored, final_until_ms, resets, &closed));
@@ -216,7 +219,10 @@ fn finals_from(
         Some(finals) => known_from(finals),
         None => {
             let until_ms = stored.final_until_ms;
-            log.offsets_at(topic, until_ms.saturating_sub(span_ms + MAX_CLOCK_SKEW_MS))?
+            log.offsets_at(
+                topic,
+                until_ms.saturating_sub(span_ms.saturating_add(MAX_CLOCK_SKEW_MS)),
+            )?
         }
     };
     let of_totals: Vec<u64> = match (stored.unwritten.since, known) {
@@ -442,7 +448,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                     (key, removed)
                 }
                 (None, []) => return,
-                (_, value) => match (format.counts)(value) {
+                (_, value) => match (format.totals)(value) {
                     Some(totals) => {
                         let order = headers.order(totals.window);
                         let read = KnownKey {
@@ -600,7 +606,8 @@ mod tests {
     fn format() -> StoredFormat<String, u16> {
         StoredFormat {
             key: |text| Some(text.to_owned()),
-            counts: decode,
+            finals: decode,
+            totals: decode,
             ..StoredFormat::default()
         }
     }

@@ -197,6 +197,7 @@ impl<'t, F: Format> Finals<'t, F> {
         let topic = topic.into();
         let finals = DeclaredFinals {
             summary: V::summary,
+            counts: V::COUNTS,
             records: Box::new(FormattedTopic {
                 topic: topic.name().to_owned(),
                 format,
@@ -225,6 +226,7 @@ impl<'t, F: Format> Finals<'t, F> {
 }
 
 /// Totals of each key and item.
+#[must_use = "nothing is written without a table"]
 pub struct Accumulated<'t, F: Format> {
     topology: &'t Topology<F>,
     sum: Sum,
@@ -252,6 +254,7 @@ impl<F: Format> Accumulated<'_, F> {
 }
 
 /// Counts of each key and item in a sliding span.
+#[must_use = "nothing is written without a table"]
 pub struct Sliding<'t, F: Format> {
     topology: &'t Topology<F>,
     span: Duration,
@@ -270,6 +273,7 @@ impl<'t, F: Format> Sliding<'t, F> {
 }
 
 /// The greatest counts in a sliding span.
+#[must_use = "nothing is written without a table"]
 pub struct Tops<'t, F: Format> {
     topology: &'t Topology<F>,
     span: Duration,
@@ -283,7 +287,6 @@ impl<F: Format> Tops<'_, F> {
         let tops = DeclaredTops {
             span: self.span,
             top: self.most,
-            counts: V::counts,
             decode: V::top,
             records: Box::new(FormattedTopic {
                 topic: topic.name().to_owned(),
@@ -309,7 +312,8 @@ mod tests {
         operators::records::ValueFormat,
         recovery::restore::{StoredCounts, StoredTop},
         source::format::RecordTimes,
-        topology::{Application, JsonFinals},
+        topics::FinalSummary,
+        topology::{Application, JsonFinals, formats::DecodeCounts},
     };
 
     #[derive(Clone)]
@@ -356,11 +360,15 @@ mod tests {
         }
     }
 
-    impl TopFormat<String, u16> for Table {
-        fn counts(_: &[u8]) -> Option<StoredCounts<String, u16>> {
+    impl FinalFormat<String, u16> for Table {
+        fn summary(_: &[u8]) -> Option<FinalSummary> {
             None
         }
 
+        const COUNTS: Option<DecodeCounts<String, u16>> = Some(|_| None);
+    }
+
+    impl TopFormat<String, u16> for Table {
         fn top(_: &[u8]) -> Option<StoredTop<String, u16>> {
             None
         }
@@ -377,7 +385,7 @@ mod tests {
 
     fn all(t: &Topology<Nothing>) {
         let finals = finals(t);
-        finals.to("finals", JsonFinals::Events);
+        finals.to("finals", Table);
         let retention = Duration::from_secs(600);
         let sum = Sum {
             retention,
@@ -447,7 +455,7 @@ mod tests {
         assert_eq!(
             needed(|t| {
                 let finals = finals(t);
-                finals.to("finals", JsonFinals::Events);
+                finals.to("finals", Table);
                 let tops = finals.sliding(Duration::from_secs(60)).top(1);
                 tops.to_table("tops", Table);
             }),
@@ -459,7 +467,31 @@ mod tests {
     fn a_topology_that_is_not_complete_or_repeats_a_call_is_an_error() {
         let error = |topology| app(topology).unwrap_err().to_string();
         assert!(error(|_| ()).contains("declares no source"));
-        assert!(error(|t| drop(finals(t))).contains("declares no topic of finals"));
+        let no_topic = error(|t| {
+            finals(t);
+        });
+        assert!(no_topic.contains("declares no topic of finals"));
+        let no_counts = error(|t| {
+            let finals = finals(t);
+            finals.to("finals", JsonFinals::Events);
+            finals.accumulate(Sum::default()).to_table("totals", Table);
+        });
+        assert!(no_counts.contains("cannot restore it"), "{no_counts}");
+        let tops = |span_ms, most| {
+            Application::new(AppConfig::new("app"), move |t: &Topology<Nothing>| {
+                let finals = finals(t);
+                finals.to("finals", Table);
+                let sliding = finals.sliding(Duration::from_millis(span_ms));
+                sliding.top(most).to_table("tops", Table);
+            })
+            .map(|_| ())
+        };
+        assert!(tops(2000, 1).is_ok());
+        for (span_ms, most) in [(0, 1), (1000, 1), (3000, 1), (2000, 0)] {
+            assert!(tops(span_ms, most).is_err(), "{span_ms} {most}");
+        }
+        let one_topic = error(|t| finals(t).to("events", Table));
+        assert!(one_topic.contains("the topic events twice"), "{one_topic}");
         let twice = error(|t| {
             all(t);
             finals(t);
@@ -467,7 +499,7 @@ mod tests {
         assert!(twice.contains("twice"), "{twice}");
         let short = error(|t| {
             let finals = finals(t);
-            finals.to("finals", JsonFinals::Events);
+            finals.to("finals", Table);
             let sum = Sum {
                 retention: Duration::from_secs(59),
                 ..Sum::default()

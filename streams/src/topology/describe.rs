@@ -46,13 +46,19 @@ dataflow {id}: {workers} worker(s), {settings}
             let pace = totals.sum.pace;
             text += &format!(
                 "    totals       differential: cumulative counts by key and item; the record of a key with more than
-                 {small} items once in {period:?}; totals of a key without a final for longer than
-                 {retention:?} begin at 0, and the key is removed
+                 {small} items once in {period:?}
 ",
                 small = pace.small_items,
                 period = Duration::from_millis(pace.period_ms),
-                retention = totals.sum.retention,
             );
+            let retention = totals.sum.retention;
+            if retention < Duration::MAX {
+                text += &format!(
+                    "                 totals of a key without a final for longer than {retention:?} begin at 0, and the key is
+                 removed
+"
+                );
+            }
         }
         if let Some(tops) = &self.tops {
             text += &format!(

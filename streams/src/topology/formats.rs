@@ -13,7 +13,13 @@ pub trait FinalFormat<K: Key, I: Item>: ValueFormat<ClosedWindow<K, I>> + Clone 
     /// newest finals with the progress before it begins: if progress was lost, the run would write finals a second
     /// time.
     fn summary(value: &[u8]) -> Option<FinalSummary>;
+
+    /// Decodes a final. The tables are restored from finals, so a topology with a table needs finals with this function.
+    const COUNTS: Option<DecodeCounts<K, I>> = None;
 }
+
+/// Returns the counts in the value of a record; `None` if the value is not such a record.
+pub type DecodeCounts<K, I> = fn(&[u8]) -> Option<StoredCounts<K, I>>;
 
 /// The format of a table of totals.
 pub trait TotalsFormat<K: Key, I: Item>: ValueFormat<KeyTotals<K, I>> + Clone {
@@ -23,15 +29,12 @@ pub trait TotalsFormat<K: Key, I: Item>: ValueFormat<KeyTotals<K, I>> + Clone {
     /// Returns the key with this text in a record; `None` if the text is not a key.
     fn key(text: &str) -> Option<K>;
 
-    /// Decodes a record of the table, or a final: totals are restored from both.
+    /// Decodes a record of the table.
     fn counts(value: &[u8]) -> Option<StoredCounts<K, I>>;
 }
 
 /// The format of a table of tops.
 pub trait TopFormat<K: Key, I: Item>: ValueFormat<TopChange<K, I>> + Clone {
-    /// Decodes a final: the counts in the sliding span are restored from finals.
-    fn counts(value: &[u8]) -> Option<StoredCounts<K, I>>;
-
     /// Decodes a record of the table. Returns `None` for the top over all keys.
     fn top(value: &[u8]) -> Option<StoredTop<K, I>>;
 }

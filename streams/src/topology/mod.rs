@@ -84,5 +84,5 @@ pub use builder::{
     Accumulated, Events, Finals, GroupedEvents, NoUpdates, Sliding, Sum, Topology, Tops, Tumbling,
     Updates, WindowCounts, WindowedEvents,
 };
-pub use formats::{FinalFormat, TopFormat, TotalsFormat};
+pub use formats::{DecodeCounts, FinalFormat, TopFormat, TotalsFormat};
 pub use json::JsonFinals;

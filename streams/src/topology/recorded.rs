@@ -7,19 +7,19 @@ use emostream_protocol::WindowSize;
 use super::{
     build::{Closed, CountWindows, ResultTopic},
     builder::Sum,
+    formats::DecodeCounts,
 };
 use crate::{
     StreamsError,
     config::{AppConfig, Config, Declarations},
     operators::{records::TableChange, top::TopChange, totals::KeyTotals},
-    recovery::restore::{StoredCounts, StoredFormat, StoredTop},
+    recovery::restore::{StoredFormat, StoredTop},
     source::format::Format,
     topics::{FinalSummary, Topic, Topics},
 };
 
 /// Decodes a final or a record of totals of a format's keys and items.
-pub(super) type DecodeCounts<F> =
-    fn(&[u8]) -> Option<StoredCounts<<F as Format>::Key, <F as Format>::Item>>;
+pub(super) type CountsOf<F> = DecodeCounts<<F as Format>::Key, <F as Format>::Item>;
 
 /// Decodes a record of the tops of a format's keys and items.
 pub(super) type DecodeTop<F> =
@@ -67,6 +67,7 @@ impl<F: Format> Default for Recorded<F> {
 pub(super) struct DeclaredFinals<F: Format> {
     pub topic: Topic,
     pub summary: fn(&[u8]) -> Option<FinalSummary>,
+    pub counts: Option<CountsOf<F>>,
     pub records: Box<dyn ResultTopic<Closed<F>>>,
 }
 
@@ -76,7 +77,7 @@ pub(super) struct DeclaredTotals<F: Format> {
     pub sum: Sum,
     pub record_bytes: fn(usize) -> usize,
     pub key: fn(&str) -> Option<F::Key>,
-    pub counts: DecodeCounts<F>,
+    pub counts: CountsOf<F>,
     pub records: Box<dyn ResultTopic<Change<F, TotalsOf<F>>>>,
 }
 
@@ -85,7 +86,6 @@ pub(super) struct DeclaredTops<F: Format> {
     pub topic: Topic,
     pub span: Duration,
     pub top: usize,
-    pub counts: DecodeCounts<F>,
     pub decode: DecodeTop<F>,
     pub records: Box<dyn ResultTopic<Change<F, TopOf<F>>>>,
 }
@@ -112,13 +112,30 @@ impl<F: Format> Recorded<F> {
         }
         let missing = |what: &str| defect(format!("declares no {what}"));
         let (source, format) = self.source.ok_or_else(|| missing("source"))?;
+        let window = self.window.ok_or_else(|| missing("window"))?;
+        let windows = self.windows.ok_or_else(|| missing("finals"))?;
+        let finals = self.finals.ok_or_else(|| missing("topic of finals"))?;
+        if (self.totals.is_some() || self.tops.is_some()) && finals.counts.is_none() {
+            let what = "has a table, and its format of finals cannot restore it: COUNTS is None";
+            return Err(defect(what.to_owned()));
+        }
+        if let Some(tops) = &self.tops {
+            let window_ns = u128::from(window.as_ms()) * 1_000_000;
+            if tops.span.is_zero() || !tops.span.as_nanos().is_multiple_of(window_ns) {
+                let what = "has a sliding span that is not a whole number of windows";
+                return Err(defect(what.to_owned()));
+            }
+            if tops.top == 0 {
+                return Err(defect("has a table of tops without places".to_owned()));
+            }
+        }
         Ok(Declared {
             source,
             format,
-            window: self.window.ok_or_else(|| missing("window"))?,
-            windows: self.windows.ok_or_else(|| missing("finals"))?,
+            window,
+            windows,
             updates: self.updates,
-            finals: self.finals.ok_or_else(|| missing("topic of finals"))?,
+            finals,
             totals: self.totals,
             tops: self.tops,
         })
@@ -166,10 +183,10 @@ impl<F: Format> Declared<F> {
     pub(super) fn stored(&self) -> StoredFormat<F::Key, F::Item> {
         let none = StoredFormat::default();
         let (totals, tops) = (self.totals.as_ref(), self.tops.as_ref());
-        let of_tops = tops.map_or(none.counts, |tops| tops.counts);
         StoredFormat {
             key: totals.map_or(none.key, |totals| totals.key),
-            counts: totals.map_or(of_tops, |totals| totals.counts),
+            finals: self.finals.counts.unwrap_or(none.finals),
+            totals: totals.map_or(none.totals, |totals| totals.counts),
             top: tops.map_or(none.top, |tops| tops.decode),
         }
     }
