@@ -319,10 +319,12 @@ class Dashboard {
     const { until = Infinity, span_ms } = this.#view;
     const frozen = until !== Infinity;
     const to = Math.min(this.#toWindow(until), this.#to);
-    const kept = Math.min(this.#to - KEPT_MS, to - span_ms);
-    for (const start of this.#finals.keys()) if (start < kept) this.#finals.delete(start);
+    const isShown = (start) => start >= to - span_ms && start < to;
+    for (const start of this.#finals.keys()) {
+      if (start < this.#to - KEPT_MS && !isShown(start)) this.#finals.delete(start);
+    }
     const all = [...this.#finals.values()].sort((a, b) => a.start - b.start);
-    const finals = all.filter(({ start }) => start >= to - span_ms && start < to);
+    const finals = all.filter(({ start }) => isShown(start));
     // The chart begins with the first counts, so that those of a young room fill it.
     const from = Math.min(finals[0]?.start ?? to - span_ms, to - YOUNG_MS);
     const found = peaks(finals, PEAKS, PEAKS_APART_MS);

@@ -60,7 +60,7 @@ export interface EmoStreamRoomAttributes {
   overlay?: boolean | "";
   /** `none`: the element has no buttons. */
   buttons?: "none" | (string & {});
-  /** Emojis stand still. Counts and buttons continue. */
+  /** No emojis rise. Counts and buttons continue. */
   paused?: boolean | "";
   /** Maximum number of emojis on the canvas; 5000 by default. */
   "max-particles"?: number | string;

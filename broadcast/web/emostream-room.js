@@ -264,7 +264,7 @@ export class EmoStreamRoom extends Base {
   set messages(messages) {
     this.#messages = { ...MESSAGES, ...messages };
     this.#label();
-    this.#draw();
+    this.#drawSoon();
   }
 
   connectedCallback() {
@@ -300,7 +300,7 @@ export class EmoStreamRoom extends Base {
   }
 
   #say(key, values = {}) {
-    const message = this.#messages[key];
+    const message = this.#messages[key] ?? MESSAGES[key];
     return typeof message === "function" ? message(values) : message.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   }
 
@@ -395,6 +395,8 @@ export class EmoStreamRoom extends Base {
 
   /** Makes the buttons and the picture as the attributes want them. */
   #dress() {
+    // A button that is replaced while it is held gets no end of the press.
+    this.#release();
     const { found, strange } = emotes(this.emojis);
     if (strange.length > 0) {
       this.#problem(`emojis takes emojis, as in "🔥👏", and own emotes with the emoji as which they count, as in ":goal:=⚽", not "${strange.join(" ")}"`);
@@ -516,7 +518,9 @@ export class EmoStreamRoom extends Base {
     on("pointerdown", (event, button) => {
       if (event.button === 0) this.#hold(button, HOLD_MS);
     });
-    on("pointerup pointercancel pointerout", () => this.#release());
+    for (const type of ["pointerup", "pointercancel", "pointerout"]) {
+      this.#buttons.addEventListener(type, () => this.#release());
+    }
     on("contextmenu", (event) => { if (this.#timers.hold) event.preventDefault(); });
     // Enter that is held down clicks as often as the keyboard repeats it.
     on("keydown", (event) => {
@@ -657,4 +661,5 @@ function element(tag, part, properties = {}, ...children) {
   return made;
 }
 
-globalThis.customElements?.define("emostream-room", EmoStreamRoom);
+// A page may load the module twice, from a package and from a server. The first one is used.
+if (!globalThis.customElements?.get("emostream-room")) globalThis.customElements?.define("emostream-room", EmoStreamRoom);

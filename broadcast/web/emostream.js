@@ -95,6 +95,7 @@ export class EmoStream extends EventTarget {
   /** Identifies the attempt to connect, so that a token that comes after its end opens no connection. */ #attempt;
   #lastId;
   #attempts = 0;
+  #unreached = 0;
   #dialedAt = 0;
   #openedAt = Infinity;
   /** Whether the room was joined before. */ #hasJoined = false;
@@ -266,11 +267,16 @@ export class EmoStream extends EventTarget {
   // Receiving.
 
   async #open(needsToken = typeof this.#tokenSource === "function") {
-    const attempt = (this.#attempt = {});
-    this.#helloTimer = setTimeout(() => this.#lost(), HELLO_MS);
+    const attempt = (this.#attempt = { isDialed: false });
+    this.#helloTimer = setTimeout(() => {
+      if (attempt.isDialed) this.#lost();
+      else this.#lost("token", `The function for the token has not returned for ${HELLO_MS / 1000} s.`);
+    }, HELLO_MS);
     try {
       if (needsToken) await this.#requestToken();
-      if (attempt === this.#attempt) this.#dial();
+      if (attempt !== this.#attempt) return;
+      attempt.isDialed = true;
+      this.#dial();
     } catch (error) {
       // The function failed, or the token cannot be sent: a WebSocket does not accept all characters.
       if (attempt === this.#attempt) this.#lost("token", `There is no valid token: ${error?.message}`);
@@ -291,7 +297,7 @@ export class EmoStream extends EventTarget {
   #next() {
     if (this.#transport !== "auto") return this.#transport === "sse" ? Events : Socket;
     if (!this.#WebSocket) return Events;
-    return this.#socketsWork || this.#attempts % 2 === 0 || !globalThis.EventSource ? Socket : Events;
+    return this.#socketsWork || this.#unreached % 2 === 0 || !globalThis.EventSource ? Socket : Events;
   }
 
   /** Ends the connection, the attempt to connect and the timers of both. */
@@ -364,9 +370,10 @@ export class EmoStream extends EventTarget {
   }
 
   async #loadState() {
+    const token = this.#token;
     let answer, body;
     try {
-      answer = await fetch(`${this.#base}/v1/rooms/${this.#room}`, { headers: bearer(this.#token) });
+      answer = await fetch(`${this.#base}/v1/rooms/${this.#room}`, { headers: bearer(token) });
       body = await answer.json();
     } catch {
       // The next final has the totals, too.
@@ -375,7 +382,7 @@ export class EmoStream extends EventTarget {
     if (this.#status === "closed") return;
     if (answer.ok) return this.#emit("state", body);
     const { status } = answer;
-    if (status !== 401 && status !== 403) return;
+    if (token !== this.#token || (status !== 401 && status !== 403)) return;
     // The next connection uses another token.
     if (status === 401 && this.#hasNewToken && ++this.#refusals < 2) return;
     this.#refuse(body.detail, []);
@@ -392,7 +399,10 @@ export class EmoStream extends EventTarget {
   #lost(reason = this.#openedAt === Infinity ? "unreachable" : "lost", detail) {
     this.#drop();
     // Browsers do not say why a connection was refused. The response of the state does.
-    if (this.#openedAt === Infinity && reason !== "token") void this.#loadState();
+    if (this.#openedAt === Infinity && reason !== "token") {
+      this.#unreached += 1;
+      void this.#loadState();
+    }
     if (performance.now() - this.#openedAt >= STEADY_MS) this.#attempts = 0;
     this.#openedAt = Infinity;
     const delay_ms = this.#byeMs ?? fullJitter(this.#attempts);

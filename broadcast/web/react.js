@@ -44,7 +44,9 @@ export function useRoom(options = {}) {
     // Its window is closed, and perhaps the next one has no reactions.
     on("final", (final, { live }) => ({ final, totals: final.totals, live: live?.start > final.start ? live : undefined }));
     on("trending", (trending) => ({ trending }));
-    on("state", ({ live, final, totals, trending }) => {
+    on("state", ({ live, final, totals, trending }, before) => {
+      // A final that came while the state was on its way is newer.
+      if (before.final && !(final?.start >= before.final.start)) return {};
       return { live: live ?? undefined, final: final ?? undefined, totals, trending: trending ?? undefined };
     });
     setShown({ ...BEFORE, stream: opened });

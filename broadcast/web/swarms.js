@@ -88,7 +88,7 @@ export class Swarms {
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d");
     const resized = new ResizeObserver(() => this.#resize());
-    const seen = new IntersectionObserver(([entry]) => { this.#visible = entry.isIntersecting; });
+    const seen = new IntersectionObserver((entries) => { this.#visible = entries.at(-1).isIntersecting; });
     resized.observe(canvas);
     seen.observe(canvas);
     this.#watches = [resized, seen];
@@ -99,6 +99,7 @@ export class Swarms {
   close() {
     for (const watch of this.#watches) watch.disconnect();
     this.#reduced.removeEventListener("change", this.#moved);
+    this.#counts = undefined;
     this.#clear();
   }
 
@@ -176,7 +177,7 @@ export class Swarms {
     this.#counts = counts;
     // Most pages never need it.
     const { mosaicOf } = await import("./mosaic.js");
-    if (this.#counts !== counts || !this.calm) return;
+    if (this.#counts !== counts || !this.calm || this.#paused) return;
     this.#clear();
     const { width, height } = this.#screen;
     const shown = counts.filter(({ emoji }) => !MARKS.includes(plain(emoji)));

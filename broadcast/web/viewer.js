@@ -195,7 +195,8 @@ class Viewer {
   /** Starts or stops the demo crowd. Its code is loaded only then. */
   async #toggleDemo() {
     if (this.#demo) return this.#demo.abort();
-    const { signal } = (this.#demo = new AbortController());
+    const running = (this.#demo = new AbortController());
+    const { signal } = running;
     signal.addEventListener("abort", () => this.#endDemo());
     setText(byId("demo-toggle"), "Stop");
     setText(byId("demo-label"), "Demo crowd: these reactions are generated.");
@@ -204,10 +205,11 @@ class Viewer {
       const { demo } = await import("./demo.js");
       await demo(this.#room, signal);
     } catch (error) {
+      if (signal.aborted) return;
       console.error(error);
       this.#crowd.notify("The demo crowd has stopped: the server does not accept its reactions.");
     }
-    this.#demo?.abort();
+    running.abort();
   }
 
   #endDemo() {

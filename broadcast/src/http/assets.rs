@@ -275,14 +275,6 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_served_without_comments() {
-        let module = "/**\n * A module.\n */\n\nimport \"./a.js\"; // Because.\n\n  /** One. */\n  // Two.\n  \
-                      /** Three. */ #four = `\n/* five */`;\n  /** Six,\n   * seven. */ eight();\n";
-        let served = "import \"./a.js\"; // Because.\n#four = `\n/* five */`;\neight();\n";
-        assert_eq!(without_comments(module), served);
-    }
-
-    #[test]
     fn every_file_that_a_file_names_is_served() {
         for (path, _, content) in FILES {
             let names = content.split(['"', '\'']).filter(|text| {
