@@ -198,7 +198,7 @@ fn other_connections_do_not_end_a_cluster() {
         assert_eq!(refused.read(&mut [0; 16]).unwrap_or(0), 0);
     }
     let mut other = config(&hosts, 1, 1);
-    other.cluster.as_mut().unwrap().token = "guessed".to_owned();
+    other.run.cluster.as_mut().unwrap().token = "guessed".to_owned();
     let error = Process::start(other, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
@@ -583,7 +583,7 @@ fn a_process_waits_until_its_host_name_resolves() {
     waiting.end().unwrap();
 
     let mut impatient = config(&hosts, 0, 1);
-    impatient.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
+    impatient.run.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
     let error = Process::start(impatient, &fixture).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
