@@ -179,7 +179,7 @@ mod tests {
                 "-n 2 -p 2",
                 "--process: the indices of 2 processes are 0 to 1",
             ),
-            ("-p 1", "--process: the only process"),
+            ("-p 1", "--process: the index of the only process"),
             (
                 "-n 3 --hosts a:1,b:2",
                 "--processes: --hosts lists 2 hosts for 3",

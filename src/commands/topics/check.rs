@@ -668,7 +668,7 @@ mod tests {
             advice.add(&spec.name, wanted(&names).differences(&spec, Some(&found)));
         }
         let text = advice.to_string();
-        assert_eq!(text.matches("with 1 of 3 copies").count(), 1, "{text}");
+        assert_eq!(text.matches("only 1 of 3 copies").count(), 1, "{text}");
         assert!(
             text.contains("emostream.windows, emostream.totals"),
             "{text}"
