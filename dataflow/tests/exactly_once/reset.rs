@@ -20,7 +20,9 @@ use emostream_log::{
 use emostream_model::{Batch, WindowSize};
 use rand::RngExt;
 
-use crate::{Fixture, StreamsError, T0, check, closing, events, reaction, rng, run_with, seeds};
+use crate::{
+    Fixture, SPAN_MS, StreamsError, T0, check, closing, events, reaction, rng, run_with, seeds,
+};
 
 /// Numbers of reactions, by (room, emoji).
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
@@ -171,6 +173,7 @@ fn resets_with_other_windows_double_and_lose_nothing() {
             let (window_ms, lateness_ms) = settings;
             let config = Config {
                 window: WindowSize::from_ms(window_ms).unwrap(),
+                trending_span: Duration::from_millis(SPAN_MS.next_multiple_of(window_ms)),
                 ..run_with(fixture.config(rng.random_range(1..4)), |run| {
                     run.lateness_ms = lateness_ms;
                 })
