@@ -250,7 +250,7 @@ fn a_property_that_exactly_once_needs_is_64_with_the_reason() {
         ("broker.version.fallback=0.10.0", "isolation level"),
         ("allow.auto.create.topics=true", "emostream topics create"),
         ("transactional.id=mine", "--topic-prefix"),
-        ("transaction.timeout.ms=1000", "commit"),
+        ("transaction.timeout.ms=1000", "abort"),
         ("enable.idempotence=false", "twice"),
         ("acks=1", "lost"),
         ("request.required.acks=0", "lost"),

@@ -74,8 +74,29 @@ fn exchange(
     );
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
+    let mut chunk = [0; 16 << 10];
+    // Chromedriver does not close the connection after its response.
+    while !is_whole(&bytes) {
+        match stream.read(&mut chunk)? {
+            0 => break,
+            read => bytes.extend_from_slice(&chunk[..read]),
+        }
+    }
     Ok(bytes)
+}
+
+/// Returns whether the bytes contain the whole body of a response that states its length.
+fn is_whole(bytes: &[u8]) -> bool {
+    split(bytes).is_some_and(|(head, body)| {
+        content_length(&head).is_some_and(|length| body.len() >= length)
+    })
+}
+
+fn content_length(head: &str) -> Option<usize> {
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))?;
+    Some(length.trim().parse().unwrap())
 }
 
 /// Parses a response. Returns `None` if it is incomplete.
@@ -85,10 +106,7 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let body = if head.contains("transfer-encoding: chunked") {
         unchunk(body)?
     } else {
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "));
-        let length = length.map_or(body.len(), |length| length.trim().parse().unwrap());
+        let length = content_length(&head).unwrap_or(body.len());
         body.get(..length)?.to_vec()
     };
     Some(Answer {
