@@ -205,7 +205,7 @@ async fn mark(
             Answer::Status(status, body) if status.as_u16() == 207 || status.is_client_error() => {
                 let body = String::from_utf8_lossy(&body);
                 let why = format!(
-                    "no reactions were sent, since a room of --verify answered {status}: {body}"
+                    "nothing was sent, since a room of --verify was refused with {status}: {body}"
                 );
                 return Err(Failure::new(Exit::Mismatch, why));
             }
