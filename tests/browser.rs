@@ -310,8 +310,8 @@ fn the_element_works_in_a_page_of_another_origin() {
     });
 }
 
-/// The server serves each module of the npm package without the comments at the beginning of a line, except for the
-/// module for React, which needs a bundler.
+/// The server serves each module of the npm package without indentation and the comments at the beginning of a line,
+/// except for the module for React, which needs a bundler.
 #[test]
 fn the_package_is_what_the_server_serves() {
     let dir = tempfile::tempdir().unwrap();

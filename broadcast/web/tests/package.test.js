@@ -27,15 +27,15 @@ function withImports(file, found = new Set()) {
   return found;
 }
 
-/** Returns a script as it is served, by the rule of `without_comments` in broadcast/src/http/assets.rs. */
+/** Returns a script as it is served, by the rule of `compacted` in broadcast/src/http/assets.rs. */
 function served(source) {
   let isInside = false;
   return source.split("\n").map((line) => {
     const text = line.trimStart();
-    if (!isInside && !text.startsWith("/*")) return text.startsWith("//") ? "" : line;
+    if (!isInside && !text.startsWith("/*")) return text.startsWith("//") ? "" : text;
     const end = text.indexOf("*/");
     isInside = end < 0;
-    return isInside ? "" : text.slice(end + 2);
+    return isInside ? "" : text.slice(end + 2).trimStart();
   }).join("\n");
 }
 
