@@ -164,11 +164,19 @@ button:active { transform: scale(.93); border-color: var(--strong); }
 }
 .unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 :host([overlay]) { position: absolute; inset: 0; min-height: 0; gap: 0; color: var(--emostream-ink, #fff); pointer-events: none; --line: var(--emostream-edge, #fff5); }
-:host([overlay]) .stage { min-height: 0; border: 0; border-radius: 0; background: var(--emostream-stage, none); }
-:host([overlay]) .buttons { grid-template-columns: repeat(var(--columns, 4), minmax(0, 6rem)); justify-content: center; padding: .5rem; }
+/* Emojis rise from the lower edge, behind the buttons. */
+:host([overlay]) .stage { position: absolute; inset: 0; min-height: 0; border: 0; border-radius: 0; background: var(--emostream-stage, none); }
+:host([overlay]) .buttons { position: relative; margin-top: auto; grid-template-columns: repeat(var(--columns, 4), minmax(0, 6rem)); justify-content: center; padding: .5rem; }
 :host([overlay]) button { pointer-events: auto; background: var(--emostream-surface, #000a); }
-:host([overlay]) .notice { background: var(--emostream-notice, #000c); color: var(--emostream-on-notice, #fff); }
-@media (prefers-reduced-motion: reduce) { button { transition: none; } button:active { transform: none; } }
+:host([overlay]) .notice { inset-block: 1rem auto; background: var(--emostream-notice, #000c); color: var(--emostream-on-notice, #fff); }
+/* Nothing covers the still picture. */
+@media (prefers-reduced-motion: reduce) {
+  .stage { grid-template-rows: auto minmax(0, 1fr) auto; }
+  canvas { grid-row: 2; }
+  .hint { grid-row: 3; }
+  button { transition: none; }
+  button:active { transform: none; }
+}
 @media (forced-colors: active) { .stage { border-color: CanvasText; } button { border-color: ButtonText; } .notice, .combo { border-color: CanvasText; } }
 `;
 
