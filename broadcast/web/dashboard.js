@@ -47,7 +47,8 @@ class Dashboard {
   #room;
   #rooms = [];
   /** When the list of rooms was received, by this device's clock. */ #listedAt = 0;
-  #problems = { address: "", rooms: "", room: "" };
+  /** Whether the list of rooms is being requested. */ #isListing = false;
+  #problems = { address: "", rooms: "", counting: "", room: "" };
   #stream;
   #chart = new Chart(byId("chart"), byId("chart-reading"));
   #activity = new Activity();
@@ -121,9 +122,9 @@ class Dashboard {
     const { origin } = location;
     const until = this.#view.until ?? (this.#to || undefined);
     const url = `${origin}/dashboard${queryOf({ room: this.#room, span_ms: this.#view.span_ms, until })}`;
-    const note = await share(`${this.#room} · EmoStream`, url);
-    const lasts = "It opens this room and span, as long as the server keeps the counts.";
-    setText(byId("share-note"), note && note !== url ? `${note} ${lasts}` : note);
+    const what = "It opens this room and span, as long as the server keeps the counts.";
+    const note = await share(`${this.#room} · EmoStream`, url, what);
+    setText(byId("share-note"), note);
     clearTimeout(this.#noteTimer);
     if (note !== url) this.#noteTimer = setTimeout(() => setText(byId("share-note"), ""), NOTE_MS);
   }
@@ -131,9 +132,12 @@ class Dashboard {
   // Rooms.
 
   async #list() {
+    // A slow response must not replace a newer one.
+    if (this.#isListing) return;
+    this.#isListing = true;
     try {
       const { rooms, trending } = await ask("/v1/rooms");
-      this.#activity.add(rooms, performance.now(), this.#paceSpan);
+      if (this.#problems.counting === "") this.#activity.add(rooms, performance.now(), this.#paceSpan);
       const hot = new Map(trending?.rooms.map(({ room, count }) => [room, count]));
       const heat = ({ room }) => this.#paceOf(room) || (hot.get(room) ?? 0) / 1e6;
       rooms.sort((a, b) => heat(b) - heat(a) || b.total - a.total);
@@ -144,6 +148,8 @@ class Dashboard {
     } catch (error) {
       this.#activity.clear();
       this.#problem("rooms", error.message);
+    } finally {
+      this.#isListing = false;
     }
     if (this.#view.follow) this.#goToBusiest();
     this.#drawRooms();

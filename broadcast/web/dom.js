@@ -137,17 +137,17 @@ export function tokenOfAddress() {
 }
 
 /**
- * Offers a link: by the device's share dialog if it has a touch screen, otherwise by the clipboard. Returns a sentence
- * that says what happened, or "" if the dialog said it.
+ * Offers a link: by the device's share dialog if it has a touch screen, otherwise by the clipboard. Returns what happened,
+ * and `what` the link does; the link itself if it cannot be copied; or "" if the dialog showed it.
  */
-export async function share(title, url) {
+export async function share(title, url, what) {
   if (navigator.share && matchMedia("(pointer: coarse)").matches) {
     await navigator.share({ title, url }).catch(() => {});
     return "";
   }
   try {
     await navigator.clipboard.writeText(url);
-    return "The link is copied.";
+    return `The link is copied. ${what}`;
   } catch {
     // Without TLS there is no clipboard: the user copies the text.
     return url;

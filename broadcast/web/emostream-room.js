@@ -207,6 +207,7 @@ export class EmoStreamRoom extends Base {
   #spoken = "";
   #logged = "";
   /** The message that is shown, if it is one of `messages`. */ #noticed = "";
+  /** The message that is shown again after one of some seconds. */ #lasting = "";
   #stage;
   #canvas;
   #hint;
@@ -303,8 +304,8 @@ export class EmoStreamRoom extends Base {
 
   /** Shows a sentence over the canvas for some seconds. */
   notify(text) {
-    this.#show("", text);
-    this.#timers.notice = setTimeout(() => { this.#notice.hidden = true; }, NOTICE_MS);
+    this.#write("", text);
+    this.#timers.notice = setTimeout(() => this.#show(this.#lasting), NOTICE_MS);
   }
 
   #say(key, values = {}) {
@@ -318,16 +319,23 @@ export class EmoStreamRoom extends Base {
     this.#noticed = key;
   }
 
-  /** Shows a sentence until it is hidden or replaced. */
-  #show(key, text = this.#say(key)) {
-    clearTimeout(this.#timers.notice);
-    this.#noticed = key;
-    this.#notice.textContent = text;
-    this.#notice.hidden = false;
+  /** Shows a sentence until it is hidden or replaced; without a key, none. */
+  #show(key) {
+    this.#lasting = key;
+    this.#write(key, key && this.#say(key));
   }
 
   #hide(...keys) {
-    if (keys.includes(this.#noticed)) this.#notice.hidden = true;
+    if (!keys.includes(this.#lasting)) return;
+    if (this.#noticed === this.#lasting) this.#write("", "");
+    this.#lasting = "";
+  }
+
+  #write(key, text) {
+    clearTimeout(this.#timers.notice);
+    this.#noticed = key;
+    this.#notice.textContent = text;
+    this.#notice.hidden = !text;
   }
 
   /** Writes every sentence that is on the page again. */
@@ -370,7 +378,7 @@ export class EmoStreamRoom extends Base {
     this.#started = true;
     this.#known = false;
     this.#newest = -Infinity;
-    this.#hide("unavailable", "closed", "noAccess");
+    this.#show("");
     this.#board = new Scoreboard();
     this.#dress();
     const option = (name) => this[name] || undefined;
@@ -397,8 +405,9 @@ export class EmoStreamRoom extends Base {
     clearTimeout(this.#timers.broken);
     this.#release();
     this.#swarms?.close();
-    this.#stream?.close();
+    const stream = this.#stream;
     this.#stream = undefined;
+    stream?.close();
   }
 
   /** Makes the buttons and the picture as the attributes want them. */
@@ -438,7 +447,8 @@ export class EmoStreamRoom extends Base {
     on("status", (status) => this.#standing(status));
     on("refused", ({ detail, retry_ms }) => {
       this.#log(detail);
-      this.#tell(retry_ms > 0 ? "delayed" : "unavailable");
+      // Those of the room before are no matter of this one.
+      if (stream === this.#stream) this.#tell(retry_ms > 0 ? "delayed" : "unavailable");
     });
     // Registered last, so that a listener of the element sees it up to date.
     for (const type of RELAYED) on(type, (detail) => this.#emit(type, detail));
@@ -483,7 +493,7 @@ export class EmoStreamRoom extends Base {
   #idle() {
     const { idle } = this;
     this.#hint.hidden = !idle;
-    if (idle && this.#swarms.calm) this.#swarms.mosaic([]);
+    if (idle) this.#swarms.mosaic([]);
   }
 
   #standing({ status, reason }) {

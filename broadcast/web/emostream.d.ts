@@ -91,7 +91,7 @@ export interface RoomState {
 export type Status = "connecting" | "open" | "paused" | "closed";
 
 /**
- * Why a stream is `connecting`; `open` has the reason for which it was connecting before:
+ * Why a stream is `connecting`; `open` has one of its own, or the reason for which it was connecting before:
  * - `start`: the first connection
  * - `lost`: the connection was closed, or no heartbeats came
  * - `unreachable`: an attempt to connect has failed
@@ -116,7 +116,7 @@ export interface StatusChange {
   detail: string;
 }
 
-/** Reactions were not accepted. They are sent again after `retry_ms`, or dropped if that is 0. */
+/** Reactions were not accepted, or waited when the stream was closed. They are sent again after `retry_ms`, or dropped if that is 0. */
 export interface Refused {
   /** An English sentence. */
   detail: string;
@@ -181,14 +181,15 @@ export interface Options {
   room?: string | undefined;
   /**
    * A JWT, for a server that requires one. A function is called at each connection, when the server has refused the
-   * token, and before it expires; so it should not return one that it returned before.
+   * token, and before it expires; so it should not return one that it returned before. It is called again when it has
+   * returned, or has not for 10 s.
    */
   token?: string | (() => string | Promise<string>) | undefined;
   /** The `user_id` of reactions; by default the token's `sub`, and without a token a random name that the browser stores. */
   user?: string | undefined;
   /** By default a WebSocket, and Server-Sent Events where no WebSocket gets through. */
   transport?: "auto" | "websocket" | "sse" | undefined;
-  /** The connection stays open while the page is hidden. */
+  /** The connection stays open while the page is hidden; by default it is closed after a minute. */
   background?: boolean | undefined;
   /** The room's `subscribers` do not count this connection: for dashboards and tools. */
   observer?: boolean | undefined;

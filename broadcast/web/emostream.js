@@ -45,6 +45,8 @@ const HIDDEN_MS = 60_000;
 /** A window that ended longer ago is not the present. Its final normally follows within seconds, but a relay that was
  * disconnected from its upstream sends all that it missed. */
 const PRESENT_MS = 10_000;
+/** A function that has not returned a token for this long has failed. */
+const TOKEN_MS = 10_000;
 /** Maximum time before its expiry at which a token is renewed. */
 const RENEW_MS = 60_000;
 /** `setTimeout` fires at once if the time is longer. */
@@ -83,6 +85,7 @@ export class EmoStream extends EventTarget {
   /** The option `token`: a string, a function that returns one, or undefined. */ #tokenSource;
   /** The token for requests, "" without one; undefined until the function has returned. */ #token;
   /** The token of the newest connection. */ #dialedToken;
+  /** The call of the function for the token that has not returned yet. */ #tokenCall;
   #tokenTimer = 0;
   /** Tokens in a row that the server refused. */ #refusals = 0;
   #transport;
@@ -160,6 +163,7 @@ export class EmoStream extends EventTarget {
     globalThis.document?.addEventListener("visibilitychange", this.#visibilityChanged, { signal });
     this.#checkTimer = setInterval(this.#check, CHECK_MS);
     void this.#open();
+    if (globalThis.document?.hidden) this.#visibilityChanged();
   }
 
   get room() { return this.#room; }
@@ -211,6 +215,10 @@ export class EmoStream extends EventTarget {
     this.#emit("refused", { detail, retry_ms, emojis: batch.map(({ emoji }) => emoji) });
   }
 
+  #dropped(batch, why) {
+    if (batch.length > 0) this.#refuse(`Reactions were dropped, since ${why}: ${batch.length}.`, batch);
+  }
+
   #setStatus(status, reason = this.#reason, detail = REASONS[reason]) {
     if (status === this.#status && reason === this.#reason) return;
     this.#status = status;
@@ -224,8 +232,9 @@ export class EmoStream extends EventTarget {
     clearTimeout(this.#hiddenTimer);
     clearTimeout(this.#flushTimer);
     clearInterval(this.#checkTimer);
-    this.#pending.length = 0;
+    clearTimeout(this.#tokenCall?.timer);
     if (this.#status !== "closed") this.#setStatus("closed", reason, detail);
+    this.#dropped(this.#pending.splice(0), "the stream was closed before they could be sent");
   }
 
   // Tokens.
@@ -233,11 +242,19 @@ export class EmoStream extends EventTarget {
   /** Whether another token than that of the last connection can be used. */
   get #hasNewToken() { return typeof this.#tokenSource === "function" || this.#token !== this.#dialedToken; }
 
+  /** Calls the function for the token, unless a call of it has not returned yet. */
   async #requestToken() {
     const source = this.#tokenSource;
-    const token = await source();
-    // The property may have been set meanwhile.
-    if (source === this.#tokenSource) this.#token = token || "";
+    if (this.#tokenCall?.source !== source) this.#tokenCall = callOf(source);
+    const call = this.#tokenCall;
+    try {
+      const token = await call.token;
+      // The property may have been set meanwhile.
+      if (source === this.#tokenSource) this.#token = token || "";
+    } finally {
+      clearTimeout(call.timer);
+      if (this.#tokenCall === call) this.#tokenCall = undefined;
+    }
   }
 
   /** A connection cannot change its token, so it is replaced before the server closes it. */
@@ -267,15 +284,11 @@ export class EmoStream extends EventTarget {
   // Receiving.
 
   async #open(needsToken = typeof this.#tokenSource === "function") {
-    const attempt = (this.#attempt = { isDialed: false });
-    this.#helloTimer = setTimeout(() => {
-      if (attempt.isDialed) this.#lost();
-      else this.#lost("token", `The function for the token has not returned for ${HELLO_MS / 1000} s.`);
-    }, HELLO_MS);
+    const attempt = (this.#attempt = {});
     try {
       if (needsToken) await this.#requestToken();
       if (attempt !== this.#attempt) return;
-      attempt.isDialed = true;
+      this.#helloTimer = setTimeout(() => this.#lost(), HELLO_MS);
       this.#dial();
     } catch (error) {
       // The function failed, or the token cannot be sent: a WebSocket does not accept all characters.
@@ -479,7 +492,7 @@ export class EmoStream extends EventTarget {
     const oldest = performance.now() - FRESH_MS;
     const stale = this.#pending.filter(({ at }) => at < oldest);
     this.#pending = this.#pending.filter(({ at }) => at >= oldest);
-    if (stale.length > 0) this.#refuse(`Reactions were dropped, since they could not be sent for ${FRESH_MS / 1000} s: ${stale.length}.`, stale);
+    this.#dropped(stale, `they could not be sent for ${FRESH_MS / 1000} s`);
     this.#notBefore = performance.now() + FLUSH_MS;
     if (this.#lacksToken) return this.#scheduleFlush();
     const batch = this.#pending.splice(0, this.#batchMost);
@@ -489,10 +502,12 @@ export class EmoStream extends EventTarget {
     const outcome = await this.#post(batch).catch(failed);
     this.#sending = false;
     this.#batchMost = outcome.tooMany ? Math.ceil(batch.length / 2) : Math.min(this.#batchMost * 2, BATCH_REACTIONS);
-    if (outcome.again) this.#hold(batch, outcome);
+    // A stream that is closed sends nothing again.
+    const isClosed = this.#status === "closed";
+    if (outcome.again && !isClosed) this.#hold(batch, outcome);
     else this.#sendAttempts = 0;
-    if (outcome.detail) this.#refuse(outcome.detail, outcome.refused ?? batch, outcome.retry_ms);
-    if (this.#status !== "closed") this.#scheduleFlush();
+    if (outcome.detail) this.#refuse(outcome.detail, outcome.refused ?? batch, isClosed ? 0 : outcome.retry_ms);
+    if (!isClosed) this.#scheduleFlush();
   }
 
   /** Whether the first token has not come yet. */
@@ -503,7 +518,8 @@ export class EmoStream extends EventTarget {
     outcome.retry_ms ??= fullJitter(++this.#sendAttempts);
     this.#held = true;
     this.#notBefore = performance.now() + Math.max(FLUSH_MS, outcome.retry_ms);
-    this.#pending = batch.concat(this.#pending).slice(0, PENDING_REACTIONS);
+    this.#pending = batch.concat(this.#pending);
+    this.#dropped(this.#pending.splice(PENDING_REACTIONS), "too many are waiting");
   }
 
   #body(batch) {
@@ -591,12 +607,14 @@ class Socket {
     this.#socket = new WebSocket(url, token ? ["emostream", `emostream.token.${token}`] : []);
     this.#socket.onmessage = ({ data }) => receive(data);
     this.#socket.onclose = ({ code }) => closed(code);
-    // The package ws throws errors that have no listener.
-    this.#socket.onerror = () => {};
+    // Node 22 fires no `close` if the connection cannot be opened.
+    this.#socket.onerror = () => closed();
   }
 
   close() {
     this.#socket.onmessage = this.#socket.onclose = null;
+    // The package ws throws errors that have no listener.
+    this.#socket.onerror = () => {};
     this.#socket.close(1000);
   }
 }
@@ -648,6 +666,16 @@ function addressOf(url) {
     throw new TypeError(`"${url}" is not a server's url: it has http: or https:, a host, and perhaps a path`);
   }
   return origin + pathname.replace(/\/+$/, "");
+}
+
+/** Calls a function that returns a token. `token` rejects if it fails, or does not return in time. */
+function callOf(source) {
+  const call = { source };
+  const late = new Promise((_, reject) => {
+    call.timer = setTimeout(() => reject(new Error(`its function has not returned for ${TOKEN_MS / 1000} s`)), TOKEN_MS);
+  });
+  call.token = Promise.race([(async () => source())(), late]);
+  return call;
 }
 
 /** Reports a defect of this module or of its page. The reactions are not sent again. */

@@ -99,7 +99,7 @@ export class Swarms {
   close() {
     for (const watch of this.#watches) watch.disconnect();
     this.#reduced.removeEventListener("change", this.#moved);
-    this.#counts = undefined;
+    this.#counts = [];
     this.#clear();
   }
 
@@ -171,10 +171,12 @@ export class Swarms {
     }
   }
 
-  /** Draws the still picture of one window, while {@link calm}. */
+  /** Draws the still picture of one window, while {@link calm}. Without counts, removes it, also after that time. */
   async mosaic(counts) {
-    if (!this.calm || this.#paused) return;
+    const removes = counts.length === 0;
+    if (this.#paused || !(removes ? this.#counts.length : this.calm)) return;
     this.#counts = counts;
+    if (removes) return this.#clear();
     // Most pages never need it.
     const { mosaicOf } = await import("./mosaic.js");
     if (this.#counts !== counts || !this.calm || this.#paused) return;
@@ -293,6 +295,7 @@ export class Swarms {
     const begun = performance.now();
     this.#context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     if (this.#rests()) return this.#clear();
+    this.#counts = [];
     const labels = [];
     for (const flights of Object.values(this.#aloft)) this.#drawAll(flights, now, labels);
     this.#drawSparks(now);

@@ -11,7 +11,8 @@
 
 import "./emostream-room.js";
 import {
-  ask, byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, span, tokenOfAddress, wrongRoom,
+  ask, byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, share, span, tokenOfAddress,
+  wrongRoom,
 } from "./dom.js";
 import { plain } from "./scoreboard.js";
 
@@ -133,19 +134,10 @@ class Viewer {
     }
   }
 
-  /** Shares the address by the system's sheet, else by the clipboard, else as text to be copied. */
+  /** The link has no token. */
   async #share() {
-    const url = `${location.origin}/?room=${this.#room}`;
-    if (navigator.share) {
-      await navigator.share({ title: `${this.#room} · EmoStream`, url }).catch(() => {});
-      return;
-    }
-    try {
-      await navigator.clipboard.writeText(url);
-      this.#crowd.notify("The link is copied. It opens this room.");
-    } catch {
-      this.#crowd.notify(url);
-    }
+    const note = await share(`${this.#room} · EmoStream`, `${location.origin}/?room=${this.#room}`, "It opens this room.");
+    if (note) this.#crowd.notify(note);
   }
 
   // An idle room.

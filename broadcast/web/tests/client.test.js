@@ -266,3 +266,42 @@ test("`refused` names the emojis, and nothing else of the request", TIMEOUT, asy
   const details = refused.map(({ detail, emojis, retry_ms }) => [detail, emojis, retry_ms > 0]);
   assert.deepEqual(details, [["not an emoji", ["fyre"], false], ["malformed", ["😂"], false], ["full", ["🎉", "🎉"], true]]);
 });
+
+test("reactions that wait when the stream is closed are refused", TIMEOUT, async (t) => {
+  const { url } = await serve(t, { post: () => [503, { detail: "full" }] });
+  const { crowd, refused } = join(t, { url });
+  const told = eventOf(crowd, "refused");
+  crowd.react("🔥");
+  await told;
+  crowd.react("👏");
+  crowd.close();
+  assert.deepEqual(refused.map(({ emojis }) => emojis), [["🔥"], ["🔥", "👏"]]);
+  assert.equal(refused[1].detail, "Reactions were dropped, since the stream was closed before they could be sent: 2.");
+  assert.equal(refused[1].retry_ms, 0);
+});
+
+test("reactions that are refused after the stream was closed are not sent again", TIMEOUT, async (t) => {
+  let answer;
+  const asked = new Promise((resolve) => { answer = resolve; });
+  const { url } = await serve(t, { post: () => (answer(), [503, { detail: "full" }]) });
+  const { crowd, refused } = join(t, { url });
+  crowd.react("🔥");
+  await asked;
+  crowd.close();
+  await eventOf(crowd, "refused");
+  assert.deepEqual(refused, [{ detail: "full", retry_ms: 0, emojis: ["🔥"] }]);
+});
+
+test("reactions that find no place when a batch is put back are refused", TIMEOUT, async (t) => {
+  const { url } = await serve(t, { post: () => [503, { detail: "full" }] });
+  const { crowd, refused } = join(t, { url });
+  for (let nth = 0; nth < 2000; nth++) assert.equal(crowd.react("🔥"), true);
+  assert.equal(crowd.react("👏"), false);
+  const told = eventOf(crowd, "refused");
+  // The first batch is under way, so there is a place for as many.
+  while (!crowd.react("👏")) await new Promise(setImmediate);
+  for (let nth = 1; nth < 1000; nth++) assert.equal(crowd.react("👏"), true);
+  await told;
+  assert.deepEqual(refused[0].detail, "Reactions were dropped, since too many are waiting: 1000.");
+  assert.deepEqual([refused[0].emojis.length, ...new Set(refused[0].emojis)], [1000, "👏"]);
+});

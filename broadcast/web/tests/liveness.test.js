@@ -16,8 +16,9 @@ let connect;
 let stoodStill_ms;
 
 class Line {
-  constructor(url) {
+  constructor(url, protocols) {
     this.url = new URL(url);
+    this.protocols = protocols;
     opened.push(this);
   }
 
@@ -237,4 +238,81 @@ test("where ingest alone is away, its audience does not come back at each tap", 
     await new Promise(setImmediate);
   }
   assert.equal(isReplaced(), false);
+});
+
+/** Lets promises settle, which these timers do not do. */
+const settles = () => new Promise(setImmediate);
+
+test("a page that is opened in a background tab closes its connection after a minute, and reconnects when it is visible", (t) => {
+  const document = (globalThis.document = Object.assign(new EventTarget(), { hidden: true }));
+  t.after(() => delete globalThis.document);
+  const hidden = connect({ url: "http://127.0.0.1:1", user: "u", transport: "websocket" });
+  const kept = connect({ url: "http://127.0.0.1:1", user: "u", transport: "websocket", background: true });
+  t.after(() => { for (const stream of [hidden, kept]) stream.close(); });
+  for (const line of opened.slice(1)) line.welcomes({ heartbeat_ms: 0 });
+  passes(59_000);
+  assert.deepEqual([hidden.status, kept.status], ["open", "open"]);
+  passes(1000);
+  assert.deepEqual([hidden.status, kept.status], ["paused", "open"]);
+  document.hidden = false;
+  document.dispatchEvent(new Event("visibilitychange"));
+  opened.at(-1).welcomes();
+  assert.equal(hidden.status, "open");
+});
+
+/** Joins with a function for the token, whose calls the test answers. Each request for reactions gets 401. */
+async function joinsWithToken(t) {
+  const calls = [];
+  const token = () => new Promise((resolve) => calls.push(resolve));
+  globalThis.fetch = () => Promise.resolve(new Response("{}", { status: 401 }));
+  const stream = connect({ url: "http://127.0.0.1:1", user: "u", transport: "websocket", token });
+  t.after(() => stream.close());
+  calls[0]("a.b.c");
+  await settles();
+  opened.at(-1).welcomes({ heartbeat_ms: 0 });
+  return { stream, calls };
+}
+
+test("a function for the token that never returns delays reactions for ten seconds, and no longer", async (t) => {
+  const { stream, calls } = await joinsWithToken(t);
+  const refused = [];
+  stream.addEventListener("refused", ({ detail }) => refused.push(detail.emojis.join("")));
+  stream.react("🔥");
+  passes(300);
+  await settles();
+  assert.deepEqual([calls.length, refused], [2, []], "a new token is requested");
+  passes(9000);
+  stream.react("👏");
+  await settles();
+  assert.deepEqual(refused, []);
+  passes(1000);
+  await settles();
+  assert.deepEqual(refused, ["🔥"], "with 401, as the server answered");
+  passes(300);
+  await settles();
+  assert.equal(calls.length, 3, "the next reactions are sent");
+});
+
+test("the function for the token is not called again before it has returned", async (t) => {
+  const { stream, calls } = await joinsWithToken(t);
+  stream.react("🔥");
+  passes(300);
+  await settles();
+  assert.equal(calls.length, 2);
+  opened.at(-1).onclose({ code: 3500 });
+  passes(RETRIED_MS);
+  await settles();
+  assert.equal(calls.length, 2, "the connection waits for the same token");
+  calls[1]("d.e.f");
+  await settles();
+  assert.equal(opened.at(-1).protocols.at(-1), "emostream.token.d.e.f");
+});
+
+test("a WebSocket that only fires `error` when it cannot be opened, as that of Node 22, is tried again", () => {
+  opened[0].onerror();
+  assert.equal(opened[0].closed, true);
+  passes(RETRIED_MS);
+  assert.equal(opened.length, 2);
+  opened[0].onerror();
+  assert.equal(opened[1].closed, undefined, "its later errors are ignored");
 });
