@@ -1,4 +1,5 @@
-//! Tests of outages of Kafka: accepted reactions are in the topic once, and counting resumes soon after the outage.
+//! Tests of outages of Kafka and of the dataflow: accepted reactions are in the topic once, counting resumes soon after
+//! the outage, and subscribers are notified that it has stopped.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -22,12 +23,14 @@ use emostream_log::{
 };
 use emostream_model::Batch;
 use harness::{
+    browser::{Driver, holds, in_browsers, joined},
     http,
     kafka::{self, Broker},
     node::{self, Node},
     seed,
-    supervised::Supervised,
+    supervised::{Supervised, free_addresses},
     until,
+    ws::Subscriber,
 };
 use serde_json::{Value, json};
 
@@ -444,4 +447,119 @@ fn adding_partitions_loses_no_reaction() {
     let other = statuses.find(|status| !matches!(status, 200 | 202));
     assert_eq!(other, None, "a refusal");
     promises_are_kept(&answers, &written(&broker));
+}
+
+/// Waits for a heartbeat with this value of `counting`.
+fn until_notified(subscriber: &mut Subscriber, counting: &Value) {
+    const TICK: Duration = Duration::from_millis(50);
+    until("a heartbeat with the value of `counting`", || {
+        let frame = subscriber.next(TICK).unwrap()?;
+        let is_so = frame["type"] == "heartbeat" && frame["counting"] == *counting;
+        is_so.then_some(())
+    });
+}
+
+#[test]
+fn subscribers_are_notified_while_only_the_dataflow_is_stopped() {
+    const COUNTED: usize = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let log = |name: &str| dir.path().join(name);
+    let broker = Broker::start();
+    let kafka = broker.address();
+    create_topics(&broker, &[]);
+    let [feed] = &free_addresses(1)[..] else {
+        unreachable!("one address is requested");
+    };
+    let ingest = ingest(dir.path(), &broker);
+    let dataflow = ["dataflow", "--kafka", &kafka, "--admin", "off"];
+    let dataflow = Supervised::start(
+        dataflow.map(str::to_owned).to_vec(),
+        log("dataflow"),
+        seed(),
+    );
+    let react = |users: std::ops::Range<usize>| {
+        for user in users {
+            let reacted = react(&ingest.address, user.to_string(), true);
+            assert_eq!(reacted.status, 200, "{reacted:?}");
+        }
+    };
+    let any = ["--listen", "127.0.0.1:0", "--admin", "off"];
+    let publisher = ["publisher", "--kafka", &kafka, "--relay-listen", feed];
+    let publisher = Node::start(&[&publisher[..], &any].concat(), &log("publisher"));
+    let relay = Node::start(
+        &[&["relay", "--upstream", feed][..], &any].concat(),
+        &log("relay"),
+    );
+    let mut subscribers = [&publisher, &relay].map(|node| {
+        let mut subscriber = Subscriber::connect(&node.address, "default", None).unwrap();
+        let hello = until("hello", || {
+            subscriber.next(Duration::from_millis(50)).unwrap()
+        });
+        assert_eq!(hello["counting"], Value::Null, "{hello}");
+        subscriber
+    });
+    react(0..COUNTED);
+    let state = || {
+        http::get(&relay.address, "/v1/rooms/default")
+            .unwrap()
+            .json()
+    };
+    until("all are counted", || {
+        (state()["total"] == COUNTED).then_some(())
+    });
+    let driver = Driver::start();
+    in_browsers(async {
+        let viewer = driver.browser().await;
+        let page = format!("http://{}/", relay.address);
+        viewer.goto(&page).await.unwrap();
+        joined(&viewer).await;
+        let dashboard = driver.browser().await;
+        dashboard.goto(&format!("{page}dashboard")).await.unwrap();
+        let notice = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice')";
+        holds(&viewer, &format!("{notice}.hidden")).await;
+        holds(
+            &dashboard,
+            "document.querySelector('#problem').hidden && document.querySelector('#now-rate').textContent !== '–'",
+        )
+        .await;
+
+        dataflow.signal("STOP");
+        for subscriber in &mut subscribers {
+            until_notified(subscriber, &json!(false));
+        }
+        react(COUNTED..2 * COUNTED);
+        for (browser, element) in [
+            (&viewer, notice),
+            (&dashboard, "document.querySelector('#problem')"),
+        ] {
+            let says = "textContent.startsWith('Counting has stopped.')";
+            holds(browser, &format!("!{element}.hidden && {element}.{says}")).await;
+        }
+        // Nothing claims that the room is quiet.
+        holds(
+            &viewer,
+            "document.querySelector('#rate').textContent === ''",
+        )
+        .await;
+        holds(
+            &viewer,
+            "document.querySelector('#now-empty').textContent === 'Unknown until counting continues.'",
+        )
+        .await;
+        holds(
+            &dashboard,
+            "document.querySelector('#now-rate').textContent === '–'",
+        )
+        .await;
+
+        dataflow.signal("CONT");
+        for subscriber in &mut subscribers {
+            until_notified(subscriber, &Value::Null);
+        }
+        until("the reactions of the outage are counted", || {
+            (state()["total"] == 2 * COUNTED).then_some(())
+        });
+        holds(&viewer, &format!("{notice}.hidden")).await;
+        holds(&dashboard, "document.querySelector('#problem').hidden").await;
+    });
 }

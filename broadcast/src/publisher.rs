@@ -7,6 +7,7 @@ use emostream_http::Readiness;
 use emostream_log::Log;
 use emostream_model::WindowSettings;
 use prometheus::Registry;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, SubscriberConfig};
@@ -118,9 +119,11 @@ fn fan_out(
     let shards = config.shards;
     let shards = shards.map_or_else(thread::available_parallelism, Ok);
     let shards = shards.unwrap_or(NonZeroUsize::MIN);
-    let shards = ShardPool::start(shards, &Heartbeat::new(config), &metrics);
+    let counting = watch::Sender::new(true);
+    let heartbeat = Heartbeat::new(config, &counting);
+    let shards = ShardPool::start(shards, &heartbeat, &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
-    let hub = Arc::new(Hub::new(settings, shards.listeners()));
+    let hub = Arc::new(Hub::new(settings, shards.listeners(), counting));
     let updates = Arc::new(Updates::new(
         hub,
         metrics,

@@ -183,8 +183,9 @@ class Dashboard {
   }
 
   #drawRooms() {
-    // Without a response it is not known which rooms are active now.
-    const lost = this.#problems.rooms !== "";
+    // Without a response, or without counts, it is not known which rooms are active now.
+    const { rooms: unlisted, counting } = this.#problems;
+    const lost = unlisted !== "" || counting !== "";
     const unknown = this.#rooms.length === 0 && lost;
     const count = `${exact.format(this.#rooms.length)} active`;
     byId("rooms-empty").hidden = unknown || this.#rooms.length > 0;
@@ -196,13 +197,13 @@ class Dashboard {
     for (const [room, row] of rows) if (!shown.some((other) => other.room === room)) row.remove();
     shown.forEach((room, index) => {
       const row = rows.get(room.room) ?? this.#row();
-      this.#drawRoom(row, room, lost);
+      this.#drawRoom(row, room, unlisted !== "");
       if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null);
     });
     const here = this.#state?.subscribers;
     const all = this.#rooms.reduce((sum, { subscribers }) => sum + subscribers, 0);
-    setText(byId("audience"), lost || here === undefined ? UNKNOWN : exact.format(here));
-    setText(byId("audience-all"), lost ? "" : `${exact.format(all)} in all active rooms`);
+    setText(byId("audience"), unlisted || here === undefined ? UNKNOWN : exact.format(here));
+    setText(byId("audience-all"), unlisted ? "" : `${exact.format(all)} in all active rooms`);
   }
 
   /** The rooms of the list. While the user points at it or is in it by keyboard, no row moves: it would be missed. */
@@ -229,7 +230,7 @@ class Dashboard {
     return item;
   }
 
-  #drawRoom(row, { room, total, totals, subscribers }, lost) {
+  #drawRoom(row, { room, total, totals, subscribers }, isOld) {
     const link = row.firstElementChild;
     const [glyph, title, small, count] = link.children;
     link.href = this.#address({ room, follow: false });
@@ -240,7 +241,7 @@ class Dashboard {
     setText(glyph, totals[0]?.emoji ?? "");
     setText(title, room);
     link.title = room;
-    setText(small, lost ? short(total) : `${short(total)} · ${exact.format(subscribers)} watching`);
+    setText(small, isOld ? short(total) : `${short(total)} · ${exact.format(subscribers)} watching`);
     const shown = per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet";
     setText(count, per_second === undefined ? "" : shown);
   }
@@ -274,8 +275,10 @@ class Dashboard {
     const on = (type, act) => stream.addEventListener(type, ({ detail }) => {
       if (this.#stream === stream) act(detail);
     });
-    on("status", ({ status, detail }) => {
-      drawStatus(status);
+    on("status", ({ status, reason, detail }) => {
+      drawStatus(status, reason);
+      this.#problem("counting", reason === "uncounted" ? detail : "");
+      if (reason === "uncounted") this.#activity.clear();
       if (status === "closed" && detail) this.#problem("room", detail);
       this.#draw();
     });
@@ -315,12 +318,15 @@ class Dashboard {
   // Drawing.
 
   #draw() {
-    const isOpen = this.#stream.status === "open";
-    if (isOpen) {
+    // Without counts the present is as unknown as without a connection.
+    const isCurrent = this.#stream.status === "open" && this.#problems.counting === "";
+    if (isCurrent) {
       // Up to the newest final; in a quiet room up to where a final would be by now.
       const due = this.#stream.now - FINAL_WINDOWS * this.#windowMs;
       const ends = Math.max(due, ...[...this.#finals.values()].map(({ end }) => end));
       this.#to = this.#toWindow(ends);
+    } else if (this.#to === 0 && this.#finals.size > 0) {
+      this.#to = this.#toWindow(Math.max(...[...this.#finals.values()].map(({ end }) => end)));
     }
     const { until = Infinity, span_ms } = this.#view;
     const frozen = until !== Infinity;
@@ -336,20 +342,20 @@ class Dashboard {
     const found = peaks(finals, PEAKS, PEAKS_APART_MS);
     if (to > 0) {
       this.#chart.draw(finals, found, from, to, this.#windowMs);
-      const moves = isOpen && !frozen;
+      const moves = isCurrent && !frozen;
       setText(byId("mood-title"), moves ? `Mood of the last ${stretch(to - from)}` : `Mood, ${span({ start: from, end: to })}`);
       setText(byId("kept-span"), moves ? `Last ${stretch(to - from)}` : "In this span");
       if (byId("table-details").open) this.#chart.tabulate(byId("table"));
     }
-    this.#pace = isOpen && this.#recalled ? pace(all, this.#to, this.#paceSpan) : undefined;
+    this.#pace = isCurrent && this.#recalled ? pace(all, this.#to, this.#paceSpan) : undefined;
     setText(byId("mood-empty"), frozen && this.#recalled ? "The server keeps no counts of this span." : "Reactions in this room appear here.");
     byId("mood-empty").hidden = finals.length > 0;
     byId("freeze").setAttribute("aria-pressed", frozen);
     byId("span").value = span_ms;
     this.#drawLegend();
-    this.#drawRises(all, isOpen);
+    this.#drawRises(all, isCurrent);
     this.#drawPeaks(found);
-    this.#drawTiles(all, finals, isOpen);
+    this.#drawTiles(all, finals, isCurrent);
     this.#drawRooms();
   }
 
@@ -357,20 +363,20 @@ class Dashboard {
     return Math.ceil(time_ms / this.#windowMs) * this.#windowMs;
   }
 
-  #drawTiles(all, finals, isOpen) {
+  #drawTiles(all, finals, isCurrent) {
     // Of a span in the past without finals it is not known whether nothing was counted or nothing is kept.
     const isKnown = this.#recalled && this.#to > 0 && (finals.length > 0 || this.#view.until === undefined);
     this.#drawSum("kept-sum", isKnown ? finals.reduce((sum, { total }) => sum + total, 0) : undefined);
     // As of the newest final, so that it fits the chart.
     const { totals, totals_others = 0 } = all.at(-1) ?? {};
     this.#drawSum("ever-sum", totals?.reduce((sum, { count }) => sum + count, totals_others) ?? this.#state?.total);
-    setText(byId("ever-at"), isOpen || this.#to === 0 ? "reactions" : `reactions at ${minute(this.#to)}`);
+    setText(byId("ever-at"), isCurrent || this.#to === 0 ? "reactions" : `reactions at ${minute(this.#to)}`);
     setText(byId("now-rate"), this.#pace === undefined ? UNKNOWN : rate(this.#pace));
     const { ms } = this.#delay;
-    setText(byId("delay"), ms === undefined || !isOpen ? UNKNOWN : passed(ms));
+    setText(byId("delay"), ms === undefined || !isCurrent ? UNKNOWN : passed(ms));
     const sorted = [...this.#finalDelays].sort((a, b) => a - b);
     const median = sorted[sorted.length >> 1];
-    setText(byId("delay-final"), median === undefined || !isOpen ? "measured in busy rooms" : `finals after ${passed(median)}`);
+    setText(byId("delay-final"), median === undefined || !isCurrent ? "measured in busy rooms" : `finals after ${passed(median)}`);
   }
 
   #drawSum(id, sum) {
@@ -392,18 +398,18 @@ class Dashboard {
     });
   }
 
-  #drawRises(all, isOpen) {
+  #drawRises(all, isCurrent) {
     const rising = this.#recalled ? rises(all, this.#to, RISE_MS, RISES) : [];
     drawChips(byId("rising"), rising.map(({ emoji, count, before, isNew }) => ({
       emoji,
       text: `+${short(count - before)}`,
       tag: before > 0 ? `×${rate(count / before)}` : isNew ? "new" : "",
     })));
-    const at = isOpen || this.#to === 0 ? "" : `at ${minute(this.#to)}, `;
+    const at = isCurrent || this.#to === 0 ? "" : `at ${minute(this.#to)}, `;
     setText(byId("rising-span"), `${at}against the minute before`);
     const isAfterQuiet = pace(all, this.#to, RISE_MS) > 0 && pace(all, this.#to - RISE_MS, RISE_MS) === 0;
     const none = isAfterQuiet ? "The minute before had no reactions." : "No emoji rises.";
-    setText(byId("rising-empty"), isOpen && this.#recalled ? none : "Emojis that rise appear here.");
+    setText(byId("rising-empty"), isCurrent && this.#recalled ? none : "Emojis that rise appear here.");
     byId("rising-empty").hidden = rising.length > 0;
   }
 
@@ -412,11 +418,11 @@ class Dashboard {
     drawMoments(byId("peaks"), found, (final) => this.#chart.read(final));
   }
 
-  /** Shows the problem of the `address`, of the list of `rooms`, or of the `room`; an empty text ends it. */
+  /** Shows the problem of the `address`, of the list of `rooms`, of `counting` or of the `room`; an empty text ends it. */
   #problem(of, text) {
     this.#problems[of] = text;
-    const { address, rooms, room } = this.#problems;
-    const worst = rooms || address || room;
+    const { address, rooms, counting, room } = this.#problems;
+    const worst = rooms || counting || address || room;
     byId("problem").hidden = worst === "";
     setText(byId("problem"), worst);
   }

@@ -174,10 +174,11 @@ export async function ask(path) {
   }
 }
 
-export const STATUS_TEXT = { connecting: "Connecting", open: "Live", paused: "Paused", closed: "Closed" };
+const STATUS_TEXT = { connecting: "Connecting", open: "Live", uncounted: "Not counting", paused: "Paused", closed: "Closed" };
 
-/** Shows the status of the connection in the top line. */
-export function drawStatus(status) {
-  document.querySelector("[data-status]").dataset.status = status;
-  setText(byId("status-text"), STATUS_TEXT[status]);
+/** Shows the status of the connection in the top line, and whether new counts arrive over it. */
+export function drawStatus(status, reason) {
+  const shown = reason === "uncounted" ? reason : status;
+  document.querySelector("[data-status]").dataset.status = shown;
+  setText(byId("status-text"), STATUS_TEXT[shown]);
 }

@@ -25,6 +25,8 @@ export interface Messages {
   /** The hint in an idle room. */
   idle: Message;
   connecting: Message;
+  /** Reactions are accepted, and not counted at the moment. */
+  stopped: Message;
   /** The connection has ended for good. */
   closed: Message;
   /** The room needs a token, or the token is not for this room. */

@@ -60,6 +60,7 @@ export const MESSAGES = Object.freeze({
   summary: ({ number, sum, top }) => `${sum} ${number === 1 ? "reaction" : "reactions"}. ${top}.`,
   idle: "Tap an emoji. Everyone in this room sees it within a second.",
   connecting: "Connecting …",
+  stopped: "Counting has stopped. Reactions are kept and will be counted.",
   closed: "The connection has ended. Reload the page to reconnect.",
   noAccess: "You have no access to this room. Ask for a new link.",
   waiting: "Your last reactions are still waiting to be sent.",
@@ -198,6 +199,7 @@ export class EmoStreamRoom extends Base {
   #swarmSize = 1000;
   #started = false;
   /** Whether the room has been joined. Before that its counts are unknown, not 0. */ #known = false;
+  /** Whether new counts reach the server. If not, the room is not idle. */ #counting = true;
   /** Server time at which the newest window ends. */ #newest = -Infinity;
   /** What the next microtask does again: "join" or "dress". */ #stale = new Set();
   #timers = { draw: 0, notice: 0, summary: 0, broken: 0, hold: 0, combo: 0 };
@@ -247,7 +249,9 @@ export class EmoStreamRoom extends Base {
   get particles() { return this.#swarms?.particles ?? 0; }
 
   /** Whether the room is joined, and nothing has been counted in it for some seconds. */
-  get idle() { return this.#known && this.dataset.status === "open" && this.#stream.now - this.#newest > IDLE_MS; }
+  get idle() {
+    return this.#known && this.#counting && this.dataset.status === "open" && this.#stream.now - this.#newest > IDLE_MS;
+  }
 
   /** Not reflected, so that the page's markup does not show it. */
   get token() { return this.#token; }
@@ -499,9 +503,11 @@ export class EmoStreamRoom extends Base {
   #standing({ status, reason }) {
     this.dataset.status = status;
     clearTimeout(this.#timers.broken);
+    this.#counting = reason !== "uncounted";
     if (status === "connecting") this.#timers.broken = setTimeout(() => this.#show("connecting"), BREAK_MS);
-    else this.#hide("connecting");
-    if (status !== "open") this.#hint.hidden = true;
+    else this.#hide("connecting", "stopped");
+    if (!this.#counting) this.#show("stopped");
+    if (status !== "open" || !this.#counting) this.#hint.hidden = true;
     if (status === "closed" && reason !== "closed") {
       this.#show(reason === "unauthorized" || reason === "forbidden" ? "noAccess" : "closed");
     }

@@ -59,6 +59,8 @@ export interface Hello {
   now: number;
   /** The server sends a heartbeat if nothing else was sent for so long. The client replaces a connection without two of them. */
   heartbeat_ms: number;
+  /** False while no new counts reach the server, otherwise absent. Heartbeats have it, too; see {@link Reason}. */
+  counting?: false;
   /** The newest final that the server keeps of the room. Finals up to it are replayed. Null if it keeps none. */
   latest: string | null;
   window_ms: number;
@@ -99,6 +101,11 @@ export type Status = "connecting" | "open" | "paused" | "closed";
  * - `token`: the token was renewed or has expired, or the function for it has failed
  * - `hidden`: the page is visible again
  *
+ * Of `open`:
+ * - `uncounted`: no new counts reach the server, since the dataflow has stopped or cannot be reached. Do not show the room
+ *   as quiet: reactions are kept, and are counted later
+ * - `counted`: new counts arrive again
+ *
  * Why it is `paused`: `hidden`. Why it is `closed`:
  * - `closed`: by `close()`
  * - `unauthorized`: the token is missing or not valid, and there is no new one
@@ -107,6 +114,7 @@ export type Status = "connecting" | "open" | "paused" | "closed";
  */
 export type Reason =
   | "start" | "lost" | "unreachable" | "server" | "token" | "hidden"
+  | "uncounted" | "counted"
   | "closed" | "unauthorized" | "forbidden" | "ended";
 
 export interface StatusChange {

@@ -70,6 +70,8 @@ const REASONS = {
   unreachable: "The connection could not be opened.",
   server: "The server asked to reconnect.",
   token: "The token expires or has expired, and a new one is used.",
+  uncounted: "Counting has stopped. Reactions are kept and will be counted.",
+  counted: "Counting continues.",
   hidden: "The page was not visible for a minute.",
   closed: "close() was called.",
   unauthorized: "The token has expired.",
@@ -331,6 +333,10 @@ export class EmoStream extends EventTarget {
     this.#setClock(frame);
     switch (frame.type) {
       case "hello": return this.#welcomed(frame);
+      case "heartbeat":
+        if (frame.counting === false) return this.#setStatus("open", "uncounted");
+        if (this.#reason === "uncounted") this.#setStatus("open", "counted");
+        return;
       case "final": return this.#final(frame);
       case "live":
       case "trending": return this.#emit(frame.type, frame);
@@ -367,7 +373,8 @@ export class EmoStream extends EventTarget {
     this.#joined = hello;
     this.#socketsWork ||= this.transport === "websocket";
     this.#scheduleRenewal();
-    this.#setStatus("open", this.#reason, "Connected.");
+    if (hello.counting === false) this.#setStatus("open", "uncounted");
+    else this.#setStatus("open", this.#reason, "Connected.");
     const continues = hello.resumed && this.#lastId !== undefined;
     // A server that cannot resume after this id may have begun new ids, and comparing with the old one would hide finals.
     if (!continues) this.#lastId = undefined;

@@ -1,5 +1,5 @@
 import type { DetailedHTMLProps, HTMLAttributes, ReactElement } from "react";
-import type { EmoStream, Final, Live, Options, Status, Total, Trending } from "./emostream.js";
+import type { EmoStream, Final, Live, Options, Reason, Status, Total, Trending } from "./emostream.js";
 import type { EmoStreamRoom, EmoStreamRoomEventMap, Messages } from "./emostream-room.js";
 
 /** What a component shows of a room. */
@@ -7,6 +7,8 @@ export interface ShownRoom {
   /** Undefined until the component is mounted. */
   stream: EmoStream | undefined;
   status: Status;
+  /** Why it is so; `uncounted` while an open stream receives no new counts. */
+  reason: Reason;
   /** The open window; undefined while nothing is counted. */
   live: Live | undefined;
   /** The newest closed window. */

@@ -15,6 +15,7 @@ import { connect } from "./emostream.js";
 const BEFORE = {
   stream: undefined,
   status: "connecting",
+  reason: "start",
   live: undefined,
   final: undefined,
   totals: [],
@@ -39,7 +40,7 @@ export function useRoom(options = {}) {
       const listener = ({ detail }) => setShown((before) => ({ ...before, ...change(detail, before) }));
       opened.addEventListener(type, listener, { signal: listening.signal });
     };
-    on("status", ({ status }) => ({ status }));
+    on("status", ({ status, reason }) => ({ status, reason }));
     on("live", (live) => ({ live }));
     // Its window is closed, and perhaps the next one has no reactions.
     on("final", (final, { live }) => ({ final, totals: final.totals, live: live?.start > final.start ? live : undefined }));

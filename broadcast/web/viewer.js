@@ -24,6 +24,7 @@ const PRESENT_MS = 10_000;
 /** The emojis of the buttons, and two others that the crowd sends. */
 const ROWS = 10;
 const CHIPS = 6;
+const NO_REACTIONS = "No reactions in this moment yet. Send the first.";
 const TRENDING = 3;
 const MOMENTS = 8;
 /** Rooms in the menu, and under the headline of an idle room. */
@@ -47,6 +48,7 @@ class Viewer {
   /** @type {{at: number, sum: number}[]} */ #samples = [];
   /** @type {Map<string, HTMLElement>} */ #rows = new Map();
   #isOpen = false;
+  /** Whether new counts arrive. If not, it is not known whether the room is quiet. */ #isCounting = false;
   /** Number of people here, this one included; 0 while it is unknown. */ #people = 0;
   #peopleAt = 0;
   #suggested = false;
@@ -78,9 +80,12 @@ class Viewer {
 
   #listen() {
     const on = (type, act) => this.#crowd.addEventListener(type, ({ detail }) => act(detail));
-    on("status", ({ status }) => {
-      drawStatus(status);
+    on("status", ({ status, reason }) => {
+      drawStatus(status, reason);
       this.#isOpen = status === "open";
+      this.#isCounting = this.#isOpen && reason !== "uncounted";
+      if (!this.#isCounting) setText(byId("delay"), "");
+      setText(byId("now-empty"), reason === "uncounted" ? "Unknown until counting continues." : NO_REACTIONS);
       this.#drawNow();
       this.#drawIdle();
     });
@@ -281,7 +286,7 @@ class Viewer {
   #drawNow() {
     const { board, stream } = this.#crowd;
     const { newest } = board;
-    const live = this.#isOpen && newest?.end + PRESENT_MS > stream.now ? newest : undefined;
+    const live = this.#isCounting && newest?.end + PRESENT_MS > stream.now ? newest : undefined;
     byId("now-empty").hidden = !this.#isOpen || Boolean(live);
     setText(byId("now-span"), live ? span(live) : "");
     drawChips(byId("now"), (live?.counts ?? []).slice(0, CHIPS));
@@ -300,8 +305,7 @@ class Viewer {
   }
 
   #drawRate(live) {
-    // Without a connection it is not known whether the room is quiet.
-    if (!this.#isOpen) return setText(byId("rate"), "");
+    if (!this.#isCounting) return setText(byId("rate"), "");
     const now = performance.now();
     while (this.#samples.length > 1 && now - this.#samples[1].at > RATE_MS) this.#samples.shift();
     const first = this.#samples[0];
@@ -340,7 +344,7 @@ function wireMenu(current) {
     try {
       const { rooms } = await ask("/v1/rooms");
       byId("rooms-list").replaceChildren(...rooms.slice(0, LISTED).map((room) => link(room, current)));
-      setText(byId("rooms-empty"), rooms.length > 0 ? "" : "In the last ten minutes there were no reactions in any room.");
+      setText(byId("rooms-empty"), rooms.length > 0 ? "" : "In the last ten minutes no reactions were counted in any room.");
     } catch (error) {
       setText(byId("rooms-empty"), `The rooms cannot be listed now. ${error.message}`);
     }

@@ -112,11 +112,19 @@ pub enum Frame {
         swarm_size: u64,
         /// Whether all finals after the id that the subscriber requested follow, without a gap.
         resumed: bool,
+        /// As in [`Frame::Heartbeat`].
+        #[serde(default = "counting", skip_serializing_if = "is_true")]
+        counting: bool,
     },
-    /// Sent when no other frame was sent for `heartbeat_ms`, so that the subscriber knows that the connection works.
+    /// Sent when no other frame was sent for `heartbeat_ms`, so that the subscriber knows that the connection works; and
+    /// at once when `counting` changes.
     Heartbeat {
         /// The server's time, Unix milliseconds.
         now: u64,
+        /// `false` while no new counts reach the server, because the dataflow has stopped or cannot be reached: a room
+        /// without new counts is then not known to be quiet. The frame has the field only if it is `false`.
+        #[serde(default = "counting", skip_serializing_if = "is_true")]
+        counting: bool,
     },
     /// The tally of an open window. A newer tally of the same window replaces it.
     Live {
@@ -211,4 +219,13 @@ pub fn top<T: Clone>(counts: &[T], count: impl Fn(&T) -> u64) -> (Vec<T>, u64) {
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+
+/// Returns the value of the absent field `counting`.
+fn counting() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }

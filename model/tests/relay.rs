@@ -164,6 +164,7 @@ fn down() -> impl Strategy<Value = RelayDown> {
         path().prop_map(RelayDown::Path),
         Just(RelayDown::Heartbeat),
         Just(RelayDown::Snapshot),
+        any::<bool>().prop_map(RelayDown::Counting),
     ]
 }
 

@@ -36,6 +36,7 @@ fn frames_read_as_in_the_interface() {
         live_ms: 250,
         swarm_size: 1000,
         resumed: true,
+        counting: true,
     };
     let gap = Frame::Gap {
         after: "3-10400".parse().unwrap(),
@@ -53,8 +54,16 @@ fn frames_read_as_in_the_interface() {
         (
             Frame::Heartbeat {
                 now: 1_764_000_015_000,
+                counting: true,
             },
             r#"{"type":"heartbeat","now":1764000015000}"#,
+        ),
+        (
+            Frame::Heartbeat {
+                now: 1_764_000_015_000,
+                counting: false,
+            },
+            r#"{"type":"heartbeat","now":1764000015000,"counting":false}"#,
         ),
         (gap, r#"{"type":"gap","after":"3-10400","reason":"slow"}"#),
         (

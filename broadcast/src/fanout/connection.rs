@@ -80,6 +80,8 @@ pub(super) struct ShardContext {
     pub(super) heartbeat: Heartbeat,
     /// The heartbeat of this sweep, encoded when the first connection needs it.
     pub(super) heartbeat_frame: Option<EncodedFrame>,
+    /// Whether new counts reach this node, at the beginning of this sweep.
+    pub(super) counting: bool,
     pub(super) batch: WriteBatch,
     pub(super) scratch: Box<[u8]>,
 }
@@ -360,7 +362,7 @@ impl Connection {
         self.send(context)
     }
 
-    /// Checks deadlines, and sends pings and heartbeats that are due. Called once a second.
+    /// Checks deadlines, and sends pings and heartbeats that are due: after a silence, or if `counting` has changed. Called once a second.
     pub(super) fn sweep(&mut self, context: &mut ShardContext) -> More {
         self.received_bytes = 0;
         if let Some(closing) = &mut self.closing {
@@ -391,16 +393,18 @@ impl Connection {
         if !self.rest.is_empty() || self.stalled {
             return Ok(false);
         }
-        let is_silent = context.silence.has_passed(self.last_sent, context.now);
-        if is_silent {
+        let is_due = context.silence.has_passed(self.last_sent, context.now)
+            || self.subscriber.counting != context.counting;
+        if is_due {
             self.last_sent = context.now;
+            self.subscriber.counting = context.counting;
             let frame = context
                 .heartbeat_frame
-                .get_or_insert_with(|| context.heartbeat.frame());
+                .get_or_insert_with(|| context.heartbeat.frame(context.counting));
             self.rest = self.transport.encode(frame);
         }
         // In a silent room a ping is sent with each heartbeat, so that both are in one packet.
-        if answers && (is_silent || PING_EVERY.has_passed(self.last_ping, context.now)) {
+        if answers && (is_due || PING_EVERY.has_passed(self.last_ping, context.now)) {
             self.last_ping = context.now;
             let ping = websocket::framed(OpCode::Control(Control::Ping), &[]);
             self.rest = [&self.rest[..], &ping].concat().into();

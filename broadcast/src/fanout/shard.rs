@@ -97,6 +97,7 @@ impl Shard {
                 silence: Tick::span(heartbeat.every.saturating_sub(round)),
                 heartbeat,
                 heartbeat_frame: None,
+                counting: true,
                 batch: WriteBatch::default(),
                 scratch: vec![0; READ_BYTES].into(),
             },
@@ -275,6 +276,7 @@ impl Shard {
         self.sweep_at = self.context.instant + SWEEP_EVERY;
         // A heartbeat contains the time. So each sweep encodes a new one, which all its connections share.
         self.context.heartbeat_frame = None;
+        self.context.counting = self.context.heartbeat.is_counting();
         let slots = self.connections.capacity();
         for _ in 0..slots.div_ceil(SWEEP_PARTS) {
             self.swept = (self.swept + 1) % slots;

@@ -171,8 +171,7 @@ impl Service {
                         let subscription = Subscription::new(subscriber, hello, deliveries);
                         let (metrics, drain) = (self.metrics.clone(), self.config.drain);
                         let window = move || goaway::reconnect_window(metrics.audience(), drain);
-                        let (heartbeat, shutdown) =
-                            (Heartbeat::new(&self.config), self.shutdown.clone());
+                        let (heartbeat, shutdown) = (self.heartbeat(), self.shutdown.clone());
                         sse::stream(subscription, heartbeat, shutdown, expires_at, window)
                     }
                 })
@@ -186,6 +185,10 @@ impl Service {
                 Ok(with_head(response))
             }
         }
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::new(&self.config, &self.hub.counting)
     }
 
     /// Returns a response that hands the socket over to a shard, which writes the body.
@@ -226,7 +229,7 @@ impl Service {
                 "this server is shutting down; reconnect",
             ));
         }
-        let heartbeat = &Heartbeat::new(&self.config);
+        let heartbeat = &self.heartbeat();
         let (hub, metrics) = (&self.hub, &self.metrics);
         let joined = Subscriber::join(hub, room, attendance, since, heartbeat, metrics, transport);
         joined.ok_or_else(|| {

@@ -15,7 +15,7 @@ use hyper::header::{
 };
 use tokio::{
     sync::mpsc::{self, error::SendError},
-    time::sleep_until,
+    time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -90,14 +90,24 @@ async fn send_frames(
 ) -> Result<(), SendError<Bytes>> {
     let event = |frame: &EncodedFrame| frame.sse(Framing::Bare).clone();
     sender.send(Framing::Bare.retry().into()).await?;
+    let mut counting = heartbeat.counting.subscribe();
+    let mut notified = subscription.is_counting();
     loop {
+        let due = async {
+            let changed = counting.wait_for(|counting| *counting != notified);
+            // The result is ignored: a heartbeat is due after a change and after the timeout.
+            drop(timeout(heartbeat.every, changed).await);
+        };
         let piece = tokio::select! {
             biased;
             () = shutdown.cancelled() => {
                 return sender.send(event(&goaway::goaway_frame(window()))).await;
             }
             frame = subscription.next() => event(&frame),
-            () = tokio::time::sleep(heartbeat.every) => event(&heartbeat.frame()),
+            () = due => {
+                notified = heartbeat.is_counting();
+                event(&heartbeat.frame(notified))
+            }
         };
         sender.send(piece).await?;
     }

@@ -25,6 +25,11 @@ impl Subscription {
         }
     }
 
+    /// Returns whether new counts reach this node, as `hello` reports.
+    pub(super) fn is_counting(&self) -> bool {
+        self.subscriber.counting
+    }
+
     /// Waits for the next frame and returns it. This function is cancel safe: no frame is lost if the future is
     /// dropped.
     pub(super) async fn next(&mut self) -> EncodedFrame {

@@ -43,12 +43,18 @@ pub(crate) struct Hub {
     window_settings: Mutex<WindowSettings>,
     listeners: RoomListeners,
     pub(crate) upstream_status: watch::Sender<UpstreamStatus>,
+    /// Whether new counts reach this node, as subscribers are notified in heartbeats.
+    pub(crate) counting: watch::Sender<bool>,
 }
 
 impl Hub {
     /// Returns a hub without rooms. `window_settings` apply until results show other settings. `listeners` are notified
     /// of changes.
-    pub(crate) fn new(window_settings: WindowSettings, listeners: RoomListeners) -> Self {
+    pub(crate) fn new(
+        window_settings: WindowSettings,
+        listeners: RoomListeners,
+        counting: watch::Sender<bool>,
+    ) -> Self {
         Self {
             node: NodeId(rand::rng().random()),
             rooms: Mutex::default(),
@@ -59,6 +65,18 @@ impl Hub {
             window_settings: Mutex::new(window_settings),
             listeners,
             upstream_status: watch::Sender::new(UpstreamStatus::Disconnected),
+            counting,
+        }
+    }
+
+    /// Sets whether new counts reach this node.
+    pub(crate) fn set_counting(&self, counting: bool) {
+        let replace = |known: &mut bool| std::mem::replace(known, counting) != counting;
+        let is_new = self.counting.send_if_modified(replace);
+        match counting {
+            _ if !is_new => {}
+            true => tracing::info!("new counts arrive again; subscribers are notified"),
+            false => tracing::warn!("no new counts arrive; subscribers are notified"),
         }
     }
 
@@ -288,7 +306,11 @@ mod tests {
     use crate::room::testing::{closed, record};
 
     fn hub() -> Hub {
-        Hub::new(WindowSettings::default(), Arc::new([]))
+        Hub::new(
+            WindowSettings::default(),
+            Arc::new([]),
+            watch::Sender::new(true),
+        )
     }
 
     fn room(nth: usize) -> Room {

@@ -19,6 +19,8 @@ pub(crate) struct Subscriber {
     pub(crate) cursor: Cursor,
     /// The room's newest final when the subscriber joined.
     pub(crate) found: Option<ResultId>,
+    /// Whether new counts reach this node, as the subscriber was last notified.
+    pub(crate) counting: bool,
     attendance: Attendance,
     connections: IntGauge,
 }
@@ -48,6 +50,7 @@ impl Subscriber {
             (cursor, room.newest().map(|newest| newest.id))
         };
         let settings = hub.window_settings();
+        let counting = heartbeat.is_counting();
         let hello = Frame::Hello {
             room: room.clone(),
             now: heartbeat.clock.unix_ms(),
@@ -57,11 +60,13 @@ impl Subscriber {
             live_ms: settings.live_ms,
             swarm_size: settings.swarm_size,
             resumed,
+            counting,
         };
         let subscriber = Self {
             entry,
             cursor,
             found,
+            counting,
             attendance,
             connections,
         };

@@ -177,9 +177,14 @@ mod tests {
     use crate::room::testing::{closed, record};
     use emostream_model::{RelayDown, ResultId, ResultOrder, WindowSettings};
     use prometheus::Registry;
+    use tokio::sync::watch;
 
     fn updates() -> Updates {
-        let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
+        let hub = Arc::new(Hub::new(
+            WindowSettings::default(),
+            Arc::new([]),
+            watch::Sender::new(true),
+        ));
         let metrics = Metrics::register(&Registry::new()).unwrap();
         Updates::new(hub, metrics, Duration::ZERO, EventClock::host())
     }

@@ -24,6 +24,7 @@ fn log() -> Arc<dyn Log> {
         topics.totals(),
         topics.trending(),
         topics.live(),
+        topics.progress(),
     ];
     create_topics(&log, names.map(|name| (name, 1, Cleanup::Compact)));
     Arc::new(log)

@@ -54,6 +54,10 @@ const LONGEST_PAUSE_MS: u64 = 1000;
 /// grows. Otherwise the relay would request all rooms of a faulty upstream several times a second.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
+/// Time without an upstream after which subscribers are notified that no new counts arrive. Another upstream is mostly
+/// found sooner.
+const LOST_AFTER: Duration = Duration::from_secs(10);
+
 /// Time after which the same error of the same upstream is logged again.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
@@ -97,6 +101,7 @@ impl UpstreamClient {
             state,
             errors,
             logged: BTreeMap::new(),
+            lost_at: Instant::now(),
         };
         let client = Self(tokio::spawn(connection.run()));
         let deadline = Instant::now() + START_TIMEOUT;
@@ -139,6 +144,8 @@ struct Connector {
     errors: watch::Sender<String>,
     /// The last error of each upstream, and when it was logged.
     logged: BTreeMap<String, (String, Instant)>,
+    /// When the last connection was lost, or the start.
+    lost_at: Instant,
 }
 
 impl Connector {
@@ -166,6 +173,10 @@ impl Connector {
         let again = logged.is_some_and(|(last, when)| *last == why && when.elapsed() < LOG_EVERY);
         if was_connected {
             self.updates.metrics.upstream_losses.inc();
+            self.lost_at = Instant::now();
+        }
+        if self.lost_at.elapsed() >= LOST_AFTER {
+            self.updates.hub.set_counting(false);
         }
         if was_connected || !again {
             tracing::warn!(upstream = at, "no connection to this upstream: {why}");
@@ -342,6 +353,7 @@ impl Connector {
                             .send_replace(UpstreamStatus::Connected(way.clone()));
                     }
                 }
+                RelayDown::Counting(counting) => updates.hub.set_counting(counting),
                 RelayDown::Challenge(_) | RelayDown::Welcome(_) | RelayDown::Refused(_) => {
                     return Err(LinkError::UnexpectedMessage);
                 }

@@ -239,6 +239,8 @@ async fn send_batches(
     let mut status = updates.hub.upstream_status.subscribe();
     // The path to the publisher may have changed since the welcome was sent, so the path is sent again.
     status.mark_changed();
+    let mut counting = updates.hub.counting.subscribe();
+    counting.mark_changed();
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -259,6 +261,10 @@ async fn send_batches(
                     let frame = RelayDown::Path(path(updates.hub.node, &way)).frame();
                     transport::write(writer, &frame).await?;
                 }
+            }
+            _ = counting.changed() => {
+                let is_counting = *counting.borrow_and_update();
+                transport::write(writer, &RelayDown::Counting(is_counting).frame()).await?;
             }
             _ = heartbeat.tick() => {
                 let is_connected = status.borrow().is_connected();
@@ -298,11 +304,15 @@ mod tests {
     use emostream_log::EventClock;
     use emostream_model::{RELAY_VERSION, WindowSettings};
     use prometheus::Registry;
-    use tokio::io::AsyncReadExt;
+    use tokio::{io::AsyncReadExt, sync::watch};
 
     /// Returns why a peer is refused. The peer sends these bytes after the challenge, and then closes the connection.
     async fn refused(sends: &[u8]) -> String {
-        let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
+        let hub = Arc::new(Hub::new(
+            WindowSettings::default(),
+            Arc::new([]),
+            watch::Sender::new(true),
+        ));
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let updates = Updates::new(hub, metrics, Duration::ZERO, EventClock::host());
         let (here, mut there) = tokio::io::duplex(1024);

@@ -49,6 +49,8 @@ pub(crate) struct Restored {
     pub(crate) windows: TopicReader,
     pub(crate) trending: TopicReader,
     pub(crate) live: TopicReader,
+    /// Begins with the newest record that there was at the start.
+    pub(crate) progress: TopicReader,
     /// The end offset of each partition of the live topic at the start.
     pub(crate) live_before: HashMap<u32, u64>,
     /// Removals of rooms that were read from the trending topic, and are not applied yet.
@@ -96,10 +98,17 @@ pub(crate) fn restore(
     let trending = since(log, &config.topics.trending(), 0)?;
     let mut trending = TopicReader::new(config.topics.trending(), false, trending);
     let removals = read_trending(log, &mut trending, updates, bell, decoder)?;
+    let progress_offsets = log.offsets(&config.topics.progress())?;
+    let newest = |kept: Range<u64>| kept.end.saturating_sub(LAST_PROGRESS).max(kept.start);
+    let progress = (0..)
+        .zip(progress_offsets.into_iter().map(newest))
+        .collect();
+    let progress = TopicReader::new(config.topics.progress(), false, progress);
     Ok(Restored {
         windows,
         trending,
         live,
+        progress,
         live_before,
         removals,
     })
@@ -143,11 +152,9 @@ fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
         // progress this dataflow rejects. So the default is used: all finals are in totals records.
         newest = serde_json::from_slice(record.value).unwrap_or_default();
     };
-    match read_last(log, topic, LAST_PROGRESS, &mut keep) {
-        // If there is no record, no dataflow has run yet.
-        Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(newest),
-        Err(error) => Err(error),
-    }
+    // If there is no record, no dataflow has run yet.
+    read_last(log, topic, LAST_PROGRESS, &mut keep)?;
+    Ok(newest)
 }
 
 /// Returns a range of offsets for each partition: the finals before the `ring` whose counts have to be added to totals.

@@ -3,6 +3,7 @@
 //! ```text
 //!  start:  rooms are restored ([`crate::source::restore`]) ─▶ ready
 //!  then:   [windows], [trending], [live] ─▶ updates, until it is dropped; a failed read is retried each second
+//!          [progress] ─▶ whether the dataflow counts ([`crate::source::commits`])
 //! ```
 //!
 //! The removal of a room and its finals are in different topics. After the tailer has read a removal, it reads the
@@ -31,6 +32,7 @@ use crate::config::Config;
 use crate::error::BroadcastError;
 use crate::hub::updates::{Updates, now_us};
 use crate::hub::upstream_status::UpstreamStatus;
+use crate::source::commits::Commits;
 use crate::source::restore::{Restored, restore};
 use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, trending_of};
 
@@ -60,6 +62,7 @@ impl Tailer {
             windows,
             trending,
             live,
+            progress,
             live_before,
             removals,
         } = restore(config, &*log, &updates, &bell, &mut decoder)?;
@@ -74,6 +77,8 @@ impl Tailer {
             windows,
             trending,
             live,
+            progress,
+            commits: Commits::new(Instant::now()),
             removals,
             is_healthy: false,
             warned: None,
@@ -120,6 +125,8 @@ struct Reading {
     windows: TopicReader,
     trending: TopicReader,
     live: TopicReader,
+    progress: TopicReader,
+    commits: Commits,
     /// Removals that wait until the finals are read. While there are any, the trending topic is not read. So the list
     /// has at most the removals of one poll, or after the start one for each known room.
     removals: Vec<RelayUpdate>,
@@ -151,6 +158,8 @@ impl Reading {
                 self.windows.reopen();
                 self.trending.reopen();
                 self.live.reopen();
+                self.progress.reopen();
+                self.update_counting();
                 std::thread::sleep(RETRY);
                 return;
             }
@@ -158,7 +167,13 @@ impl Reading {
         if !self.is_healthy {
             self.mark_healthy(readiness);
         }
+        self.update_counting();
         self.updates.sweep();
+    }
+
+    fn update_counting(&self) {
+        let counting = self.commits.is_counting(Instant::now());
+        self.updates.hub.set_counting(counting);
     }
 
     fn mark_healthy(&mut self, readiness: &Component) {
@@ -210,7 +225,13 @@ impl Reading {
                 }
             })?;
         updates.log.flush();
-        Ok(match finals + trending + live {
+        let commits = &mut self.commits;
+        let progress = self
+            .progress
+            .poll(&*self.log, &self.bell, updates, &mut |record| {
+                commits.observe(record.value, Instant::now());
+            })?;
+        Ok(match finals + trending + live + progress {
             0 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         })

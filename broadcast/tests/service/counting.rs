@@ -228,6 +228,15 @@ pub(crate) fn nothing_written() -> NewRecord {
     })
 }
 
+/// Returns a progress record of a dataflow that commits at least once per `heartbeat`.
+pub(crate) fn commit_of(heartbeat: Duration) -> NewRecord {
+    let progress = serde_json::json!({"heartbeat_ms": heartbeat.as_millis() as u64});
+    NewRecord {
+        partition: Some(0),
+        ..keyed(Topics::default().progress(), "dataflow", &progress)
+    }
+}
+
 pub(crate) fn timed(record: NewRecord, time_ms: u64) -> NewRecord {
     NewRecord {
         time_ms: Some(time_ms),

@@ -1,6 +1,9 @@
 //! Heartbeats, by which a client detects a dead connection while its room is silent.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use emostream_broadcast::{Config, SubscriberConfig};
 use emostream_log::testing::now_ms;
@@ -8,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     clients::{Sse, Subscriber, Ws},
-    counting::WINDOW_MS,
+    counting::{WINDOW_MS, commit_of},
     fixture::{Fixture, Node, config, subscriber_config},
 };
 
@@ -94,5 +97,53 @@ fn a_room_with_frames_is_not_sent_heartbeats() {
         }
         last = Instant::now();
         std::thread::sleep(PACE);
+    }
+}
+
+#[test]
+fn subscribers_of_each_node_are_notified_when_counting_stops_and_when_it_continues() {
+    /// The heartbeat of the dataflow. Counting has stopped after five of them without a commit.
+    const INTERVAL: Duration = Duration::from_millis(200);
+    let mut fixture = Fixture::new();
+    let node = fixture.publisher();
+    let relay = Node::relay(&[&node.accept_relays()]);
+    let join = |address: SocketAddr| -> [Box<dyn Subscriber>; 2] {
+        [
+            Box::new(Ws::join(address, "r", "")),
+            Box::new(Sse::join(address, "r", "", "")),
+        ]
+    };
+    let mut subscribers: Vec<Box<dyn Subscriber>> = [node.address, relay.address]
+        .into_iter()
+        .flat_map(join)
+        .collect();
+    for subscriber in &mut subscribers {
+        let hello = subscriber.next();
+        assert_eq!(
+            (hello.kind(), &hello.json["counting"]),
+            ("hello", &json!(null))
+        );
+    }
+    fixture.counting.commit(vec![commit_of(INTERVAL)]);
+    // The regular heartbeats are sent after 15 s only, so each of these frames reports a change.
+    for subscriber in &mut subscribers {
+        let beat = subscriber.next();
+        assert_eq!(
+            (beat.kind(), &beat.json["counting"]),
+            ("heartbeat", &json!(false))
+        );
+    }
+    let mut late = join(relay.address);
+    assert_eq!(late[0].next().json["counting"], json!(false));
+    // The interval is so long that counting does not stop again during the test.
+    fixture
+        .counting
+        .commit(vec![commit_of(Duration::from_secs(60))]);
+    for subscriber in subscribers.iter_mut().chain(&mut late[..1]) {
+        let beat = subscriber.next();
+        assert_eq!(
+            (beat.kind(), &beat.json["counting"]),
+            ("heartbeat", &json!(null))
+        );
     }
 }

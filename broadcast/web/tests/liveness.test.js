@@ -260,6 +260,21 @@ test("a page that is opened in a background tab closes its connection after a mi
   assert.equal(hidden.status, "open");
 });
 
+test("a status says that counting has stopped, and that it continues", () => {
+  const changes = [];
+  crowd.addEventListener("status", ({ detail }) => changes.push(`${detail.status} ${detail.reason}`));
+  joins();
+  const beats = (more) => opened.at(-1).says({ type: "heartbeat", now: Date.now(), ...more });
+  for (const counting of [undefined, false, false, undefined, undefined, false]) beats({ counting });
+  opened[0].onclose({ code: 1006 });
+  passes(RETRIED_MS);
+  opened[1].welcomes({ counting: false });
+  beats({});
+  assert.deepEqual(changes, [
+    "open start", "open uncounted", "open counted", "open uncounted", "connecting lost", "open uncounted", "open counted",
+  ]);
+});
+
 /** Joins with a function for the token, whose calls the test answers. Each request for reactions gets 401. */
 async function joinsWithToken(t) {
   const calls = [];

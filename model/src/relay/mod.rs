@@ -8,7 +8,7 @@
 //!     ◀──────────────────────────── Snapshot, Updates …  the state of all rooms, then SnapshotEnd
 //!     ◀──────────────────────────── Updates …  until the connection is closed
 //!     Audience, Heartbeat ─────────▶
-//!     ◀──────────────────────────── Heartbeat, Path
+//!     ◀──────────────────────────── Heartbeat, Path, Counting
 //!
 //!  ┌────────────────────┬─────────┬────────────────────────────────────┐
 //!  │ length: u32, big e.│ version │ bincode 2, standard configuration  │
@@ -169,6 +169,8 @@ pub enum Down {
     Heartbeat,
     /// Start of the snapshot: updates with every room that has results follow, until [`Down::SnapshotEnd`].
     Snapshot,
+    /// Whether new counts reach the upstream. Sent after the snapshot, and when it changes.
+    Counting(bool),
 }
 
 /// The reason why bytes are not a message.

@@ -246,7 +246,8 @@ mod tests {
         let at = |ms| begun + Duration::from_millis(ms);
         let mut screen = Screen::new(begun);
         screen.show(&live(0, 0), at(250));
-        screen.show(&Frame::Heartbeat { now: 0 }, at(4000));
+        let (now, counting) = (0, true);
+        screen.show(&Frame::Heartbeat { now, counting }, at(4000));
         screen.show(&live(0, 1), at(7350));
         screen.show(&live(0, 1), at(7600));
         assert_eq!(screen.longest_pause, Duration::from_millis(7100));

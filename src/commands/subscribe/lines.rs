@@ -1,4 +1,4 @@
-//! Formats a frame as one line of text for people.
+//! Formats frames as lines of text for people.
 
 use emostream_model::{Count, Frame, GapReason, Tally};
 use jiff::{Timestamp, tz::TimeZone};
@@ -8,20 +8,57 @@ use crate::cli::parse::span_ms;
 /// Maximum number of emojis in a line.
 const LINE_COUNTS: usize = 6;
 
-/// Returns the line for a frame; `None` for a heartbeat, which is not shown.
-pub(super) fn describe(frame: &Frame) -> Option<String> {
+/// The sentence that is shown while the server receives no new counts.
+pub(super) const NOT_COUNTING: &str =
+    "counting has stopped; reactions are kept and will be counted";
+
+/// Formats the frames of one subscription.
+pub(super) struct Lines {
+    /// As the server last reported.
+    counting: bool,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { counting: true }
+    }
+
+    /// Returns the line for a frame; `None` for a heartbeat that reports no change.
+    pub(super) fn describe(&mut self, frame: &Frame) -> Option<String> {
+        match frame {
+            Frame::Hello { counting, .. } => self.counting = *counting,
+            Frame::Heartbeat { counting, .. } => {
+                let was = std::mem::replace(&mut self.counting, *counting);
+                let line = if *counting {
+                    "counting continues"
+                } else {
+                    NOT_COUNTING
+                };
+                return (was != *counting).then(|| line.to_owned());
+            }
+            _ => {}
+        }
+        line(frame)
+    }
+}
+
+fn line(frame: &Frame) -> Option<String> {
     Some(match frame {
         Frame::Hello {
             room,
             window_ms,
             resumed,
+            counting,
             ..
         } => {
+            let window = span_ms(*window_ms);
             let resumed = if *resumed { ", resumed" } else { "" };
-            format!(
-                "in room {room}: windows of {}{resumed}",
-                span_ms(*window_ms)
-            )
+            let stopped = if *counting {
+                String::new()
+            } else {
+                format!("; {NOT_COUNTING}")
+            };
+            format!("in room {room}: windows of {window}{resumed}{stopped}")
         }
         Frame::Heartbeat { .. } => return None,
         Frame::Live {
@@ -110,4 +147,22 @@ pub(in crate::commands) fn clock(at_ms: u64) -> String {
         .unwrap_or_default()
         .to_zoned_datetime(TimeZone::system());
     moment.strftime("%H:%M:%S%.3f").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_once_that_counting_has_stopped_and_once_that_it_continues() {
+        let mut lines = Lines::new();
+        let said = [true, false, false, true, true].map(|counting| {
+            let heartbeat = Frame::Heartbeat { now: 0, counting };
+            lines.describe(&heartbeat)
+        });
+        let [none, stopped, still, continues, nothing] = &said;
+        assert_eq!((none, still, nothing), (&None, &None, &None));
+        assert_eq!(stopped.as_deref(), Some(NOT_COUNTING));
+        assert_eq!(continues.as_deref(), Some("counting continues"));
+    }
 }

@@ -16,7 +16,7 @@ use std::io::IsTerminal;
 use clap::Args;
 use emostream_model::Room;
 
-use self::{scene::Scene, screen::Screen};
+use self::{lines::Lines, scene::Scene, screen::Screen};
 use crate::{
     client::{AccessFlags, Endpoint, Server, Subscription, SubscriptionEvent, Transport},
     exit::Failure,
@@ -80,6 +80,7 @@ pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
 /// Prints each message as one line. A signal ends the process at any time, since there is nothing to restore.
 async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
     let mut room = flags.subscription(server);
+    let mut lines = Lines::new();
     let mut connected = false;
     loop {
         match room.next().await.map_err(Failure::unavailable)? {
@@ -89,7 +90,7 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
                     // In JSON, line breaks and tabs occur only as white space between values, since they are escaped in
                     // strings. So a space can replace each of them, and every message is one line.
                     true => text.replace(['\n', '\r', '\t'], " "),
-                    false => match lines::describe(&frame) {
+                    false => match lines.describe(&frame) {
                         Some(line) => line,
                         None => continue,
                     },

@@ -21,7 +21,7 @@ use ratatui::{
 };
 
 use super::{
-    lines::clock,
+    lines::{NOT_COUNTING, clock},
     scene::{FLIGHT, Flight, Scene, Standing},
 };
 
@@ -54,9 +54,9 @@ pub(super) fn draw(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant)
 
 fn headline(scene: &Scene, now: Instant) -> Line<'_> {
     let sum = HumanCount(scene.sum()).to_string();
-    let rate = match scene.standing {
-        Standing::Live => HumanCount(scene.rate(now).round() as u64).to_string(),
-        Standing::Lost { .. } => "?".to_owned(),
+    let rate = match is_current(scene) {
+        true => HumanCount(scene.rate(now).round() as u64).to_string(),
+        false => "?".to_owned(),
     };
     let mut spans = vec![
         Span::from(format!(" {} ", scene.room)).bold().reversed(),
@@ -64,18 +64,25 @@ fn headline(scene: &Scene, now: Instant) -> Line<'_> {
         Span::from(format!(" reactions   {rate}/s   ")),
     ];
     spans.push(match &scene.standing {
+        Standing::Live if !scene.counting => {
+            Span::from(format!("○ {NOT_COUNTING}")).fg(Color::Yellow)
+        }
         Standing::Live => Span::from("● live").fg(Color::Green),
         Standing::Lost { why, next } => {
             let left = next.saturating_duration_since(now).as_secs_f64();
             Span::from(format!("○ {why}; retrying in {left:.1} s")).fg(Color::Yellow)
         }
     });
-    // Without a connection no notice is shown, because the reason of the lost connection is more important.
-    let live = scene.standing == Standing::Live;
-    let notice = scene.notice.as_ref().filter(|_| live);
+    // While the counts are not current no notice is shown, because the reason for that is more important.
+    let notice = scene.notice.as_ref().filter(|_| is_current(scene));
     spans.extend(notice.map(|notice| Span::from(format!("   {notice}")).fg(Color::Yellow)));
     spans.push(Span::from("   q quits").dim());
     Line::from(spans)
+}
+
+/// Whether the counts are those of now. If not, it is not known whether the room is quiet.
+fn is_current(scene: &Scene) -> bool {
+    scene.standing == Standing::Live && scene.counting
 }
 
 fn panel(title: String) -> Block<'static> {
@@ -123,12 +130,12 @@ fn draw_sky(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
 }
 
 fn draw_now(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
-    // Without a connection the current counts are not known, so none are shown.
-    let is_live = scene.standing == Standing::Live;
-    let Some(open) = scene.newest(now).filter(|_| is_live) else {
-        let text = match is_live {
-            true => "No reactions in the current window yet.",
-            false => "Unknown without a connection.",
+    // Current counts that are not known are not shown.
+    let Some(open) = scene.newest(now).filter(|_| is_current(scene)) else {
+        let text = match &scene.standing {
+            Standing::Lost { .. } => "Unknown without a connection.",
+            Standing::Live if !scene.counting => "Unknown while counting has stopped.",
+            Standing::Live => "No reactions in the current window yet.",
         };
         Paragraph::new(text)
             .dim()
@@ -281,7 +288,7 @@ mod tests {
         super::scene::tests::{a_final, frame, live},
         *,
     };
-    use emostream_model::Room;
+    use emostream_model::{Frame, Room};
     use proptest::prelude::*;
     use serde_json::json;
     use std::time::Duration;
@@ -324,6 +331,15 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} is missing:\n{shown}");
         }
+        let heartbeat = |counting| Frame::Heartbeat { now: 0, counting };
+        scene.take(&heartbeat(false), now);
+        let shown = drawn(&scene, now, 160, 40);
+        for part in ["?/s", NOT_COUNTING, "Unknown while counting has stopped."] {
+            assert!(shown.contains(part), "{part} is missing:\n{shown}");
+        }
+        assert!(!shown.contains("● live"), "{shown}");
+        scene.take(&heartbeat(true), now);
+        assert!(drawn(&scene, now, 100, 40).contains("● live"));
         scene.lost("the server closed".to_owned(), now + Duration::from_secs(2));
         let shown = drawn(&scene, now, 100, 40);
         assert!(

@@ -80,6 +80,8 @@ pub(super) struct Scene {
     pub(super) room: Room,
     pub(super) standing: Standing,
     pub(super) notice: Option<String>,
+    /// Whether new counts reach the server. If not, it is not known whether the room is quiet.
+    pub(super) counting: bool,
     pub(super) trending: Option<(u64, Vec<Count>)>,
     pub(super) moments: VecDeque<Moment>,
     pub(super) flights: Vec<Flight>,
@@ -107,6 +109,7 @@ impl Scene {
             room,
             standing: Standing::Live,
             notice: None,
+            counting: true,
             trending: None,
             moments: VecDeque::new(),
             flights: Vec::new(),
@@ -127,15 +130,17 @@ impl Scene {
     /// Applies a message that was received at `now`.
     pub(super) fn take(&mut self, frame: &Frame, now: Instant) {
         self.standing = Standing::Live;
-        let is_past = self.is_past(frame);
+        let is_past = self.is_past(frame, now);
         match frame {
             Frame::Hello {
                 now: server_ms,
                 latest,
                 swarm_size,
                 resumed,
+                counting,
                 ..
             } => {
+                self.counting = *counting;
                 self.joined_ms = *server_ms;
                 self.latest = *latest;
                 self.clock = (*server_ms > 0).then_some((now, *server_ms));
@@ -146,7 +151,13 @@ impl Scene {
                     self.open.clear();
                 }
             }
-            Frame::Heartbeat { now: server_ms } => self.clock = Some((now, *server_ms)),
+            Frame::Heartbeat {
+                now: server_ms,
+                counting,
+            } => {
+                self.clock = Some((now, *server_ms));
+                self.counting = *counting;
+            }
             Frame::Live {
                 window,
                 total,
@@ -221,15 +232,29 @@ impl Scene {
         self.samples.push_back((now, self.sum()));
     }
 
-    /// Whether a message reports reactions that were counted before the connection began, or while finals were missed.
-    fn is_past(&self, frame: &Frame) -> bool {
+    /// Whether a message reports reactions that were counted before the connection began, while finals were missed, or
+    /// long after they were sent, because counting had stopped.
+    fn is_past(&self, frame: &Frame, now: Instant) -> bool {
         self.catching_up
             || match frame {
                 Frame::Hello { .. } => true,
-                Frame::Final { id, .. } => self.latest.is_some_and(|latest| id.is_up_to(latest)),
-                Frame::Live { emitted_at, .. } => *emitted_at < self.joined_ms,
+                Frame::Final { id, window, .. } => {
+                    let is_known = self.latest.is_some_and(|latest| id.is_up_to(latest));
+                    is_known || self.is_over(*window, now)
+                }
+                Frame::Live {
+                    emitted_at, window, ..
+                } => *emitted_at < self.joined_ms || self.is_over(*window, now),
                 _ => false,
             }
+    }
+
+    /// Whether a window ended [`PRESENT_MS`] before `now` or earlier, by the server's clock.
+    fn is_over(&self, window: Window, now: Instant) -> bool {
+        let server_ms = self.clock.map_or(0, |(at, ms)| {
+            ms.saturating_add(now.saturating_duration_since(at).as_millis() as u64)
+        });
+        window.end.saturating_add(PRESENT_MS) <= server_ms
     }
 
     /// Records that the connection is lost, with the reason. The next attempt to connect is at `next`.
@@ -267,10 +292,7 @@ impl Scene {
     /// Returns the newest open window, unless it ended [`PRESENT_MS`] before `now` or earlier.
     pub(super) fn newest(&self, now: Instant) -> Option<&Open> {
         let newest = self.open.values().next_back()?;
-        let server_ms = self.clock.map_or(0, |(at, ms)| {
-            ms.saturating_add(now.saturating_duration_since(at).as_millis() as u64)
-        });
-        (newest.window.end.saturating_add(PRESENT_MS) > server_ms).then_some(newest)
+        (!self.is_over(newest.window, now)).then_some(newest)
     }
 
     /// Returns the rate of reactions per second over the last [`RATE_SPAN`].
@@ -486,7 +508,19 @@ pub(super) mod tests {
         let hello = json!({"type": "hello", "room": "a", "now": 62_000, "latest": null, "window_ms": 2000,
             "live_ms": 250, "swarm_size": 1000, "resumed": false});
         scene.take(&frame(hello), now);
-        scene.take(&a_final(0, 1, 1), now);
+        scene.take(&a_final(60_000, 1, 1), now);
+        assert_eq!(scene.flights.len(), 1);
+    }
+
+    #[test]
+    fn reactions_that_are_counted_after_a_stop_of_counting_do_not_rise() {
+        let (mut scene, now) = (scene(), Instant::now());
+        let minute_later = now + Duration::from_secs(60);
+        scene.take(&hello(62_000, "0-0", false), now);
+        // The windows of the stop are closed when the dataflow runs again.
+        scene.take(&a_final(64_000, 5000, 5000), minute_later);
+        assert_eq!((scene.flights.len(), scene.rate(minute_later)), (0, 0.0));
+        scene.take(&live_at(122_250, 122_000, 1), minute_later);
         assert_eq!(scene.flights.len(), 1);
     }
 
@@ -499,7 +533,11 @@ pub(super) mod tests {
         assert!(scene.newest(seconds(9)).is_some());
         assert!(scene.newest(seconds(10)).is_none());
         // The final of the window did not come, but a heartbeat reports that the server's time has advanced.
-        scene.take(&Frame::Heartbeat { now: 77_000 }, seconds(1));
+        let heartbeat = Frame::Heartbeat {
+            now: 77_000,
+            counting: true,
+        };
+        scene.take(&heartbeat, seconds(1));
         assert!(scene.newest(seconds(1)).is_none());
     }
 
