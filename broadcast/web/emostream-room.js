@@ -171,13 +171,10 @@ button:active { transform: scale(.93); border-color: var(--strong); }
 :host([overlay]) button { pointer-events: auto; background: var(--emostream-surface, #000a); }
 :host([overlay]) .notice { inset-block: 1rem auto; background: var(--emostream-notice, #000c); color: var(--emostream-on-notice, #fff); }
 /* Nothing covers the still picture. */
-@media (prefers-reduced-motion: reduce) {
-  .stage { grid-template-rows: auto minmax(0, 1fr) auto; }
-  canvas { grid-row: 2; }
-  .hint { grid-row: 3; }
-  button { transition: none; }
-  button:active { transform: none; }
-}
+:host([data-still]) .stage { grid-template-rows: auto minmax(0, 1fr) auto; }
+:host([data-still]) canvas { grid-row: 2; }
+:host([data-still]) .hint { grid-row: 3; }
+@media (prefers-reduced-motion: reduce) { button { transition: none; } button:active { transform: none; } }
 @media (forced-colors: active) { .stage { border-color: CanvasText; } button { border-color: ButtonText; } .notice, .combo { border-color: CanvasText; } }
 `;
 
@@ -429,7 +426,15 @@ export class EmoStreamRoom extends Base {
     this.#swarms?.close();
     this.#swarms = new Swarms(this.#canvas, { picture: (emoji) => pictures.loaded(emoji) });
     this.#limit();
+    this.#compose();
     this.#drawSoon();
+  }
+
+  /** Chooses the layout for a picture that moves or stands still. Over a video the still picture would cover the video. */
+  #compose() {
+    const still = this.#swarms.calm && !this.overlay;
+    this.toggleAttribute("data-still", still);
+    return still;
   }
 
   #limit() {
@@ -482,8 +487,7 @@ export class EmoStreamRoom extends Base {
     this.#newest = Math.max(this.#newest, frame.end);
     if (!this.#stream.isPast(frame)) {
       this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
-      // Over a video the still picture would cover the video.
-      if (frame.type === "final" && this.#swarms.calm && !this.overlay) this.#swarms.mosaic(frame.counts);
+      if (this.#compose() && frame.type === "final") this.#swarms.mosaic(frame.counts);
     }
     if (this.#delay.rose((emoji) => this.#board.total(emoji))) this.#measured();
     this.#drawSoon();
@@ -497,6 +501,7 @@ export class EmoStreamRoom extends Base {
   #idle() {
     const { idle } = this;
     this.#hint.hidden = !idle;
+    this.#compose();
     if (idle) this.#swarms.mosaic([]);
   }
 
