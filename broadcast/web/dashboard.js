@@ -46,7 +46,7 @@ class Dashboard {
   /** What the address names. */ #view = viewOf("");
   #room;
   #rooms = [];
-  /** When the list of rooms was received, by this device's clock. */ #listedAt = 0;
+  /** When the list of rooms was last received while the rooms were counted, by this device's clock. */ #listedAt = 0;
   /** Whether the list of rooms is being requested. */ #isListing = false;
   #problems = { address: "", rooms: "", counting: "", room: "" };
   #stream;
@@ -137,13 +137,15 @@ class Dashboard {
     this.#isListing = true;
     try {
       const { rooms, trending } = await ask("/v1/rooms");
-      if (this.#problems.counting === "") this.#activity.add(rooms, performance.now(), this.#paceSpan);
+      if (this.#problems.counting === "") {
+        this.#activity.add(rooms, performance.now(), this.#paceSpan);
+        this.#listedAt = Date.now();
+      }
       const hot = new Map(trending?.rooms.map(({ room, count }) => [room, count]));
       const heat = ({ room }) => this.#paceOf(room) || (hot.get(room) ?? 0) / 1e6;
       rooms.sort((a, b) => heat(b) - heat(a) || b.total - a.total);
       this.#rooms = rooms;
       void this.#look();
-      this.#listedAt = Date.now();
       this.#problem("rooms", "");
     } catch (error) {
       this.#activity.clear();
@@ -186,7 +188,7 @@ class Dashboard {
     // Without a response, or without counts, it is not known which rooms are active now.
     const { rooms: unlisted, counting } = this.#problems;
     const lost = unlisted !== "" || counting !== "";
-    const unknown = this.#rooms.length === 0 && lost;
+    const unknown = lost && (this.#rooms.length === 0 || this.#listedAt === 0);
     const count = `${exact.format(this.#rooms.length)} active`;
     byId("rooms-empty").hidden = unknown || this.#rooms.length > 0;
     setText(byId("rooms-count"), unknown ? "" : lost ? `${count} at ${minute(this.#listedAt)}` : count);
