@@ -84,7 +84,7 @@ const STYLE = `
   flex: 1;
   position: relative;
   display: grid;
-  grid-template-rows: minmax(0, 1fr) auto;
+  grid-template: minmax(0, 1fr) auto / minmax(0, 1fr);
   place-items: center;
   min-height: 10rem;
   overflow: hidden;
@@ -487,7 +487,7 @@ export class EmoStreamRoom extends Base {
     this.#newest = Math.max(this.#newest, frame.end);
     if (!this.#stream.isPast(frame)) {
       this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
-      if (this.#compose() && frame.type === "final") this.#swarms.mosaic(frame.counts);
+      if (this.#compose()) this.#swarms.mosaic(frame.counts, frame.type === "final");
     }
     if (this.#delay.rose((emoji) => this.#board.total(emoji))) this.#measured();
     this.#drawSoon();

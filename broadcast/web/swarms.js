@@ -171,10 +171,14 @@ export class Swarms {
     }
   }
 
-  /** Draws the still picture of one window, while {@link calm}. Without counts, removes it, also after that time. */
-  async mosaic(counts) {
+  /**
+   * Draws the still picture of one window, while {@link calm}. Of a window that is not closed, only if there is no picture
+   * yet. Without counts, removes it, also after that time.
+   */
+  async mosaic(counts, isClosed = true) {
     const removes = counts.length === 0;
-    if (this.#paused || !(removes ? this.#counts.length : this.calm)) return;
+    const shows = this.#counts.length > 0;
+    if (this.#paused || (removes ? !shows : !this.calm || (shows && !isClosed))) return;
     this.#counts = counts;
     if (removes) return this.#clear();
     // Most pages never need it.

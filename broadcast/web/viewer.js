@@ -223,7 +223,9 @@ class Viewer {
     // Without a connection the counts are old or unknown.
     if (!this.#isOpen) return;
     const { sum } = this.#crowd.board;
-    setText(byId("sum"), exact.format(sum));
+    const shown = exact.format(sum);
+    setText(byId("sum"), shown);
+    byId("sum").style.setProperty("--characters", shown.length);
     this.#drawTotals();
     this.#drawNow();
     this.#drawFinals();

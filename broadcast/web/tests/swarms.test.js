@@ -300,8 +300,27 @@ test("with reduced motion the picture of a window stands still until the next on
   assert.deepEqual([swarms.calm, swarms.particles, screen.runs], [true, 0, false]);
   await Promise.all([swarms.mosaic([{ emoji: "👏", count: 1, swarms: 0 }]), swarms.mosaic(counts)]);
   assert.equal(screen.drawn.length, 240 + 2, "cells, a large emoji and its label, of the newest window only");
+  await swarms.mosaic([{ emoji: "👏", count: 1, swarms: 0 }], false);
+  assert.equal(screen.drawn.length, 240 + 2, "an open window does not replace a closed one");
   await swarms.mosaic([]);
   assert.equal(screen.drawn.length, 0);
+  await swarms.mosaic([{ emoji: "👏", count: 3, swarms: 0 }], false);
+  assert.equal(screen.drawn.length, 3, "it is shown if there is no picture yet");
+});
+
+test("a room that is idle after a slow minute removes the still picture, and not what is in the air", async (t) => {
+  const { Swarms } = await import("../swarms.js");
+  const screen = stage(t, 1280, 700);
+  const swarms = new Swarms(screen.canvas);
+  screen.reduced.matches = true;
+  await swarms.mosaic([{ emoji: "🔥", count: 5, swarms: 0 }]);
+  screen.reduced.matches = false;
+  assert.deepEqual([swarms.calm, screen.drawn.length], [false, 5]);
+  await swarms.mosaic([]);
+  assert.equal(screen.drawn.length, 0);
+  swarms.tap("🔥", 10, 1);
+  await swarms.mosaic([]);
+  assert.ok(swarms.particles > 0);
 });
 
 test("a picture that is loaded later replaces the glyph", async (t) => {
