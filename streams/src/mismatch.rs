@@ -117,14 +117,14 @@ impl fmt::Display for ProgressMismatch {
                 start,
             } => write!(
                 f,
-                "{topic_partition} must be read from offset {from} to complete the totals of some keys, but begins at {start}: finals were deleted before the totals held them"
+                "{topic_partition} must be read from offset {from} to complete the totals of some keys, but begins at {start}: finals were deleted before the totals contained them"
             ),
             ProgressMismatch::RecordChanged {
                 topic_partition,
                 offset,
             } => write!(
                 f,
-                "{topic_partition} holds another record at offset {offset} than the one that was read: the topic was recreated"
+                "{topic_partition} has another record at offset {offset} than the one that was read: the topic was recreated"
             ),
         }
     }

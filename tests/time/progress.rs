@@ -172,6 +172,9 @@ fn progress_of_another_kafka_cluster_is_refused() {
     });
     for (code, logged) in [one, other] {
         assert_eq!(code, Some(64), "{logged}");
-        assert_contains(&logged, &["cluster", "start all alike"]);
+        assert_contains(
+            &logged,
+            &["cluster", "start all of them with the same flags"],
+        );
     }
 }

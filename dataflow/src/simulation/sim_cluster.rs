@@ -204,7 +204,7 @@ impl SimCluster {
             if self.oracle.is_written(&self.output) {
                 break;
             }
-            assert!(round < MAX_ROUNDS, "the group stands still");
+            assert!(round < MAX_ROUNDS, "the group makes no progress");
             self.clock.advance(50);
             self.tick(false);
             self.show_all(0);

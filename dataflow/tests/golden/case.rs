@@ -260,7 +260,11 @@ impl Settings {
         let (name, value) = setting
             .split_once('=')
             .ok_or_else(|| format!("'{setting}' is not NAME=VALUE"))?;
-        let number = || value.parse().map_err(|_| format!("'{value}' is no number"));
+        let number = || {
+            value
+                .parse()
+                .map_err(|_| format!("'{value}' is not a number"))
+        };
         match name {
             "partitions" => self.partitions = number()? as u32,
             "window" => self.window = duration(value)?,

@@ -306,13 +306,18 @@ impl Coordinator {
         let peer = self.cluster.name(handshake.process);
         let mut difference = None;
         let reply = if !same_token(&handshake.token, &self.cluster.token) {
-            tracing::warn!("{peer} was turned away: it has another --cluster-token-file");
+            tracing::warn!(
+                "the connection of {peer} was refused: it has another --cluster-token-file"
+            );
             HandshakeReply::WrongToken
         } else if let Some(found) = self.settings.difference(&handshake.settings, &peer) {
             difference = Some(found);
             HandshakeReply::DifferentSettings(self.settings.clone())
         } else if handshake.to != self.cluster.index || !self.expects(handshake) {
-            tracing::warn!("{peer} looked for process {} here", handshake.to);
+            tracing::warn!(
+                "{peer} has connected to this process, but wanted process {}",
+                handshake.to
+            );
             HandshakeReply::WrongIndex(self.cluster.index)
         } else if self.is_duplicate(handshake) {
             HandshakeReply::Duplicate
@@ -392,7 +397,7 @@ impl Coordinator {
     fn begin(&mut self, beginning: SharedBeginning) -> Result<(), StreamsError> {
         let mut others = self.others();
         if let Some(process) = others.find(|process| self.peers[*process].data.is_none()) {
-            return Err(self.lost_peer(process, "it left before the beginning"));
+            return Err(self.lost_peer(process, "it disconnected before the run began"));
         }
         self.phase = Phase::Running;
         self.act(Action::Report(CoordinatorEvent::Begin(beginning)));
@@ -464,7 +469,7 @@ impl Coordinator {
         if let Phase::Draining { since } = self.phase
             && now - since > DRAIN_TIMEOUT
         {
-            tracing::warn!("not every process has confirmed in time that the run ends");
+            tracing::warn!("not all processes have confirmed in time that the run ends");
             self.act(Action::Exit);
             return Ok(());
         }
@@ -477,7 +482,9 @@ impl Coordinator {
             control.is_some_and(|control| now - control.last_received > PEER_TIMEOUT)
         };
         if let Some(process) = self.controlled().find(is_silent) {
-            let why = format!("it has said nothing for {PEER_TIMEOUT:?}; it is frozen or cut off");
+            let why = format!(
+                "no message was received from it for {PEER_TIMEOUT:?}; it is frozen, or the network is down"
+            );
             return self.lose(process, &why, now);
         }
         match self.phase {
@@ -560,7 +567,7 @@ impl Coordinator {
         self.close(process, purpose);
         self.peers[process].ready = false;
         tracing::warn!(
-            "{} left while the cluster forms: its {purpose:?} connection",
+            "{} has closed its {purpose:?} connection before the cluster was complete",
             self.cluster.name(process)
         );
         if process < self.cluster.index {

@@ -115,7 +115,7 @@ pub async fn read<T: DeserializeOwned>(
 ) -> Result<T> {
     let length = from.read_u32().await? as usize;
     if length > most_bytes {
-        let what = format!("a frame of {length} bytes");
+        let what = format!("a frame of {length} bytes is too long");
         return Err(Error::new(ErrorKind::InvalidData, what));
     }
     let mut body = vec![0; length];
@@ -123,7 +123,7 @@ pub async fn read<T: DeserializeOwned>(
     // The error does not contain the message of serde, since that may quote bytes that any client has sent, and errors
     // are logged.
     serde_json::from_slice(&body).map_err(|error| {
-        let what = format!("a frame that is none of ours, from byte {}", error.column());
+        let what = format!("a frame is not valid from byte {} on", error.column());
         Error::new(ErrorKind::InvalidData, what)
     })
 }

@@ -296,7 +296,7 @@ fn final_time(
     };
     if wanted_ms > request.now_ms.saturating_add(MAX_AHEAD_MS) {
         return Err(StreamsError::FinalUntil(format!(
-            "{} is ahead of this host's clock ({}); nothing would be counted until then",
+            "{} is ahead of this host's clock ({}); no event would be counted until then",
             format_time(wanted_ms),
             format_time(request.now_ms)
         )));

@@ -474,7 +474,11 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         };
         read_from(log, topic, from, &mut keep)?;
         if unreadable > 0 {
-            tracing::warn!(topic, unreadable, "skipped records that are not totals");
+            tracing::warn!(
+                topic,
+                unreadable,
+                "skipped records that cannot be read as totals"
+            );
         }
         Ok(keys)
     }

@@ -379,7 +379,7 @@ impl<F: Format> Dataflow<F> {
                     return Ok(None);
                 }
             }
-            (self.ready)(Err("reading where the last run got to".to_owned()));
+            (self.ready)(Err("reading the progress of the last run".to_owned()));
             // If another run has committed just before, `take_over` returns `None`, and the standby waits again.
             if let Some(taken) = take_over::take_over(self.config(), &*self.log, silent_at)? {
                 state.newest = taken.offset;

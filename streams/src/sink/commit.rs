@@ -481,7 +481,9 @@ impl Writing {
         if shortened == 0 {
             return Err(Ended::Failed(error));
         }
-        tracing::warn!("{shortened} rejected record(s) are written as headers alone: {error}");
+        tracing::warn!(
+            "the log has not accepted {shortened} rejected record(s), which are written without their values now: {error}"
+        );
         Ok(())
     }
 }

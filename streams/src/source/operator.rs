@@ -439,7 +439,7 @@ impl<F: Format> Source<F> {
                             if let Some(instance) = instances.observe(now, behind_ms, record.headers) {
                                 tracing::warn!(
                                     "the clock of producer {instance} is {behind_ms} ms behind the others, more \
-                                     than --lateness: its events are late; synchronise it"
+                                     than --lateness: its events are late; synchronise that clock"
                                 );
                             }
                         }

@@ -21,9 +21,9 @@ impl<F: Format> Declared<F> {
 dataflow {id}: {workers} worker(s), {settings}
 
   source: {source}   (its partitions dealt over the workers)
-    read         watermark of a partition = newest time - {lateness_ms} ms; a partition that brings nothing for
-                 {idle:?} is idle once its end is reached; one that cannot be read to its end holds time
-                 back for {hold:?} more
+    read         watermark of a partition = newest time - {lateness_ms} ms; a partition without records for
+                 {idle:?} is idle once its end is reached; one that cannot be read to its end keeps
+                 windows open for {hold:?} more
     pre-aggregate  count by (window, key, item) where it is read
       --> rejected, marks of progress --> commit
     exchange     by key

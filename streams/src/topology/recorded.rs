@@ -126,7 +126,7 @@ impl<F: Format> Recorded<F> {
                 return Err(defect(what.to_owned()));
             }
             if tops.top == 0 {
-                return Err(defect("has a table of tops without places".to_owned()));
+                return Err(defect("has a table of tops with 0 places".to_owned()));
             }
         }
         Ok(Declared {

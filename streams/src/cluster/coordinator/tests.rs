@@ -763,7 +763,7 @@ fn no_process_begins_without_a_data_connection() {
     while network.handle(0) || network.read(1, 0) || network.handle(1) {}
     let sentence = error(&network.processes[1]).1;
     assert!(
-        sentence.contains("it left before the beginning"),
+        sentence.contains("it disconnected before the run began"),
         "{sentence}"
     );
 }
