@@ -141,7 +141,7 @@ fn an_own_emote_has_its_picture_and_counts_as_its_emoji() {
         let named = "document.querySelector('emostream-room').react(':goal:')";
         assert_eq!(value(&browser, named).await, json!(true));
         counted(&browser, "⚽", 2).await;
-        // Where a picture is missing, the emoji is shown.
+        // If a picture is missing, the emoji is shown instead.
         run(
             &browser,
             "document.querySelector('emostream-room').emojiBase = 'data:,{name}'",

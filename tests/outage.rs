@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 const REACTIONS: &str = "emostream.reactions";
 
 /// The text of a response if no reaction of the request was buffered.
-const NOTHING_KEPT: &str = "nothing was kept";
+const NOTHING_KEPT: &str = "no reaction was accepted";
 
 /// A refusal that took longer than this was sent after the timeout of the log. A shorter one was sent at once.
 const AT_LENGTH: Duration = Duration::from_secs(6);

@@ -272,7 +272,7 @@ fn a_client_beyond_a_limit_of_rate_or_rooms_gets_retry_after() {
             "{answer}"
         );
         assert!(answer.contains("\r\nretry-after: "), "{answer}");
-        assert!(answer.contains("nothing was kept"), "{answer}");
+        assert!(answer.contains("no reaction was accepted"), "{answer}");
     }
     assert!(send(3, "a").starts_with("HTTP/1.1 202 "));
     assert_eq!(ingest.stop(), 2);

@@ -73,8 +73,8 @@ impl Format for ReactionFormat {
                 let part = part.iter().map(|index| reactions[*index]);
                 Batch::encode(base_ms, part)
             }
-            // The users of the batch cannot be decoded, so the parts cannot be encoded. The last part gets the whole
-            // value, so that it is written only once.
+            // The users in the batch cannot be decoded, so its rejected parts cannot be encoded separately. The last
+            // part gets the whole value, so that it is written only once.
             None if number + 1 == parts.len() => record.value.to_vec(),
             None => Vec::new(),
         };
@@ -436,7 +436,7 @@ mod tests {
             fixture.counts(),
             [(4_000, "a 🔥".into(), 1), (8_000, "a 🔥".into(), 1)]
         );
-        // A later run reads the first record again. The offset is below N, the committed offset, so the run does not
+        // A later run reads the first record again. The offset is below the committed offset, so the run does not
         // reject the events again.
         let mut again = Fixture::with(2, 0, Some(limit), &[]);
         again.accept(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));

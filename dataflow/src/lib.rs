@@ -74,8 +74,8 @@ pub struct Config {
     /// Time without a final, in event time, after which a room is removed and its totals begin at 0 with its next
     /// final.
     pub totals_retention: Duration,
-    /// How the process runs the application. The lateness must exceed the flush interval of the ingest plus the clock
-    /// skew.
+    /// The settings with which the process runs the application. The lateness must exceed the flush interval of the
+    /// ingest plus the clock skew.
     pub run: RunConfig,
 }
 

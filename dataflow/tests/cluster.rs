@@ -66,8 +66,8 @@ impl Process {
         }
     }
 
-    /// Returns F, the time up to which all windows are final, from the metrics of the process, seconds; `None` if the
-    /// metrics do not contain it yet.
+    /// Returns the final-until time, up to which all windows are final, from the metrics of the process, seconds;
+    /// `None` if the metrics do not contain it yet.
     fn final_until(&self) -> Option<f64> {
         let families = self.registry.gather();
         let name = "emostream_dataflow_final_until_timestamp_seconds";

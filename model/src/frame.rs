@@ -125,7 +125,7 @@ pub enum Frame {
         /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
-        /// When the dataflow emitted the tally, Unix milliseconds.
+        /// The time at which the dataflow emitted the tally, Unix milliseconds.
         emitted_at: u64,
         /// The sum of all counts.
         total: u64,
@@ -145,7 +145,7 @@ pub enum Frame {
         /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
-        /// When the final was committed to the log, Unix milliseconds.
+        /// The time at which the final was committed to the log, Unix milliseconds.
         emitted_at: u64,
         /// The sum of all counts.
         total: u64,

@@ -15,8 +15,8 @@ pub struct WindowRecord {
     /// `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
     pub window: Window,
-    /// When the dataflow emitted the tally, Unix milliseconds. Only live tallies have this field, so that the bytes of
-    /// a final do not depend on the time when it was computed.
+    /// The time at which the dataflow emitted the tally, Unix milliseconds. Only live tallies have this field, so that
+    /// the bytes of a final do not depend on the time when it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emitted_at: Option<u64>,
     /// The sum of the counts.

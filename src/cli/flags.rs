@@ -50,8 +50,8 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
-/// How long a service retries a request that the brokers deny because a permission is missing: it takes seconds until
-/// all brokers know a new ACL.
+/// Time for which a service retries a request that the brokers deny because a permission is missing. Some seconds pass
+/// until all brokers know a new ACL.
 const DENIAL_RETRY_TIME: Duration = Duration::from_secs(30);
 
 /// The flags of commands that cannot run without a Kafka cluster.

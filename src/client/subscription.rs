@@ -9,7 +9,10 @@
 //!
 //! Invariant: finals are returned in order, and none is returned twice, even if the subscription reconnects.
 
-#![allow(clippy::disallowed_methods, reason = "times a connection")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the duration of a connection"
+)]
 
 use std::{
     pin::Pin,

@@ -1,6 +1,9 @@
 //! The graceful shutdown of a process, and its deadline.
 
-#![allow(clippy::disallowed_methods, reason = "a drain has a deadline")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "computes the deadline of a drain"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Errors with which an application does not start, or ends by itself.
+//! Errors because of which an application does not start, or ends without a request.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use emostream_log::LogError;
 
 use crate::mismatch::ProgressMismatch;
 
-/// An error with which an application ends. Each message says what to do.
+/// An error because of which an application ends. Each message states how to fix the error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamsError {
@@ -239,7 +239,7 @@ pub enum StreamsError {
     #[error("the dataflow stops{advice}: {0}", advice = advice(.0))]
     Log(LogError),
     /// A worker ended because of a defect in the program.
-    #[error("a worker ended because of a bug: {0}")]
+    #[error("a worker ended because of a defect: {0}")]
     Worker(String),
 }
 

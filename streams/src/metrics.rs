@@ -31,7 +31,7 @@ pub struct Metrics {
     pub watermark: GaugeVec,
     /// Windows with counts that are not final yet, by worker.
     pub open_windows: IntGaugeVec,
-    /// The time up to which every window is final (F), Unix seconds.
+    /// The final-until time, up to which every window is final, Unix seconds.
     final_until: IntGaugeVec,
     /// Seconds from a window's end to its commit.
     pub close: Histogram,

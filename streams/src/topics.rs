@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use emostream_log::{Cleanup, TopicSpec};
 
-/// The retention of a topic that does not declare another one.
+/// The default retention of a topic.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Maximum time by which event time may be ahead of this host's clock, milliseconds. The source topic is created with

@@ -222,7 +222,7 @@ pub fn check(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) {
     assert_eq!(found, expected);
 }
 
-/// Returns F, the time up to which all windows are final, as `inspect progress` prints it.
+/// Returns the final-until time, up to which all windows are final, as `inspect progress` prints it.
 pub fn final_until_ms(brokers: &str, prefix: &str) -> u64 {
     let arguments = [
         "inspect",

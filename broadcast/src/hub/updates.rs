@@ -10,7 +10,10 @@
 //! Invariant: an update is applied to the rooms before it is appended to the update log, and no relay joins in between.
 //! So a relay that is sent the snapshot, and then the log from its cursor on, misses no update.
 
-#![allow(clippy::disallowed_methods, reason = "dates updates and sweeps")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the time of updates and sweeps"
+)]
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -31,7 +31,7 @@ const KEPT_BUFFER_BYTES: usize = 256 << 10;
 pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 
-/// Why a connection between two nodes has ended.
+/// The reason why a connection between two nodes has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error("it closed the connection")]

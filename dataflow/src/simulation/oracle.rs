@@ -163,7 +163,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Returns F: every window that ends at or before F is final.
+    /// Returns the final-until time: every window that ends at or before it is final.
     pub fn final_until_ms(&self) -> u64 {
         self.progress.as_ref().map_or(0, |it| it.final_until_ms)
     }
@@ -256,7 +256,10 @@ impl Output {
     fn check_removal(&mut self, table: usize, room: &str, start_ms: u64) {
         let removed_ms = self.removed_at[table].remove(room);
         let is_back = removed_ms.is_none_or(|removed_ms| start_ms >= removed_ms);
-        assert!(is_back, "{room}: of {start_ms}, after {removed_ms:?}");
+        assert!(
+            is_back,
+            "{room}: a record of {start_ms} follows a tombstone of {removed_ms:?}"
+        );
     }
 
     fn total(&mut self, record: TotalsRecord) {
@@ -322,8 +325,8 @@ impl Output {
     }
 
     /// Checks that the output contains each appended reaction once: counted, rejected as late, or rejected because its
-    /// emoji is unknown. The frontier has passed over partitions that are in `released`, because their hold timed out.
-    /// So their reactions may be late even if the oracle does not expect it.
+    /// emoji is unknown. The partitions in `released` were held for too long, so the frontier no longer waits for them.
+    /// Their reactions may be late even if the oracle does not expect it.
     pub fn check(&self, oracle: &Oracle, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());

@@ -253,8 +253,9 @@ fn a_standby_ends_with_75_after_a_reset_and_one_that_is_started_then_takes_over(
     check(&fixture, &oracle);
 }
 
-/// After a reset, F may lie within a window of the new size. A run rounds F up to the end of that window, but stores
-/// the original F in its first heartbeat, so that a run that begins from the heartbeat rounds the same F.
+/// After a reset, the final-until time may lie within a window of the new size. A run rounds the final-until time up to
+/// the end of that window, but stores the original value in its first heartbeat, so that a run that begins from the
+/// heartbeat rounds the same value.
 #[test]
 fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
     let fixture = Fixture::new(1);

@@ -99,7 +99,8 @@ impl Fixture {
     }
 
     /// Checks that each totals record contains all finals up to its window, and that no final is missing: each one is
-    /// in the newest totals record of its room, or at or after the offsets from which the progress says to read finals.
+    /// in the newest totals record of its room, or is among the finals that a reader has to add because of the
+    /// progress.
     fn check_totals(&self) {
         let (finals, newest) = (self.all_finals(), self.newest_totals());
         let unwritten = self.unwritten();
@@ -145,7 +146,7 @@ fn totals_sums(record: &TotalsRecord) -> Sums {
     counts.map(|(emoji, count)| (key(emoji), count)).collect()
 }
 
-/// Returns the F at which the totals of all windows up to [`all_final_ms`] are due and written.
+/// Returns the final-until time at which the totals of all windows up to [`all_final_ms`] are due and written.
 fn all_written_ms(span_ms: u64) -> u64 {
     T0 + span_ms + PERIOD_MS + 2000
 }

@@ -287,7 +287,7 @@ impl Input {
     }
 }
 
-/// Returns the line without its comment. A comment begins with a `#` that is a word of its own.
+/// Returns the line without its comment. A comment begins with a `#` between blanks, or at the start of the line.
 fn uncommented(line: &str) -> &str {
     let is_comment = |at: usize| {
         let (before, after) = (&line[..at], &line[at + 1..]);

@@ -96,11 +96,12 @@ impl ClientTls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chains =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-        let chains =
-            chains.unwrap_or_else(|_| unreachable!("there are roots, and no lists of revocations"));
+        let chains = chains.unwrap_or_else(|_| {
+            unreachable!("the list of roots is not empty, and no revocation lists are used")
+        });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .unwrap_or_else(|_| unreachable!("the provider has the suites of TLS 1.2 and 1.3"))
+            .unwrap_or_else(|_| unreachable!("the provider supports TLS 1.2 and TLS 1.3"))
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier { chains, named }))
             .with_no_client_auth();

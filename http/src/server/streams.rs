@@ -11,7 +11,10 @@
 //! earlier, and still has up to 64 KiB of it in its buffers. If the stream ended with the body, the connection could be
 //! closed as idle, and these bytes would be lost.
 
-#![allow(clippy::disallowed_methods, reason = "times the streams of a client")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures how long streams wait for a client"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -369,7 +369,8 @@ use raw::{
     ALIVE, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, frame,
 };
 
-/// Sends `begin`, and then what `again` returns, until the server has closed the connection. Reads at the same time.
+/// Sends `begin`, and then repeatedly the bytes that `again` returns, until the server has closed the connection. Reads
+/// at the same time.
 async fn flood(address: SocketAddr, begin: &[u8], again: impl Fn(u32) -> Vec<u8>) {
     let (mut reads, mut writes) = TcpStream::connect(address).await.unwrap().into_split();
     let reading = tokio::spawn(async move { reads.read_to_end(&mut Vec::new()).await });

@@ -14,7 +14,10 @@
 //!
 //! Architecture invariant: the flusher does not wait for the log. Acknowledgements arrive through [`InFlightFlush`].
 
-#![allow(clippy::disallowed_methods, reason = "times flushes")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the duration of flushes"
+)]
 
 use std::{
     iter::repeat_n,

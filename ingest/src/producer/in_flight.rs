@@ -1,6 +1,9 @@
 //! A flush in flight: the log has its records and has not yet acknowledged all of them.
 
-#![allow(clippy::disallowed_methods, reason = "times records in flight")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures how long records are in flight"
+)]
 
 use std::{
     sync::{

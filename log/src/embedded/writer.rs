@@ -8,7 +8,10 @@
 //! them: the slower the disk, the larger the groups. No result is returned, and no reader sees a record, before its
 //! transaction is durable.
 
-#![allow(clippy::disallowed_methods, reason = "the writer thread")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the writer thread reads the clock"
+)]
 
 use std::{
     collections::{HashMap, HashSet},

@@ -217,7 +217,7 @@ fn no_response(
     let trouble = || {
         events
             .last()
-            .unwrap_or_else(|| format!("no answer to {question}"))
+            .unwrap_or_else(|| format!("no response to {question}"))
     };
     silent.then(|| failure::silence(config.brokers(), trouble()))
 }

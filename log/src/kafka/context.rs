@@ -1,6 +1,9 @@
 //! Handles log lines, errors and statistics of librdkafka.
 
-#![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the time between log lines"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -12,7 +12,10 @@
 //! enough. After such a failure, new transactors of this log send each record alone, so that [`LogError::NotAccepted`]
 //! is about one record.
 
-#![allow(clippy::disallowed_methods, reason = "transactions have a deadline")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "computes the deadlines of transactions"
+)]
 
 use std::{
     collections::BTreeSet,

@@ -155,7 +155,7 @@ pub enum Down {
     Welcome(Welcome),
     /// Updates that belong to the snapshot, or new updates.
     Updates {
-        /// When the publisher read the oldest of these updates, Unix microseconds.
+        /// The time at which the publisher read the oldest of these updates, Unix microseconds.
         origin_us: u64,
         /// The updates, in the order in which they are applied.
         updates: Vec<Update>,

@@ -67,7 +67,8 @@ pub(super) enum Topic {
     Totals,
     /// The top emojis of each room and of all rooms in a sliding span of time
     Trending,
-    /// Reactions that were not counted: late, dated too far in the future, undecodable, or with an unknown emoji
+    /// Reactions that were not counted: late, with a timestamp too far in the future, undecodable, or with an unknown
+    /// emoji
     Rejected,
     /// Stored progress of the dataflow
     Progress,

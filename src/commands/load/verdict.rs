@@ -136,7 +136,7 @@ impl Verdict {
         if self.lost > 0 {
             because(match (stored, broken) {
                 (true, _) => {
-                    "lost: after `stored` no crash may lose reactions; this is a defect, or \
+                    "lost: with --stored, no crash may lose reactions, so this is a defect, or \
                               the log lost data"
                         .to_owned()
                 }

@@ -430,19 +430,19 @@ impl Wanted<'_> {
             } if most <= wants => return None,
             Timestamps::Written {
                 max_ahead: Some(most),
-            } => format!("up to {} ahead", span(most)),
+            } => format!("up to {} in the future", span(most)),
             Timestamps::Written { max_ahead: None } => "at any time in the future".to_owned(),
             Timestamps::WrittenWithoutLimit => {
                 return Some(Difference {
                     what: "accepts the future".to_owned(),
-                    fix: "the brokers are older than Kafka 3.6 and cannot refuse reactions dated in the future: a dataflow runs here only with --unbounded-timestamps; update the brokers".to_owned(),
+                    fix: "the brokers are older than Kafka 3.6 and cannot reject reactions with timestamps in the future, so a dataflow runs here only with --unbounded-timestamps; upgrade the brokers".to_owned(),
                     command: None,
                     hint: false,
                 });
             }
         };
         let fix = format!(
-            "it accepts reactions that are dated {takes}, and such a reaction would close windows too early; limit this time to {}",
+            "it accepts reactions with timestamps {takes}, and such a reaction would close windows too early; limit this time to {}",
             span(wants)
         );
         let setting = format!("message.timestamp.after.max.ms={}", wants.as_millis());
@@ -479,8 +479,7 @@ impl Wanted<'_> {
     }
 
     fn unclean_election(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
-        let fix =
-            "a replica that lacks acknowledged records may become the leader, and they are lost";
+        let fix = "a replica that lacks acknowledged records may become the leader, and these records would be lost";
         let what = "unclean elections".to_owned();
         let setting = "unclean.leader.election.enable=false";
         let differs = self.setting(spec, what, fix.to_owned(), setting);

@@ -54,8 +54,8 @@ pub enum Event {
     Unreachable { process: usize, why: String },
     /// An error that a retry does not fix, for example a rejection by a process that this one has dialled.
     Failed(StreamsError),
-    /// A message arrived on a control connection, or the connection ended for a reason. `number` distinguishes the
-    /// connection from earlier ones to the same process.
+    /// A message arrived on a control connection, or the connection ended; then the reason is given. `number`
+    /// distinguishes the connection from earlier ones to the same process.
     Received {
         process: usize,
         number: u64,
@@ -73,7 +73,7 @@ pub enum Event {
     },
 }
 
-/// A request of the run on process 0: a message to the other processes.
+/// The run on process 0 requests that this message is sent to the other processes.
 #[derive(Debug, Clone)]
 pub enum CoordinatorRequest {
     /// Process 0 stands by; contains the name of the active run.
@@ -120,12 +120,12 @@ pub enum CoordinatorEvent {
     Begin(SharedBeginning),
 }
 
-/// The bytes that can be read from a data connection.
+/// Whether a data connection has bytes to read, or is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataState {
     /// There are no bytes to read.
     Idle,
-    /// There is data, which the other process has sent because its run has begun.
+    /// The connection has data to read: the other process has begun its run, and has sent them.
     Readable,
     /// The connection has ended.
     Closed,
@@ -421,8 +421,8 @@ impl Coordinator {
                 let peer = self.cluster.name(process);
                 self.confirm_drain(Action::Fail(StreamsError::Dissolved { peer }), now);
             }
-            // While the group is not complete, the process that stops leaves alone, and another one can join in its
-            // place.
+            // While the group is not complete, a process that stops leaves without the others, and another process can
+            // join in its place.
             ControlMessage::StopRequested if self.is_joining() => self.forget(process, now),
             ControlMessage::StopRequested => self.drain(false, now),
             ControlMessage::Drain => self.confirm_drain(Action::RequestStop, now),
@@ -588,7 +588,7 @@ impl Coordinator {
         self.act(Action::Close(Connection { process, purpose }));
     }
 
-    /// Handles the end or the silence of a control connection.
+    /// Handles a control connection that has ended, or on which no message has arrived for too long.
     fn lose(&mut self, process: usize, why: &str, now: Instant) -> Result<(), StreamsError> {
         match self.phase {
             Phase::Joining { .. } => self.forget(process, now),

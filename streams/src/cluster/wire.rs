@@ -34,10 +34,11 @@ pub struct SharedBeginning {
     pub final_until_ms: u64,
     /// Every partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The settings and offsets from before resets, since the run may read some records of that time again.
+    /// The settings and offsets that were valid before each reset, since the run may read some records again that were
+    /// read with them.
     #[serde(rename = "formers")]
     pub prior_epochs: Vec<PriorEpoch>,
-    /// The number of backward resets so far, and the F that the last one has set.
+    /// The number of backward resets so far, and the final-until time that the last one has set.
     pub resets: Resets,
 }
 

@@ -98,8 +98,8 @@ impl Lifetimes {
         lifetime.is_some_and(|lifetime| lifetime.take().is_some())
     }
 
-    /// Drops and returns up to `max_keys` keys that have expired: more than the retention lies between their last final
-    /// and `start_ms`, so that their totals begin at 0 with their next final. Checks at most `max_checks` keys.
+    /// Drops and returns up to `max_keys` keys that have expired: their last final is older than `start_ms` by more
+    /// than the retention, so their totals begin at 0 with their next final. Checks at most `max_checks` keys.
     pub fn expire(&mut self, start_ms: u64, max_keys: usize, max_checks: usize) -> Vec<KeyNumber> {
         let mut expired = Vec::new();
         for _ in 0..max_checks {

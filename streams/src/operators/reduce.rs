@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     type Change = ((u8, u8), u64, i64);
-    /// Key, time, and the accumulations before and after.
+    /// A change in a test: the key, the time, and the accumulations before and after the change.
     type Emitted = (u8, u64, Vec<(u8, i64)>, Vec<(u8, i64)>);
 
     /// Sends the changes of each group together, and advances time to that of the next group in between. Returns the

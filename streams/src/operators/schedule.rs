@@ -79,7 +79,7 @@ pub struct Change {
     /// The first final that is not in the record.
     pub first: ResultOrder,
     /// The time from which the due time is computed, Unix milliseconds: the start of the window of the first final. If
-    /// a backward reset followed that final, it is at most the F that the reset has set.
+    /// a backward reset followed that final, it is at most the final-until time that the reset has set.
     pub since_ms: u64,
     /// The window of the last final.
     pub last: Window,
@@ -116,7 +116,7 @@ pub struct ScheduleParams {
     pub size: WindowSize,
     /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
-    /// Returns the approximate size of a record of this number of items, bytes.
+    /// Returns the approximate size in bytes of a record with this many items.
     pub record_bytes: fn(usize) -> usize,
 }
 
@@ -173,7 +173,7 @@ impl<K: Key> Schedule<K> {
         }
     }
 
-    /// Whether a key of this number of items is large: its record is not written at each change.
+    /// Whether a key with this many items is large, so that its record is not written at each change.
     pub fn is_large(&self, items: usize) -> bool {
         items > self.params.pace.small_items
     }

@@ -81,7 +81,7 @@ pub struct UnnamedCount {
     pub count: u64,
 }
 
-/// The totals of a key as of F, as they were restored from the log.
+/// The totals of a key as of the stored final-until time, restored from the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredTotals<K, I> {
     /// The key.
@@ -104,7 +104,7 @@ pub struct TotalsParams {
     pub schedule: ScheduleParams,
     /// Time without a final after which a key's totals begin at 0, milliseconds. At least the longest sliding span.
     pub retention_ms: u64,
-    /// F at the start of the run.
+    /// The final-until time at the start of the run.
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,

@@ -110,8 +110,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         is_restored || is_outdated || self.next_due(until_ms).is_some()
     }
 
-    /// Applies the restored counts of unnamed items, and the restored changes. Returns whether there were any. The
-    /// other items are counted when the accumulations are read.
+    /// Applies the restored counts of items that this build cannot name, and the restored changes. Returns whether
+    /// there were any. The other items are counted when the accumulations are read.
     fn restore(&mut self) -> bool {
         let restored = mem::take(&mut self.shared.borrow_mut().restored);
         let is_any = !restored.is_empty();

@@ -155,7 +155,7 @@ impl TryFrom<StoredProgress> for Progress {
 /// Encodes `progress` as the value of a progress record. `source` is the topic of its partitions.
 pub fn encode(progress: &Progress, source: &str) -> Vec<u8> {
     serde_json::to_vec(&StoredProgress::of(progress, source))
-        .expect("progress is plain data with string keys")
+        .expect("progress can always be encoded as JSON")
 }
 
 /// Returns the record of `progress`.

@@ -59,8 +59,8 @@ pub fn compare(
     Ok((kept, mismatches))
 }
 
-/// Returns the mismatch of the first partition of the topic of finals that does not contain all finals that a restart
-/// needs because of `unwritten`.
+/// Returns a mismatch if a partition of the topic of finals no longer contains all finals of `unwritten`, which a
+/// restart needs to complete the tables.
 pub fn missing_finals(
     topic: &str,
     log: &dyn Log,

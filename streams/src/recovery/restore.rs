@@ -99,7 +99,7 @@ pub struct Restored<K, I> {
     pub final_ends: Vec<(u32, u64)>,
 }
 
-/// The tables of a worker as of F.
+/// The tables of a worker as of the final-until time.
 #[derive(Debug)]
 pub struct RestoredTables<K, I> {
     /// The totals of the worker's share of the keys.
@@ -120,10 +120,10 @@ impl<K, I> Default for RestoredTables<K, I> {
 
 /// Restores the state as of `stored`, the progress in the log. Every older run must be fenced.
 ///
-/// The run may begin at `final_until_ms`, an F that is greater than the stored one, or with a span of another length.
-/// Then the topic of tops may contain counts that should have left the span, or counts of a key without finals in the
-/// span. These counts are restored in such a way that they leave the span at `final_until_ms`, so that the topic is
-/// corrected then.
+/// The run may begin at `final_until_ms`, a final-until time that is greater than the stored one, or with a span of
+/// another length. Then the topic of tops may contain counts that should have left the span, or counts of a key without
+/// finals in the span. These counts are restored in such a way that they leave the span at `final_until_ms`, so that
+/// the topic is corrected then.
 ///
 /// # Errors
 ///
@@ -240,7 +240,7 @@ fn finals_from(
 }
 
 /// Returns the counts of a final with the time for which they stay in the sliding span; `None` if they have left the
-/// span before the stored F.
+/// span before the stored final-until time.
 ///
 /// Finals of windows that a backward reset has discarded are in no span.
 fn contribution<K: Key, I: Item>(
@@ -491,8 +491,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             return;
         }
         key.last = key.last.max(order);
-        // If a reset has set F back since this final, the record of the key must not wait until event time reaches the
-        // window of the final again.
+        // If a reset has set the final-until time back since this final, the record of the key must not wait until
+        // event time reaches the window of the final again.
         let latest_ms = match number < self.resets.number {
             true => self.resets.until_ms,
             false => u64::MAX,

@@ -10,7 +10,10 @@
 //! To stop, the workers take no more steps and drop the operators as they are. If the operators dropped their
 //! capabilities while the workers still took steps, windows would close early.
 
-#![allow(clippy::disallowed_methods, reason = "the threads of a run")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the threads of a run sleep and read the clock"
+)]
 
 use std::{
     sync::{
@@ -115,7 +118,8 @@ pub fn run<F: Format>(
     ended
 }
 
-/// The values of a process that stay the same in all its turns, whether it is part of the active run or a standby.
+/// The values of a process that do not change when it becomes a standby or part of the active run. The process runs in
+/// *turns*: each turn is the wait of a standby, if it is one, and then a run.
 struct Dataflow<F: Format> {
     app: Application<F>,
     log: Arc<dyn Log>,
@@ -132,7 +136,7 @@ enum StandbyCause {
     Fenced(StreamsError),
 }
 
-/// The state of a process that lasts from one turn to the next.
+/// The state that a process keeps from one turn (a wait as a standby, then a run) to the next.
 #[derive(Debug, Default)]
 struct ProcessState {
     /// The reason why the process stands by, if it does.

@@ -19,7 +19,7 @@ use crate::StreamsError;
 /// a new topic, or until a broker that has just started has the metadata of any topic.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Number of timeouts of one transaction, while the log answers other requests, after which the run ends.
+/// The run ends after one transaction has timed out this many times while the log responds to other requests.
 const MAX_TIMEOUTS: u32 = 3;
 
 /// The pause after the first failure. Each further pause is twice as long as the one before.

@@ -24,7 +24,10 @@
 //! reads the progress topic, where each record has the id of its commit in a header. If another run wrote the newest
 //! record, that run has taken over.
 
-#![allow(clippy::disallowed_methods, reason = "the commit thread")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the commit thread waits and reads the clock"
+)]
 
 use std::{
     sync::{
@@ -82,8 +85,8 @@ pub trait Commit {
     /// Adds results to the next transaction. Returns the results as an error if they must wait.
     fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>>;
 
-    /// Adds the rest of the next transaction, and commits it with `final_until_ms` as F. The previous transaction must
-    /// be acknowledged.
+    /// Adds the rest of the next transaction, and commits it with `final_until_ms` as the final-until time. The
+    /// previous transaction must be acknowledged.
     fn submit(
         &mut self,
         final_until_ms: u64,
@@ -101,7 +104,7 @@ pub trait Commit {
 /// End offsets of the topic of finals, requested after a commit and before any record of the next one was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowEnds {
-    /// The F of the commit.
+    /// The final-until time of the commit.
     pub final_until_ms: u64,
     /// The end offset of each partition.
     pub offsets: Vec<(u32, u64)>,
@@ -165,7 +168,7 @@ struct Piece {
 
 /// The end of a transaction.
 struct End {
-    /// The F that the transaction commits.
+    /// The final-until time that the transaction commits.
     final_until_ms: u64,
     /// Rejected records, and the progress record as the last one.
     records: Vec<NewRecord>,
@@ -305,7 +308,7 @@ impl Writing {
         let progress = self.committing.progress.clone();
         self.accept(Piece {
             results: Vec::new(),
-            // F is needed only to request end offsets, which these commits do not do.
+            // The final-until time is needed only to request end offsets, which these commits do not do.
             end: Some(End {
                 final_until_ms: 0,
                 records: vec![progress],

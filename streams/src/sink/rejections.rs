@@ -35,8 +35,8 @@ pub struct Rejected {
     pub offset: u64,
     /// The time of the source record, Unix milliseconds.
     pub time_ms: u64,
-    /// The F from which on the rejection is settled: the end of its window, or the F at which the record was read if
-    /// that is later; 0 if the rejection has no window.
+    /// The final-until time from which on the rejection is settled: the end of its window, or the final-until time at
+    /// which the record was read if that is later; 0 if the rejection has no window.
     pub settled_at_ms: u64,
     /// The value of the `reason` header.
     pub reason: String,
@@ -64,11 +64,12 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The rejections by the F from which on they are settled, so that a search for settled ones does not visit the
-    /// others, which may be many more.
+    /// The rejections by the final-until time from which on they are settled, so that a search for settled ones does
+    /// not visit the others, which may be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
-    /// The lowest N that the next commit may have. It is after all rejections that were removed from the buffer.
+    /// The lowest committed offset that the next commit may have. It is after all rejections that were removed from the
+    /// buffer.
     written_offset: u64,
 }
 
@@ -109,8 +110,8 @@ impl Rejections {
         together.push(rejected);
     }
 
-    /// Whether the source has paused a partition because of its rejections, or soon will, and a commit with this F may
-    /// contain some of them.
+    /// Whether the source has paused a partition because of its rejections, or soon will, and a commit with this
+    /// final-until time may contain some of them.
     pub fn is_full(&self, final_until_ms: u64) -> bool {
         let full = |waiting: &Waiting| {
             let first = waiting.records.first_key_value();
@@ -120,7 +121,8 @@ impl Rejections {
         self.waiting.values().any(full)
     }
 
-    /// Removes and returns the rejections of `partition` that a commit with this N and this F must contain.
+    /// Removes and returns the rejections of `partition` that a commit with this committed offset and this final-until
+    /// time must contain.
     pub fn drain_before(
         &mut self,
         partition: u32,
@@ -131,15 +133,15 @@ impl Rejections {
         waiting.drain(final_until_ms, |it| it.offset < read_offset)
     }
 
-    /// Removes and returns all rejections that a commit with this F may contain.
+    /// Removes and returns all rejections that a commit with this final-until time may contain.
     pub fn drain_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
         let waiting = self.waiting.values_mut();
         let taken = waiting.flat_map(|waiting| waiting.drain(final_until_ms, |_| true));
         taken.collect()
     }
 
-    /// Returns the lowest N that the next commit may have for `partition`. It is after all rejections that were removed
-    /// from the buffer.
+    /// Returns the lowest committed offset that the next commit may have for `partition`. It is after all rejections
+    /// that were removed from the buffer.
     pub fn written_offset(&self, partition: u32) -> u64 {
         let waiting = self.waiting.get(&partition);
         waiting.map_or(0, |waiting| waiting.written_offset)
@@ -170,8 +172,8 @@ impl Waiting {
 pub struct Unwritten {
     max_bytes: usize,
     bytes: usize,
-    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the F from which on
-    /// they are settled.
+    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the final-until time
+    /// from which on they are settled.
     not_passed: BTreeMap<u64, usize>,
 }
 

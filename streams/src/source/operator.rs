@@ -125,7 +125,7 @@ pub struct SourceContext<F: Format> {
     pub reader: Box<dyn Reader>,
     /// Wakes the source when the reader has records, or an end offset has arrived.
     pub waker: SourceWaker,
-    /// F at the start of the run.
+    /// The final-until time at the start of the run.
     pub final_until_ms: u64,
     /// The rules by which events are classified and counted.
     pub rules: Rules<F>,
@@ -281,7 +281,7 @@ fn next_poll(records: usize, events: u64, limit: usize) -> usize {
 }
 
 impl OwnPartition {
-    /// Whether the partition still reads records below the N of the previous run.
+    /// Whether the partition still reads records below the committed offset of the previous run.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
         reader.position(self.partition) < self.reading.settled_offset()
     }
@@ -412,8 +412,8 @@ impl<F: Format> Source<F> {
             // so such rejections must not pause the partition.
             let passed_ms = read_position.watermark_ms.max(read_position.durable_ms);
             let full = own.unwritten.is_full(passed_ms);
-            // Below N the limits do not apply: the previous run has read these records within its limits, and the
-            // frontier waits until they are read.
+            // Below the committed offset the limits do not apply: the previous run has read these records within its
+            // limits, and the frontier waits until they are read.
             if !own.reads_again(&*self.start.reader)
                 && (full || !self.read_ahead.allows(read_position))
             {

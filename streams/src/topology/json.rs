@@ -17,7 +17,7 @@ const VALUE_BYTES: usize = 80;
 pub enum JsonFinals {
     /// The number is that of events.
     Events,
-    /// The number is that of different items.
+    /// The number of different items in the record.
     DistinctItems,
 }
 
@@ -47,7 +47,7 @@ impl<K: Key, I: Item> ValueFormat<ClosedWindow<K, I>> for JsonFinals {
                 JsonFinals::DistinctItems => counts.len() as u64,
             },
         };
-        serde_json::to_vec(&json).expect("a struct of texts and numbers is JSON")
+        serde_json::to_vec(&json).expect("strings and numbers can always be encoded as JSON")
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) type CountsOf<F> = DecodeCounts<<F as Format>::Key, <F as Format>::It
 pub(super) type DecodeTop<F> =
     fn(&[u8]) -> Option<StoredTop<<F as Format>::Key, <F as Format>::Item>>;
 
-/// A change of the table with rows of this type.
+/// A change of a table whose rows have the type `T`.
 type Change<F, T> = TableChange<<F as Format>::Key, T>;
 
 /// The totals of a format's keys.

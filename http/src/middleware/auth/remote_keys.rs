@@ -253,7 +253,7 @@ impl Reporter {
         let url = &self.url;
         let consequence = match self.has_set {
             true => "the keys that were fetched before stay in use",
-            false => "requests with tokens are answered with 503",
+            false => "requests with tokens get 503",
         };
         match self.failing {
             true => tracing::debug!("the key set {url} {why}"),

@@ -234,7 +234,7 @@ impl TokenKey {
             ("sub", "text", Value::is_string as fn(&Value) -> bool),
             ("exp", "a number of seconds", Value::is_number),
             ("nbf", "a number of seconds", Value::is_number),
-            ("rooms", "a list of text", is_list),
+            ("rooms", "a list of strings", is_list),
         ];
         for (claim, expected, fits) in claims {
             if token.claims.get(claim).is_some_and(|value| !fits(value)) {

@@ -389,7 +389,10 @@ impl Schedule {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "tokens expire by the clock")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "compares the expiry of tokens with the clock"
+)]
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)

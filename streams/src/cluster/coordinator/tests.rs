@@ -11,11 +11,11 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::progress::record::Progress;
 
-/// Interval of the ticks in a run without delays.
+/// Interval of the ticks while processes run without delays.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Maximum time after which a group that has lost a process has ended, as documented: the peer timeout, which is longer
-/// than that of the drain, and some ticks.
+/// Maximum time from the loss of a process to the end of its group, as documented: the peer timeout, which is longer
+/// than the drain timeout, plus some ticks.
 const END_BOUND: Duration = Duration::from_millis(PEER_TIMEOUT.as_millis() as u64 + 500);
 
 /// Maximum time within which processes that a supervisor restarts form a group. It is longer than the time after which
@@ -238,7 +238,7 @@ impl Network {
         }
     }
 
-    /// Whether an event is a message on a connection that this process has closed.
+    /// Whether an event is a message that arrived on a connection which this process has closed.
     fn is_stale(&self, id: usize, event: &Event) -> bool {
         let Event::Received {
             process, number, ..
@@ -631,7 +631,8 @@ enum Step {
     /// A connection of a process is reset.
     Reset(usize, usize),
     Stop(usize),
-    /// The run of a process fails: by a fence if the flag is set, otherwise by an error of its own.
+    /// The run of a process fails. If the flag is set, another run has fenced it; otherwise the run has an error of its
+    /// own.
     Fail(usize, bool),
 }
 

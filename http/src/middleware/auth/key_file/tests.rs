@@ -201,15 +201,15 @@ fn claims_are_checked_as_documented() {
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "rooms": "a"}),
-            wrong("rooms", "a list of text"),
+            wrong("rooms", "a list of strings"),
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "rooms": null}),
-            wrong("rooms", "a list of text"),
+            wrong("rooms", "a list of strings"),
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "rooms": [1]}),
-            wrong("rooms", "a list of text"),
+            wrong("rooms", "a list of strings"),
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "aud": "other", "iss": 5, "iat": 0}),
