@@ -98,7 +98,7 @@ fn no_output_contains_a_token_or_a_secret() {
             );
             answers += &response;
         }
-        // These requests are invalid, so the server may log parts of them.
+        // The requests are invalid, so the server may log parts of them.
         answers += &ask(&node.address, &format!("GET /nothing{query}"), &header, "");
         answers += &ask(
             &node.address,

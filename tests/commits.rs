@@ -126,7 +126,7 @@ fn properties(of: &[String; 3]) -> Vec<&str> {
         .collect()
 }
 
-/// Earlier versions had a commit timeout of 10 s, so each attempt to commit such a long close was aborted.
+/// Earlier versions had a commit timeout of 10 s, so each attempt to commit a close of this size was aborted.
 #[test]
 fn a_close_that_takes_longer_than_ten_seconds_is_committed() {
     let fixture = Fixture::new("long-close");

@@ -330,7 +330,8 @@ fn the_page_of_metrics_names_what_is_served() {
     let documented: BTreeSet<&str> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        // These metrics are served only with --jwks-url. tests/key_sets.rs compares them with the page.
+        // The metrics of key sets are served only with --jwks-url. tests/key_sets.rs compares them with
+        // docs/metrics.md.
         .filter(|name| !name.starts_with("emostream_jwks_"))
         .collect();
     assert_eq!(served, documented);

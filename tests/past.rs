@@ -48,7 +48,8 @@ fn a_minute_after(dir: &std::path::Path) -> Node {
     node
 }
 
-/// Records whether anything was painted on the canvas: the first pixel that is not empty sets `window.painted`.
+/// Makes the page store whether anything was painted on the canvas: the first pixel that is not empty sets
+/// `window.painted`.
 const WATCH: &str = "const canvas = document.querySelector('emostream-room').shadowRoot.querySelector('canvas'); \
     window.painted = false; \
     const look = () => { const { width, height } = canvas; \

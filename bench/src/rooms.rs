@@ -31,8 +31,8 @@ const PREFIX: &str = "rooms";
 /// Default flush interval of an ingest.
 const FLUSH_MS: u64 = 500;
 
-/// Maximum number of reactions in a record. A record with so many reactions is not larger than 1 MB, the default limit
-/// of a topic.
+/// Maximum number of reactions in a record. A record with this number of reactions is not larger than 1 MB, the default
+/// limit of a topic.
 const MAX_RECORD_REACTIONS: usize = 20_000;
 
 /// Default lateness of the dataflow.

@@ -135,7 +135,7 @@ impl Metrics {
         })
     }
 
-    /// Records a response.
+    /// Counts a response in the metrics.
     pub(crate) fn observe_response(&self, status: StatusCode, duration: Duration) {
         match status {
             StatusCode::ACCEPTED => self.requests_202.inc(),
@@ -144,7 +144,8 @@ impl Metrics {
         self.request_seconds.observe(duration.as_secs_f64());
     }
 
-    /// Records the difference between the time of receipt `now_ms` and the timestamp `claimed_ms` of a reaction.
+    /// Adds to the metrics the difference between the time of receipt `now_ms` and the timestamp `claimed_ms` of a
+    /// reaction.
     pub(crate) fn observe_skew(&self, claimed_ms: u64, now_ms: u64) {
         self.skew_seconds
             .observe((now_ms as f64 - claimed_ms as f64) / 1000.0);

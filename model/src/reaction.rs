@@ -100,7 +100,7 @@ pub enum InvalidReaction {
         /// The error and the expected value, as text for the client.
         why: String,
     },
-    /// This build does not know the emoji. This is a separate variant, since another build may know the emoji.
+    /// This build does not know the emoji. The error has a variant of its own, since another build may know the emoji.
     #[error("{field} {why}")]
     UnknownEmoji {
         /// The field's name.

@@ -32,8 +32,8 @@ impl Room {
         Room::validate(name).map(|()| Room(name.into()))
     }
 
-    /// Validates a name in a record, where `.` and `..` are valid too. Earlier versions accepted these names, and such
-    /// a room must not make a whole record unreadable.
+    /// Validates a name in a record, where `.` and `..` are valid too. Earlier versions accepted these names, and a
+    /// room with one of them must not make a whole record unreadable.
     pub fn from_record(name: &str) -> Result<Room, InvalidRoom> {
         Room::validate_record(name).map(|()| Room(name.into()))
     }

@@ -298,7 +298,7 @@ fn the_bytes_of_version_2() {
         &[3, 1, 2, 0],
         // Id 3-300, written at 9, after one backward reset; the totals begin with this final.
         &[3, 251, 44, 1, 9, 1, 1],
-        // Room, window, no `emitted_at`, total.
+        // The room, the window, the absent `emitted_at`, and the total.
         &[1, b'r', 2, 4, 0, 5],
         // One tally: its emoji, count 5, no swarm.
         &[1, 3],

@@ -54,7 +54,7 @@ enum Where {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FinalUntil {
     Now,
-    /// This time, Unix milliseconds.
+    /// A given time, Unix milliseconds.
     At(u64),
 }
 

@@ -37,7 +37,7 @@ impl Drain {
             Ok(Ok(DrainOutcome { remaining })) => {
                 tracing::warn!(left = remaining, "connections did not end in time")
             }
-            // This does not occur, since a panic of the task would have ended the process.
+            // The task cannot fail here, since a panic of the task would have ended the process.
             Ok(Err(_)) => {}
             Err(_) => tracing::warn!("connections did not end in time"),
         }

@@ -35,7 +35,7 @@ pub struct Metrics {
     final_until: IntGaugeVec,
     /// Seconds from a window's end to its commit.
     pub close: Histogram,
-    /// Seconds of a transaction.
+    /// Duration of a transaction, seconds.
     pub commit: Histogram,
     /// Number of transactions, by outcome.
     pub transactions: IntCounterVec,

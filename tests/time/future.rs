@@ -1,4 +1,4 @@
-//! Tests of a topic that accepts records with times in the future, and of such a record.
+//! Tests of a topic that accepts records with times in the future, and of a record with a time in the future.
 
 use std::time::Duration;
 

@@ -19,8 +19,8 @@ use crate::harness::{
     unique, until, within,
 };
 
-/// A time that is longer than the idle timeout. If the timeout alone decided, a partition that cannot be read for so
-/// long would count as idle.
+/// A time that is longer than the idle timeout. If the idle timeout alone decided, a partition that cannot be read for
+/// this time would count as idle.
 const LONGER_THAN_IDLE: Duration = Duration::from_secs(4);
 /// The partition to which the transaction of another producer writes.
 const PINNED: u32 = 0;

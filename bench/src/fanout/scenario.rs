@@ -35,7 +35,7 @@ impl Server {
 
 /// A running server with its audience.
 pub(crate) struct FanoutScenario {
-    /// This field is dropped before the server, since the audience ends with an error if the server closes a
+    /// The audience is dropped before the server, since the audience ends with an error if the server closes a
     /// connection.
     audience: Audience,
     server: MeasuredProcess,

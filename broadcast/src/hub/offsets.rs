@@ -48,7 +48,7 @@ impl ReadOffsets {
         self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the finals of `range` were read. Returns `false` if that is already known. If the range begins
+    /// Notes that the finals of `range` were read. Returns `false` if that is already known. If the range begins
     /// after the end of the known range, the finals in between were deleted, and `evict` is called with the last
     /// deleted offset.
     pub(super) fn advance(

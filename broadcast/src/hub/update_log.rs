@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::metrics::Metrics;
 
-/// Maximum bytes of the ring. A relay may lag behind by so many bytes, for example while it receives its first
+/// Maximum bytes of the ring. A relay may lag behind by this number of bytes, for example while it receives its first
 /// snapshot.
 const RING_BYTES: usize = 32 << 20;
 

@@ -30,8 +30,8 @@ use crate::room::{state::RoomState, totals::RoomTotals};
 
 /// Interval at which old results are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Time after the end of a window at which its live tally is dropped. If there is no final for so long, the dataflow
-/// has stopped, or was restarted with other windows, and a final may never follow.
+/// Time after the end of a window at which its live tally is dropped. If no final has arrived by then, the dataflow has
+/// stopped, or was restarted with other windows, and a final may never follow.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// Applies updates to the rooms, and appends them to the update log.
@@ -126,12 +126,12 @@ impl Updates {
         }
     }
 
-    /// Records that finals of `partition` are read from `start` on. Earlier finals are not known at this node.
+    /// Notes that finals of `partition` are read from `start` on. Earlier finals are not known at this node.
     pub(crate) fn start_partition(&self, partition: u32, start: u64) {
         self.has_read(partition, start, start);
     }
 
-    /// Records that every final of `partition` before `end` was applied.
+    /// Notes that every final of `partition` before `end` was applied.
     pub(crate) fn advance_to(&self, partition: u32, end: u64) {
         self.has_read(partition, self.hub.offsets.range(partition).start, end);
     }

@@ -298,7 +298,7 @@ impl RestoredRooms {
         }
     }
 
-    /// Records that a final of a room was read, so that the restore does not wait for it any more.
+    /// Notes that a final of a room was read, so that the restore does not wait for it any more.
     fn is_seen(&mut self, room: &Room, order: ResultOrder) {
         let awaited = self.awaited.get(room);
         if awaited.is_some_and(|awaited| order >= *awaited) {

@@ -367,8 +367,8 @@ fn open_windows_of_a_run_with_another_size_are_not_shown() {
     };
     let node = Node::start(fixture.log.clone(), of_3_s);
     let live = |room: &str| get(node.address, &format!("/v1/rooms/{room}")).json()["live"].take();
-    // These live tallies of room `s` are written after the one of room `r`, to the same partition. Once the publisher
-    // has read them, it has read the one of room `r`, too.
+    // The live tallies of room `s` are written after the live tally of room `r`, to the same partition. Once the
+    // publisher has read them, it has read the tally of room `r`, too.
     for start_ms in [now_ms, now_ms + 3000] {
         let start_ms = start_ms - start_ms % 3000;
         fixture.counting.live_of(start_ms, 3000, "s");

@@ -138,8 +138,8 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
         next.json["totals"],
         serde_json::json!([{"emoji": "👏", "count": 2}])
     );
-    // This removal is of an earlier window than the last final, but is read after it. This can happen if it is in another
-    // partition.
+    // The removal is of an earlier window than the last final, but is read after this final. This order is possible if
+    // the removal is in another partition.
     fixture
         .counting
         .append(removal(Topics::default().trending(), "r", 940));

@@ -251,7 +251,8 @@ fn a_relay_cannot_be_its_own_upstream() {
     let mut fixture = Fixture::new();
     let publisher = fixture.publisher();
     let at_publisher = publisher.accept_relays();
-    // This address is reserved for the second relay, since the first relay has it as its other upstream.
+    // The address of the second relay is reserved here, since the first relay is given this address as its other
+    // upstream.
     let place = TcpListener::bind("127.0.0.1:0").unwrap();
     let at_second = place.local_addr().unwrap().to_string();
     drop(place);

@@ -27,7 +27,7 @@ pub type Position = (u32, u64);
 /// The settings on which the expected totals depend.
 #[derive(Clone, Copy)]
 pub struct TotalsChecked {
-    /// How often totals records are written.
+    /// The settings that determine how often totals records are written.
     pub pace: TotalsPace,
     /// Time without a final after which totals begin at 0.
     pub retention_ms: u64,
@@ -178,7 +178,7 @@ impl Output {
         let before_ms = self.final_until_ms();
         assert!(
             progress.final_until_ms >= before_ms,
-            "the time until which windows are final went back"
+            "the final-until time went back"
         );
         self.compare_offsets(&progress);
         for record in results {
@@ -336,7 +336,10 @@ impl Output {
         let keys: BTreeSet<_> = counted.keys().chain(oracle.appended.keys()).collect();
         for key in keys {
             let (out, appended) = (counted.get(key), oracle.appended.get(key));
-            assert_eq!(out, appended, "counted and rejected / appended of {key:?}");
+            assert_eq!(
+                out, appended,
+                "counted and rejected reactions, and appended ones, of {key:?}"
+            );
         }
         let junk = self
             .junk
@@ -355,7 +358,10 @@ impl Output {
                 .collect()
         };
         let (late, expected) = (strict(&self.late), strict(&oracle.late));
-        assert_eq!(late, expected, "late / late by their own partition");
+        assert_eq!(
+            late, expected,
+            "late reactions, and reactions that are late for their own partition"
+        );
         for (position, late) in &oracle.late {
             for (key, count) in late {
                 let rejected = self.late.get(position).and_then(|it| it.get(key));

@@ -173,7 +173,7 @@ fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
     older.until_active();
     let newer = Running::start(&fixture, fixture.taking_over(2));
     older.until_standby();
-    // There were no new reactions, so the older run has detected the fence when it committed a heartbeat.
+    // No reactions were appended, so the older run has detected the fence when it committed a heartbeat.
     assert_eq!(older.series(), 0);
     newer.until_active();
     thread::sleep(TAKEOVER);

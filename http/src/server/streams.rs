@@ -143,7 +143,7 @@ impl Stream {
         self.streams.lock().streams.insert(self.number, since);
     }
 
-    /// Records that a chunk was sent. If further chunks wait, their timeout starts again now.
+    /// Notes that a chunk was sent. If further chunks wait, their timeout starts again now.
     fn sent(&self) {
         let mut open = self.streams.lock();
         if let Some(Some(since)) = open.streams.get_mut(&self.number) {

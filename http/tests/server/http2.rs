@@ -318,7 +318,7 @@ async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_c
     while received < LARGE_BYTES - LAST_BYTES {
         received += body.data().await.unwrap().unwrap().len();
     }
-    // This pause is longer than the timeouts of a head and of a GOAWAY.
+    // The pause is longer than the timeouts of a head and of a GOAWAY.
     sleep(Duration::from_secs(2)).await;
     body.flow_control().release_capacity(received).unwrap();
     while let Some(piece) = timeout(DEADLINE, body.data()).await.unwrap() {

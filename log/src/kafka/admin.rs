@@ -139,7 +139,7 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
                     .unwrap_or_else(|| refused(&error))
             })?;
             let answer = answers.into_iter().next();
-            let described = answer.ok_or_else(|| refused(&"no answer"))?;
+            let described = answer.ok_or_else(|| refused(&"no response"))?;
             // rdkafka drops the error of a resource. Every topic that may be described has settings, so a response
             // without settings means a missing permission.
             let described = described.and_then(|it| match it.entries.is_empty() {

@@ -77,7 +77,7 @@ pub(super) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order")
 }
 
-/// Records a latency in a histogram.
+/// Adds a latency to a histogram.
 pub(super) fn record(latencies_us: &mut Histogram<u64>, latency: Duration) {
     latencies_us.saturating_record(latency.as_micros().max(1) as u64);
 }
@@ -119,7 +119,7 @@ impl Ledger {
         }
     }
 
-    /// Records the outcome of a request.
+    /// Counts the outcome of a request.
     pub(super) fn book(&self, kinds: &[Kind], answer: &Answer, latency: Duration) {
         let mut booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
         let Booked { expected, sent } = &mut *booked;
@@ -174,7 +174,7 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
     let name = match answer {
         Answer::Status(status, _) => status.to_string(),
         Answer::Refused(_) => "no connection".to_owned(),
-        Answer::Unknown(_) => "no answer".to_owned(),
+        Answer::Unknown(_) => "no response".to_owned(),
     };
     let answered = answers.entry(name).or_default();
     answered.requests += 1;

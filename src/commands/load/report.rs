@@ -142,12 +142,12 @@ impl Report {
         }
     }
 
-    /// Records that a signal ended the run.
+    /// Notes that a signal ended the run.
     pub(super) fn interrupted(&mut self) {
         self.interrupted = true;
     }
 
-    /// Records that the run ended early because the server accepted no reaction.
+    /// Notes that the run ended early because the server accepted no reaction.
     pub(super) fn given_up(&mut self) {
         self.given_up = true;
     }

@@ -85,7 +85,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         min_in_sync: flags.min_isr,
     };
     let target = match flags.store.is_kafka() {
-        // These numbers of replicas are not used, because the wanted ones depend on the flags and on the topic itself.
+        // The numbers of replicas in the specifications are not used, because the wanted ones depend on the flags and
+        // on the topic itself.
         true => TopicTarget::Kafka {
             replication: 1,
             min_in_sync: 1,

@@ -64,7 +64,7 @@ pub enum Event {
     /// The states of all data connections, by process. The event loop sends this event before and after each other
     /// event.
     DataStates(Vec<Option<DataState>>),
-    /// A request of the run on process 0.
+    /// A request that the run on process 0 has made.
     Requested(CoordinatorRequest),
     /// Some time has passed. Contains whether a stop is requested, and the error with which the run has failed.
     Tick {

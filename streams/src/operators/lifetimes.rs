@@ -66,7 +66,7 @@ impl Lifetimes {
         last_ms.is_none_or(|last_ms| exceeds_retention(last_ms, start_ms, self.retention_ms))
     }
 
-    /// Records the next final of a key, which is in the window that begins at `start_ms`.
+    /// Stores the next final of a key, which is in the window that begins at `start_ms`.
     pub fn extend(&mut self, key: KeyNumber, start_ms: u64) {
         if self.keys.len() <= key.index() {
             self.keys.resize(key.index() + 1, None);
@@ -154,7 +154,7 @@ mod tests {
                 start_ms += pause;
                 windows.push((start_ms, Some(key)));
             }
-            // These windows are enough for each key to be checked again, and to expire.
+            // The test has enough windows for each key to be checked again, and to expire.
             windows.extend((1..200).map(|nth| (start_ms + nth, None)));
             for (start_ms, key) in windows {
                 if let Some(key) = key {

@@ -90,9 +90,9 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
                         });
                         pending = earliest.map(|earliest| Pending {
                             earliest,
-                            before: trace
-                                .batches_through(lower.borrow())
-                                .expect("the trace is not compacted beyond what was emitted"),
+                            before: trace.batches_through(lower.borrow()).expect(
+                                "the trace is compacted only up to the times that were emitted",
+                            ),
                             changes,
                             last_key: None,
                         });

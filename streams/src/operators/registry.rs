@@ -263,7 +263,7 @@ impl<K: Key, I: Item> Registry<K, I> {
             return false;
         }
         let batches = trace.batches_through(upper.borrow());
-        let batches = batches.expect("the trace is not compacted beyond its end");
+        let batches = batches.expect("the trace is compacted only up to its end");
         let (mut known, ref held) = cursor_list(batches);
         let mut accumulations = Vec::new();
         let mut session = changes.session(at);

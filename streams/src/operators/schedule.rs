@@ -183,7 +183,7 @@ impl<K: Key> Schedule<K> {
         self.keys.contains_key(&number)
     }
 
-    /// Records a change of a key, which has `items` items after the change. `key` returns the key.
+    /// Stores a change of a key, which has `items` items after the change. `key` returns the key.
     pub fn on_change(
         &mut self,
         number: KeyNumber,

@@ -281,7 +281,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         }
     }
 
-    /// Records that some entries of a key are subtracted with the window whose last instant is `time_ms`.
+    /// Notes that some entries of a key are subtracted with the window whose last instant is `time_ms`.
     fn release(&mut self, key: KeyNumber, entries: usize, time_ms: u64) {
         let held = &mut self.held[key.index()];
         held.0 -= entries;
@@ -472,8 +472,8 @@ mod tests {
                 while probe.less_than(&frontier_ms) {
                     worker.step();
                     let step = by_key.take();
-                    // A step may exceed its budget by one key. The last step also handles the first key of the next
-                    // window.
+                    // A step may exceed its budget by the counts of one key, and the last step also handles the first
+                    // key of the next window.
                     let most = STEP_COUNTS + ITEMS;
                     assert!(step.len() <= most, "{} changes in a step", step.len());
                     changes.extend(step);

@@ -286,7 +286,7 @@ mod tests {
                     .probe_with(&probed);
                 input
             });
-            // These keys get lower numbers than `key`, so the operators handle them first.
+            // The other keys get lower numbers than `key`, so the operators handle them first.
             (0..30).for_each(|nth| input.send(closed(&format!("early-{nth}"), 0)));
             for (start_ms, key) in [(4000, Some("key")), (8000, None)] {
                 input.advance_to(start_ms);

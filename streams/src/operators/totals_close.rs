@@ -276,7 +276,7 @@ impl<I: Item> PendingClose<I> {
         })
     }
 
-    /// Records the large keys that have changed in a window, and writes the records that are due. Returns whether the
+    /// Stores the large keys that have changed in a window, and writes the records that are due. Returns whether the
     /// window is closed. If the budget is spent before, the next call continues.
     fn close_window<K: Key>(
         &self,
@@ -292,7 +292,7 @@ impl<I: Item> PendingClose<I> {
                 budget.spend(1);
             } else {
                 // The key is small, so its record is written now. The key was large before, or a previous run had a
-                // lower limit.
+                // lower limit for the items of a small key.
                 writer.schedule.remove(number);
                 let counts = self.counts(number, time_ms, budget);
                 let record = writer.record(number, window, writer.params.resets, counts);

@@ -130,7 +130,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         is_any
     }
 
-    /// Records that a key has changed in `window`, and schedules its record, which is not written at once.
+    /// Notes that a key has changed in `window`, and schedules its record, which is not written at once.
     pub fn on_change(&mut self, number: KeyNumber, items: usize, window: Window) {
         let change = Change {
             first: ResultOrder::new(self.params.resets, window),
@@ -146,7 +146,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
     pub fn before(&self, frontier: &Antichain<u64>) -> Vec<Batch<KeyNumber, I>> {
         let mut shared = self.shared.borrow_mut();
         let batches = shared.trace().batches_through(frontier.borrow());
-        batches.expect("the trace is not compacted beyond what was written")
+        batches.expect("the trace is compacted only up to the times that were written")
     }
 
     /// Advances `frontier` over empty batches, and lets the trace compact all times before it. All totals before
@@ -159,7 +159,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         trace.set_physical_compaction(frontier.borrow());
     }
 
-    /// Records the keys that have another number now, and drops the state of numbers that were freed.
+    /// Stores the keys that have another number now, and drops the state of numbers that were freed.
     pub fn renumber(&mut self) {
         let (replaced, freed) = {
             let shared = &mut *self.shared.borrow_mut();

@@ -463,9 +463,9 @@ mod tests {
         assert!(!epoch.covers(3, 19, 500));
     }
 
-    /// A simulated run, which reads some records of a partition, commits some closes, and ends. Each record has one
-    /// time, and some records are heartbeats. Whatever is committed and read again, every event must be counted once or
-    /// rejected once.
+    /// A simulated run in a test: it reads some records of a partition, commits some closes, and ends. Each record has
+    /// one time, and some records are heartbeats. Whatever is committed and read again, every event must be counted
+    /// once or rejected once.
     #[derive(Debug, Clone)]
     struct Run {
         /// The run reads up to this offset, and then ends.

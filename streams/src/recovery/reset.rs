@@ -73,7 +73,7 @@ pub struct ResetRequest {
     pub now_ms: u64,
 }
 
-/// How a reset changes the final-until time.
+/// The direction in which a reset changes the final-until time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinalTime {
     /// The final-until time stays as it is.
@@ -100,7 +100,7 @@ pub struct FinalsAfter {
 /// The facts on which a plan is based. If they have changed when the plan is executed, the reset fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Basis {
-    /// How the final-until time changes.
+    /// The direction in which the final-until time changes.
     final_time: FinalTime,
     /// The number of backward resets before this reset.
     resets: u64,
@@ -117,7 +117,7 @@ pub struct Plan {
     pub stored_until_ms: u64,
     /// The final-until time after the reset, Unix milliseconds.
     pub final_until_ms: u64,
-    /// How the final-until time changes.
+    /// The direction in which the final-until time changes.
     pub final_time: FinalTime,
     /// The finals of windows that end after the new final-until time.
     pub finals_after: FinalsAfter,

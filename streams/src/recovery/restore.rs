@@ -99,7 +99,7 @@ pub struct Restored<K, I> {
     pub final_ends: Vec<(u32, u64)>,
 }
 
-/// The tables of a worker as of the final-until time.
+/// The restored tables of a worker, as of the final-until time.
 #[derive(Debug)]
 pub struct RestoredTables<K, I> {
     /// The totals of the worker's share of the keys.
@@ -529,7 +529,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                 return nothing;
             }
             if known.later.is_empty() {
-                // There are no finals to merge. Without this case, the start of a run would sort millions of counts.
+                // No later finals have to be added, so the counts are sorted already. Without this case, the start of a
+                // run would sort millions of counts again.
                 return RestoredTotals {
                     counts: known.counts,
                     unnamed: known.unnamed,
@@ -782,8 +783,8 @@ mod tests {
             until_ms: 2000,
         };
         let mut known = known(&log, 2, resets);
-        // These finals are not added: the first is of a window that the reset has discarded, and the record contains
-        // the others.
+        // None of these finals is added: the first is of a window that the reset has discarded, and the totals record
+        // contains the others.
         known.add(0, 0, false, closed(8000, 100));
         known.add(0, 1, false, closed(2000, 100));
         known.add(0, 1, false, closed(4000, 100));

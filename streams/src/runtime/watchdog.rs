@@ -29,7 +29,7 @@ impl WorkerHeartbeats {
         WorkerHeartbeats(Arc::new((0..workers).map(|_| AtomicU64::new(0)).collect()))
     }
 
-    /// Records that a worker takes a step.
+    /// Notes that a worker takes a step.
     pub fn record_step(&self, worker: usize) {
         if let Some(steps) = self.0.get(worker) {
             steps.fetch_add(1, Ordering::Relaxed);

@@ -134,7 +134,7 @@ pub struct CommitterParams {
     pub holds: Arc<Holds>,
     /// The metrics of the application.
     pub metrics: Metrics,
-    /// Records a failure that ends the run.
+    /// Stores a failure that ends the run.
     pub stop: Stop,
 }
 

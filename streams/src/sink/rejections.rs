@@ -187,7 +187,7 @@ impl Unwritten {
         }
     }
 
-    /// Records that these rejections were sent.
+    /// Notes that these rejections were sent.
     pub fn sent(&mut self, rejected: &[Rejected]) {
         for rejected in rejected {
             let not_passed = self.not_passed.entry(rejected.settled_at_ms).or_default();
@@ -196,7 +196,7 @@ impl Unwritten {
         }
     }
 
-    /// Records that rejections with this number of bytes are durable.
+    /// Notes that rejections with this number of bytes are durable.
     pub fn written(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }

@@ -147,7 +147,7 @@ pub struct SourceContext<F: Format> {
     pub max_unwritten_bytes: usize,
     /// The metrics of the application.
     pub metrics: Metrics,
-    /// Records a failure of the log, which stops the run.
+    /// Stores a failure of the log, which stops the run.
     pub stop: Stop,
 }
 
@@ -381,7 +381,7 @@ impl<F: Format> Source<F> {
         if more {
             return Ok(Next::Now);
         }
-        // There is only one timer at a time: the next one is set after this one has fired.
+        // The source has only one timer at a time: it sets the next timer after the current one has fired.
         if now < self.check_idle {
             return Ok(Next::WhenWoken);
         }

@@ -15,7 +15,7 @@ use crate::{
     topics::Topic,
 };
 
-/// Records the calls of a topology. See the [module](super) for an example.
+/// Stores the calls of a topology. See the [module](super) for an example.
 ///
 /// One source, one window and one table of each kind may be declared.
 pub struct Topology<F: Format> {
@@ -476,7 +476,10 @@ mod tests {
             finals.to("finals", JsonFinals::Events);
             finals.accumulate(Sum::default()).to_table("totals", Table);
         });
-        assert!(no_counts.contains("cannot restore it"), "{no_counts}");
+        assert!(
+            no_counts.contains("cannot restore the table"),
+            "{no_counts}"
+        );
         let tops = |span_ms, most| {
             Application::new(AppConfig::new("app"), move |t: &Topology<Nothing>| {
                 let finals = finals(t);

@@ -18,7 +18,7 @@ pub trait FinalFormat<K: Key, I: Item>: ValueFormat<ClosedWindow<K, I>> + Clone 
     const COUNTS: Option<DecodeCounts<K, I>> = None;
 }
 
-/// Returns the counts in the value of a record; `None` if the value is not such a record.
+/// Returns the counts in the value of a totals record; `None` if the value cannot be decoded.
 pub type DecodeCounts<K, I> = fn(&[u8]) -> Option<StoredCounts<K, I>>;
 
 /// The format of a table of totals.

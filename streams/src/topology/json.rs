@@ -15,7 +15,7 @@ const VALUE_BYTES: usize = 80;
 /// Finals with one number for each key, as JSON: `{"key":"to","start":1764000000000,"end":1764000002000,"count":2}`.
 #[derive(Debug, Clone, Copy)]
 pub enum JsonFinals {
-    /// The number is that of events.
+    /// The number of events in the record.
     Events,
     /// The number of different items in the record.
     DistinctItems,

@@ -116,7 +116,8 @@ impl<F: Format> Recorded<F> {
         let windows = self.windows.ok_or_else(|| missing("finals"))?;
         let finals = self.finals.ok_or_else(|| missing("topic of finals"))?;
         if (self.totals.is_some() || self.tops.is_some()) && finals.counts.is_none() {
-            let what = "has a table, and its format of finals cannot restore it: COUNTS is None";
+            let what =
+                "has a table, but its format of finals cannot restore the table: COUNTS is None";
             return Err(defect(what.to_owned()));
         }
         if let Some(tops) = &self.tops {

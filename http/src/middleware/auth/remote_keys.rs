@@ -92,8 +92,8 @@ impl RemoteKeys {
         let current = self.0.current.borrow().clone();
         match current.verify(token, now) {
             Err(Refused::Token(InvalidToken::UnknownKey)) => {
-                // This future is boxed, since it is rarely needed. Otherwise it would make the future of every request
-                // larger.
+                // The future of the fetch is boxed, since it is rarely needed. Otherwise the future of every request
+                // would be larger.
                 Box::pin(self.verify_after_fetch(token, now, current.fetches)).await
             }
             verified => verified,

@@ -225,7 +225,7 @@ impl Connection {
         request: &Q,
     ) -> io::Result<A> {
         let wrong = |error: &dyn std::fmt::Display| {
-            io::Error::other(format!("it answers in another protocol: {error}"))
+            io::Error::other(format!("it responds in another protocol: {error}"))
         };
         self.requests += 1;
         let header = RequestHeader::default()

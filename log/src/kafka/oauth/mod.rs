@@ -304,7 +304,7 @@ impl Tokens {
         if state.token.expires_ms <= now_ms() + MARGIN_MS {
             return Err(state.failure.clone().unwrap_or_else(|| {
                 format!(
-                    "the token has expired, and the token endpoint {} has not answered yet",
+                    "the token has expired, and the token endpoint {} has not responded yet",
                     self.shared.endpoint.host()
                 )
             }));

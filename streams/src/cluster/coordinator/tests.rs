@@ -387,7 +387,7 @@ impl Network {
             {
                 self.close(link, id);
                 dial.attempt = None;
-                let (process, why) = (dial.to, "no answer".to_owned());
+                let (process, why) = (dial.to, "no response".to_owned());
                 let unreachable = Event::Unreachable { process, why };
                 self.processes[id].inbox.push_back((unreachable, None));
             }

@@ -102,7 +102,7 @@ fn the_header_of_a_token_does_not_choose_the_algorithm() {
     let good = issuer.token(&good());
     let (_, rest) = good.split_once('.').unwrap();
     let (claims, _) = rest.split_once('.').unwrap();
-    // These headers are {"alg":"none"}, {"typ":"JWT","alg":"none"} and {"alg":"NONE"} in base64url.
+    // The headers of these tokens are {"alg":"none"}, {"typ":"JWT","alg":"none"} and {"alg":"NONE"} in base64url.
     for header in [
         "eyJhbGciOiJub25lIn0",
         "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0",
