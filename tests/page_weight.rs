@@ -50,7 +50,7 @@ fn loaded(address: &str, page: &str) -> BTreeSet<String> {
             Some(_) => Vec::new(),
             None => links(&file.body),
         };
-        // All files are in one folder. Names without a path are data.
+        // All files of the pages are in one folder, so a file is named by a path (`/` or `./`). Other names are data.
         let local = names
             .into_iter()
             .map(|name| name.trim_start_matches('.'))

@@ -120,7 +120,8 @@ fn the_screenshots_are_written_to_docs() {
         let lasting = [&load[..], &["--duration", "10m"], flags].concat();
         Node::start_silent(&lasting, &dir.path().join("load"))
     };
-    // The generated load has some spikes. The talk has ended minutes before its dashboard is drawn.
+    // The load of the room `match` has spikes. The load of the room `talk` ends minutes before the picture of its
+    // dashboard is taken.
     let talk = ["--room", "talk", "--rate", "5/s", "--duration", "20s"];
     node::output(&[&load[..], &talk].concat());
     let matches = ["--room", "match", "--rooms", "6", "--rate", "2500/s"];

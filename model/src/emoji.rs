@@ -109,7 +109,7 @@ impl Emoji {
         self.0
     }
 
-    /// Returns the emoji with this number in this build of the program.
+    /// Returns the emoji that has the number `id` in this build of the program.
     pub fn from_id(id: u16) -> Option<Emoji> {
         (usize::from(id) < TABLE.texts.len()).then_some(Emoji(id))
     }

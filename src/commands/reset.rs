@@ -232,7 +232,7 @@ fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
             "{replaced} partitions no longer contain the records that were read, and are read from their beginning\n"
         );
     }
-    text += "Running dataflows and standbys end with 75; start them again.\n";
+    text += "Running dataflows and standbys end with exit code 75; start them again.\n";
     text
 }
 

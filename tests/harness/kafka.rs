@@ -215,8 +215,8 @@ fn configure(brokers: &str, kind: &str, name: &str, setting: &str) {
     script(&[&of[..], &["--entity-name", name, "--add-config", setting]].concat());
 }
 
-/// Adds partitions to `topic` by `kafka-topics.sh`, until it has one for each entry of `leaders`. A new partition is
-/// created at the broker whose id is the entry with the partition's number.
+/// Adds partitions to `topic` by `kafka-topics.sh`, until it has one for each entry of `leaders`. The entry at the
+/// index of a new partition is the id of the broker that leads this partition.
 pub fn add_partitions_at(brokers: &str, topic: &str, leaders: &[&str]) {
     let port = brokers.rsplit_once(':').unwrap().1;
     let (count, assignment) = (leaders.len().to_string(), leaders.join(","));

@@ -151,7 +151,7 @@ impl Fixture {
         Node::start(&arguments, &self.log("up"))
     }
 
-    /// Waits until this many reactions are in finals. Asserts that each window has one final.
+    /// Waits until `reactions` reactions are in finals. Asserts that each window has one final.
     pub fn until_counted(&self, reactions: u64) {
         self.until_counted_or_more(reactions, 0);
     }

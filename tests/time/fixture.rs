@@ -369,7 +369,7 @@ impl Drop for Producers {
     }
 }
 
-/// Posts this many reactions to `room`, and waits until they are stored.
+/// Posts `reactions` reactions to `room`, and waits until they are stored.
 fn post(address: &str, room: &str, reactions: u64) -> io::Result<http::Answer> {
     let reaction = json!({"user_id": 1, "emoji_type": "🔥", "room": room});
     let body = Value::Array(vec![reaction; reactions as usize]).to_string();

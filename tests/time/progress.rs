@@ -42,7 +42,7 @@ fn react(node: &Node, room: &str) -> u64 {
 }
 
 impl Fixture {
-    /// Waits until the finals of a room contain this many reactions.
+    /// Waits until the finals of a room contain `reactions` reactions.
     fn until_counted(&self, room: &str, reactions: u64) {
         until("all are counted", || {
             let outcome = self.outcome();

@@ -21,7 +21,7 @@ fn all(total: u64) -> Totals {
     (0..ROOMS).map(room).collect()
 }
 
-/// Sends this many reactions to every room.
+/// Sends `reactions` reactions to every room.
 fn react(node: &Node, reactions: usize) {
     let of = |room| json!({"user_id": 1, "emoji_type": "🔥", "room": room});
     let reactions = all(0)

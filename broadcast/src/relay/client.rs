@@ -389,8 +389,8 @@ fn host(at: &str) -> &str {
     bare.unwrap_or(host)
 }
 
-/// Returns the pause before the next upstream is tried, after this number of failures in succession. `all` is the
-/// number of upstreams.
+/// Returns the pause before the next upstream is tried. `failures` attempts in succession have failed, and there are
+/// `all` upstreams.
 fn pause(failures: usize, all: usize) -> Duration {
     let rounds = failures / all.max(1);
     let most_ms = match rounds {

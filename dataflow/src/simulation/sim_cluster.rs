@@ -141,7 +141,7 @@ impl SimCluster {
         }
     }
 
-    /// Runs this number of random events.
+    /// Runs `events` random events of the simulation.
     pub fn run_events(&mut self, events: u32) {
         for _ in 0..events {
             match self.rng.random_range(0..1000) {

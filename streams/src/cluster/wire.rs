@@ -124,7 +124,7 @@ pub async fn read<T: DeserializeOwned>(
     // The error does not contain the message of serde, since that may quote bytes that any client has sent, and errors
     // are logged.
     serde_json::from_slice(&body).map_err(|error| {
-        let what = format!("a frame is not valid from byte {} on", error.column());
+        let what = format!("a frame is invalid at byte {}", error.column());
         Error::new(ErrorKind::InvalidData, what)
     })
 }

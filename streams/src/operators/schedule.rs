@@ -116,7 +116,7 @@ pub struct ScheduleParams {
     pub size: WindowSize,
     /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
-    /// Returns the approximate size in bytes of a record with this many items.
+    /// Computes the approximate size in bytes of a record from the number of its items.
     pub record_bytes: fn(usize) -> usize,
 }
 
@@ -173,7 +173,7 @@ impl<K: Key> Schedule<K> {
         }
     }
 
-    /// Whether a key with this many items is large, so that its record is not written at each change.
+    /// Whether a key with `items` items is large, so that its record is not written at each change.
     pub fn is_large(&self, items: usize) -> bool {
         items > self.params.pace.small_items
     }

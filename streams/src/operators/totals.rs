@@ -178,7 +178,7 @@ fn write<'scope, K: Key, I: Item>(
         "totals",
         move |capability, info| {
             let activator = scope.activator_for(info.address);
-            // The time of this capability is the time up to which this operator has closed all windows.
+            // The operator has closed all windows up to the time of its capability.
             let mut held = Some(capability);
             // The times of the changes are in [lower, upper). The batches of the trace up to `lower` contain the
             // accumulations before these changes.

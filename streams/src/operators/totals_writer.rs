@@ -206,7 +206,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         }
     }
 
-    /// Returns the record of a key that was changed last in `window`, after this number of backward resets.
+    /// Returns the record of a key that was changed last in `window`, after `resets` backward resets.
     pub fn record(
         &self,
         number: KeyNumber,

@@ -63,8 +63,8 @@ impl Progress {
         of_settings.or(of_epoch)
     }
 
-    /// Whether a reset wrote the progress. A reset that only rejects records that are ahead keeps the settings, but its
-    /// record contains no run.
+    /// Whether a reset wrote the progress. A reset that only rejects records that are ahead of the clock keeps the
+    /// settings, but its record does not name a run.
     pub fn is_of_a_reset(&self) -> bool {
         self.settings.is_none() || (self.run.is_none() && self.heartbeat_ms.is_some())
     }

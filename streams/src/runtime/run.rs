@@ -141,8 +141,8 @@ enum StandbyCause {
 struct ProcessState {
     /// The reason why the process stands by, if it does.
     standby: Option<StandbyCause>,
-    /// The offset of the newest progress record with which a turn has begun. A reset at a later offset ends the
-    /// process.
+    /// The offset of the newest progress record that the process has read when it began to wait or to run. A reset at a
+    /// later offset ends the process.
     newest: Option<u64>,
 }
 
@@ -318,7 +318,8 @@ impl<F: Format> Dataflow<F> {
                     None => ready(Err(AWAITS_BEGINNING.to_owned())),
                 };
                 let begun = group.begin(shared, config.run.workers, &mut report)?;
-                // Process 0 uses its own progress, which has more fields than the shared part.
+                // Process 0 uses its own progress, which has more fields than the part that it sends to the other
+                // processes.
                 begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
             }
             (None, Some(found)) => Some((found, allocators(config.run.workers)?)),

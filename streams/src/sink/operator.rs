@@ -267,7 +267,7 @@ impl Restoring {
     fn stored(&mut self, sliding: ResultOrder) -> Unwritten {
         let now = self.unwritten.values().copied().chain(self.restored).min();
         // A reader may see this progress together with the tables of the previous commit, so the value is the earlier
-        // one of both commits.
+        // one of the two commits' values.
         let since = self.before.into_iter().chain(now).min();
         self.before = now;
         let needed = since.map_or(sliding, |since| since.min(sliding));

@@ -196,7 +196,7 @@ impl Unwritten {
         }
     }
 
-    /// Notes that rejections with this number of bytes are durable.
+    /// Notes that rejections of `bytes` bytes are durable.
     pub fn written(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }

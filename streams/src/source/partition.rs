@@ -421,9 +421,8 @@ fn reject<F: Format>(
     }
 }
 
-/// Rejects parts of a record that has this number of events. Each part gets a rejection of its own, which is settled
-/// once the window of the part is final: a run may begin when the window of one part is final and the window of another
-/// part is not.
+/// Rejects parts of a record that has `events` events. Each part gets a rejection of its own, since a run may begin
+/// when the window of one part is final and the window of another part is not.
 fn reject_parts<F: Format>(
     format: &F,
     record: Record<'_>,

@@ -103,7 +103,7 @@ impl Oidc {
             return match value("sasl.oauthbearer.method") {
                 Some("oidc") => Err((
                     "sasl.oauthbearer.method",
-                    "is for sasl.mechanism=OAUTHBEARER; set that, or remove it".to_owned(),
+                    "is used only with sasl.mechanism=OAUTHBEARER; set that mechanism, or remove this property".to_owned(),
                 )),
                 _ => Ok(None),
             };

@@ -344,8 +344,8 @@ impl Network {
         }
     }
 
-    /// Checks that a process is connected to exactly one process of each other index, which has equal settings, and has
-    /// neither begun a run nor ended.
+    /// Checks that a process is connected to exactly one process of each other index. These processes must have the
+    /// same settings, and must have neither begun a run nor ended.
     fn check_connected(&self, id: usize) {
         let own = &self.processes[id];
         for index in (0..self.hosts).filter(|index| *index != own.index) {
