@@ -13,12 +13,12 @@
  * @module emostream/mood
  */
 
-/** The name of all emojis together that have no layer of their own. */
+/** The name of the group of all emojis that have no layer of their own. */
 export const OTHERS = "others";
 
-/** How many times the median window a peak is, at least. */
+/** Minimum ratio of a peak to the median window. */
 const PEAK_TIMES = 1.6;
-/** With fewer windows than this a median says nothing. */
+/** Minimum number of windows. With fewer windows, a median has no meaning. */
 const PEAK_MOMENTS = 5;
 /**
  * By how many standard deviations a count must exceed the one before. With a steady crowd, one of 160 emojis exceeds
@@ -27,14 +27,17 @@ const PEAK_MOMENTS = 5;
 const RISE_DEVIATIONS = 2.5;
 /** A room is clearly busier if its rate is this many times that of the room shown. */
 const BUSIER_TIMES = 1.5;
-/** Reactions per second below which no room is busy: a few taps must not change the page. */
+/** Minimum reactions per second of a busy room, so that a few taps do not change the page. */
 const BUSY_RATE = 0.5;
-/** How long another room must stay clearly busier. A rate is a mean over 10 s, so one peak passes within this time. */
+/**
+ * Time for which another room must stay clearly busier. A rate is a mean over 10 s, so one peak passes within this
+ * time.
+ */
 const BUSIER_MS = 9_000;
-/** How long a room stays on the page at least, so that people can read it. */
+/** Minimum time for which a room stays on the page, so that people can read it. */
 const SHOWN_MS = 20_000;
 
-/** Returns pairs of emoji and count of a final. Counts that the frame does not list are those of {@link OTHERS}. */
+/** Returns pairs of emoji and count of a final. The counts that the frame does not list are those of {@link OTHERS}. */
 export function countsOf({ counts, others = 0 }) {
   const listed = counts.map(({ emoji, count }) => [emoji, count]);
   return others > 0 ? [...listed, [OTHERS, others]] : listed;
@@ -164,7 +167,7 @@ export class Activity {
 export class Busiest {
   #shown;
   #shownAt = -Infinity;
-  /** Since when other rooms have been clearly busier. */ #since;
+  /** The time since which other rooms have been clearly busier. */ #since;
 
   /**
    * Returns the room to show at the time `now`. `rates` has pairs of room and reactions per second, only known ones;

@@ -35,7 +35,7 @@ export const KINDS = {
 
 /** Screen of base 1000 for each single emoji in the air, in an idle and in the busiest room. */
 const ONE_AREA = [9_000, 4_000];
-/** Time in which the measured rate follows the crowd. */
+/** Time in which the measured rate adapts to the crowd. */
 const RATE_MS = 2_000;
 /** Reactions a second from which on nothing changes any more, as a power of ten; and steps of the level, so that few
  * pictures are kept. */
@@ -52,14 +52,20 @@ export function levelOf(rate) {
   return Math.round(Math.min(1, Math.log10(1 + rate) / BUSIEST) * STEPS) / STEPS;
 }
 
-/** Returns the value at a level, where both ends are positive: equal steps multiply it by equal factors. */
+/**
+ * Returns the value at a level, where both ends are positive. Equal steps of the level multiply the value by equal
+ * factors.
+ */
 export const between = ([idle, busiest], level) => idle * (busiest / idle) ** level;
 
 /** Returns the size to which emojis are scaled: 1000 for a screen of 1280 × 800 or 1920 × 1080, more on a board that is
  * seen from afar. */
 export const baseOf = (width, height) => Math.max(420, Math.min(1000, (width + height) / 1.6), (width + height) / 3);
 
-/** Returns what is shown of `count` reactions, digit by digit. A `hundred` stands for all of them, with a label. */
+/**
+ * Returns the units in which `count` reactions are shown, digit by digit. One `hundred` stands for all hundreds, with a
+ * label.
+ */
 export function unitsOf(count) {
   const rest = Math.max(0, Math.floor(count));
   return { hundred: Math.floor(rest / 100) * 100, ten: Math.floor((rest % 100) / 10), one: rest % 10 };
@@ -84,9 +90,9 @@ export function placesFor(kind, aloft, { area, base, level, capacity, maxParticl
   return Math.min(places, Math.floor((maxParticles - particles) / emojis));
 }
 
-/** Returns how far up a flight is, 0 … 1, after a `share` of its life: quick at first. */
+/** Returns the height of a flight, 0 … 1, after a `share` of its life: it rises quickly at first. */
 export const heightAt = (share) => share * (1.4 - 0.4 * share);
-/** The slowest that {@link heightAt} grows. */
+/** Minimum speed at which {@link heightAt} grows. */
 const SLOWEST = 0.6;
 
 /** Returns the share of a life between two flights of a lane after which labels `label` pixels high do not touch on a way
@@ -113,7 +119,7 @@ export function laneFor(lanes, turn, wanted, life_ms, gap, patience_ms) {
   return best && best.start <= wanted + patience_ms ? best : undefined;
 }
 
-/** A frame may take this long to draw, so that the browser has time to paint it. */
+/** Maximum time for drawing a frame, so that the browser has time to paint it. */
 const FRAME_MS = 10;
 /** A later frame is late: 60 a second with some play, or the display's own rate where it is lower; but not less than 30.
  * With few emojis in the air more of them are better than more frames, so there the mean may reach MEAN_MS. */
@@ -122,17 +128,17 @@ const MEAN_MS = 27;
 const LATE_TIMES = 1.35;
 const LATEST_MS = 36;
 const FEW = 0.3;
-/** A longer pause is not a slow frame: the page was in the background. */
+/** Minimum length of a pause that is not a slow frame: the page was in the background. */
 const PAUSE_MS = 1_000;
-/** The fewest places, as a share of all. */
+/** Minimum share of the places that is used. */
 const THIN = 0.04;
-/** After so long with the fewest places and less than 30 frames a second the picture stands still. */
+/** Time with the minimum of places and less than 30 frames a second after which the picture stands still. */
 const SLOW_MS = 4_000;
 
 /** The state of {@link paceAfter} at the beginning. `capacity` is the share of the places that is used. While it is `slow`,
  * less than 30 frames a second, flights over the places must end early; when it is `still`, all of them. */
 export const START = { capacity: 1, usual_ms: 16, mean_ms: 16, slow_ms: 0, slow: false, still: false };
-/** The state after a still picture: the crowd returns slowly. */
+/** The state after a still picture: the number of emojis grows slowly again. */
 export const RESTART = { ...START, capacity: THIN };
 
 /** Returns the state after a frame that came `interval_ms` after the former one and took `took_ms` to draw. The time the
@@ -140,7 +146,7 @@ export const RESTART = { ...START, capacity: THIN };
 export function paceAfter(former, interval_ms, took_ms) {
   if (!(interval_ms < PAUSE_MS)) return former;
   const usual_ms = Math.min(interval_ms, former.usual_ms * 1.002);
-  // One late frame may have any cause; the mean of ten shows whether emojis are to be dropped fast.
+  // One late frame may have any cause. The mean of ten frames decides whether emojis are dropped quickly.
   const mean_ms = former.mean_ms + (interval_ms - former.mean_ms) / 10;
   const slow = mean_ms > LATEST_MS;
   const within = (limit_ms) => Math.min(LATEST_MS, Math.max(limit_ms, usual_ms * LATE_TIMES));
