@@ -84,7 +84,7 @@ impl Config {
     pub fn new(topics: Topics) -> Config {
         Config {
             topics,
-            window: WindowSize::from_ms(2000).expect("windows are not empty"),
+            window: WindowSize::from_ms(2000).expect("the size of a window is above 0"),
             live: Duration::from_millis(250),
             swarm_size: 1000,
             trending_span: Duration::from_secs(60),

@@ -19,7 +19,7 @@ use crate::{
     topics,
 };
 
-/// Maximum of `--flush-count`. The log would refuse the larger batches of a higher value.
+/// Maximum of `--flush-count`. With a higher value, batches could be larger than the log accepts.
 const MOST_FLUSHED: u64 = 100_000;
 
 #[derive(Debug, Args)]

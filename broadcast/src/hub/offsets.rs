@@ -24,7 +24,7 @@ const MAX_LAG_DISCONNECTED: Duration = Duration::from_secs(8);
 #[derive(Debug, Default)]
 pub(crate) struct ReadOffsets {
     ranges: Mutex<HashMap<u32, ReadRange>>,
-    /// Notified when a range grows.
+    /// A channel that notifies waiting subscribers when a range grows.
     advanced: watch::Sender<()>,
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct UpdateLog {
     ring: Mutex<Ring>,
     /// The number of the batch that will be sealed next.
     sealed: watch::Sender<u64>,
-    /// Notified when the pending batch may be sealed.
+    /// A signal that is notified when the pending batch may be sealed.
     flushed: Notify,
     metrics: Metrics,
 }

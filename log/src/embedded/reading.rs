@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the thread that wakes readers sleeps"
+    reason = "the thread sleeps before it wakes readers"
 )]
 
 use std::{

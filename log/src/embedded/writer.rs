@@ -101,7 +101,7 @@ impl Writer {
                     Ok(true) => SWEEP_PAUSE,
                     Ok(false) => SWEEP_INTERVAL,
                     Err(error) => {
-                        tracing::warn!(%error, "retention could not run");
+                        tracing::warn!(%error, "records that exceed the retention could not be deleted");
                         SWEEP_INTERVAL
                     }
                 };

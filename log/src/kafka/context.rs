@@ -89,7 +89,7 @@ impl Events {
     pub(super) fn token(&self) -> Result<OAuthToken, Box<dyn Error>> {
         match &self.tokens {
             Some(tokens) => Ok(tokens.current()?),
-            None => Err("the properties name no token endpoint".into()),
+            None => Err("no property names the token endpoint".into()),
         }
     }
 

@@ -73,7 +73,8 @@ pub(super) fn of(
     })
 }
 
-/// Converts the error of writing a record of `bytes`; `None` has the same meaning as in [`of`].
+/// Converts the error of writing a record of `bytes` bytes; `None` if the error only means that no broker, or no leader
+/// of the partition, is reachable.
 pub(super) fn of_write(
     error: &KafkaError,
     topic: &str,

@@ -317,6 +317,6 @@ fn enable_keepalive(data: &TcpStream) {
         enabled = enabled.and(socket.set_tcp_user_timeout(Some(2 * PEER_TIMEOUT)));
     }
     if let Err(error) = enabled {
-        tracing::warn!("a connection to a peer is not watched ({error})");
+        tracing::warn!("TCP keepalive cannot be enabled on a connection to a peer ({error})");
     }
 }

@@ -151,7 +151,8 @@ impl Group {
     }
 }
 
-/// Releases [`Group::wait_for_shutdown`] when it is dropped, since the cluster thread has ended or panicked.
+/// A guard of the cluster thread. It is dropped when the thread ends or panics, and then [`Group::wait_for_shutdown`]
+/// returns.
 struct ShutdownBarrier(Arc<OnceLock<()>>);
 
 impl Drop for ShutdownBarrier {

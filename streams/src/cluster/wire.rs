@@ -21,7 +21,7 @@ pub const GREETING: [u8; 5] = *b"EMOS\x01";
 /// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Purpose {
-    /// Timely's channels.
+    /// The connection carries the data of timely's channels.
     Data,
     /// The messages of this module, between process 0 and another process.
     Control,

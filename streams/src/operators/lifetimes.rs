@@ -44,8 +44,8 @@ struct Lifetime {
 }
 
 impl Lifetimes {
-    /// Creates lifetimes without keys. The retention must not be shorter than a sliding span, since the span could
-    /// otherwise contain counts of a key that is removed.
+    /// Creates an empty set of keys with their lifetimes. The retention must not be shorter than a sliding span, since
+    /// the span could otherwise contain counts of a key that is removed.
     pub fn new(retention_ms: u64) -> Lifetimes {
         Lifetimes {
             retention_ms,

@@ -230,8 +230,8 @@ impl<I: Item> PendingClose<I> {
     ) {
         match writer.is_of_this_run(time_ms) {
             true => self.large.entry(time_ms).or_default().push((number, items)),
-            // Restored counts are in the key's record, or the schedule contains the change that was restored with them.
-            // So only the number of items must be updated.
+            // The change was restored, so the key's record contains its counts, or the schedule contains the key
+            // already. So only the number of items must be updated.
             false => writer.schedule.resize(number, items),
         }
     }

@@ -105,7 +105,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
     /// even without changes. A restored key has no changes if this build cannot name any of its items.
     pub fn has_work(&mut self, until_ms: u64) -> bool {
         let is_restored = self.restore();
-        // When a number is freed, its key leaves the schedule, so the sink may need a notice of another oldest final.
+        // When a number is freed, its key leaves the schedule. The oldest final in no record may then be another one,
+        // and the sink must be notified of it.
         let is_outdated = self.schedule.oldest() != self.notified;
         is_restored || is_outdated || self.next_due(until_ms).is_some()
     }

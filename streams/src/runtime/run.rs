@@ -171,7 +171,7 @@ impl<F: Format> Dataflow<F> {
             match self.turn(&turn, &mut state) {
                 Err(error) if error.is_fence() => {
                     tracing::warn!(
-                        "another run has taken over, or the progress was reset: this process stands by"
+                        "another run has taken over, or the progress was reset: this process becomes a standby"
                     );
                     self.metrics.stand_by();
                     state.standby = Some(StandbyCause::Fenced(error));

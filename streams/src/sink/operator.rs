@@ -116,8 +116,8 @@ pub struct RejectionsCommitted {
     pub bytes: usize,
 }
 
-/// Commits results and notices. Returns a stream of notices that rejections are durable. The frontier of the stream is
-/// the durable frontier.
+/// Commits the results and the other messages to the sink. Returns a stream of notices that rejections are durable. The
+/// frontier of the stream is the durable frontier.
 ///
 /// `committer` creates the committer, given the function that wakes the sink. Only worker 0 calls it.
 pub fn commit<'scope>(
@@ -207,7 +207,7 @@ struct Sink {
     last_commit: Instant,
     /// Schedules the sink again.
     again: Activator,
-    /// The time of the last timer that was set for `again`.
+    /// The time of the last timer that was set to schedule the sink again.
     scheduled_at: Option<Instant>,
 }
 

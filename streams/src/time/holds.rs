@@ -95,8 +95,8 @@ impl Holds {
         }
     }
 
-    /// Creates the series of a partition that is not held. An alert on a series that does not exist before the first
-    /// hold would miss the beginning of that hold.
+    /// Creates the metric series of a partition, with the value 0: the partition is not held. An alert on a series that
+    /// does not exist before the first hold would miss the beginning of that hold.
     pub fn begin(&self, partition: u32) {
         self.show(partition, None);
     }

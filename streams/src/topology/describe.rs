@@ -39,7 +39,8 @@ dataflow {id}: {workers} worker(s), {settings}
         );
         if let Some((interval, topic)) = &self.updates {
             let topic = topic.name();
-            text += &format!("      --> updates every {interval:?} where it changed --> {topic}\n");
+            text +=
+                &format!("      --> updates of changed counts every {interval:?} --> {topic}\n");
         }
         text += "      --> finals\n";
         if let Some(totals) = &self.totals {

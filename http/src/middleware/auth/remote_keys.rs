@@ -296,7 +296,7 @@ impl Metrics {
             )),
             fetched_at: valid(Gauge::new(
                 "emostream_jwks_fetched_timestamp_seconds",
-                "Unix time at which the current key set was fetched; 0 before.",
+                "Unix time at which the current key set was fetched; 0 before the first fetch.",
             )),
             unknown_kids: valid(IntCounter::new(
                 "emostream_jwks_unknown_kids_total",
