@@ -211,7 +211,8 @@ fn leaving_the_page_sends_the_last_taps() {
     let driver = Driver::start();
     in_browsers(async {
         let browser = driver.visitor(&node.address).await;
-        // The request in flight never ends here, so the next taps wait. Only leaving the page can send them.
+        // The request in flight never ends here, so the next taps wait. They are sent only when the user leaves the
+        // page.
         let stuck = "window.fetch = () => { window.sending = true; return new Promise(() => {}); }";
         run(&browser, &format!("{stuck}; {ELEMENT}.react('🔥')")).await;
         holds(&browser, "sending").await;

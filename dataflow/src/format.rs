@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(rejections(&fixture), expected);
         let part = [5_001, 9_000].map(|at_ms| reaction("🔥", T0 + at_ms));
         assert_eq!(reactions_of(&fixture.rejected[0]), part);
-        // The limit does not apply to records from `below_offset` on.
+        // The limit does not apply to records at `below_offset` and later offsets.
         fixture.offset = 3;
         fixture.accept(T0 + 9_000, &batch(&[9_000]));
         assert_eq!(fixture.reading.clock().newest_ms(), T0 + 9_000);

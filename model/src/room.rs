@@ -21,7 +21,7 @@ pub const MAX_ROOM_BYTES: usize = 64;
 #[serde(transparent)]
 pub struct Room(Arc<str>);
 
-/// The error of a text that is not a room's name.
+/// The error for a text that is not the name of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a room's name has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not . or ..")]
 pub struct InvalidRoom;

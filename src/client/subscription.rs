@@ -63,7 +63,7 @@ pub(crate) enum SubscriptionEvent {
     Lost { why: String, pause: Duration },
 }
 
-/// The error of a subscription that the server refused, so that a retry cannot succeed. It contains the reason.
+/// The error if the server has refused the subscription, so that a retry cannot succeed. It contains the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(pub(crate) String);

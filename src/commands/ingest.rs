@@ -98,7 +98,7 @@ impl IngestFlags {
     }
 }
 
-/// Converts the error of an ingest that could not start to an exit code and a sentence.
+/// Converts the error because of which an ingest could not start to an exit code and a sentence.
 pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Log(error) => error.into(),

@@ -140,7 +140,7 @@ impl Screen {
 }
 
 impl Driver {
-    /// Shows the page of a browser as on this screen from now on.
+    /// Makes a browser show its page as on this screen.
     pub async fn emulate(&self, browser: &Client, screen: &Screen) {
         let metrics = json!({
             "width": screen.width, "height": screen.height, "deviceScaleFactor": screen.scale, "mobile": screen.touch,

@@ -126,7 +126,7 @@ impl Transport {
     }
 }
 
-/// Returns the unit whose payload has `len` bytes from `at` on, and is followed by `end` bytes that are not payload.
+/// Returns the unit whose payload of `len` bytes begins at `at`, and is followed by `end` bytes that are not payload.
 /// Returns `None` if the unit is incomplete.
 fn unit(bytes: &[u8], at: usize, len: usize, end: usize, reply: Vec<u8>) -> Option<Unit<'_>> {
     Some(Unit {

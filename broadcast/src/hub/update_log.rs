@@ -161,7 +161,7 @@ impl UpdateLog {
         ring.first + ring.batches.len() as u64
     }
 
-    /// Returns the batches from `cursor` on, and moves `cursor` after them.
+    /// Returns the batches that begin at `cursor`, and moves `cursor` after them.
     pub(crate) fn batches(&self, cursor: &mut u64) -> Result<Vec<Bytes>, TruncatedCursor> {
         let ring = self.ring();
         let passed = cursor.checked_sub(ring.first).ok_or(TruncatedCursor)?;

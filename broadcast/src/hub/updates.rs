@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariant: an update is applied to the rooms before it is appended to the update log, and no relay joins in between.
-//! So a relay that is sent the snapshot, and then the log from its cursor on, misses no update.
+//! So a relay that receives the snapshot, and then the log that begins at its cursor, misses no update.
 
 #![allow(
     clippy::disallowed_methods,
@@ -126,7 +126,7 @@ impl Updates {
         }
     }
 
-    /// Notes that finals of `partition` are read from `start` on. Earlier finals are not known at this node.
+    /// Notes that reading the finals of `partition` begins at `start`. Earlier finals are not known at this node.
     pub(crate) fn start_partition(&self, partition: u32, start: u64) {
         self.has_read(partition, start, start);
     }

@@ -51,7 +51,7 @@ pub enum AllowOrigin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
-/// The error of an `--allow-origin` that is not a list of origins.
+/// The error for a value of `--allow-origin` that is not a list of origins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not the origin of a page; write * or, for example, https://example.org, without a path or a wildcard"

@@ -69,7 +69,7 @@ impl std::fmt::Display for RateLimit {
     }
 }
 
-/// The error of a bucket with too few tokens.
+/// The error if a bucket has too few tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Insufficient {
     /// Time until the bucket has enough tokens; `None` if the cost exceeds the burst.

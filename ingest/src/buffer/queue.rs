@@ -21,7 +21,7 @@ use crate::{
     buffer::packed::{AdmittedReaction, Packed},
 };
 
-/// Notifies a waiting request that its reactions are stored, or of the error of the log.
+/// Notifies a waiting request that the log has stored its reactions, or has returned an error.
 pub(crate) type StoredSender = oneshot::Sender<Result<(), LogError>>;
 
 /// The bounded buffer. Each reaction holds a permit, from the reservation until the log has acknowledged the reaction
@@ -104,7 +104,7 @@ pub(crate) struct AwaitedBatch {
 #[derive(Debug)]
 pub(crate) struct Reservation(OwnedSemaphorePermit);
 
-/// The error of a buffer that is closed because the service is stopping.
+/// The error if the buffer is closed, because the service is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Closed;
 

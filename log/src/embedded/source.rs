@@ -18,8 +18,8 @@ pub trait Source: Send + Sync {
     /// Passes records to `each`, starting at the offset `from`: at most `limit` records, and only until `each` returns
     /// `false`. The record for which `each` returns `false` is not consumed.
     ///
-    /// If the process of the source is not reachable, the page is empty and not at the end, so that readers continue
-    /// when the process is back.
+    /// If the process of the source is not reachable, the page is empty and is not marked as the end, so that readers
+    /// continue when the process is reachable again.
     fn read(
         &self,
         topic: &str,

@@ -350,7 +350,7 @@ fn offset_at(
     let Some(from) = reached.transpose()?.map(|(_, offset)| offset.value()) else {
         return Ok(*next);
     };
-    // Compaction may have deleted the record of the entry, so the records from its offset on are searched.
+    // Compaction may have deleted the record of the entry, so the search begins at the offset of the entry.
     Ok(first_from(from, *next)?.unwrap_or(*next))
 }
 

@@ -203,7 +203,7 @@ fn timestamps(
     }
 }
 
-/// Returns the error of a request that got no response in time; `None` if `code` has another meaning.
+/// Returns the error for a request that got no response in time; `None` if `code` has another meaning.
 fn no_response(
     config: &Config,
     events: &Events,

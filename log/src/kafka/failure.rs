@@ -16,7 +16,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// Returns the error of a principal that has no permission for this operation on `resource`.
+    /// Returns the error for a missing permission: the client's principal may not do this operation on `resource`.
     pub(super) fn denied(self, resource: String) -> LogError {
         LogError::Denied {
             operation: match self {

@@ -417,7 +417,7 @@ impl KafkaTransactor {
         }
     }
 
-    /// Returns the error of a topic of the transaction that was deleted, if there is one.
+    /// Returns the error for a topic that was deleted during the transaction, if there is one.
     fn deleted_topic(&self) -> Option<LogError> {
         let client = self.producer.client();
         for topic in &self.topics {

@@ -29,7 +29,7 @@ use crate::{
 /// a flush, the totals of a room with every emoji, or a rejected record with its headers.
 const RECORD_BYTES: u64 = 1_048_588;
 
-/// Number of brokers from which on replication is recommended, and the recommended number of replicas.
+/// Minimum number of brokers with which replication is recommended. It is also the recommended number of replicas.
 const BROKERS_FOR_COPIES: u32 = 3;
 
 #[derive(Debug, Args)]

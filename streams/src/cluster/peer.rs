@@ -1,4 +1,5 @@
-//! A data connection as timely uses it. Its unexpected end stops the run with the name of the lost process.
+//! A data connection as timely uses it. If the connection ends unexpectedly, the run stops with an error that names the
+//! lost process.
 //!
 //! Timely's network threads panic when a connection ends unexpectedly. This wrapper hides the end from them: the run
 //! stops with an error, and the network thread waits until the workers have ended.

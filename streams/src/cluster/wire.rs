@@ -34,8 +34,8 @@ pub struct SharedBeginning {
     pub final_until_ms: u64,
     /// Every partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The settings and offsets that were valid before each reset, since the run may read some records again that were
-    /// read with them.
+    /// The settings and offsets that were valid before each reset, since the run may read again some records that were
+    /// first read with these settings.
     #[serde(rename = "formers")]
     pub prior_epochs: Vec<PriorEpoch>,
     /// The number of backward resets so far, and the final-until time that the last one has set.

@@ -241,7 +241,7 @@ impl<K: Key> Schedule<K> {
         self.since.first_key_value().map(|(first, _)| *first)
     }
 
-    /// Returns the first window, from `from_ms` on, in which a record is due.
+    /// Returns the first window that begins at or after `from_ms` and in which a record is due.
     pub fn next(&self, from_ms: u64) -> Option<Window> {
         let (due_ms, ..) = self.queue.first()?;
         Some(self.params.size.window_of(from_ms.max(*due_ms)))

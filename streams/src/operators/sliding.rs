@@ -320,8 +320,8 @@ impl<I: Item> Entry<I> {
     }
 }
 
-/// Returns the index range of the entries whose keys are in `lower..upper`; without `upper`, of all entries from
-/// `lower` on. The entries must be sorted by key.
+/// Returns the index range of the entries whose keys are in `lower..upper`, or, without `upper`, are `lower` or
+/// greater. The entries must be sorted by key.
 fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -> Range<usize> {
     let from = entries.partition_point(|entry| entry.key < lower);
     let below = |upper| entries.partition_point(|entry| entry.key < upper);

@@ -233,7 +233,7 @@ impl SimLog {
             .collect()
     }
 
-    /// Sets the fault that a partition of the source topic has from now on.
+    /// Sets the fault of a partition of the source topic, which replaces its previous fault.
     pub fn set_fault(&self, partition: u32, fault: Fault) {
         let mut state = self.state();
         let delayed = state.names.source.clone();

@@ -67,8 +67,8 @@ const MAX_PIECES: usize = 64;
 /// that they stay in the processor's cache.
 const RECORDS_PER_WRITE: usize = 64;
 
-/// Interval at which end offsets of the finals are requested. A restart reads finals from such an offset on, so it may
-/// also read the finals of some seconds that it does not need.
+/// Interval at which end offsets of the finals are requested. A restart begins to read finals at one of these offsets,
+/// so it may also read the finals of some seconds that it does not need.
 const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.

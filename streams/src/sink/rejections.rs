@@ -35,8 +35,8 @@ pub struct Rejected {
     pub offset: u64,
     /// The time of the source record, Unix milliseconds.
     pub time_ms: u64,
-    /// The final-until time from which on the rejection is settled: the end of its window, or the final-until time at
-    /// which the record was read if that is later; 0 if the rejection has no window.
+    /// The earliest final-until time with which the rejection is settled: the end of its window, or the final-until
+    /// time when the record was read, if that is later. 0 if the rejection has no window.
     pub settled_at_ms: u64,
     /// The value of the `reason` header.
     pub reason: String,
@@ -64,8 +64,8 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The rejections by the final-until time from which on they are settled, so that a search for settled ones does
-    /// not visit the others, which may be many more.
+    /// The rejections by the earliest final-until time with which they are settled, so that a search for settled
+    /// rejections does not visit the other ones, which may be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
     /// The lowest committed offset that the next commit may have. It is after all rejections that were removed from the
@@ -172,8 +172,8 @@ impl Waiting {
 pub struct Unwritten {
     max_bytes: usize,
     bytes: usize,
-    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the final-until time
-    /// from which on they are settled.
+    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the earliest
+    /// final-until time with which they are settled.
     not_passed: BTreeMap<u64, usize>,
 }
 

@@ -310,8 +310,8 @@ impl Read {
 /// The value of [`Rejected::settled_at_ms`] of a rejection without a window, which is settled at any final-until time.
 pub const NO_WINDOW: u64 = 0;
 
-/// The indices of the rejected events of a record, grouped by the final-until time from which on they are settled and
-/// by the reason; see [`ReplayRule::rejection`].
+/// The indices of the rejected events of a record, grouped by the reason and by the earliest final-until time with
+/// which they are settled; see [`ReplayRule::rejection`].
 type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 
 /// The replay rule, with the values that are the same for all events of a record.
@@ -355,8 +355,8 @@ impl ReplayRule<'_> {
             .classify(window, self.offset, watermark_ms, closed_until_ms)
     }
 
-    /// Returns the final-until time from which on the rejection of an event is settled, and the reason; `None` if the
-    /// event is not rejected. `is_known` is whether this build knows the item of the event.
+    /// Returns the earliest final-until time with which the rejection of an event is settled, and the reason; `None` if
+    /// the event is not rejected. `is_known` is whether this build knows the item of the event.
     fn rejection(
         &self,
         disposition: Disposition,

@@ -143,9 +143,9 @@ impl Finding {
 }
 
 impl Idleness {
-    /// Creates the idleness of a partition that is read from `now` on. `was_idle` is whether the previous run stored
-    /// that the partition was idle. If so, the idle timeout does not start again, unless a record was appended since
-    /// then.
+    /// Creates the state of a partition whose reading begins at the time `now`. `was_idle` is whether the previous run
+    /// stored that the partition was idle. If so, the idle timeout does not start again, unless a record was appended
+    /// since then.
     pub fn new(timeouts: IdleTimeouts, now: Instant, read_to: u64, was_idle: bool) -> Idleness {
         Idleness {
             timeouts,
