@@ -11,7 +11,8 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// Posts each emoji of `counts` as often as its count, and waits until the room's finals contain `total` reactions.
+/// Posts reactions: each emoji of `counts` as many times as its count. Waits until the room's finals contain `total`
+/// reactions.
 fn react(node: &Node, room: &str, counts: &[(&str, usize)], total: u64) {
     for (emoji, count) in counts {
         let one = json!({"user_id": "u", "emoji_type": emoji, "room": room});
@@ -137,7 +138,7 @@ fn a_link_shows_the_room_and_the_span_that_were_frozen() {
 
         browser.goto(link.as_str()).await.unwrap();
         shown(&browser, fires).await;
-        // The sums of the room are those of now, and the sums of the span are those of then.
+        // The sums of the room are the present ones, and the sums of the span are those at the end of the span.
         holds(
             &browser,
             "document.querySelector('#ever-sum').textContent === '45'",

@@ -9,8 +9,8 @@ use crate::Result;
 /// Length of the windows of the dataflow, Kafka Streams and Flink.
 pub(crate) const WINDOW_MS: u64 = 2_000;
 
-/// Maximum time by which a reaction is older than the newest reaction that was written before it, as with an ingest
-/// that flushes twice a second.
+/// Maximum time by which a reaction is older than the newest reaction that was written before it. It is as long as with
+/// an ingest that flushes twice a second.
 const JITTER_MS: u64 = 500;
 
 /// Key of a tally: start of the window, number of the room, number of the emoji.

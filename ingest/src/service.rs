@@ -37,8 +37,8 @@ use crate::{
     producer::partition_health::PartitionHealth,
 };
 
-/// A running ingest. If it is dropped without [`Ingest::drain`], it flushes once more, and does not wait until the log
-/// has stored the reactions.
+/// A running ingest. If it is dropped without [`Ingest::drain`], it flushes a last time, but does not wait until the
+/// log has stored the reactions.
 pub struct Ingest {
     service: Arc<Service>,
     flusher: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,

@@ -285,7 +285,7 @@ impl fmt::Debug for PropertyFlag {
 }
 
 impl PropertyFlags {
-    /// Returns the brokers that `--kafka` names (`named`), otherwise those of the file.
+    /// Returns the brokers that `--kafka` names (`named`); without this flag, the brokers in the file.
     fn brokers(&self, named: Option<String>) -> Option<String> {
         let in_file = self.kafka_config.as_ref().and_then(PropertiesFile::brokers);
         named.or_else(|| in_file.map(str::to_owned))

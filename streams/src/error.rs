@@ -274,7 +274,7 @@ impl StreamsError {
             | StreamsError::PeerLost { .. }
             | StreamsError::Dissolved { .. }
             | StreamsError::Stuck { .. } => 75,
-            // The flags are wrong, so the exit code is that of a usage error. librdkafka detects properties that
+            // The flags are wrong, so the exit code is the one for a usage error. librdkafka detects properties that
             // exclude each other only when a transactor is created.
             StreamsError::Start(
                 LogError::Property { .. } | LogError::TransactionTimeout { .. },

@@ -110,7 +110,7 @@ impl KeySetEndpoint {
         self.server.url("/jwks.json")
     }
 
-    /// Replaces the published keys by those of these signers.
+    /// Replaces the published keys by the keys of these signers.
     pub fn publish(&self, signers: &[&Signer]) {
         *self.published.set.lock().unwrap() = key_set(signers);
     }

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
 
-/// Maximum time by which a publisher lags behind another one. A subscriber may have received an id from the other
-/// publisher before this one reads it. If this publisher does not read the id within this time, the id is from another
-/// log: the log was recreated.
+/// Maximum time by which one publisher lags behind another publisher. A subscriber may have received an id from the
+/// other publisher before this one reads it. If this publisher does not read the id within this time, the id is from
+/// another log: the log was recreated.
 const MAX_LAG: Duration = Duration::from_secs(2);
 
 /// Maximum time to wait for an id at a disconnected relay, which reads it after it has connected to another upstream.

@@ -19,7 +19,7 @@ fn params() -> CertificateParams {
     CertificateParams::new([HOST.to_owned()]).unwrap()
 }
 
-/// Returns the parameters of `openssl req -x509`, which marks the certificate as that of a CA.
+/// Returns the parameters that `openssl req -x509` uses, which marks its certificates as CA certificates.
 fn authority() -> CertificateParams {
     let mut params = params();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -261,8 +261,8 @@ mod tests {
     /// A change in a test: the key, the time, and the accumulations before and after the change.
     type Emitted = (u8, u64, Vec<(u8, i64)>, Vec<(u8, i64)>);
 
-    /// Sends the changes of each group together, and advances time to that of the next group in between. Returns the
-    /// results, each with the time at which it was sent.
+    /// Sends the changes of each group together. Between two groups, advances time to the time of the next group.
+    /// Returns the results, each with the time at which it was sent.
     fn emitted(groups: Vec<(u64, Vec<Change>)>) -> Vec<(u64, Emitted)> {
         timely::execute_directly(move |worker| {
             let seen: Rc<RefCell<Vec<(u64, Emitted)>>> = Rc::default();

@@ -484,7 +484,7 @@ mod tests {
         #[test]
         fn every_event_is_counted_once_or_rejected_once(
             records in proptest::collection::vec((1_u64..200, any::<bool>()), 1..60), runs in runs(), lateness in 0_u64..20,
-            // The time by which another partition holds back the frontier of the worker.
+            // The frontier of the worker stays behind by this time, because of another partition.
             behind in 0_u64..60,
         ) {
             let size = WindowSize::from_ms(10).unwrap();

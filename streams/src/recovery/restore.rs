@@ -38,8 +38,8 @@ use crate::{
 };
 
 /// Maximum difference between the clocks of two hosts, milliseconds. The record of a final is written after the end of
-/// its window, but the time of the record may be earlier than that end by this difference. It is greater than the time
-/// by which records may be ahead.
+/// its window, but the time of the record may be earlier than that end by this difference. This difference is greater
+/// than the maximum time by which records may be ahead of the clock.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 /// The functions that decode the records from which the start of a run restores state.

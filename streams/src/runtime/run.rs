@@ -132,7 +132,7 @@ struct Dataflow<F: Format> {
 enum StandbyCause {
     /// The process was started as a standby.
     StartedAsStandby,
-    /// Another run has fenced the one of this process, which ended with this error.
+    /// Another run has fenced the run of this process, which ended with this error.
     Fenced(StreamsError),
 }
 
@@ -407,7 +407,7 @@ impl<F: Format> Dataflow<F> {
         let mut shown: Option<Option<RunIdentity>> = None;
         (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
         let mut report = |newest: Option<&RunIdentity>| {
-            // The first record that a fenced run finds may be that of its own last commit, so this record does not name
+            // The first record that a fenced run reads may be from its own last commit, so this record does not name
             // the active run.
             let active = newest.filter(|run| !fenced || **run != own);
             if shown.as_ref() == Some(&active.cloned()) {

@@ -64,7 +64,7 @@ struct Process {
     unreachable_since: Option<Instant>,
     stop_requested: bool,
     failure: Option<StreamsError>,
-    /// The events that are not handled yet, each with the connection that it is about.
+    /// The events that are not handled yet. Each has the index of the connection that it concerns, if there is one.
     inbox: VecDeque<(Event, Option<usize>)>,
     dials: Vec<Dial>,
     data: Vec<Option<usize>>,
