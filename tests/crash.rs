@@ -291,7 +291,7 @@ fn post_some(address: &Address, booked: &Mutex<Booked>, random: &mut StdRng) {
     let answer = http::post(&server, "/v1/reactions?wait=stored", &body);
     let (stored, unknown) = match &answer {
         Ok(answer) if answer.status == 200 => (1, 0),
-        // Such a status means that the server rejected a valid request, so the test fails.
+        // Any other status below 500 means that the server rejected a valid request, so the test fails.
         Ok(answer) if answer.status < 500 => panic!("{answer:?}"),
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => (0, 0),
         Ok(_) | Err(_) => (0, 1),

@@ -116,7 +116,7 @@ fn properties_that_were_set_before_the_element_was_defined_are_applied() {
 
 #[test]
 fn an_own_emote_has_its_picture_and_counts_as_its_emoji() {
-    // A picture of one pixel: the base may be any address.
+    // The address of every picture is this picture of one pixel, since `emoji-base` may be any address.
     const PIXEL: &str =
         "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///yH5BAAAAAAALAAAAAABAAEAAAICRAEAOw==#{name}";
     let dir = tempfile::tempdir().unwrap();
@@ -155,7 +155,7 @@ fn an_own_emote_has_its_picture_and_counts_as_its_emoji() {
     });
 }
 
-/// Arabic, with the plural form that the count needs.
+/// The texts of the element in Arabic. The summary uses the plural form that its number needs.
 const ARABIC: &str = r#"({
     buttons: "أرسل تفاعلا",
     react: "تفاعل بـ {emoji}",
@@ -348,7 +348,8 @@ fn a_screen_of_any_shape_shows_all_buttons_and_scrolls_one_way() {
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
     in_browsers(async {
-        // A phone in both positions, a narrow screen, a desk at 200 % zoom, and a board.
+        // The sizes of a phone held upright and sideways, a narrow screen, a desktop at a zoom of 200 %, and a big
+        // screen.
         for size in [(390, 844), (844, 390), (320, 640), (640, 400), (3840, 2160)] {
             let look = Look {
                 size: Some(size),

@@ -196,7 +196,7 @@ fn the_bot_answers_the_crowd_and_ends_at_an_interrupt() {
     let url = format!("http://{}", node.address);
     let mut bot = Script::start(dir.path(), "bot/bot.js", &[&url, ROOM], &[]);
     bot.prints("open");
-    // One window has at least ten of them, also if a window ends between them.
+    // Even if a window ends while these reactions are sent, one window contains at least ten of them.
     react(&node, "🔥", 30);
     bot.prints("of them 🔥");
     until("the bot's reaction", || {

@@ -36,7 +36,8 @@ const REACTIONS: &str = "emostream.reactions";
 /// The text of a response if no reaction of the request was buffered.
 const NOTHING_KEPT: &str = "no reaction was accepted";
 
-/// A refusal that took longer than this was sent after the timeout of the log. A shorter one was sent at once.
+/// If a refusal took longer than this time, the server waited for the log until its timeout. Otherwise the server sent
+/// the refusal at once.
 const AT_LENGTH: Duration = Duration::from_secs(6);
 
 /// Threads that send reactions. Each reaction has a user of its own, and every third request waits until its reaction

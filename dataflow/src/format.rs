@@ -350,8 +350,8 @@ mod tests {
             assert_eq!(resume, 0, "its last window is open");
             let marks = fixture.reading.advance(T0 + 2000, T0 + 4000, 2, false);
             assert_eq!(marks.last().unwrap().1.resume_offset, 2);
-            // The next run reads the record again. It does not reject the events whose window was final, since they are
-            // settled.
+            // The next run reads the record again. It does not reject the events whose window was final, since this run
+            // has committed their rejection.
             let mut again = Fixture::new(2, T0 + 2000);
             again.accept(T0 + 2500, record);
             let settled_at_ms: Vec<u64> = again.rejected.iter().map(|r| r.settled_at_ms).collect();
@@ -457,8 +457,8 @@ mod tests {
             ahead: Vec::new(),
         };
         let mut fixture = Fixture::with(0, 0, Some(limit), &[epoch]);
-        // The first two events of the first record are settled, since they were counted before the reset. So they are
-        // neither counted nor rejected again.
+        // The first two events of the first record were counted before the reset, so they are neither counted nor
+        // rejected again.
         fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
         fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000]));
         let offsets: Vec<u64> = fixture.rejected.iter().map(|r| r.offset).collect();

@@ -411,7 +411,7 @@ fn a_record_of_the_maximum_size_is_rejected_and_the_others_are_counted() {
     assert_eq!(fixture.rejected(), [(0, 0, "malformed".to_owned())]);
 }
 
-/// Regression: when another build had counted an emoji that this build does not know, the totals of the room were lost.
+/// An earlier version lost the totals of a room if another build had counted an emoji that the version did not know.
 #[test]
 fn totals_keep_emojis_that_this_build_does_not_know() {
     let fixture = Fixture::new(1);

@@ -33,7 +33,8 @@ pub(crate) struct Metrics {
     request_seconds: Histogram,
     /// Reactions with a 2xx response.
     pub(crate) accepted: IntCounter,
-    /// Reactions that were rejected alone, as invalid or because too many rooms are in use.
+    /// Reactions that were rejected because they were invalid or because too many rooms were in use. Other reactions of
+    /// the same request may have been accepted.
     pub(crate) rejected: IntCounter,
     /// Reactions that the sender's token does not allow.
     pub(crate) forbidden: IntCounter,

@@ -117,7 +117,7 @@ pub struct Screen {
     pub height: u32,
     /// Device pixels for each CSS pixel: 2 is a zoom of 200 %.
     pub scale: f64,
-    /// Whether it is touched, as on a phone.
+    /// Whether it is a touch screen, as on a phone.
     pub touch: bool,
     /// CSS media features and their values.
     pub features: &'static [(&'static str, &'static str)],

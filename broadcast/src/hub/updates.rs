@@ -41,7 +41,7 @@ pub(crate) struct Updates {
     pub(crate) metrics: Metrics,
     /// Time for which finals stay in the ring.
     ring: Duration,
-    /// The clock that dates the records of the log.
+    /// The clock that sets the timestamps of the records in the log.
     clock: EventClock,
     swept: Mutex<Instant>,
     /// The first update that was rejected because it is from another log.

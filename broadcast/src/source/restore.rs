@@ -41,7 +41,7 @@ const OLDER_RECORDS: usize = 1000;
 /// Time within which all partitions of a transaction become visible, even if a broker restarts in between. If totals
 /// are older than this, their final is visible, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
-/// Maximum time for which a start waits for finals that recent totals already contain.
+/// Maximum time for which a starting publisher waits for finals that recent totals already contain.
 const FINALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The readers of the topics after the restore, at the positions up to which they have read.

@@ -166,8 +166,8 @@ fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
     assert_eq!(Sse::join(node.address, "r", &since, "").brief(3), expected);
 }
 
-/// A page may stay open while the log is recreated. Without this rule, it would wait until the new log has as many
-/// results as the old one.
+/// A page may stay open while the log is recreated. If its id of the old log were not recognised, the page would get no
+/// finals until the new log has as many results as the old one.
 #[test]
 fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
     let mut fixture = Fixture::new();

@@ -66,7 +66,7 @@ fn every_node_shows_the_same_bytes() {
     let first = Node::relay(&[&publisher.accept_relays()]);
     let second = Node::relay(&[&first.accept_relays()]);
     let nodes = [&publisher, &first, &second];
-    // All nodes have the results from before the relays started. Below, later results are written.
+    // All nodes have the results from before the relays started. The rest of the test writes later results.
     alike(&nodes);
     let mut subscribers = nodes.map(|node| Ws::join(node.address, "b", ""));
     let before = subscribers.each_mut().map(|ws| {

@@ -25,14 +25,15 @@ use crate::{Fixture, T0, all_final_ms, check, closing, events, reaction, rng, ru
 /// The period in which the totals of a large room are written once: two windows.
 const PERIOD_MS: u64 = 4000;
 
-/// The pace of totals records with which a room is large as soon as it has two emojis.
+/// Settings of totals records with which a room is large as soon as it has two emojis.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
     period_ms: PERIOD_MS,
     close_bytes: usize::MAX,
 };
 
-/// A pace whose period is longer than a test, so that no totals record of a large room is due.
+/// Settings of totals records with a period that is longer than a test, so that no totals record of a large room is
+/// due.
 const SLOW: TotalsPace = TotalsPace {
     period_ms: 3_600_000,
     ..PACE

@@ -69,8 +69,8 @@ enum Due {
 /// All reactions that are flushed at the end of an interval.
 #[derive(Debug)]
 pub(crate) struct Drained {
-    /// The reactions of the first request after a quiet interval, if they are not flushed yet. None of them is later
-    /// than a reaction of `batch`.
+    /// The reactions of the first request after a quiet interval, if they are not flushed yet. Every reaction of
+    /// `batch` has the same time as these reactions, or a later one.
     pub(crate) first: Option<PendingBatch>,
     pub(crate) batch: PendingBatch,
     /// The time of the flush. No reaction is later than this time, and no reaction of the next flush is earlier, unless
@@ -355,7 +355,7 @@ mod tests {
                 let stored = is_awaited.then(|| tokio::sync::oneshot::channel().0);
                 match pending.add(admitted(*reactions), None, stored, &early, *at_ms) {
                     Some(Due::First) => {
-                        // The flusher takes it at once.
+                        // The flusher removes the reactions of the first request at once.
                         prop_assert_eq!(pending.first.take().unwrap().count, *reactions);
                         at_once.push(index);
                     }

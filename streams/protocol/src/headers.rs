@@ -30,8 +30,8 @@ pub const REMOVED_HEADER: &str = "removed-before";
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResultHeaders {
-    /// The number of backward resets before the result was written. 0 if the header is absent or not a
-    /// number.
+    /// The number of times that progress was reset to an earlier time before the result was written. 0 if the header is
+    /// absent or not a number.
     pub resets: u64,
     /// Whether the totals of the key begin at 0 with this final.
     pub totals_begin: bool,

@@ -125,7 +125,7 @@ pub enum CoordinatorEvent {
 pub enum DataState {
     /// There are no bytes to read.
     Idle,
-    /// The connection has data to read: the other process has begun its run, and has sent them.
+    /// The connection has data to read: the other process has begun its run, and has sent these data.
     Readable,
     /// The connection has ended.
     Closed,

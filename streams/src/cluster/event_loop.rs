@@ -145,7 +145,8 @@ impl EventLoop {
         }
     }
 
-    /// Feeds the states of the data connections, then an event. Returns whether this process has left the group.
+    /// Passes the states of the data connections to the coordinator, then an event. Returns whether this process has
+    /// left the group.
     async fn feed(&mut self, event: Option<Event>) -> bool {
         let states = Event::DataStates(self.data_states());
         let mut events: VecDeque<Event> = [states].into_iter().chain(event).collect();

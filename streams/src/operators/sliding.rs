@@ -159,7 +159,8 @@ struct WindowChanges<I> {
     over_all_keys: Capability<u64>,
     /// The entries that are added, by the last instant of the window at which they expire.
     added: BTreeMap<u64, Vec<Entry<I>>>,
-    /// The entries that expire at this window. They are a sequence of sorted runs: each run was added at one window.
+    /// The entries that expire at this window. Entries that were added at the same window follow one another in the
+    /// order of their keys.
     expired: Vec<Entry<I>>,
 }
 
@@ -259,7 +260,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         let first = self.windows.first_entry();
         let (time_ms, mut changes) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
         // The entries are nearly sorted, so this sort is fast: finals arrive in the order of their keys, and the
-        // expiring entries are a sequence of sorted runs.
+        // expiring entries consist of some sorted parts.
         let all = changes.added.values_mut().chain([&mut changes.expired]);
         all.for_each(|entries| entries.sort_by(|a, b| (a.key, &a.item).cmp(&(b.key, &b.item))));
         Some(ClosingWindow {
@@ -384,7 +385,7 @@ impl<I: Item> WindowChanges<I> {
         let expired = self.expired[within(&self.expired)].iter().map(signed(-1));
         let mut changes: Vec<Change<I>> = added.chain(expired).collect();
         let entries = changes.len();
-        // A stable sort is used, since it detects sorted runs and merges them.
+        // A stable sort is used, since it detects sorted parts and merges them.
         changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         changes.dedup_by(|next, sum| {
             let same = next.0 == sum.0;

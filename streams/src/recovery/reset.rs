@@ -1,20 +1,20 @@
 //! Resets progress: discards its settings, and the offsets that the log no longer contains. If a clock was wrong, a
-//! reset can also set another final-until time (F).
+//! reset can also set another final-until time.
 //!
 //! ```text
 //!  read ─▶ plan ─▶ confirmed? ─▶ fence ─▶ read, plan again: the same? ─▶ write progress without settings
 //! ```
 //!
 //! Invariants:
-//! - A final stays final, and its events are never counted again. The exceptions are windows after an F that was set
-//!   back: they may get a second final, of other events. If F is set forward, events of windows in between become late:
-//!   they are rejected, not lost.
+//! - A final stays final, and its events are never counted again. The exceptions are windows after a final-until time
+//!   that was set back: they may get a second final, of other events. If it is set forward, events of windows in
+//!   between become late: they are rejected, not lost.
 //! - An event that was counted or rejected with the previous settings is neither counted nor rejected again. The
-//!   progress keeps these settings as a [`PriorEpoch`] until no run reads below the N of that epoch again and F has
-//!   reached the F of the epoch.
-//! - After F was set back, records that are in the log already, and whose times are later than F by more than
-//!   [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. Which records these are depends on the log and
-//!   the progress alone.
+//!   progress keeps these settings as a [`PriorEpoch`] until no run reads below the committed offset of that epoch
+//!   again and the final-until time has reached that of the epoch.
+//! - After the final-until time was set back, records that are in the log already, and whose times are later than it by
+//!   more than [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. Which records these are depends on
+//!   the log and the progress alone.
 
 use std::{ops::Range, time::Duration};
 
@@ -91,7 +91,7 @@ pub enum FinalTime {
 pub struct FinalsAfter {
     /// The number of finals.
     pub finals: u64,
-    /// The number of events in them.
+    /// The number of events in these finals.
     pub events: u64,
     /// The earliest of these finals: the end of the window, the key, and the number of events.
     pub first: Vec<(u64, String, u64)>,

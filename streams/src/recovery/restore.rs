@@ -1,4 +1,4 @@
-//! Restores the totals and the sliding spans as of F, from the topics that contain them.
+//! Restores the totals and the sliding spans as of the final-until time, from the topics that contain them.
 //!
 //! ```text
 //!  [totals] to its end ─────────────────────────┐

@@ -413,7 +413,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Returns the end offset of each partition of the finals; `None` if a broker does not answer in time.
+    /// Returns the end offset of each partition of the topic of finals; `None` if a broker does not answer in time.
     fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
         let topic = self.topics().finals.clone();
         let ends = self.committing.log.high_watermarks(&topic, ENDS_TIMEOUT);

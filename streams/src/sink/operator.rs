@@ -22,8 +22,8 @@
 //!
 //! If there is nothing to write, the durable frontier advances without a commit, and the sink commits the progress
 //! alone at every heartbeat, even if event time does not advance. A standby sees from these commits that the worker
-//! loop runs, and R does not fall behind the records that the log retains. While results of an incomplete window are
-//! being written, there is no heartbeat; a standby sees the open transaction instead.
+//! loop runs, and the restart offset does not fall behind the records that the log retains. While results of an
+//! incomplete window are being written, there is no heartbeat; a standby sees the open transaction instead.
 
 use std::{
     collections::BTreeMap,

@@ -2,16 +2,17 @@
 //!
 //! Usually rejections are written when a window closes. Very many rejections would make that transaction grow without a
 //! bound. So when the unwritten rejections of a partition exceed [`MAX_UNWRITTEN_BYTES`], the source pauses the
-//! partition, and the sink writes the settled ones at once. Their transaction moves N past them and does not change F.
+//! partition, and the sink writes those that may be written at once (see below). Their transaction moves the committed
+//! offset past them and does not change the final-until time.
 //!
 //! A rejection is *settled* once its window is final, or at once if it has no window.
 //!
 //! Invariants:
-//! - A rejection is not written before it is settled. Until then, a run that begins with an earlier F reads the record
-//!   again, and may even count an event that was late.
-//! - No commit has an N after a rejection that is settled and not written.
-//! - A paused partition does not hold back F: it waits only for rejections of windows that its own watermark has
-//!   passed. An event whose item is not known may belong to a window that its own partition holds open.
+//! - A rejection is not written before it is settled. Until then, a run that begins with an earlier final-until time
+//!   reads the record again, and may even count an event that was late.
+//! - No commit has a committed offset after a rejection that is settled and not written.
+//! - A paused partition does not hold back the final-until time: it waits only for rejections of windows that its own
+//!   watermark has passed. An event whose item is not known may belong to a window that its own partition holds open.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +36,8 @@ pub struct Rejected {
     pub offset: u64,
     /// The time of the source record, Unix milliseconds.
     pub time_ms: u64,
-    /// The earliest final-until time with which the rejection is settled: the end of its window, or the final-until
-    /// time when the record was read, if that is later. 0 if the rejection has no window.
+    /// The earliest final-until time of a commit that may contain the rejection: the end of its window, or the
+    /// final-until time when the record was read, if that is later. 0 if the rejection has no window.
     pub settled_at_ms: u64,
     /// The value of the `reason` header.
     pub reason: String,
@@ -64,7 +65,7 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The rejections by the earliest final-until time with which they are settled, so that a search for settled
+    /// The rejections by the earliest final-until time of a commit that may contain them, so that a search for these
     /// rejections does not visit the other ones, which may be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
@@ -173,7 +174,7 @@ pub struct Unwritten {
     max_bytes: usize,
     bytes: usize,
     /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the earliest
-    /// final-until time with which they are settled.
+    /// final-until time of a commit that may contain them.
     not_passed: BTreeMap<u64, usize>,
 }
 

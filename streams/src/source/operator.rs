@@ -11,11 +11,12 @@
 //! Invariants:
 //! - The worker's capability never passes a window for which one of the worker's partitions can still send events. If a
 //!   partition is quiet, the capability advances without it as far as [`crate::time::idleness`] allows.
-//! - The frontier does not advance until every partition is read up to the N of the previous run. Otherwise a commit
-//!   could have a smaller N than the previous one, or an F after a rejection that must be written again. No timeout
-//!   ends this wait.
+//! - The frontier does not advance until every partition is read up to the committed offset of the previous run.
+//!   Otherwise a commit could have a smaller committed offset than the previous one, or a final-until time after a
+//!   rejection that must be written again. No timeout ends this wait.
 //! - A record that is ahead of this host's clock is not read yet, and its partition holds the frontier back.
-//! - A rejection is sent before the mark whose N is after it, so that no commit contains that N without the rejection.
+//! - A rejection is sent before the mark whose committed offset is after it, so that no commit contains that offset
+//!   without the rejection.
 //! - A partition with too many unwritten rejections is paused until some of them are written; see
 //!   [`crate::sink::rejections`].
 //! - A partition is read ahead of the durable frontier as far as [`super::read_ahead`] allows.

@@ -277,9 +277,9 @@ impl PartitionReading {
         parts
     }
 
-    /// Classifies an event at `at_ms`. Unless the event is settled or ahead, the restart offset stays at or below this
-    /// record until the window of the event is final, so that a restart reads the record again, and counts or rejects
-    /// the event.
+    /// Classifies an event at `at_ms`. Unless an earlier run has committed the event, or its time is later than a
+    /// limit, the restart offset stays at or below this record until the window of the event is final, so that a
+    /// restart reads the record again, and counts or rejects the event.
     fn classify(&mut self, rule: &ReplayRule<'_>, window: Window, at_ms: u64) -> Disposition {
         let disposition = rule.classify(window, at_ms);
         if matches!(disposition, Disposition::Count | Disposition::Late) {
@@ -307,11 +307,11 @@ impl Read {
     }
 }
 
-/// The value of [`Rejected::settled_at_ms`] of a rejection without a window, which is settled at any final-until time.
+/// The value of [`Rejected::settled_at_ms`] of a rejection without a window, which every commit may contain.
 pub const NO_WINDOW: u64 = 0;
 
-/// The indices of the rejected events of a record, grouped by the reason and by the earliest final-until time with
-/// which they are settled; see [`ReplayRule::rejection`].
+/// The indices of the rejected events of a record, grouped by the reason and by the earliest final-until time of a
+/// commit that may contain their rejection; see [`ReplayRule::rejection`].
 type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 
 /// The replay rule, with the values that are the same for all events of a record.
@@ -343,8 +343,8 @@ impl ReplayRule<'_> {
             return Disposition::AlreadyCommitted;
         }
         if at_ms > self.limit_ms {
-            // The rejection has no window, so it was settled when it was made. If the record is below the committed
-            // offset, an earlier run has committed it.
+            // The rejection has no window, so the first commit after it contained it. If the record is below the
+            // committed offset, an earlier run has committed it.
             return match self.offset < self.replay_position.read_offset {
                 true => Disposition::AlreadyCommitted,
                 false => Disposition::Ahead,
@@ -355,8 +355,8 @@ impl ReplayRule<'_> {
             .classify(window, self.offset, watermark_ms, closed_until_ms)
     }
 
-    /// Returns the earliest final-until time with which the rejection of an event is settled, and the reason; `None` if
-    /// the event is not rejected. `is_known` is whether this build knows the item of the event.
+    /// Returns the earliest final-until time of a commit that may contain the rejection of an event, and the reason;
+    /// `None` if the event is not rejected. `is_known` is whether this build knows the item of the event.
     fn rejection(
         &self,
         disposition: Disposition,

@@ -93,15 +93,15 @@ pub struct Idleness {
     retry_at: Option<Instant>,
     proven_until_ms: u64,
     hold: Option<Hold>,
-    /// Set when the hold timeout of the partition expires, and removed when the partition has caught up.
+    /// The hold that ended by its timeout; `None` before that, and once the partition has caught up.
     released: Option<Released>,
 }
 
 #[derive(Debug)]
 struct Released {
     reason: HoldReason,
-    /// The end offset of the first answer after the release. The partition has caught up once it is read up to this
-    /// offset. The current end offset cannot be used instead, since the reader might never reach it.
+    /// The end offset of the first answer after the hold timeout expired. The partition has caught up once it is read
+    /// up to this offset. The current end offset cannot be used instead, since the reader might never reach it.
     until: Option<u64>,
 }
 

@@ -48,11 +48,11 @@ pub(super) struct Refresh {
 /// The action for a token whose key is not in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnknownKey {
-    /// Wait for the fetch that is in progress.
+    /// The request waits for the fetch that is in progress.
     Wait,
-    /// Wake up the task that fetches, and wait.
+    /// The request wakes up the task that fetches, and waits for its fetch.
     Fetch,
-    /// Refuse the token without a fetch.
+    /// The token is refused without a fetch.
     Refuse,
 }
 

@@ -152,7 +152,7 @@ impl Network {
         ids.filter(|id| self.is_active(*id)).collect()
     }
 
-    /// Returns the newest process with this index, if one of them has not ended.
+    /// Returns the process with this index that was started last and has not ended, if there is one.
     fn newest(&self, index: usize) -> Option<usize> {
         let mut processes = self.processes.iter();
         processes.rposition(|it| it.is_alive && it.index == index)
@@ -207,7 +207,8 @@ impl Network {
         link.seen[end]
     }
 
-    /// Feeds an event, and the states of the data connections before and after it, as the event loop does.
+    /// Passes an event to the coordinator of a process, and the states of the data connections before and after the
+    /// event, as the event loop does.
     fn feed(&mut self, id: usize, event: Event, link: Option<usize>) {
         for event in [Some(event), None] {
             let data = self.processes[id].data.clone();
@@ -458,8 +459,8 @@ impl Network {
         })
     }
 
-    /// Feeds a tick. If a data connection of the run has ended, the run fails first, as it does when timely's network
-    /// threads detect the end.
+    /// Passes a tick to the coordinator of a process. If a data connection of the run has ended, the run fails first,
+    /// as it does when timely's network threads detect the end.
     fn tick(&mut self, id: usize) {
         let run = self.processes[id].run.clone();
         for link in run.iter().flat_map(|(_, data)| data.iter().flatten()) {
@@ -916,7 +917,8 @@ proptest! {
         prop_assert_eq!(before, format!("{coordinator:?}"));
     }
 
-    /// `Network::feed` checks that the message does not change the state of the coordinator.
+    /// `Network::feed` checks that the message, which is not of the current connection, does not change the state of
+    /// the coordinator.
     #[test]
     fn a_message_of_a_former_connection_changes_nothing(
         index in 0_usize..3, process in 0_usize..3, number in 0_u64..9, message in message(), runs_ms in 0_u64..300,
