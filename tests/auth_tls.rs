@@ -174,7 +174,7 @@ fn a_client_without_access_gets_an_error_that_names_the_flag() {
         (
             "subscribe",
             vec!["--url", &address, "--cacert", &cacert],
-            "its certificate is not for 127.0.0.1",
+            "the server's certificate is not for 127.0.0.1",
         ),
         ("load", vec!["--url", url], "--cacert"),
         (

@@ -66,7 +66,7 @@ impl Metrics {
         )?;
         let flushes = register_int_counter_vec_with_registry!(
             "emostream_ingest_flushes_total",
-            "Flushes to the log by outcome, including those of first reactions after a quiet interval.",
+            "Flushes (writes of buffered reactions to the log), by outcome.",
             &["outcome"],
             registry
         )?;

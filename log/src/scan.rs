@@ -46,7 +46,7 @@ impl StallTimer {
         if self.elapsed() <= STALLED || log.denied().is_some() {
             return Ok(());
         }
-        let detail = format!("reading {what} has stalled");
+        let detail = format!("no record of {what} was read for too long");
         Err(LogError::TimedOut { detail })
     }
 }

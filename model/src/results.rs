@@ -116,7 +116,9 @@ impl<'de> Deserialize<'de> for AllRooms {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AllRooms, D::Error> {
         match &*Cow::<'de, str>::deserialize(deserializer)? {
             ALL_ROOMS => Ok(AllRooms),
-            _ => Err(D::Error::custom("all rooms together are written *")),
+            _ => Err(D::Error::custom(
+                "expected *, the name of all rooms together",
+            )),
         }
     }
 }

@@ -362,7 +362,7 @@ fn connect(
 /// The flag of the admin address.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdminFlags {
-    /// Address to serve /healthz, /readyz and /metrics on, or off
+    /// Address at which /healthz, /readyz and /metrics are served; off serves none of them
     #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:9464", value_parser = admin)]
     admin: Admin,
 }
@@ -439,7 +439,7 @@ impl TokenFlags {
             let url = url.parse::<JwksUrl>();
             let url = url.map_err(|why| Failure::usage("--jwks-url", why))?;
             return Authenticator::from_jwks_url(url, required).map_err(|_| {
-                let why = "this system has no root certificates to verify the server with; set SSL_CERT_FILE to a PEM file of them";
+                let why = "this system has no root certificates to verify the server with; set SSL_CERT_FILE to a file of root certificates (PEM)";
                 Failure::usage("--jwks-url", why)
             });
         }

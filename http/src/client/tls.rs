@@ -144,7 +144,7 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let Some(inner) = inner else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                io::Error::other("it closed the connection during the TLS handshake")
+                io::Error::other("the server closed the connection during the TLS handshake")
             }
             _ => error,
         };
@@ -158,15 +158,15 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
             | CertificateError::BadSignature
             | CertificateError::Other(_),
         ) => format!(
-            "its certificate is not trusted; set {named_by} to a file that contains this certificate or that of the CA that signed it"
+            "the server's certificate is not trusted; set {named_by} to a file that contains this certificate or that of the CA that signed it"
         ),
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => format!("its certificate is not for {host}"),
+        ) => format!("the server's certificate is not for {host}"),
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => "its certificate has expired".to_owned(),
-        rustls::Error::InvalidMessage(_) => "it does not use TLS; write http://".to_owned(),
+        ) => "the server's certificate has expired".to_owned(),
+        rustls::Error::InvalidMessage(_) => "the server does not use TLS; write http://".to_owned(),
         other => format!("the TLS handshake failed: {other}"),
     })
 }

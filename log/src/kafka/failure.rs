@@ -88,16 +88,16 @@ pub(super) fn of_write(
 fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogError> {
     let reason = match code(error)? {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
-            "it is too large; raise the topic's max.message.bytes"
+            "the record is too large; raise the topic's max.message.bytes"
         }
         Code::InvalidRecord => {
-            "the brokers reject it as invalid; compare the topic's settings with `emostream topics check`"
+            "the brokers reject the record as invalid; compare the topic's settings with `emostream topics check`"
         }
         Code::InvalidTimestamp => {
-            "its time is outside the range that the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
+            "the record's time is outside the range that the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
         }
-        Code::PolicyViolation => "a policy of the cluster forbids it",
-        Code::UnsupportedForMessageFormat => "the topic's format is too old for it",
+        Code::PolicyViolation => "a policy of the cluster forbids the record",
+        Code::UnsupportedForMessageFormat => "the topic's format is too old for the record",
         _ => return None,
     };
     Some(LogError::NotAccepted {

@@ -151,7 +151,10 @@ impl Verdict {
             });
         }
         if self.lost > 0 && self.late.is_none() {
-            because("lost: some of them may be late instead".to_owned());
+            because(
+                "lost: some of these reactions may be late, which the metrics would show"
+                    .to_owned(),
+            );
         }
         if self.late.is_some_and(|late| late > 0) {
             because(

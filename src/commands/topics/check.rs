@@ -471,7 +471,7 @@ impl Wanted<'_> {
                 "nothing can be written: {has} replicas must have a record, and the topic has {replicas}"
             ),
             _ if has < wants => format!(
-                "a record is acknowledged with only {has} of {replicas} replicas in sync, and lost if these are lost"
+                "a record is acknowledged when only {has} of {replicas} replicas have it, and is lost if these replicas are lost"
             ),
             _ => return None,
         };

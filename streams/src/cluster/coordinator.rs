@@ -397,7 +397,7 @@ impl Coordinator {
     fn begin(&mut self, beginning: SharedBeginning) -> Result<(), StreamsError> {
         let mut others = self.others();
         if let Some(process) = others.find(|process| self.peers[*process].data.is_none()) {
-            return Err(self.lost_peer(process, "it disconnected before the run began"));
+            return Err(self.lost_peer(process, "the process disconnected before the run began"));
         }
         self.phase = Phase::Running;
         self.act(Action::Report(CoordinatorEvent::Begin(beginning)));

@@ -64,7 +64,9 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| StreamsError::Worker(format!("the cluster's thread: {error}")))?;
+        .map_err(|error| {
+            StreamsError::Worker(format!("the cluster's thread cannot start: {error}"))
+        })?;
     let outcome = runtime.block_on(async {
         let begun = Instant::now();
         let Some(listener) = join::bind(&cluster, stop).await? else {
@@ -289,7 +291,7 @@ async fn read(
 fn closed(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-            "its connection was closed".to_owned()
+            "the connection to the process was closed".to_owned()
         }
         _ => error.to_string(),
     }

@@ -96,7 +96,7 @@ pub async fn receive(stream: &mut TcpStream) -> Result<Handshake> {
     let mut greeting = [0; GREETING.len()];
     stream.read_exact(&mut greeting).await?;
     if greeting != GREETING {
-        let what = "it does not use the cluster protocol of this version";
+        let what = "the other side does not use the cluster protocol of this version";
         return Err(Error::new(ErrorKind::InvalidData, what));
     }
     wire::read(stream, HANDSHAKE_BYTES).await

@@ -153,7 +153,7 @@ fn rejection(cluster: &Cluster, handshake: &Handshake, reply: HandshakeReply) ->
         HandshakeReply::Duplicate | HandshakeReply::Accepted => Event::Unreachable {
             process,
             why: format!(
-                "it has a connection from process {} already",
+                "the process has a connection from process {} already",
                 handshake.process
             ),
         },

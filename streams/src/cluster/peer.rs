@@ -62,7 +62,7 @@ impl Read for Peer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.stream.read(buffer) {
-                Ok(0) => self.lost("its connection was closed"),
+                Ok(0) => self.lost("the connection to the process was closed"),
                 Ok(bytes) => return Ok(bytes),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => self.lost(&error.to_string()),

@@ -468,7 +468,9 @@ impl<F: Format> Run<F> {
         thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || watching.watch())
-            .map_err(|error| StreamsError::Worker(format!("the watchdog's thread: {error}")))?;
+            .map_err(|error| {
+                StreamsError::Worker(format!("the watchdog's thread cannot start: {error}"))
+            })?;
         // A worker does not spin before it parks: at usual rates a worker is parked most of the time, and spinning
         // would use a whole core.
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);

@@ -533,7 +533,9 @@ impl Commit for CommitThread {
             match queue.try_send(Work::Piece(Piece { results, end })) {
                 // If the thread has ended, it has reported the failure.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-                Err(TrySendError::Full(_)) => unreachable!("the pieces before it are bounded"),
+                Err(TrySendError::Full(_)) => {
+                    unreachable!("the queue has space for the end of a transaction")
+                }
             }
         }
     }

@@ -176,7 +176,8 @@ impl Network {
         let link = &mut self.links[link];
         if !link.closed[end] {
             link.closed[end] = true;
-            link.in_flight[1 - end].push_back(Err("its connection was closed".to_owned()));
+            link.in_flight[1 - end]
+                .push_back(Err("the connection to the process was closed".to_owned()));
         }
     }
 
@@ -468,7 +469,7 @@ impl Network {
             if is_closed && self.passes(*link) && !self.processes[id].stop_requested {
                 let index = self.processes[self.other(*link, id)].index;
                 let peer = self.processes[id].coordinator.cluster.name(index);
-                let why = "its connection was closed".to_owned();
+                let why = "the connection to the process was closed".to_owned();
                 self.fail(id, StreamsError::PeerLost { peer, why });
             }
         }
@@ -680,7 +681,7 @@ fn message() -> impl Strategy<Value = Result<ControlMessage, String>> {
     };
     let beginning = SharedBeginning::of(&Progress::default());
     prop_oneof![
-        Just(Err("its connection was closed".to_owned())),
+        Just(Err("the connection to the process was closed".to_owned())),
         Just(Ok(ControlMessage::Ready)),
         Just(Ok(ControlMessage::Begin(beginning))),
         Just(Ok(ControlMessage::Dissolve)),
@@ -765,7 +766,7 @@ fn no_process_begins_without_a_data_connection() {
     while network.handle(0) || network.read(1, 0) || network.handle(1) {}
     let sentence = error(&network.processes[1]).1;
     assert!(
-        sentence.contains("it disconnected before the run began"),
+        sentence.contains("the process disconnected before the run began"),
         "{sentence}"
     );
 }
