@@ -277,7 +277,7 @@ impl Producers {
     }
 }
 
-/// Sends a request of [`BATCH`] reactions, waits until they are stored, and adds them to `booked`.
+/// Sends a request of [`BATCH`] reactions, waits until they are stored, and adds their number to `booked`.
 fn post_some(address: &Address, booked: &Mutex<Booked>, random: &mut StdRng) {
     let mut pick = || {
         let room = ROOMS[random.random_range(0..ROOMS.len())];

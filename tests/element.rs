@@ -87,7 +87,7 @@ fn properties_are_attributes_and_events_bubble() {
         joined(&browser).await;
         tap(&browser, "⚽").await;
         holds(&browser, "live.includes('match-7')").await;
-        // The token can be a function, and is not in the markup.
+        // The element accepts a function that returns the token, so that the markup does not contain the token.
         let token = "(() => { const room = document.createElement('emostream-room'); room.token = () => 't'; \
             return [typeof room.token, room.hasAttribute('token')]; })()";
         assert_eq!(value(&browser, token).await, json!(["function", false]));

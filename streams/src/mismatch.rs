@@ -34,7 +34,7 @@ pub enum ProgressMismatch {
     FinalsExpired {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The lowest offset at which such finals may be.
+        /// The lowest offset at which finals may be that no record of a table contains.
         from: u64,
         /// The first offset that the log holds.
         start: u64,

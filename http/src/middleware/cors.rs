@@ -304,7 +304,8 @@ mod tests {
             "null",
             "https://a?b",
             "https://a/#b",
-            // If these were accepted, they would never match, since no page has such an origin.
+            // These values are refused: if they were accepted, they would never match, since no page has one of them as
+            // its origin.
             "https://*.a.example",
             "wss://a.example",
             "localhost:8080",

@@ -37,6 +37,6 @@ pub struct Page {
     pub count: usize,
     /// The offset to continue from.
     pub next: u64,
-    /// Whether the partition had no more records at that time.
+    /// Whether the partition had no more records when the page was read.
     pub at_end: bool,
 }

@@ -148,7 +148,7 @@ pub struct Due {
     pub key: KeyNumber,
     /// The last window that changed the key.
     pub last: Window,
-    /// The number of backward resets before that window.
+    /// The number of backward resets before the last window that changed the key.
     pub resets: u64,
     /// The number of items in the record.
     pub items: usize,

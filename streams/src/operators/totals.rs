@@ -63,7 +63,7 @@ pub struct KeyTotals<K, I> {
     pub key: K,
     /// The last window that changed the totals.
     pub window: Window,
-    /// The number of backward resets before that window.
+    /// The number of backward resets before the last window that changed the totals.
     pub resets: u64,
     /// The counts of the items, by item.
     pub counts: Vec<(I, u64)>,

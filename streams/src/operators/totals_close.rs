@@ -141,8 +141,8 @@ impl<I: Item> PendingClose<I> {
             }
             collect_differences(&mut changed, added, &mut key.differences);
             if let Some(retired_ms) = writer.numbers.retired_at(number) {
-                // Changes after that time only retract the accumulations of the retired number, so they produce no
-                // records.
+                // Changes after the time at which the number was retired only retract the accumulations of the retired
+                // number, so they produce no records.
                 key.differences
                     .retain(|(time_ms, ..)| *time_ms < retired_ms);
             }

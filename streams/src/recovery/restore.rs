@@ -307,7 +307,7 @@ struct KnownTotals<K, I> {
 struct KnownKey<I> {
     /// The order of the key's newest record; `None` if the key has no record.
     order: Option<ResultOrder>,
-    /// Whether that record removes the key. If so, the key has totals only if there are later finals.
+    /// Whether the newest record of the key removes the key. If so, the key has totals only if there are later finals.
     is_removed: bool,
     counts: Vec<(I, u64)>,
     unnamed: Vec<UnnamedCount>,
@@ -736,7 +736,7 @@ mod tests {
     #[test]
     fn finals_are_read_from_the_offset_that_the_totals_or_the_span_need() {
         let log = log();
-        // The records have such an early time that none of them is found by its time.
+        // The records have times that are too early to be found by a search for the time.
         let at = |partition| NewRecord {
             time_ms: Some(0),
             ..totals(partition, 2000, 1, vec![])

@@ -1021,7 +1021,8 @@ mod tests {
             (stored.since, first(&stored)),
             (Some(order(100)), Some(1000))
         );
-        // Newer records contain all finals up to that time, but a reader may not see these records yet.
+        // Newer records of the tables contain all finals up to the final-until time of this commit, but a reader may
+        // not see these records yet.
         restoring.advance(140);
         let stored = restoring.stored(order(120));
         assert_eq!(

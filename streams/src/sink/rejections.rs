@@ -299,8 +299,8 @@ mod tests {
         );
     }
 
-    /// If the partition was paused because of such rejections, it would wait for its own watermark, which does not
-    /// advance during the pause.
+    /// If the partition were paused because of rejections of windows that its own watermark has not passed, it would
+    /// wait for its own watermark, which does not advance during the pause.
     #[test]
     fn a_partition_does_not_wait_for_rejections_that_its_own_watermark_settles() {
         let mut unwritten = Unwritten::new(MAX_UNWRITTEN_BYTES);
