@@ -163,7 +163,7 @@ fn a_link_shows_the_room_and_the_span_that_were_frozen() {
             .reduce((sum, row) => sum + Number(row.cells[1].textContent), 0)";
         assert_eq!(value(&browser, sum).await, json!(42));
 
-        // The chart moves again.
+        // The chart is no longer frozen, so it moves again.
         shown(&browser, "#freeze").await.click().await.unwrap();
         shown(&browser, party).await;
     });

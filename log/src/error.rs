@@ -125,7 +125,7 @@ pub enum LogError {
     Ahead {
         /// The topic's name.
         topic: String,
-        /// Milliseconds in the future.
+        /// The milliseconds by which the record's time is in the future.
         ahead_ms: u64,
     },
     /// A newer transactor of the same id exists.

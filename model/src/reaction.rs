@@ -46,7 +46,7 @@ pub struct ParsedReaction<'a> {
 /// A reaction with its event time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reaction {
-    /// The user.
+    /// The user who sent the reaction.
     pub user: UserId,
     /// The emoji.
     pub emoji: Emoji,

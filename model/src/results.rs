@@ -77,7 +77,7 @@ pub struct TrendingRecord {
 /// The leaders across rooms in the sliding span that ends with a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct LeadersRecord {
-    /// Always `*`.
+    /// The field `room`, which is always `*` here.
     pub room: AllRooms,
     /// The last window of the span: its `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
@@ -95,7 +95,7 @@ pub struct LeadersRecord {
 pub struct RoomCount {
     /// The room.
     pub room: Room,
-    /// The number.
+    /// The number of reactions or subscribers.
     pub count: u64,
 }
 

@@ -23,7 +23,7 @@ pub struct TotalCounts {
 pub struct UnnamedCount {
     /// The emoji's text.
     pub emoji: Box<str>,
-    /// Its count.
+    /// The count of the emoji.
     pub count: u64,
 }
 

@@ -182,7 +182,7 @@ pub enum StreamsError {
     Incomplete {
         /// The processes that are missing, each with the reason if it is known.
         missing: String,
-        /// The timeout.
+        /// The time for which this process has waited for the others.
         patience: Duration,
     },
     /// Process 0 of the cluster reported an error, because of which the run cannot begin.

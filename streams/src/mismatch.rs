@@ -9,7 +9,7 @@ pub enum ProgressMismatch {
     Expired {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The restart offset (R).
+        /// The restart offset, from which a run must read the partition.
         resume: u64,
         /// The first offset that the log holds.
         start: u64,

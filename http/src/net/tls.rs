@@ -69,7 +69,7 @@ pub enum TlsError {
         file: TlsFile,
         /// The path of the file.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// A file contains no valid PEM of the expected kind.

@@ -54,7 +54,7 @@ pub struct PartialCount<K, I> {
     pub time_ms: u64,
     /// The key.
     pub key: K,
-    /// The item.
+    /// The item that is counted.
     pub item: I,
     /// The number of events.
     pub count: u64,

@@ -433,7 +433,7 @@ mod tests {
         // already, otherwise it is late.
         assert_eq!(classify(90, 49, 95, 100), Disposition::AlreadyCommitted);
         assert_eq!(classify(90, 50, 95, 100), Disposition::Late);
-        // The window is open.
+        // The event is in an open window, so it is counted.
         assert_eq!(classify(100, 10, 95, 100), Disposition::Count);
         assert_eq!(classify(100, 60, 95, 100), Disposition::Count);
         // The window was closed by this run, since the partition was idle.
@@ -498,7 +498,7 @@ mod tests {
                 let mut clock = PartitionClock::resumed(progress.resume_watermark_ms, lateness);
                 let mut open = OpenWindows::default();
                 let mut frontier = final_until;
-                let mut pending: Vec<(u64, usize, bool)> = Vec::new(); // (time, offset, counted)
+                let mut pending: Vec<(u64, usize, bool)> = Vec::new(); // time, offset, whether counted
                 let mut commits = 0;
                 for (offset, (time, beats)) in records.iter().enumerate().skip(progress.resume_offset as usize) {
                     if offset >= run.dies_at {

@@ -707,7 +707,7 @@ mod tests {
             )
         };
         assert_eq!(restored(32_000), (22_000, 5, Some(20_000)));
-        // The totals have expired.
+        // The totals have expired, so they are not restored.
         assert_eq!(restored(34_000), (22_000, 0, None));
     }
 
@@ -769,7 +769,7 @@ mod tests {
         assert_eq!(from(None, Some((994_000, 2))), [(0, 2), (1, 4)]);
         assert_eq!(from(None, Some((996_000, 2))), []);
         assert_eq!(from(Some(996_000), Some((996_000, 2))), [(0, 2), (1, 4)]);
-        // The topic was recreated.
+        // The topic was recreated, so its partition is read from the beginning.
         assert_eq!(from(Some(996_000), Some((996_000, 99))), [(0, 0), (1, 4)]);
         assert_eq!(from(None, Some((994_000, 99))), [(0, 0), (1, 4)]);
     }

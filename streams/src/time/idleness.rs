@@ -42,7 +42,7 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
-    /// All reasons.
+    /// All reasons why a partition can hold the frontier back.
     pub const ALL: [HoldReason; 3] = [
         HoldReason::Unreachable,
         HoldReason::OpenTransaction,
