@@ -26,8 +26,8 @@ dataflow {id}: {workers} worker(s), {settings}
                  its end keeps windows open for {hold:?} more
     pre-aggregate  the worker that reads events counts them by window, key and item
       --> rejected, marks of progress --> commit
-    exchange     the counts of a key are sent to the worker that owns the key
-    tumble       windows of {window_ms} ms; a window closes when the watermarks of all partitions have passed its end
+    exchange     by key
+    tumble       [start, start + {window_ms} ms); closes when the slowest partition's watermark has passed
 ",
             id = topics.application_id,
             workers = run.workers,
