@@ -1,5 +1,5 @@
 /**
- * The mood as a stacked area chart (SVG), and as a table.
+ * Shows the counts of each emoji over time (the mood) as a stacked area chart (SVG), and as a table.
  *
  *     finals ──mood.js──▶ bins ──▶ an area for each emoji, axes, peaks ──▶ a cursor, by pointer or by keys
  *                     └──▶ wider bins ──▶ a table

@@ -4,9 +4,10 @@
  *     idle rooms:  tap ──▶ its count rises by exactly the taps of this page
  *     busy rooms:  mean time at which a window's reactions were shown ── minus ── the middle of the window
  *
- * In a busy room the own tap cannot be told apart from others. But its reactions come evenly, so on average they were
- * made in the middle of their window; the median of several windows reduces the error. The clocks of server and screen
- * differ by an unknown time: the fastest tally is assumed to have taken none, so only variations of the network count.
+ * In a busy room a tap of this page cannot be distinguished from taps of others. But reactions arrive evenly there, so
+ * on average they were sent in the middle of their window. The median of several windows reduces the error. The clocks
+ * of server and screen differ by an unknown time: the tally that arrived fastest is assumed to have taken no time, so
+ * only the differences between tallies are measured.
  *
  * @module emostream/delay
  */

@@ -2,9 +2,9 @@
  * The demo crowd of `up`: generated reactions, for a newcomer who is alone in a room.
  *
  * The crowd exists only while a page that asked for it is open, since the page sends it: over the same API and under
- * the same limits as a real crowd, as the users `demo-1` to `demo-500`. So the server has no second source of
- * reactions, and what the page shows is what a real crowd would look like. Its reactions are counted and stay in the
- * totals; the page says so while the crowd is there.
+ * the same limits as a real crowd, as the users `demo-1` to `demo-500`. So the server needs no generator of reactions,
+ * and the page looks as it does with a real crowd. Its reactions are counted and stay in the totals; the page says so
+ * while the crowd is there.
  *
  * @module emostream/demo
  */

@@ -1,5 +1,6 @@
 /**
- * The rules of the dashboard: what it shows of the finals, of which room and of which span. Pure: no page, no clock.
+ * The rules of the dashboard: which counts, which room and which span it shows. All functions are pure, so they use
+ * neither the page nor a clock.
  *
  *     finals ──▶ layers: which emojis get a colour ──▶ bins: counts by time and emoji
  *            ├─▶ pace: the rate at the end of the chart
@@ -21,8 +22,8 @@ const PEAK_TIMES = 1.6;
 /** Minimum number of windows. With fewer windows, a median has no meaning. */
 const PEAK_MOMENTS = 5;
 /**
- * By how many standard deviations a count must exceed the one before. With a steady crowd, one of 160 emojis exceeds
- * it by chance; with two deviations it would be one of 44, and a frame lists 20.
+ * The number of standard deviations by which a count must exceed the count before it. With a steady crowd, one of 160
+ * emojis exceeds it by chance; with two deviations it would be one of 44, and a frame lists 20.
  */
 const RISE_DEVIATIONS = 2.5;
 /** A room is clearly busier if its rate is this many times that of the room shown. */
@@ -101,7 +102,7 @@ export function pace(finals, to, span_ms) {
  *
  * The order is by standard deviations (of a difference of two Poisson counts, the root of their sum) and not by the
  * ratio, which would put every rare emoji first. `isNew` is false if the emoji may have been among `others` before.
- * Nothing rises after a span without reactions: that list would be a copy of the counts.
+ * After a span without reactions the list is empty, since it would only repeat the counts.
  */
 export function rises(finals, to, span_ms, most) {
   const now = sums(within(finals, to - span_ms, to));
@@ -139,7 +140,7 @@ export function csv(room, finals) {
   return [["room", "id", "start", "end", "emoji", "count"], ...rows].map((row) => `${row.join(",")}\r\n`).join("");
 }
 
-/** The rate of each room, from its totals in the lists of the last `span_ms`. */
+/** Computes the rate of each room from its totals in the lists of the last `span_ms`. */
 export class Activity {
   /** @type {{at: number, totals: Map<string, number>}[]} */ #lists = [];
 

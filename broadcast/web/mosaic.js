@@ -47,8 +47,8 @@ function grid(cells, { width, height }, largest) {
 }
 
 /**
- * Returns rectangles of the given areas, largest first, that fill `rest`: along its shorter side, as many in one row as
- * make them most like squares (the algorithm of Bruls, Huizing and van Wijk).
+ * Returns rectangles of the given areas, largest first, that fill `rest`. Each row of rectangles lies along the shorter
+ * side, and has as many of them as make them most similar to squares (the algorithm of Bruls, Huizing and van Wijk).
  */
 function squarify(areas, rest) {
   if (areas.length === 0) return [];
