@@ -43,6 +43,7 @@ lint: ## Check format, wording, dependencies, lints and documentation as CI does
 	@tests/setup.sh lint
 	cargo fmt --all --check
 	python3 tests/wording.py
+	python3 tests/documents.py
 	target/lint/bin/cargo-deny --workspace --locked check -D warnings bans licenses sources
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use emostream_dataflow::StreamsError;
 use emostream_log::LogError;
 
-/// The exit codes, which are documented in README.md, "Operations". Numbers from 64 are those of sysexits.h.
+/// The exit codes, which are documented in docs/reference/exit-codes.md. Numbers from 64 are those of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// `load --verify` or `topics check` found a difference, or no reaction of `load` was accepted.

@@ -1,5 +1,5 @@
-//! Checks the README's tables of requests and errors, row by row, against `emostream ingest` on Kafka. Afterwards the
-//! topic contains exactly the accepted reactions.
+//! Checks the tables of requests and errors in docs/reference/http.md, row by row, against `emostream ingest` on Kafka.
+//! Afterwards the topic contains exactly the accepted reactions.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;

@@ -28,19 +28,28 @@ impl MeasuredProcess {
         Ok(MeasuredProcess { child })
     }
 
+    /// Waits for a line on standard output that contains an address with `http://`, and returns what follows that.
+    pub(crate) fn wait_for_address(&mut self) -> Result<String> {
+        self.wait_for("http://", |line| Some(line.split_once("http://")?.1))
+    }
+
     /// Waits for a line on standard output that starts with `prefix`, and returns the rest of that line.
     pub(crate) fn wait_for_line(&mut self, prefix: &str) -> Result<String> {
+        self.wait_for(prefix, |line| line.strip_prefix(prefix))
+    }
+
+    fn wait_for(&mut self, what: &str, rest: impl Fn(&str) -> Option<&str>) -> Result<String> {
         let out = self
             .child
             .stdout
             .take()
             .ok_or("the output of the process was read before")?;
         for line in BufReader::new(out).lines() {
-            if let Some(rest) = line?.strip_prefix(prefix) {
+            if let Some(rest) = rest(&line?) {
                 return Ok(rest.trim().to_owned());
             }
         }
-        Err(format!("the process ended without printing {prefix}").into())
+        Err(format!("the process ended without printing {what}").into())
     }
 
     /// Returns the CPU time of all threads, in user and kernel mode.

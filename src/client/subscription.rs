@@ -348,7 +348,7 @@ impl Connection {
 }
 
 /// Converts a close of the WebSocket. A retry is useless after the close codes 3500 to 3999, and useful after all
-/// others (README.md, "Receive the crowd").
+/// others (docs/reference/stream-protocol.md).
 fn closed(close: Option<&CloseFrame>) -> Lost {
     let Some(CloseFrame { code, reason }) = close else {
         return Lost::Retry("the server closed".to_owned());

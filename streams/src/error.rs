@@ -259,7 +259,7 @@ impl StreamsError {
         self.is_fence() || matches!(self, StreamsError::Dissolved { .. })
     }
 
-    /// Returns the exit code of a process that ends with this error. README.md, "Operations", lists the codes.
+    /// Returns the exit code of a process that ends with this error. docs/reference/exit-codes.md lists the codes.
     pub fn exit_code(&self) -> u8 {
         match self {
             // The brokers denied access for longer than a new ACL takes to reach all of them, so a restart would not

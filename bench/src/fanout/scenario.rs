@@ -170,7 +170,7 @@ fn start_comparison(name: &str, emostream: &EmoStreamFlags, load: Load) -> Resul
             .args([name, "--kafka", &emostream.kafka, "--prefix", PREFIX])
             .args(["--rooms", &load.rooms.to_string()]),
     )?;
-    let url = process.wait_for_line("serves http://")?;
+    let url = process.wait_for_address()?;
     Ok((process, url.trim_end_matches('/').parse()?, None))
 }
 
@@ -189,7 +189,7 @@ fn publisher(emostream: &EmoStreamFlags) -> Result<StartedServer> {
             .args(["--listen", "127.0.0.1:0", "--admin", &admin.to_string()])
             .args(&emostream.flags),
     )?;
-    let url = process.wait_for_line("the publisher serves http://")?;
+    let url = process.wait_for_address()?;
     Ok((process, url.trim_end_matches('/').parse()?, Some(admin)))
 }
 

@@ -12,7 +12,7 @@ use crate::{
     exit::Failure,
 };
 
-/// Maximum number of reactions in one request. An ingest accepts no more (README.md, "Send reactions").
+/// Maximum number of reactions in one request. An ingest accepts no more (docs/reference/limits.md).
 const MOST_BATCHED: u64 = 1000;
 /// Maximum number of rooms with `--verify`, which opens a WebSocket for each room.
 const MOST_VERIFIED: u64 = 1000;

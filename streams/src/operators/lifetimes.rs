@@ -92,6 +92,16 @@ impl Lifetimes {
         }
     }
 
+    /// Sets the earliest removal of a key: the key expires only with a `start_ms` later than `until_ms`.
+    pub fn postpone(&mut self, key: KeyNumber, until_ms: u64) {
+        if let Some(Some(known)) = self.keys.get_mut(key.index())
+            && known.queued_ms < until_ms
+        {
+            known.queued_ms = until_ms;
+            self.queue.entry(until_ms).or_default().push(key);
+        }
+    }
+
     /// Drops a key, whose number is about to be retired. Returns whether the key was known.
     pub fn forget(&mut self, key: KeyNumber) -> bool {
         let lifetime = self.keys.get_mut(key.index());

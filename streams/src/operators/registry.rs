@@ -200,6 +200,7 @@ impl<K: Key, I: Item> Registry<K, I> {
     fn restore(&mut self, totals: RestoredTotals<K, I>) -> impl Iterator<Item = KeyChange<I>> {
         let number = self.numbers.number(&totals.key);
         self.lifetimes.extend(number, totals.last_ms);
+        self.lifetimes.postpone(number, totals.kept_until_ms);
         if !totals.unnamed.is_empty() || totals.change.is_some() {
             let restored = (number, totals.unnamed, totals.change);
             self.shared.borrow_mut().restored.push(restored);

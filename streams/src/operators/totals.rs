@@ -95,6 +95,9 @@ pub struct RestoredTotals<K, I> {
     pub change: Option<Change>,
     /// The start of the window of the key's last final, Unix milliseconds.
     pub last_ms: u64,
+    /// The key is removed with the close of a window that begins later than this, Unix milliseconds. With the close
+    /// before, the counts of the key leave a sliding span, and the record of its empty top must precede its removal.
+    pub kept_until_ms: u64,
 }
 
 /// The settings of [`totals`].

@@ -180,7 +180,17 @@ fn read<K: Key, I: Item>(
             });
         }
     }
-    let totals = totals.into_restored(config.retention_ms, stored.final_until_ms);
+    let first = span.size.window_of(final_until_ms);
+    let leaving = contributions
+        .iter()
+        .filter(|it| it.until_ms == first.last_ms());
+    let leaving: HashSet<K> = leaving.map(|it| it.key.clone()).collect();
+    let mut totals = totals.into_restored(config.retention_ms, stored.final_until_ms);
+    for totals in &mut totals {
+        if leaving.contains::<K>(&totals.key) {
+            totals.kept_until_ms = first.start;
+        }
+    }
     let mut workers: Vec<_> = split(totals, config.run.workers)
         .into_iter()
         .map(|totals| RestoredTables {
@@ -524,6 +534,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                 unnamed: Vec::new(),
                 change: None,
                 last_ms,
+                kept_until_ms: 0,
             };
             if lifetimes::exceeds_retention(last_ms, final_until_ms, retention_ms) {
                 return nothing;
