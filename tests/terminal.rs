@@ -108,7 +108,7 @@ fn a_table_of_reactions_leaves_out_heartbeats_unless_they_are_requested() {
     assert_eq!(String::from_utf8(nothing.stdout).unwrap(), "");
     let printed = String::from_utf8(nothing.stderr).unwrap();
     assert!(
-        printed.contains("nothing to show: emostream.windows (4 partitions, from the oldest"),
+        printed.contains("nothing to show: emostream.windows (4 partitions, all records"),
         "{printed}"
     );
     let wrong = node::run(&["inspect", "windows", "--partition", "99", "--data", data]);

@@ -121,7 +121,7 @@ pub(crate) enum From {
     Earliest,
     /// Start after the newest record.
     Latest,
-    /// Start at the time that was this long ago.
+    /// Start at the current time minus this duration.
     Ago(Duration),
     /// Start at this time, Unix milliseconds.
     At(u64),

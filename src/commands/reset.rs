@@ -208,7 +208,7 @@ fn confirmed() -> Result<bool, Failure> {
 fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
     let records = HumanCount(done.records);
     let next = match request.from {
-        ResetFrom::Kept => format!("the next run counts from there ({records} records to read)"),
+        ResetFrom::Kept => format!("the next run continues with {records} records to read"),
         ResetFrom::Latest => {
             format!("the next run counts reactions from now on ({records} records skipped)")
         }

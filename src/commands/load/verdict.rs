@@ -95,7 +95,7 @@ impl Verdict {
         }
         if counted.others > 0 {
             self.details.push(format!(
-                "{room}: {} reactions are not of this load",
+                "{room}: {} reactions were sent by other clients",
                 counted.others
             ));
         }

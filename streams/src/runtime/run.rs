@@ -429,8 +429,8 @@ impl<F: Format> Dataflow<F> {
         if silent_at.is_some() {
             let silence = format!("no run has committed for {:?}", self.config().run.takeover);
             match shown.flatten() {
-                Some(last) => tracing::warn!("taking over from {last}: {silence} or longer"),
-                None => tracing::info!("becoming the active run: {silence} or longer"),
+                Some(last) => tracing::warn!("taking over from {last}, since {silence} or longer"),
+                None => tracing::info!("becoming the active run, since {silence} or longer"),
             }
         }
         Ok(silent_at)
