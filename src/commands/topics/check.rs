@@ -230,8 +230,8 @@ fn kept(topic: &TopicDescription) -> String {
         after + &bytes.unwrap_or_default()
     });
     match (topic.compacted, deleted) {
-        (true, None) => "newest of a key".to_owned(),
-        (true, Some(deleted)) => format!("newest of a key, {deleted}"),
+        (true, None) => "newest of each key".to_owned(),
+        (true, Some(deleted)) => format!("newest of each key, {deleted}"),
         (false, deleted) => deleted.unwrap_or_default(),
     }
 }

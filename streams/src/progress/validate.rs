@@ -8,6 +8,8 @@
 //!                          another record before N: the topic was recreated, and is as long again
 //! ```
 //!
+//! R is the restart offset of a partition, and N its committed offset.
+//!
 //! Kafka's topic id would identify a recreated topic, but the safe interface of librdkafka does not provide it. So the
 //! last record that was read is compared instead: in another topic, the record at its offset has another time.
 
