@@ -24,12 +24,14 @@ soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one), the
 	SEEDS=$(or $(SEEDS),100000) cargo test -p emostream-dataflow --lib simulation::whatever
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) cargo test -p emostream-ingest --lib fuzz -- --nocapture --test-threads=4
 
-bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
+bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS, on all cores or on CPUS=1
 ifeq ($(FIGURE),swarms)
 	cargo test --workspace --test swarms -- --ignored --nocapture
 else ifdef FIGURE
 	cargo build --release -p emostream -p emostream-bench
-	KAFKA_SESSION_TIMEOUT_MS=18000 tests/kafka/kafka.sh run target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
+	$(if $(filter words,$(FIGURE)),cargo build --release -p emostream-streams --example word_count)
+	KAFKA_SESSION_TIMEOUT_MS=18000 tests/kafka/kafka.sh run $(if $(CPUS),taskset -c $(CPUS)) \
+		target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
 else
 	@sed -n '/^| `make bench /p' bench/README.md
 endif
