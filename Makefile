@@ -26,7 +26,7 @@ soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one), the
 
 bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
 ifeq ($(FIGURE),swarms)
-	cargo test --workspace --test swarms -- --ignored --nocapture
+	cargo test --workspace --test system swarms:: -- --ignored --nocapture
 else ifdef FIGURE
 	cargo build --release -p emostream -p emostream-bench
 	KAFKA_SESSION_TIMEOUT_MS=18000 tests/kafka/kafka.sh run target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
@@ -36,7 +36,7 @@ endif
 
 screenshots: ## Take the screenshots in docs/img/ again, after some minutes of generated reactions
 	@tests/setup.sh pictures
-	cargo test --workspace --test screenshots -- --ignored
+	cargo test --workspace --test system screenshots:: -- --ignored
 	pngquant --force --strip --skip-if-larger --quality 60-90 --ext .png docs/img/*.png
 
 lint: ## Check format, wording, dependencies, lints and documentation as CI does
