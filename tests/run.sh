@@ -20,7 +20,7 @@ group() { # group NAME COMMAND…
 
 group "build" cargo test --workspace --no-run
 group "client module" npm --prefix broadcast/web test
-group "unit and property tests, simulation" cargo test --workspace --lib --bins "$@"
+group "unit and property tests, simulation" cargo test --workspace --lib --bin emostream "$@"
 group "examples in the documentation" cargo test --workspace --doc "$@"
 # The system tests wait for processes, brokers and browsers most of their time, so there are two threads a core. They
 # are one binary, so a thread that is free takes the next test of any module.
