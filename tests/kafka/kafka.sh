@@ -64,9 +64,23 @@ fetch() {
     exec 9>&-
 }
 
-kafka() { # kafka CLASS ARG…, with the heap and log settings of the environment
-    java ${heap:--Xmx256m} -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$log_settings" \
-        -cp "$home/libs/*" "$@"
+# Runs a program of Kafka to its end, with the log settings and the folder of the caller. A JVM starts with a third
+# less CPU time if it maps the classes from the archive of an earlier run (class data sharing). Without an archive, the
+# JVM writes one when it ends.
+kafka() { # kafka CLASS ARG…
+    local code=0 sharing archive
+    # Another JVM cannot map the archive, so the time of the `java` program is in the name.
+    archive=$home/$1-$(stat -Lc %Y "$(command -v java)").jsa
+    if [ -e "$archive" ]; then
+        sharing=-XX:SharedArchiveFile=$archive
+    else
+        sharing=-XX:ArchiveClassesAtExit=$dir/classes.jsa
+    fi
+    # JVMs would print warnings about the archive to standard output.
+    java -Xmx256m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$sharing" -Xlog:disable \
+        -Dlog4j2.configurationFile="$log_settings" -cp "$home/libs/*" "$@" || code=$?
+    [ ! -e "$dir/classes.jsa" ] || mv "$dir/classes.jsa" "$archive"
+    return "$code"
 }
 
 settings() { # settings DIR PORT CONTROLLER_PORT [join]

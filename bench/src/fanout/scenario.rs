@@ -178,7 +178,7 @@ fn publisher(emostream: &EmoStreamFlags) -> Result<StartedServer> {
     // A free port is chosen here, since the program reports its admin address only in its log.
     let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let mut process = MeasuredProcess::start(
-        Command::new(&emostream.program)
+        Command::new(emostream.program()?)
             .args([
                 "publisher",
                 "--kafka",

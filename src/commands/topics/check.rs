@@ -476,7 +476,12 @@ impl Wanted<'_> {
             _ => return None,
         };
         let setting = format!("min.insync.replicas={wants}");
-        Some(self.setting(spec, format!("required in sync: {has}, not {wants}"), fix, &setting))
+        Some(self.setting(
+            spec,
+            format!("required in sync: {has}, not {wants}"),
+            fix,
+            &setting,
+        ))
     }
 
     fn unclean_election(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
