@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use emostream_dataflow::StreamsError;
 use emostream_log::LogError;
 
-/// The exit codes, which are documented in README.md, "Operations". Numbers from 64 are those of sysexits.h.
+/// The exit codes, which are documented in docs/reference/exit-codes.md. Numbers from 64 are those of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// `load --verify` or `topics check` found a difference, or no reaction of `load` was accepted.
@@ -19,7 +19,7 @@ pub(crate) enum Exit {
     Defect = 70,
     /// The process ended for a reason that a restart may fix.
     Restart = 75,
-    /// The settings differ from those of the stored progress or do not suit the topics, or a permission is missing.
+    /// The settings are not the ones in the stored progress, or do not suit the topics, or a permission is missing.
     OtherSettings = 78,
 }
 

@@ -8,10 +8,10 @@ use emostream_model::{EmojiNames, Topics};
 
 use crate::{RateLimit, RoomPattern};
 
-/// Maximum bytes of a body (README.md, "Send reactions").
+/// Maximum bytes of a body (docs/reference/limits.md).
 pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
 
-/// Maximum reactions of a request (README.md, "Send reactions").
+/// Maximum reactions of a request (docs/reference/limits.md).
 pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
 
 /// Timeout of requests that wait for the log. After this time the response is 503, and the client does not know whether

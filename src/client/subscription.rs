@@ -9,7 +9,10 @@
 //!
 //! Invariant: finals are returned in order, and none is returned twice, even if the subscription reconnects.
 
-#![allow(clippy::disallowed_methods, reason = "times a connection")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the duration of a connection"
+)]
 
 use std::{
     pin::Pin,
@@ -60,7 +63,7 @@ pub(crate) enum SubscriptionEvent {
     Lost { why: String, pause: Duration },
 }
 
-/// The error of a subscription that the server refused, so that a retry cannot succeed. It contains the reason.
+/// The error if the server has refused the subscription, so that a retry cannot succeed. It contains the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(pub(crate) String);
@@ -345,7 +348,7 @@ impl Connection {
 }
 
 /// Converts a close of the WebSocket. A retry is useless after the close codes 3500 to 3999, and useful after all
-/// others (README.md, "Receive the crowd").
+/// others (docs/reference/stream-protocol.md).
 fn closed(close: Option<&CloseFrame>) -> Lost {
     let Some(CloseFrame { code, reason }) = close else {
         return Lost::Retry("the server closed".to_owned());

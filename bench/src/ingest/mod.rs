@@ -236,7 +236,7 @@ fn start_baseline() -> Result<Server> {
 
 fn start_emostream(emostream: &EmoStreamFlags) -> Result<Server> {
     let mut process = MeasuredProcess::start(
-        Command::new(&emostream.program)
+        Command::new(emostream.program()?)
             .args([
                 "ingest",
                 "--kafka",
@@ -247,7 +247,7 @@ fn start_emostream(emostream: &EmoStreamFlags) -> Result<Server> {
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(&emostream.flags),
     )?;
-    let url = process.wait_for_line("taking reactions at ")?;
+    let url = process.wait_for_address()?;
     Server::new("emostream", process, &url)
 }
 

@@ -16,7 +16,7 @@ use hyper::{
 
 use crate::http::parameters::parameter;
 
-/// The WebSocket subprotocol that the server selects. README describes its messages.
+/// The WebSocket subprotocol that the server selects. docs/reference/stream-protocol.md describes its messages.
 const SUBPROTOCOL: &str = "emostream";
 
 /// The prefix of a token that is offered as a subprotocol.

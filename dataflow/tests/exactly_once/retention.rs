@@ -149,6 +149,28 @@ fn totals_begin_at_0_after_the_retention_for_any_restart() {
     }
 }
 
+impl Fixture {
+    /// Returns for each record of the room "quiet" in the topic whether it is a removal.
+    fn removals_of_quiet(&self, topic: &str) -> Vec<bool> {
+        let mut removals = Vec::new();
+        read_to_end(&*self.log, topic, &mut |record| {
+            if record.key == Some(b"quiet") {
+                removals.push(record.value.is_empty());
+            }
+        })
+        .unwrap();
+        removals
+    }
+
+    /// Checks that the last record of the room "quiet" is its removal, in each topic with tombstones.
+    fn check_quiet_is_removed(&self) {
+        for topic in [self.topics.totals(), self.topics.trending()] {
+            let removals = self.removals_of_quiet(&topic);
+            assert_eq!(removals.last(), Some(&true), "{topic}: {removals:?}");
+        }
+    }
+}
+
 /// A room without reactions for a long time disappears from the trending emojis and is removed at the same close. The
 /// tombstone must follow the last trending record.
 #[test]
@@ -168,15 +190,38 @@ fn the_removal_of_a_room_is_its_last_record() {
         }
         stop.request();
         running.join().unwrap().unwrap();
-        for topic in [fixture.topics.totals(), fixture.topics.trending()] {
-            let mut is_removed = Vec::new();
-            read_to_end(&*fixture.log, &topic, &mut |record| {
-                if record.key == Some(b"quiet") {
-                    is_removed.push(record.value.is_empty());
-                }
-            })
-            .unwrap();
-            assert_eq!(is_removed.last(), Some(&true), "{topic}: {is_removed:?}");
+        fixture.check_quiet_is_removed();
+    }
+}
+
+/// If the span and the retention are both shortened, a room may have left the new span and have expired by F. With the
+/// first close its trending record becomes empty, so it is removed with a later close.
+#[test]
+fn a_room_is_removed_after_it_has_left_a_shorter_span() {
+    for workers in [1, 3] {
+        let fixture = Fixture::new(1);
+        let seconds = |second: u64| T0 + 1000 * second;
+        for (second, name) in [(0, "quiet"), (10, "other")] {
+            fixture.react(seconds(second), std::iter::once(name.to_owned()));
         }
+        let span = Duration::from_secs(40);
+        let long = Config {
+            trending_span: span,
+            totals_retention: span,
+            ..fixture.config(workers)
+        };
+        fixture.run_until(long, || fixture.final_until_ms() >= seconds(12));
+        for second in [12, 14, 16] {
+            fixture.react(seconds(second), std::iter::once("other".to_owned()));
+        }
+        let short = Config {
+            trending_span: Duration::from_secs(2),
+            totals_retention: Duration::from_secs(4),
+            ..fixture.config(workers)
+        };
+        fixture.run_until(short, || fixture.final_until_ms() >= seconds(18));
+        fixture.check_quiet_is_removed();
+        let removals = fixture.removals_of_quiet(&fixture.topics.trending());
+        assert_eq!(removals, [false, false, true]);
     }
 }

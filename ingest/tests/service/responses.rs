@@ -1,4 +1,4 @@
-//! Tests of the documented responses. Each row of the tables in README.md is checked.
+//! Tests of the documented responses. Each row of the tables in docs/reference/http.md is checked.
 
 use std::{
     io::{Read, Write},
