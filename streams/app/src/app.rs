@@ -62,7 +62,7 @@ const MOST_ID_CHARACTERS: usize = 200;
 ///     Application::new(config, |t: &Topology<Lines>| {
 ///         t.source(format!("{id}.lines"), Lines)
 ///             .group_by_key()
-///             .window(Tumbling::of(WindowSize::from_ms(2000).expect("not empty")))
+///             .window(Tumbling::of(WindowSize::from_ms(2000).expect("above 0")))
 ///             .count_by_item()
 ///             .finals()
 ///             .to(format!("{id}.counts"), JsonFinals::Events);
