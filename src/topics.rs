@@ -1,13 +1,11 @@
 //! The settings of the topics, which the topology of EmoStream declares. The embedded log and Kafka use the same list.
-//!
-//! Invariant: this module never deletes, recreates or renames a topic, and never removes partitions, because other data
-//! contains offsets of the topics: the ids of finals, and the progress.
 
+use emostream_app::process::Failure;
 use emostream_dataflow::streams_topics;
-use emostream_log::{Cleanup, Log, LogError, TopicSpec};
+use emostream_log::{Cleanup, Log, TopicSpec};
 use emostream_model::Topics;
 
-use crate::{exit::Failure, permissions::Role};
+use crate::permissions::Role;
 
 /// Maximum bytes of a partition of the reactions topic in the embedded log, which may share the disk of a laptop. On
 /// Kafka there is no limit by size, because it could delete reactions that are not counted yet.
@@ -15,6 +13,10 @@ const EMBEDDED_REACTIONS_BYTES: u64 = 4 << 30;
 /// Number of partitions of a topic of the embedded log. Four are enough for two workers, and few enough that a flush,
 /// which writes one record to every partition, stays small.
 pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
+
+/// The command that creates the topics on Kafka, for messages.
+pub(crate) const CREATE: &str =
+    "`emostream topics create --partitions N` and the same --kafka and --topic-prefix";
 
 /// The kind of log in which the topics are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +30,6 @@ pub(crate) enum TopicTarget {
         /// Number of replicas that must have a record before it is acknowledged.
         min_in_sync: u32,
     },
-}
-
-/// Returns the default of `--min-isr`, the number of replicas that must have a record before it is acknowledged. With
-/// two, the loss of one broker loses no acknowledged record.
-pub(crate) fn default_min_in_sync(replication: u32) -> u32 {
-    replication.min(2)
 }
 
 /// Returns the specifications of the topics that the topology of EmoStream declares, with `partitions` partitions each.
@@ -66,61 +62,30 @@ pub(crate) fn specs(names: &Topics, partitions: u32, target: TopicTarget) -> Vec
         .collect()
 }
 
-/// Creates the topics that do not exist, and returns their names.
-pub(crate) fn create_missing(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<String>, LogError> {
-    let mut created = Vec::new();
-    for spec in specs {
-        match log.partitions(&spec.name) {
-            Ok(_) => {}
-            Err(LogError::UnknownTopic { .. }) => {
-                log.create_topic(spec)?;
-                created.push(spec.name.clone());
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(created)
-}
-
-/// Returns the topics that `role` uses, or an error if one of them does not exist. A service does not create topics by
-/// itself, because it does not know how many partitions the other services expect.
+/// Returns the topics that `role` uses, or an error if one of them does not exist.
 pub(crate) fn require(log: &dyn Log, role: Role, names: &Topics) -> Result<Vec<String>, Failure> {
     let names = role.topics(names);
-    let mut missing = Vec::new();
-    for name in &names {
-        match log.partitions(name) {
-            Ok(_) => {}
-            Err(LogError::UnknownTopic { .. }) => missing.push(name.as_str()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if missing.is_empty() {
-        return Ok(names);
-    }
-    let missing = missing.join(", ");
-    Err(Failure::unavailable(format!(
-        "missing topics: {missing}; create them with `emostream topics create --partitions N` and the same --kafka and --topic-prefix"
-    )))
+    emostream_app::topics::require(log, &names, CREATE)?;
+    Ok(names)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
+    use emostream_app::topics::create_missing;
     use emostream_log::embedded::EmbeddedLog;
 
     #[test]
-    fn missing_topics_are_created_once_and_then_found() {
+    fn the_topics_of_all_roles_are_created() {
         let log = EmbeddedLog::in_memory().unwrap();
         let specs = specs(&Topics::default(), 3, TopicTarget::Embedded);
-        let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
         let refused = require(&log, Role::Up, &Topics::default()).unwrap_err();
         assert!(
             refused.message.contains("emostream.reactions"),
             "{refused:?}"
         );
-        assert_eq!(create_missing(&log, &specs).unwrap(), names);
-        assert_eq!(create_missing(&log, &specs).unwrap(), Vec::<String>::new());
+        create_missing(&log, &specs).unwrap();
         assert!(require(&log, Role::Up, &Topics::default()).is_ok());
         assert_eq!(log.partitions("emostream.windows").unwrap(), 3);
         assert_eq!(log.partitions("emostream.progress").unwrap(), 1);

@@ -157,7 +157,7 @@ fn drain_by_ours(backlog: &Backlog, program: &str, flags: &EmoStreamFlags) -> Re
     let finals = backlog.cluster.reader(&finals, Offset::Beginning)?;
     let begun = Instant::now();
     let mut process = match lines {
-        true => MeasuredProcess::start(Command::new(program).arg(&flags.kafka).args(&flags.flags))?,
+        true => start_word_count(program, flags)?,
         false => start_dataflow(program, flags, PREFIX)?,
     };
     let mut collector = ResultCollector::new(backlog);
@@ -175,6 +175,16 @@ fn drain_by_ours(backlog: &Backlog, program: &str, flags: &EmoStreamFlags) -> Re
         peak_mb: process.peak_mb()?,
         comparison: collector.compare().text(),
     })
+}
+
+/// Starts the word count with its default flags.
+fn start_word_count(program: &str, flags: &EmoStreamFlags) -> Result<MeasuredProcess> {
+    MeasuredProcess::start(
+        Command::new(program)
+            .args(["--kafka", &flags.kafka, "--application-id", WORDS_PREFIX])
+            .args(["--admin", "127.0.0.1:0"])
+            .args(&flags.flags),
+    )
 }
 
 /// Starts the dataflow of this program with its default flags.

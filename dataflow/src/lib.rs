@@ -25,11 +25,9 @@ mod results;
 mod simulation;
 mod topology;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use emostream_log::Log;
 use emostream_model::{EmojiNames, Topics, WindowSize};
-use prometheus::Registry;
 
 pub use emostream_streams::{
     Stop, StreamsError,
@@ -104,28 +102,4 @@ pub const SWARM_SIZE: &str = "swarm_size";
 pub fn streams_topics(topics: &Topics) -> StreamsTopics {
     let app = application(&Config::new(topics.clone())).expect("the default is valid");
     app.config().topics.clone()
-}
-
-/// Returns the topology as text, for `--describe`.
-///
-/// # Errors
-///
-/// Those of [`application`].
-pub fn describe(config: &Config) -> Result<String, StreamsError> {
-    Ok(application(config)?.describe())
-}
-
-/// Runs EmoStream until `stop` is requested. Blocks, so it should have a thread of its own.
-///
-/// # Errors
-///
-/// Returns the error because of which the run cannot continue.
-pub fn run(
-    config: Config,
-    log: Arc<dyn Log>,
-    registry: &Registry,
-    stop: Stop,
-    ready: Ready,
-) -> Result<(), StreamsError> {
-    emostream_streams::runtime::run::run(application(&config)?, log, registry, stop, ready)
 }

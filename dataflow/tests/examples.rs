@@ -3,15 +3,19 @@
 
 use std::sync::Arc;
 
+use emostream_app::testing::ExampleProcess;
 use emostream_log::{
     Log, NewRecord,
     embedded::EmbeddedLog,
     testing::{append, now_ms, record},
 };
 use emostream_model::{Batch, ReactionRef};
-use emostream_streams::testing::{create_topics_of, run_until_finals};
+use emostream_streams::{
+    config::AppConfig,
+    testing::{create_topics_of, run_until_finals},
+};
 
-#[allow(dead_code, reason = "its main function runs on Kafka alone")]
+#[allow(dead_code, reason = "its main function is run as a process")]
 #[path = "../examples/distinct_users.rs"]
 mod distinct_users;
 
@@ -19,7 +23,7 @@ mod distinct_users;
 fn each_user_is_counted_once_in_each_window_also_across_runs() {
     let begin_ms = now_ms() / 2000 * 2000 - 60_000;
     let log: Arc<dyn Log> = Arc::new(EmbeddedLog::in_memory().unwrap());
-    let app = distinct_users::distinct_users().unwrap();
+    let app = distinct_users::distinct_users(AppConfig::new("distinct_users")).unwrap();
     create_topics_of(&app, &*log);
     let react = |after_ms: u64, users: &[&'static str]| {
         let at_ms = begin_ms + after_ms;
@@ -55,4 +59,13 @@ fn each_user_is_counted_once_in_each_window_also_across_runs() {
     append(&*log, [react(3900, &["w", "u", "x"]), react(10_000, &[])]);
     let both = [expected(0, 2), expected(2000, 3)];
     assert_eq!(run_until_finals(&app, &log, 2), both);
+}
+
+#[test]
+fn the_example_is_a_program_that_prints_its_topology() {
+    let output = ExampleProcess::output("distinct_users", &["--describe", "--application-id", "u"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{:?}", output.stderr);
+    assert!(text.contains("source: emostream.reactions"), "{text}");
+    assert!(text.contains("sink: u.counts"), "{text}");
 }

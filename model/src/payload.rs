@@ -2,7 +2,7 @@
 
 use crate::{
     Batch, BatchError, EmojiNames, FieldNames, InvalidReaction, JsonReaction, ParsedReaction,
-    batch, json,
+    ReactionRef, batch, json,
 };
 
 /// A decoded record of the `reactions` topic.
@@ -57,6 +57,29 @@ impl<'a> Payload<'a> {
             }
         }
     }
+
+    /// Returns the reactions in the order of the record. `record_ms` is the time of the record, which is that of a
+    /// plain reaction.
+    pub fn reactions(&self, record_ms: u64) -> Result<Vec<ReactionRef<'_>>, BatchError> {
+        match self {
+            Payload::Batch(batch) => batch.reactions(),
+            Payload::Plain(plain) => Ok(vec![ReactionRef {
+                user: &plain.user,
+                emoji: plain.emoji.as_str(),
+                room: &plain.room,
+                at_ms: record_ms,
+            }]),
+        }
+    }
+
+    /// Returns the time of the payload itself and the time of its newest reaction. Both are the time of the record for
+    /// a plain reaction.
+    pub fn times(&self, record_ms: u64) -> (u64, u64) {
+        match self {
+            Payload::Batch(batch) => (batch.base_ms(), batch.newest_ms()),
+            Payload::Plain(_) => (record_ms, record_ms),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +120,31 @@ mod tests {
         assert!(matches!(decode(b"{"), PayloadError::Json(_)));
         let half = br#"{"user_id":"\ud800","emoji_type":"x"}"#;
         assert!(matches!(decode(half), PayloadError::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_plain_reaction_has_the_time_of_its_record() {
+        let names = EmojiNames::default();
+        let plain = r#"{"user_id":"u","emoji_type":"🔥","room":"a","timestamp":7}"#;
+        let plain = Payload::decode(plain.as_bytes(), &names).unwrap();
+        let reaction = ReactionRef {
+            user: "u",
+            emoji: "🔥",
+            room: "a",
+            at_ms: 5,
+        };
+        assert_eq!(plain.reactions(5).unwrap(), [reaction]);
+        assert_eq!(plain.times(5), (5, 5));
+        let batch = Batch::encode(
+            3,
+            [ReactionRef {
+                at_ms: 4,
+                ..reaction
+            }],
+        );
+        let batch = Payload::decode(&batch, &names).unwrap();
+        assert_eq!(batch.reactions(5).unwrap()[0].at_ms, 4);
+        assert_eq!(batch.times(5), (3, 4));
     }
 
     proptest! {

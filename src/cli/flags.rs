@@ -1,9 +1,7 @@
 //! Groups of flags that several commands share, and the conversion of their values to configurations.
 
 use std::{
-    convert::Infallible,
-    fmt::{self, Display},
-    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,26 +9,22 @@ use std::{
 };
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_app::{
+    flags::{
+        AdminFlags, DENIAL_RETRY_TIME, PropertyFlags,
+        parse::{address, brokers, duration},
+        text_file,
+    },
+    process::Failure,
+};
 use emostream_broadcast::RelayToken;
 use emostream_http::{
     AllowOrigin, Authenticator, JwksUrl, Limits, RequiredClaims, Tls, TlsError, TlsFile, TlsFiles,
 };
-use emostream_log::{
-    EventClock, Log,
-    embedded::EmbeddedLog,
-    kafka::{
-        Fetching, KafkaLog, KafkaOptions, PropertiesFile, Redacted, is_secret, security_features,
-    },
-};
+use emostream_log::{EventClock, Log, embedded::EmbeddedLog, kafka::Fetching};
 use emostream_model::{AliasError, EmojiNames, Topics};
 
-use crate::{
-    cli::kafka_config,
-    cli::parse::{Rate, brokers, duration},
-    cli::text_file,
-    exit::Failure,
-    fd_limit, log_socket,
-};
+use crate::{cli::parse::Rate, fd_limit, log_socket};
 
 /// The flag that decides the names of the topics.
 #[derive(Debug, Clone, Args)]
@@ -50,48 +44,8 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
-/// Time for which a service retries a request that the brokers deny because a permission is missing. Some seconds pass
-/// until all brokers know a new ACL.
-const DENIAL_RETRY_TIME: Duration = Duration::from_secs(30);
-
-/// The flags of commands that cannot run without a Kafka cluster.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct KafkaFlags {
-    /// Addresses of Kafka's brokers
-    #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
-    #[arg(required_unless_present = "kafka_config")]
-    kafka: Option<String>,
-    #[command(flatten)]
-    properties: PropertyFlags,
-}
-
-impl KafkaFlags {
-    /// Returns the flags that name this log, for a command that the user can type.
-    pub(crate) fn as_typed(&self) -> String {
-        self.properties.as_typed(self.kafka.as_deref())
-    }
-
-    /// Connects a service to Kafka. An invalid property is reported before any connection is opened.
-    pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
-        connect(
-            self.kafka,
-            self.properties,
-            Fetching::AtOnce,
-            DENIAL_RETRY_TIME,
-        )
-    }
-
-    /// Connects a command that runs once to Kafka. A missing permission is reported at the first denial, without
-    /// retries.
-    pub(crate) fn connect_once(self) -> Result<Arc<dyn Log>, Failure> {
-        connect(
-            self.kafka,
-            self.properties,
-            Fetching::AtOnce,
-            Duration::ZERO,
-        )
-    }
-}
+/// Name of the properties file in printed commands of Kafka's tools. The file has the format of Kafka's Java clients.
+pub const TOOLS_FILE: &str = "ADMIN.properties";
 
 /// The flags that name either a Kafka cluster or the directory of an embedded log.
 #[derive(Debug, Clone, Args)]
@@ -153,12 +107,9 @@ impl StoreFlags {
     ) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.is_kafka() {
-            true => connect(
-                self.kafka,
-                self.properties,
-                Fetching::AtOnce,
-                denial_timeout,
-            ),
+            true => self
+                .properties
+                .connect(self.kafka, Fetching::AtOnce, denial_timeout),
             false => Ok(Arc::new(EmbeddedLog::open_with_clock(&self.data, clock)?)),
         }
     }
@@ -179,12 +130,9 @@ impl StoreFlags {
         self.check()?;
         match self.is_kafka() {
             false => Ok(log_socket::open_for_reading(self.directory()?)?),
-            true => connect(
-                self.kafka,
-                self.properties,
-                Fetching::AtOnce,
-                Duration::ZERO,
-            ),
+            true => self
+                .properties
+                .connect(self.kafka, Fetching::AtOnce, Duration::ZERO),
         }
     }
 
@@ -205,184 +153,7 @@ impl StoreFlags {
         if self.is_kafka() {
             return Ok(());
         }
-        match &self.properties {
-            PropertyFlags {
-                kafka_config: Some(file),
-                ..
-            } => Err(missing_brokers(file)),
-            PropertyFlags { properties, .. } if !properties.is_empty() => {
-                let why = "is for Kafka only; add --kafka, or remove it";
-                Err(Failure::usage("-X", why))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The flags of a Kafka cluster, which are optional if `--describe` is set.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DescribedKafkaFlags {
-    /// Addresses of Kafka's brokers
-    #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
-    #[arg(required_unless_present_any = ["describe", "kafka_config"])]
-    kafka: Option<String>,
-    #[command(flatten)]
-    properties: PropertyFlags,
-}
-
-impl DescribedKafkaFlags {
-    /// Connects to Kafka. An invalid property is reported before any connection is opened.
-    pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
-        connect(
-            self.kafka,
-            self.properties,
-            Fetching::InBulk,
-            DENIAL_RETRY_TIME,
-        )
-    }
-}
-
-#[derive(Debug, Clone, Args)]
-struct PropertyFlags {
-    #[arg(short = 'X', long = "kafka-property", value_name = "KEY=VALUE", help = property_help())]
-    #[arg(value_parser = PropertyFlag::parse, value_delimiter = '\n')]
-    properties: Vec<PropertyFlag>,
-    /// A file of librdkafka properties: lines of KEY=VALUE, and comments that begin with #. -X overrides its
-    /// properties, and --kafka overrides its bootstrap.servers
-    #[arg(long, value_name = "FILE", value_parser = kafka_config::read)]
-    kafka_config: Option<PropertiesFile>,
-}
-
-/// Returns the help of `-X`, which lists the security features that librdkafka was built with.
-fn property_help() -> String {
-    let features = match security_features() {
-        features if features.is_empty() => "no TLS and no SASL".to_owned(),
-        features => features.join(", "),
-    };
-    format!(
-        "A librdkafka property; repeat the flag for several (in the environment: one per line). TLS and SASL of this build: {features}"
-    )
-}
-
-/// The value of one `-X`. Text that is not KEY=VALUE is parsed as `None` and refused later, because the error message
-/// of clap would contain the text, which may be a secret.
-#[derive(Clone)]
-struct PropertyFlag(Option<(String, String)>);
-
-impl PropertyFlag {
-    fn parse(text: &str) -> Result<Self, Infallible> {
-        let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
-        Ok(Self(
-            parts.map(|(key, value)| (key.to_owned(), value.to_owned())),
-        ))
-    }
-}
-
-impl fmt::Debug for PropertyFlag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Redacted(self.0.as_slice()).fmt(f)
-    }
-}
-
-impl PropertyFlags {
-    /// Returns the brokers that `--kafka` names (`named`); without this flag, the brokers in the file.
-    fn brokers(&self, named: Option<String>) -> Option<String> {
-        let in_file = self.kafka_config.as_ref().and_then(PropertiesFile::brokers);
-        named.or_else(|| in_file.map(str::to_owned))
-    }
-
-    /// Whether the brokers need TLS or a login.
-    fn is_secured(&self) -> bool {
-        let in_file = self.kafka_config.iter().flat_map(|file| &file.properties);
-        let flags = self.properties.iter().filter_map(|flag| flag.0.as_ref());
-        let named = in_file.chain(flags);
-        let mut protocols = named.filter(|(name, _)| name == "security.protocol");
-        let protocol = protocols.next_back();
-        protocol.is_some_and(|(_, value)| !value.eq_ignore_ascii_case("plaintext"))
-    }
-
-    /// Returns the flags that name the cluster, for a command that the program prints.
-    fn as_typed(&self, brokers: Option<&str>) -> String {
-        let brokers = brokers.map(|brokers| format!("--kafka {brokers}"));
-        let file = self.kafka_config.as_ref();
-        let file = file.map(|file| format!("--kafka-config {}", file.path.display()));
-        let named: Vec<String> = brokers.into_iter().chain(file).collect();
-        named.join(" ")
-    }
-}
-
-/// Returns the error for a `--kafka-config` file that names no brokers, if `--kafka` is not set.
-fn missing_brokers(file: &PropertiesFile) -> Failure {
-    let file = file.path.display();
-    let why = format!("--kafka is not set, and {file} has no bootstrap.servers; set one of them");
-    Failure::usage("--kafka-config", why)
-}
-
-/// Logs a warning if the arguments contain the secret property `property`: other users of the host can read the
-/// arguments of a process, but not its environment.
-fn warn_of_process_list(property: &str) {
-    let mut arguments = std::env::args_os();
-    if arguments.any(|it| it.to_string_lossy().contains(property)) {
-        tracing::warn!(
-            "-X {property}: other users of this host can read it in the list of processes; write it into a file, and set --kafka-config to that file"
-        );
-    }
-}
-
-/// Name of the properties file in printed commands of Kafka's tools. The file has the format of Kafka's Java clients.
-pub(crate) const TOOLS_FILE: &str = "ADMIN.properties";
-
-fn connect(
-    brokers: Option<String>,
-    flags: PropertyFlags,
-    fetching: Fetching,
-    denial_timeout: Duration,
-) -> Result<Arc<dyn Log>, Failure> {
-    let brokers = flags
-        .brokers(brokers)
-        .ok_or_else(|| match &flags.kafka_config {
-            Some(file) => missing_brokers(file),
-            None => Failure::usage("--kafka", "is missing"),
-        })?;
-    let properties: Option<Vec<_>> = flags.properties.into_iter().map(|it| it.0).collect();
-    let properties =
-        properties.ok_or_else(|| Failure::usage("-X (--kafka-property)", "write KEY=VALUE"))?;
-    for (name, _) in properties.iter().filter(|(name, _)| is_secret(name)) {
-        warn_of_process_list(name);
-    }
-    Ok(Arc::new(KafkaLog::connect(KafkaOptions {
-        brokers,
-        properties,
-        file: flags.kafka_config,
-        fetching,
-        denial_timeout,
-    })?))
-}
-
-/// The flag of the admin address.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct AdminFlags {
-    /// Address at which /healthz, /readyz and /metrics are served; off serves none of them
-    #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:9464", value_parser = admin)]
-    admin: Admin,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Admin(Option<SocketAddr>);
-
-impl AdminFlags {
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.admin.0
-    }
-}
-
-fn admin(text: &str) -> Result<Admin, String> {
-    match text {
-        "off" => Ok(Admin(None)),
-        _ => match address(text) {
-            Ok(address) => Ok(Admin(Some(address))),
-            Err(why) => Err(format!("{why}; off disables this address")),
-        },
+        self.properties.require_none()
     }
 }
 
@@ -605,65 +376,5 @@ impl RelayListenFlags {
         };
         let secret = text_file::secret("--relay-token-file", file)?;
         Ok(RelayToken::new(&secret))
-    }
-}
-
-/// Parses an address to listen on. If a host name has several addresses, an IPv4 address is preferred, because every
-/// client tries IPv4 for `localhost`.
-fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    let parts = text.rsplit_once(':').and_then(|(host, port)| {
-        let named = !host.contains([':', '[', ']', '/']);
-        named.then_some((host, port.parse::<u16>().ok()?))
-    });
-    let (host, port) = match parts {
-        Some(("", port)) => return Ok((Ipv4Addr::UNSPECIFIED, port).into()),
-        Some(parts) => parts,
-        None => {
-            return Err(
-                "write IP:PORT or HOST:PORT, for example 127.0.0.1:8080, or :8080 for all \
-                        IPv4 addresses of this host"
-                    .to_owned(),
-            );
-        }
-    };
-    let unknown = |why: &dyn Display| format!("host {host} not found ({why})");
-    let found = (host, port).to_socket_addrs();
-    let found: Vec<SocketAddr> = found.map_err(|error| unknown(&error))?.collect();
-    let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
-    first.copied().ok_or_else(|| unknown(&"it has no address"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_an_ip_a_host_or_a_port_of_all_addresses() {
-        for (text, expected) in [
-            ("127.0.0.1:8080", "127.0.0.1:8080"),
-            ("[::1]:0", "[::1]:0"),
-            (":8080", "0.0.0.0:8080"),
-            ("localhost:8080", "127.0.0.1:8080"),
-        ] {
-            assert_eq!(address(text), Ok(expected.parse().expect(expected)));
-        }
-        for text in [
-            "",
-            "8080",
-            ":",
-            ":http",
-            "localhost",
-            "::1:80",
-            "http://h:80",
-            "h:70000",
-        ] {
-            let why = address(text).expect_err(text);
-            assert!(why.contains("HOST:PORT"), "{text}: {why}");
-        }
-        let why = address("no-such-host.invalid:80").expect_err("RFC 6761 reserves the name");
-        assert!(why.contains("no-such-host.invalid"), "{why}");
     }
 }

@@ -2,6 +2,4 @@
 
 pub(crate) mod examples;
 pub(crate) mod flags;
-mod kafka_config;
 pub(crate) mod parse;
-pub(crate) mod text_file;

@@ -1,32 +1,9 @@
-//! Parsers of flag values (durations, rates, addresses, times), and the formats in which these are printed.
+//! Parsers of flag values (rates, times), and the formats in which durations and times are printed.
 
-use std::{net::Ipv6Addr, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
-use jiff::{Span, SpanRelativeTo, Timestamp};
-
-/// Maximum duration of a flag: a year, so that sums of times cannot overflow.
-const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
-
-/// Parses a duration of whole milliseconds above zero: `250ms`, `2s`, `10m`, `1h 30m`, `30d`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = Span::from_str(text.trim())
-        .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
-        .map_err(|_| "not a duration; write 250ms, 2s, 10m or 30d".to_owned())?;
-    match Duration::try_from(parsed) {
-        Ok(duration) if duration.is_zero() => Err("must be longer than 0".to_owned()),
-        Ok(duration) if duration > MAX_DURATION => Err("is longer than a year".to_owned()),
-        Ok(duration) if !duration.subsec_nanos().is_multiple_of(1_000_000) => {
-            Err("must be whole milliseconds".to_owned())
-        }
-        Ok(duration) => Ok(duration),
-        Err(_) => Err("must be longer than 0".to_owned()),
-    }
-}
-
-/// Returns a duration in whole milliseconds.
-pub(crate) fn ms(duration: Duration) -> u64 {
-    duration.as_millis() as u64
-}
+use emostream_app::flags::parse::{duration, ms};
+use jiff::Timestamp;
 
 /// Formats a duration as a whole number of the greatest possible unit: `1 d`, `2 h`, `90 s`.
 pub(crate) fn span(span: Duration) -> String {
@@ -77,40 +54,6 @@ impl FromStr for Rate {
         } else {
             Err(format!("must be above 0 and at most {MAX_PER_SECOND}/s"))
         }
-    }
-}
-
-/// Returns the host and the port of `host:port`; `None` if the text has another form. An IPv6 address needs brackets;
-/// otherwise its last group would be parsed as the port.
-pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let good = match bracketed {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && !host.contains([':', '[', ']', '/', ','])
-                && !host.contains(char::is_whitespace)
-        }
-    };
-    let port = port.parse::<u16>().ok().filter(|port| *port > 0)?;
-    good.then_some((host, port))
-}
-
-/// Checks a list of `host:port`. This is necessary because librdkafka only logs an entry that it cannot parse.
-pub(crate) fn brokers(text: &str) -> Result<String, String> {
-    let good = |broker: &str| {
-        let (host, port) = broker.rsplit_once(':')?;
-        // A scheme of Kafka (`SASL_SSL://`) is accepted, as librdkafka does. An http or https scheme is refused,
-        // because librdkafka waits forever if it does not know a scheme.
-        let web = host.starts_with("http://") || host.starts_with("https://");
-        (!host.is_empty() && !web && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
-    };
-    match text.split(',').all(|broker| good(broker.trim()).is_some()) {
-        true => Ok(text.to_owned()),
-        false => Err("write HOST:PORT, several separated by commas".to_owned()),
     }
 }
 
@@ -178,22 +121,6 @@ pub(crate) fn now_ms() -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        for (text, ms) in [
-            ("250ms", 250),
-            ("2s", 2000),
-            ("10m", 600_000),
-            ("1h 30m", 5_400_000),
-            ("30d", 2_592_000_000),
-        ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "2", "-2s", "0s", "two", "2s!", "1ns", "2000000h", "∞"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn rates_are_per_second_by_default() {

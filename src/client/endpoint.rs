@@ -4,10 +4,10 @@
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use clap::Args;
+use emostream_app::process::Failure;
 use emostream_http::{ClientStream, ClientTls, connect};
 
 use super::{Server, Token};
-use crate::exit::Failure;
 
 /// The flags for connections to servers.
 #[derive(Debug, Clone, Args)]

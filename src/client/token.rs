@@ -5,10 +5,9 @@
 
 use std::{fmt, fs::File, io::Read, path::Path};
 
+use emostream_app::flags::text_file;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
-
-use crate::cli::text_file;
 
 /// Maximum bytes of a file of tokens. A file of this size has some hundred thousand tokens.
 const FILE_BYTES: u64 = 64 << 20;

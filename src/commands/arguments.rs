@@ -1,19 +1,12 @@
-//! Parses the arguments of the program. Each flag can also be set by the environment variable `EMOSTREAM_<FLAG>`. An
-//! error message is one line.
-//!
-//! Invariants: an empty variable counts as not set. No variable has two meanings: if a flag of a tool means something
-//! else than the flag of a server with the same name, the variable of the tool's flag contains the name of the tool.
+//! The arguments of the program. Each flag can also be set by the environment variable `EMOSTREAM_<FLAG>`.
 
-use std::ffi::{OsStr, OsString};
-
-use clap::{
-    Arg, ArgAction, ArgMatches, Command as Parser, CommandFactory, Error, error::ErrorKind,
-};
+use clap::CommandFactory;
+use emostream_app::process::Arguments;
 
 use super::Command;
 
 /// The tools whose environment variables contain the name of the tool, for example `EMOSTREAM_LOAD_RATE`.
-const OWN_VARIABLES: [&str; 3] = ["load", "inspect", "reset"];
+const TOOLS: [&str; 3] = ["load", "inspect", "reset"];
 
 /// The flags that mean the same for every command, so that their variables do not contain the name of a tool.
 const COMMON_FLAGS: [&str; 7] = [
@@ -26,157 +19,35 @@ const COMMON_FLAGS: [&str; 7] = [
     "log-format",
 ];
 
-/// The result of parsing the arguments.
-pub(crate) enum Parsed {
-    /// The command to run.
-    Run(ArgMatches),
-    /// Help or the version, to be printed.
-    Print(String),
-    /// The error, which names the flag and the reason.
-    Invalid(String),
-}
-
-/// Parses the arguments, and the environment variables of flags that are not in the arguments.
-pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
-    match parser().try_get_matches_from(with_help(arguments)) {
-        Ok(matches) => Parsed::Run(matches),
-        Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Invalid(
-                "a command is missing: `emostream up` runs everything, `emostream --help` lists all commands"
-                    .to_owned(),
-            ),
-            _ => Parsed::Invalid(one_line(&error)),
-        },
+/// Returns the arguments that the program accepts.
+pub(crate) fn arguments() -> Arguments {
+    Arguments {
+        parser: Command::command(),
+        prefix: "EMOSTREAM".to_owned(),
+        tools: &TOOLS,
+        common_flags: &COMMON_FLAGS,
+        missing_command: "a command is missing: `emostream up` runs everything, `emostream --help` lists all commands"
+            .to_owned(),
     }
-}
-
-/// Replaces `-h` by `--help` for `dataflow` if no file follows. `-h FILE` stays, since it is timely's flag for the file
-/// of hosts.
-fn with_help(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = arguments.collect();
-    if arguments
-        .get(1)
-        .is_some_and(|command| command == "dataflow")
-    {
-        for at in 2..arguments.len() {
-            let next = arguments.get(at + 1).map(|next| next.to_string_lossy());
-            let alone = next.is_none_or(|next| next.starts_with('-'));
-            if arguments[at] == "-h" && alone {
-                arguments[at] = "--help".into();
-            }
-        }
-    }
-    arguments
-}
-
-fn parser() -> Parser {
-    with_environment(Command::command())
-}
-
-/// Adds its environment variable to each flag, for a command and its subcommands.
-fn with_environment(parser: Parser) -> Parser {
-    let command = parser.get_name().to_owned();
-    let named = parser.mut_args(|arg| match variable(&command, &arg) {
-        None => arg,
-        Some(variable) => {
-            let arg = match arg.get_action() {
-                ArgAction::SetTrue => arg.value_parser(boolean),
-                _ => arg,
-            };
-            // An empty variable is skipped, since clap would use it as an empty value.
-            match std::env::var_os(&variable).is_some_and(|value| value.is_empty()) {
-                true => arg,
-                false => arg.env(variable).hide_env_values(true),
-            }
-        }
-    });
-    named.mut_subcommands(with_environment)
-}
-
-/// Returns the name of the environment variable for a flag of a command; `None` for `--help`, `--version` and arguments
-/// that are not flags.
-fn variable(command: &str, arg: &Arg) -> Option<String> {
-    let long = arg.get_long()?;
-    let own = OWN_VARIABLES.contains(&command) && !COMMON_FLAGS.contains(&long);
-    let name = match (long, own) {
-        ("help" | "version", _) => return None,
-        (long, true) => format!("EMOSTREAM_{command}_{long}"),
-        (long, false) => format!("EMOSTREAM_{long}"),
-    };
-    Some(name.replace('-', "_").to_uppercase())
-}
-
-/// Parses the environment variable of a flag that has no value in the arguments.
-fn boolean(text: &str) -> Result<bool, String> {
-    match text {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        _ => Err("write true, false, 1 or 0".to_owned()),
-    }
-}
-
-/// Adds the names of environment variables to an error message: those that set a flag which the message names. The user
-/// has to change the flag there and not in the arguments.
-pub(crate) fn with_variables(message: &str, arguments: impl Iterator<Item = OsString>) -> String {
-    let arguments: Vec<OsString> = arguments.skip(1).collect();
-    let mut parser = parser();
-    parser.build();
-    let mut command = &parser;
-    for argument in &arguments {
-        command = command.find_subcommand(argument).unwrap_or(command);
-    }
-    let mut from = Vec::new();
-    for arg in command.get_arguments() {
-        let (Some(long), Some(variable)) = (arg.get_long(), arg.get_env()) else {
-            continue;
-        };
-        let is_set = std::env::var_os(variable).is_some();
-        if is_set && names(message, long) && !arguments.iter().any(|it| gives(it, arg)) {
-            from.push(format!("{} sets --{long}", variable.to_string_lossy()));
-        }
-    }
-    match from.is_empty() {
-        true => message.to_owned(),
-        false => format!("{message} ({})", from.join(", ")),
-    }
-}
-
-/// Whether the message names the flag `--long`. A longer flag that begins with the same text does not count.
-fn names(message: &str, long: &str) -> bool {
-    let flag = format!("--{long}");
-    message.match_indices(&flag).any(|(at, _)| {
-        let next = message[at + flag.len()..].chars().next();
-        next.is_none_or(|next| next != '-' && !next.is_alphanumeric())
-    })
-}
-
-/// Whether the argument sets the flag `arg`.
-fn gives(argument: &OsStr, arg: &Arg) -> bool {
-    let argument = argument.to_string_lossy();
-    let long = argument.strip_prefix("--").map(|long| {
-        let name = long.split('=').next().unwrap_or(long);
-        Some(name) == arg.get_long()
-    });
-    let short = arg.get_short().zip(argument.strip_prefix('-'));
-    long.unwrap_or_else(|| short.is_some_and(|(short, rest)| rest.starts_with(short)))
-}
-
-/// Returns the error message of clap on one line, without the usage text.
-pub(crate) fn one_line(error: &Error) -> String {
-    let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.starts_with("Usage:"));
-    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
-    let line = words.join(" ");
-    let line = line.strip_prefix("error: ").unwrap_or(&line);
-    let line = line.split(" For more information").next().unwrap_or(line);
-    line.replace(" tip: ", "; ")
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::ffi::OsString;
+
+    use clap::Command as Parser;
+    use emostream_app::process::Parsed;
+
     use super::*;
+
+    fn parser() -> Parser {
+        arguments().complete()
+    }
+
+    fn parse(line: impl Iterator<Item = OsString>) -> Parsed {
+        arguments().parse(line)
+    }
 
     fn refused(arguments: &[&str]) -> String {
         let arguments = ["emostream"].iter().chain(arguments).map(OsString::from);
@@ -224,31 +95,13 @@ mod tests {
         for (variable, readers) in readers {
             let tool = readers.iter().find(|(command, flag)| {
                 let common = |flag: &String| COMMON_FLAGS.contains(&flag.as_str());
-                OWN_VARIABLES.contains(&command.as_str()) && !flag.as_ref().is_some_and(common)
+                TOOLS.contains(&command.as_str()) && !flag.as_ref().is_some_and(common)
             });
             assert!(
                 tool.is_none() || readers.len() == 1,
                 "{variable:?}: {readers:?}"
             );
         }
-    }
-
-    #[test]
-    fn the_variable_of_a_flag_without_a_value_is_a_word_or_a_digit() {
-        for (text, value) in [("true", true), ("1", true), ("false", false), ("0", false)] {
-            assert_eq!(boolean(text), Ok(value), "{text}");
-        }
-        for text in ["yes", "TRUE", "2", " 1", ""] {
-            assert!(boolean(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_message_names_a_flag_only_as_a_whole() {
-        assert!(names("--kafka: no", "kafka"));
-        assert!(names("for '--kafka <HOST>'", "kafka"));
-        assert!(!names("--kafka-property: no", "kafka"));
-        assert!(names("--kafka-property x --kafka", "kafka"));
     }
 
     #[test]

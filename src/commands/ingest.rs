@@ -3,19 +3,22 @@
 use std::{future::pending, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_app::{
+    flags::{KafkaFlags, parse::duration},
+    process::{Exit, Failure, LogFormat, Signals, block_on},
+    server::{Drain, Observability},
+};
 use emostream_http::TrustedProxies;
 use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
 
 use crate::{
-    cli::flags::{EmojiFlags, KafkaFlags, ServerFlags, TopicFlags},
-    cli::parse::{Rate, duration},
-    exit::{Exit, Failure},
-    logging::LogFormat,
+    PROGRAM,
+    cli::flags::{EmojiFlags, ServerFlags, TopicFlags},
+    cli::parse::Rate,
     permissions::Role,
-    server::{Drain, Observability, RelayConfig, ServerConfig, print_ready},
-    signal::Signals,
+    server::{RelayConfig, ServerConfig, print_ready},
     topics,
 };
 
@@ -123,8 +126,8 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         .config(names.clone(), emojis, &server, EventClock::host());
     let log = flags.kafka.connect()?;
     topics::require(&*log, Role::Ingest, &names)?;
-    super::run(async {
-        let observability = Observability::new()?;
+    block_on(async {
+        let observability = Observability::new(PROGRAM)?;
         let bound = server.bind(RelayConfig::default(), &observability).await?;
         let started = Ingest::start(
             config,

@@ -12,15 +12,11 @@ mod subscribe;
 mod topics;
 mod up;
 
-use std::time::Duration;
-
 use clap::Parser;
+use emostream_app::process::{Failure, LogFlags, Signals};
 use tracing::level_filters::LevelFilter;
 
-use crate::{cli::examples, exit::Failure, logging::LogFlags, signal::Signals};
-
-/// Time for which a command that has ended waits for blocking tasks that still run.
-const CLOSING: Duration = Duration::from_millis(300);
+use crate::cli::examples;
 
 /// The parsed arguments of the program: the flags for log lines, and one command.
 #[derive(Debug, Parser)]
@@ -97,19 +93,4 @@ impl Command {
             }
         }
     }
-}
-
-/// Runs a command on a tokio runtime. After the command has ended, this function does not wait for blocking calls to a
-/// log that does not respond.
-fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let mut threads = tokio::runtime::Builder::new_multi_thread();
-    threads.enable_all().thread_name("emostream-net");
-    let runtime = threads.build().map_err(|error| {
-        Failure::unavailable(format!(
-            "the threads of the tokio runtime cannot start: {error}"
-        ))
-    })?;
-    let outcome = runtime.block_on(work);
-    runtime.shutdown_timeout(CLOSING);
-    outcome
 }

@@ -3,19 +3,24 @@
 use std::time::Duration;
 
 use clap::Args;
+use emostream_app::{
+    flags::{
+        KafkaFlags,
+        parse::{duration, ms},
+    },
+    process::{Failure, LogFormat, Signals, block_on},
+    server::Observability,
+};
 use emostream_broadcast::{Config, IngestUrl};
 use emostream_dataflow::{StreamsError, stored, streams_topics};
 use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 
 use crate::{
-    cli::flags::{KafkaFlags, ServerFlags, TopicFlags},
-    cli::parse::{duration, ms},
-    exit::Failure,
-    logging::LogFormat,
+    PROGRAM,
+    cli::flags::{ServerFlags, TopicFlags},
     permissions::Role,
-    server::{Observability, PublisherFlags, PublisherProcess, ServerConfig},
-    signal::Signals,
+    server::{PublisherFlags, PublisherProcess, ServerConfig},
     topics,
 };
 
@@ -59,8 +64,8 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             .publishing
             .subscribers(&server, flags.ingest_url, clock),
     };
-    super::run(async {
-        let observability = Observability::new()?;
+    block_on(async {
+        let observability = Observability::new(PROGRAM)?;
         let bound = server.bind(relays, &observability).await?;
         let _watching = observability.watch_log(&log, needed)?;
         let publishing = PublisherProcess::start(config, log, &observability).await?;

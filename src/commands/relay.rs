@@ -4,17 +4,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use emostream_app::{
+    flags::parse::host_and_port,
+    process::{Failure, LogFormat, Signals, block_on},
+    server::Observability,
+};
 use emostream_broadcast::{IngestUrl, Upstreams};
 use emostream_http::ClientTls;
 use emostream_log::EventClock;
 
 use crate::{
+    PROGRAM,
     cli::flags::ServerFlags,
-    cli::parse::host_and_port,
-    exit::Failure,
-    logging::LogFormat,
-    server::{Observability, PublisherFlags, PublisherProcess, ServerConfig},
-    signal::Signals,
+    server::{PublisherFlags, PublisherProcess, ServerConfig},
 };
 
 #[derive(Debug, Args)]
@@ -69,8 +71,8 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let subscribers = flags
         .publishing
         .subscribers(&server, flags.ingest_url, clock);
-    super::run(async {
-        let observability = Observability::new()?;
+    block_on(async {
+        let observability = Observability::new(PROGRAM)?;
         let bound = server.bind(relays, &observability).await?;
         let upstreams = Upstreams {
             addresses: flags.upstream,

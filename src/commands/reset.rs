@@ -4,6 +4,7 @@
 use std::io::{BufRead, IsTerminal, stdin};
 
 use clap::{Args, ValueEnum};
+use emostream_app::process::{Exit, Failure, block_on, output};
 use emostream_dataflow::{
     FinalTime, Plan, Reset, ResetFrom, ResetRequest, plan, reset, streams_topics,
 };
@@ -14,9 +15,7 @@ use indicatif::HumanCount;
 use crate::{
     cli::flags::{StoreFlags, TopicFlags},
     cli::parse::{From, moment, now_ms},
-    exit::{Exit, Failure},
     log_socket::{LogEndpoint, LogSocket},
-    output,
 };
 
 #[derive(Debug, Args)]
@@ -80,7 +79,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let Some(dir) = dir else {
         return change(&names, &*log, &request, flags.yes);
     };
-    super::run(async {
+    block_on(async {
         // Serves the log to `inspect` while the user reads what the reset would do and confirms it.
         let _socket = LogSocket::start(&dir, LogEndpoint::new(log.clone()).router());
         change(&names, &*log, &request, flags.yes)

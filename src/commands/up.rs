@@ -9,24 +9,27 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
+use emostream_app::{
+    flags::{default_min_in_sync, parse::ms},
+    process::{Exit, Failure, LogFormat, Signals, block_on},
+    server::{DataflowThread, Observability},
+    topics::create_missing,
+};
 use emostream_broadcast::Config;
+use emostream_dataflow::application;
 use emostream_ingest::Ingest;
 use emostream_log::EventClock;
+use prometheus::{PullingGauge, Registry};
 
 use super::{
     dataflow::DataflowFlags,
     ingest::{IngestFlags, flush_last, start_failure},
 };
 use crate::{
+    PROGRAM,
     cli::flags::{EmojiFlags, ServerFlags, StoreFlags, TopicFlags},
-    cli::parse::ms,
-    exit::Failure,
     log_socket::{LogEndpoint, LogSocket},
-    logging::LogFormat,
-    server::{
-        DataflowThread, Observability, PublisherFlags, PublisherProcess, ServerConfig, print_ready,
-    },
-    signal::Signals,
+    server::{PublisherFlags, PublisherProcess, ServerConfig, print_ready},
     topics::{self, EMBEDDED_PARTITIONS, TopicTarget},
 };
 
@@ -73,7 +76,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     if !flags.store.is_kafka() {
         counting.run.heartbeat = EMBEDDED_HEARTBEAT;
     }
-    let (lateness, flush) = (flags.counting.lateness, flags.intake.flush);
+    let (lateness, flush) = (flags.counting.run.lateness, flags.intake.flush);
     if lateness <= flush {
         let why =
             format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
@@ -98,18 +101,18 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let target = match flags.store.is_kafka() {
         true => TopicTarget::Kafka {
             replication: REPLICATION,
-            min_in_sync: topics::default_min_in_sync(REPLICATION),
+            min_in_sync: default_min_in_sync(REPLICATION),
         },
         false => TopicTarget::Embedded,
     };
     let dir = flags.store.embedded_dir();
     let log = flags.store.open(clock.clone())?;
     let specs = topics::specs(&names, EMBEDDED_PARTITIONS, target);
-    topics::create_missing(&*log, &specs)?;
+    create_missing(&*log, &specs)?;
     let needed = specs.into_iter().map(|spec| spec.name).collect();
-    super::run(async {
-        let observability = Observability::new()?;
-        observability.register_clock(clock)?;
+    block_on(async {
+        let observability = Observability::new(PROGRAM)?;
+        register_clock(clock, &observability.registry)?;
         let mut bound = server.bind(relays, &observability).await?;
         let (scheme, address) = (bound.scheme(), bound.address);
         let _socket = dir.and_then(|dir| {
@@ -130,7 +133,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let ingest = started.map_err(start_failure)?;
         let publishing = PublisherProcess::start(publishing, log.clone(), &observability).await?;
         let _relays = publishing.serve_relays(bound.relays.take(), format)?;
-        let mut counting = DataflowThread::start(counting, log, &observability)?;
+        let mut counting = DataflowThread::start(application(&counting)?, log, &observability)?;
         let router = ingest.router().merge(publishing.router());
         let serving = bound.serve(router, &signals);
         let counted = async {
@@ -162,6 +165,19 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         serving.drained(&drain).await.stop().await;
         ended.and(flushed).and(stopped)
     })
+}
+
+/// Registers a metric: how far the event clock of this process is ahead of the host clock.
+fn register_clock(clock: EventClock, registry: &Registry) -> Result<(), Failure> {
+    // The two clocks are read one after the other, so the difference is cut to whole milliseconds.
+    let ahead = move || clock.ahead_of_host().as_millis() as f64 / 1000.0;
+    PullingGauge::new(
+        "emostream_clock_ahead_seconds",
+        "Time by which the event clock is ahead of the host clock, because the host clock stepped back.",
+        Box::new(ahead),
+    )
+    .and_then(|gauge| registry.register(Box::new(gauge)))
+    .map_err(|error| Failure::new(Exit::Defect, error.to_string()))
 }
 
 /// Returns the URL of the page.

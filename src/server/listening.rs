@@ -3,6 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use axum::Router;
+use emostream_app::{
+    process::{Exit, Failure, LogFormat, Signals, json_line, output},
+    server::{AdminServer, Drain, Observability, address, bind, scheme},
+};
 use emostream_broadcast::{RelayPort, RelayToken};
 use emostream_http::{
     AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Tls, serve,
@@ -11,19 +15,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    admin::AdminServer,
-    bind::{address, bind, scheme},
-    drain::Drain,
-    observability::Observability,
-};
-use crate::{
-    cli::flags::{ListenFlags, ServerFlags},
-    exit::Failure,
-    logging::{LogFormat, json_line},
-    output,
-    signal::Signals,
-};
+use crate::cli::flags::{ListenFlags, ServerFlags};
 
 /// The validated configuration of a service's addresses. All files are read, but no address is bound yet.
 pub(crate) struct ServerConfig {
@@ -82,7 +74,11 @@ impl ServerConfig {
         relays: RelayConfig,
         observability: &Observability,
     ) -> Result<Bound, Failure> {
-        observability.fetch_keys(&self.authenticator)?;
+        // The keys of `--jwks-url` are requested before the `--admin` address is served: otherwise `/readyz` would be
+        // 200 for a moment although no keys are loaded.
+        self.authenticator
+            .follow(&observability.registry, &observability.readiness)
+            .map_err(|error| Failure::new(Exit::Defect, error.to_string()))?;
         let listener = bind("--listen", self.listen.address())?;
         let address = address(&listener)?;
         let limits = self.listen.limits(relays.max_relays);
@@ -195,6 +191,7 @@ pub(crate) fn print_ready(format: LogFormat, text: &str, url: &str) -> Result<()
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
+    use crate::PROGRAM;
     use clap::Parser;
     use std::net::TcpListener as StdListener;
     use tokio::net::TcpStream;
@@ -222,7 +219,7 @@ mod tests {
             ..RelayConfig::default()
         };
         let observability =
-            Observability::new().unwrap_or_else(|_| panic!("metrics are registered"));
+            Observability::new(PROGRAM).unwrap_or_else(|_| panic!("metrics are registered"));
         assert!(
             config(&admin.to_string())
                 .bind(relays, &observability)
@@ -238,7 +235,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let observability =
-                Observability::new().unwrap_or_else(|_| panic!("metrics are registered"));
+                Observability::new(PROGRAM).unwrap_or_else(|_| panic!("metrics are registered"));
             let bound = config("off")
                 .bind(RelayConfig::default(), &observability)
                 .await;

@@ -1,4 +1,4 @@
-//! The parts of a process that all services share: addresses, readiness, metrics and graceful shutdown.
+//! The addresses of the HTTP services, and the process of a publisher.
 //!
 //! ```text
 //!  flags ─▶ ServerConfig ─bind─▶ Bound ─ start the service ─ serve ─▶ Serving … SIGTERM, SIGINT ─▶ Drain ─▶ 0
@@ -6,21 +6,10 @@
 //! ```
 //!
 //! Invariants: all files are read before an address is bound, and all addresses are bound before the admin address is
-//! served or a service starts. The process is not ready before all its components are registered. The admin address is
-//! served until everything else has ended.
+//! served or a service starts. The admin address is served until everything else has ended.
 
-mod admin;
-mod bind;
-mod dataflow;
-mod drain;
 mod listening;
-mod log_watch;
-mod observability;
 mod publisher;
 
-pub(crate) use admin::AdminServer;
-pub(crate) use dataflow::DataflowThread;
-pub(crate) use drain::Drain;
 pub(crate) use listening::{RelayConfig, ServerConfig, print_ready};
-pub(crate) use observability::Observability;
 pub(crate) use publisher::{PublisherFlags, PublisherProcess};

@@ -8,6 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use clap::Args;
+use emostream_app::{
+    process::{Exit, Failure, LogFormat, Signals},
+    server::{Observability, address},
+};
 use emostream_broadcast::{
     BroadcastError, Config, IngestUrl, Publisher, RelayPort, SUBSCRIBER_HEARTBEAT,
     SubscriberConfig, Upstreams,
@@ -15,17 +19,8 @@ use emostream_broadcast::{
 use emostream_log::{EventClock, Log};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{
-    bind::address,
-    listening::{Bound, RelayConfig, ServerConfig, print_ready},
-    observability::Observability,
-};
-use crate::{
-    cli::flags::{FanoutFlags, RelayListenFlags},
-    exit::{Exit, Failure},
-    logging::LogFormat,
-    signal::Signals,
-};
+use super::listening::{Bound, RelayConfig, ServerConfig, print_ready};
+use crate::cli::flags::{FanoutFlags, RelayListenFlags};
 
 /// Time for which finals are kept for subscribers that resume.
 const RING: Duration = Duration::from_secs(600);
@@ -72,13 +67,11 @@ impl PublisherFlags {
 }
 
 /// Converts an error of a publisher or relay to a failure with an exit code.
-impl From<BroadcastError> for Failure {
-    fn from(error: BroadcastError) -> Self {
-        match error {
-            BroadcastError::Log(error) => error.into(),
-            BroadcastError::OtherLog(message) => Self::new(Exit::Restart, message),
-            other => Self::unavailable(other),
-        }
+fn failure(error: BroadcastError) -> Failure {
+    match error {
+        BroadcastError::Log(error) => error.into(),
+        BroadcastError::OtherLog(message) => Failure::new(Exit::Restart, message),
+        other => Failure::unavailable(other),
     }
 }
 
@@ -103,7 +96,7 @@ impl PublisherProcess {
         };
         let started = tokio::task::spawn_blocking(start).await;
         let publisher = started.map_err(|_| Failure::new(Exit::Defect, "the publisher ended"))?;
-        Ok(Self(publisher?))
+        publisher.map(Self).map_err(failure)
     }
 
     /// Starts a relay. Returns once the relay has found an upstream.
@@ -114,7 +107,7 @@ impl PublisherProcess {
     ) -> Result<Self, Failure> {
         let (registry, readiness) = (&observability.registry, &observability.readiness);
         let relay = Publisher::relay(upstreams, subscribers, registry, readiness).await;
-        Ok(Self(relay?))
+        relay.map(Self).map_err(failure)
     }
 
     /// Serves relays until the returned guard is dropped. Without `port` nothing is served.
@@ -135,7 +128,7 @@ impl PublisherProcess {
 
     /// Waits until the publisher or relay cannot continue, and returns the reason.
     pub(crate) async fn until_failed(&self) -> Failure {
-        self.0.fails().await.into()
+        failure(self.0.fails().await)
     }
 
     /// Serves subscribers and relays until the process receives a signal or the publisher cannot continue. Then all

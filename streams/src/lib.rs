@@ -7,17 +7,17 @@
 //!    └─ rejected records, marks of progress ───────────────────────────────┘   one transaction per close
 //! ```
 //!
-//! An [application](topology::Application) has a [topology], which declares what is read, counted and written,
-//! and a [format](source::format::Format), which decodes records into events; [`runtime::run::run`] runs it. All state is
-//! in the log: the progress record, which is written in the same transaction as the results, contains the offsets from
+//! An [application](topology::Application) has a [topology], which declares what is read, counted and written, and a
+//! [format](source::format::Format), which decodes records into events; [`runtime::run::run`] runs it. All state is in
+//! the log: the progress record, which is written in the same transaction as the results, contains the offsets from
 //! which a restart reads.
 //!
 //! The modules are in layers, listed here from top to bottom. A file imports only from lower layers; a unit test checks
 //! this:
 //!
 //! ```text
-//!  simulation > runtime > topology > standby > recovery > config > cluster source operators > sink > progress > time
-//!  > stop > error > aggregate metrics mismatch topics
+//!  prelude > simulation > runtime > topology > standby > recovery > config > cluster source operators > sink > progress
+//!  > time > stop > error > aggregate metrics mismatch topics
 //! ```
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -29,6 +29,7 @@ mod error;
 pub mod metrics;
 pub mod mismatch;
 pub mod operators;
+pub mod prelude;
 pub mod progress;
 pub mod recovery;
 pub mod runtime;
@@ -56,8 +57,8 @@ mod tests {
     };
 
     /// The layers of the crate from top to bottom, separated by `>`. Modules of one layer do not import each other.
-    const LAYERS: &str = "simulation > runtime > topology > standby > recovery > config > cluster source operators > sink \
-                          > progress > time > stop > error > aggregate metrics mismatch topics";
+    const LAYERS: &str = "prelude > simulation > runtime > topology > standby > recovery > config > cluster source \
+                          operators > sink > progress > time > stop > error > aggregate metrics mismatch topics";
 
     /// Types that the root of the crate exports, each with the module that defines it.
     const ROOT: [(&str, &str); 2] = [("Stop", "stop"), ("StreamsError", "error")];
@@ -94,8 +95,8 @@ mod tests {
         names
     }
 
-    /// Returns the source files of the crate, each with the name of its top-level module.
-    fn files() -> Vec<(String, PathBuf)> {
+    /// Returns the source files in the folder `src` of this package, each with the name of its top-level module.
+    fn files(src: &str) -> Vec<(String, PathBuf)> {
         fn below(path: &Path, files: &mut Vec<PathBuf>) {
             match path.is_dir() {
                 true => fs::read_dir(path)
@@ -104,7 +105,7 @@ mod tests {
                 false => files.push(path.to_owned()),
             }
         }
-        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join(src);
         let mut files = Vec::new();
         below(&src, &mut files);
         let module = |path: PathBuf| {
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn no_file_imports_upward() {
         let mut imports = 0;
-        for (module, path) in files() {
+        for (module, path) in files("src") {
             if ["lib", "testing"].contains(&module.as_str()) {
                 continue;
             }
@@ -161,7 +162,10 @@ mod tests {
     #[test]
     fn the_engine_names_nothing_that_an_application_counts() {
         let words = ["emoji", "reaction", "\u{72}oom", "swarm"];
-        for (_, path) in files().into_iter().filter(|(module, _)| module != "lib") {
+        let engine = files("src")
+            .into_iter()
+            .filter(|(module, _)| module != "lib");
+        for (_, path) in engine.chain(files("app/src")) {
             let text = fs::read_to_string(&path).unwrap().to_lowercase();
             for word in words {
                 assert!(!text.contains(word), "{path:?} names {word:?}");

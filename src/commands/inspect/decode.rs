@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(decoded.cells[3], "unknown_emoji");
         assert_eq!(decoded.cells[5], "batch of 4  a  新 2  \u{1b} 1  🔥 1");
         // The cell contains the control character, but cells are escaped before they are printed.
-        assert!(!crate::output::escaped(&decoded.cells[5]).contains('\u{1b}'));
+        assert!(!emostream_app::process::output::escaped(&decoded.cells[5]).contains('\u{1b}'));
         let shown = &decoded.json["value"]["batch"]["reactions"][3];
         let expected = json!({"user_id": "u", "emoji": "新", "room": "a", "at": 7});
         assert_eq!(*shown, expected);

@@ -12,16 +12,15 @@ mod table;
 use std::{ops::Range, time::Duration};
 
 use clap::{Args, ValueEnum};
+use emostream_app::process::{Failure, Signals, output};
 use emostream_log::{Log, WakeSignal};
 use emostream_model::{Room, Topics};
 
 use self::{decode::Decoded, merge::Merge, table::Table};
 use crate::{
+    PROGRAM,
     cli::flags::{StoreFlags, TopicFlags},
     cli::parse::{From, moment, now_ms, span},
-    exit::Failure,
-    output,
-    signal::Signals,
 };
 
 /// Maximum time until the next poll of a reader that waits for new records, in case a wake-up is lost.
@@ -148,7 +147,7 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
             // An empty table would not show the reason, so a sentence explains it. The sentence is printed to standard
             // error, because programs may read standard output.
             if shown == 0 && !std::mem::replace(&mut explained, true) {
-                output::print_error(&nothing(&flags, &topic, ranges.len(), read));
+                output::print_error(PROGRAM.name, &nothing(&flags, &topic, ranges.len(), read));
             }
             match flags.follow {
                 true => {

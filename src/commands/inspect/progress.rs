@@ -3,17 +3,14 @@
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use emostream_app::process::{Failure, output};
 use emostream_dataflow::{LATENESS_MS, PartitionProgress, Progress, SWARM_SIZE, WINDOW_MS};
 use emostream_log::{Log, WakeSignal};
 use emostream_model::Topics;
 use indicatif::HumanCount;
 
 use super::{POLL_INTERVAL, merge::Merge, ranges};
-use crate::{
-    cli::parse::{From, moment, now_ms, span_ms},
-    exit::Failure,
-    output,
-};
+use crate::cli::parse::{From, moment, now_ms, span_ms};
 
 /// Timeout of the request for the end offsets of the partitions.
 const END_TIMEOUT: Duration = Duration::from_secs(8);

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use emostream_app::process::{Exit, Failure};
 use emostream_model::{Emoji, Frame, ResultId, Room, Window};
 use serde_json::{Value, json};
 use tokio::{
@@ -23,10 +24,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{
-    client::{Answer, Connections, Endpoint, Subscription, SubscriptionEvent, Transport},
-    exit::{Exit, Failure},
-};
+use crate::client::{Answer, Connections, Endpoint, Subscription, SubscriptionEvent, Transport};
 
 /// The first mark, which is sent to every room. The load begins once its window is final.
 const FIRST: &str = "⏮️";

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_app::{flags::parse::duration, process::Failure};
 use emostream_model::{MAX_ROOM_BYTES, Room};
 
 use super::spike::{self, Spike};
 use crate::{
-    cli::parse::{MAX_PER_SECOND, Rate, duration},
+    cli::parse::{MAX_PER_SECOND, Rate},
     client::{AccessFlags, Endpoint, Server, Token},
-    exit::Failure,
 };
 
 /// Maximum number of reactions in one request. An ingest accepts no more (docs/reference/limits.md).

@@ -26,6 +26,7 @@ mod zipf;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use emostream_app::process::{Exit, Failure, Signals, output};
 use hyper::StatusCode;
 use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
@@ -43,10 +44,8 @@ use self::{
     workload::{Users, Workload},
 };
 use crate::{
+    PROGRAM,
     client::{Answer, Connections, Endpoint},
-    exit::{Exit, Failure},
-    output,
-    signal::Signals,
 };
 
 /// Timeout of a response, which is longer than the timeout of ingest for `?wait=stored`.
@@ -160,9 +159,12 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
         let why = format!("--subscribe-url: {why}; set the address of a publisher");
         return Err(Failure::unavailable(why));
     }
-    output::print_error(&format!(
-        "the time until a subscriber receives a reaction is not measured: {why}; set --subscribe-url to the address of a publisher"
-    ));
+    output::print_error(
+        PROGRAM.name,
+        &format!(
+            "the time until a subscriber receives a reaction is not measured: {why}; set --subscribe-url to the address of a publisher"
+        ),
+    );
     Ok(None)
 }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use emostream_app::process::output;
 use hdrhistogram::Histogram;
 use indicatif::HumanCount;
 use serde::Serialize;
@@ -15,7 +16,7 @@ use super::{
     sender::Performed,
     verdict::{Verdict, longest_pause},
 };
-use crate::{client::Opened, output};
+use crate::client::Opened;
 
 /// Delay of the generator in milliseconds above which a warning is printed. If one request in a hundred is sent later
 /// than this, the figures measure this machine and not the server.

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::cli::parse;
+use emostream_app::flags::parse;
 
 /// Default length of a spike. People react to a goal for about this time.
 const USUAL_LENGTH: Duration = Duration::from_secs(10);

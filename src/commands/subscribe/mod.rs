@@ -14,14 +14,13 @@ mod screen;
 use std::io::IsTerminal;
 
 use clap::Args;
+use emostream_app::process::{Failure, Signals, block_on, output};
 use emostream_model::Room;
 
 use self::{lines::Lines, scene::Scene, screen::Screen};
 use crate::{
+    PROGRAM,
     client::{AccessFlags, Endpoint, Server, Subscription, SubscriptionEvent, Transport},
-    exit::Failure,
-    output,
-    signal::Signals,
 };
 
 pub(super) use lines::clock;
@@ -72,8 +71,8 @@ pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
     let seen = terminal && output::can_be_drawn_on();
     let server = flags.access.open()?.to(&flags.url)?;
     match seen && !flags.json {
-        true => super::run(watch(flags, server, signals)),
-        false => super::run(print(flags, server)),
+        true => block_on(watch(flags, server, signals)),
+        false => block_on(print(flags, server)),
     }
 }
 
@@ -105,7 +104,7 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
             }
             SubscriptionEvent::Lost { why, pause } => {
                 let seconds = pause.as_secs_f64();
-                output::print_error(&format!("{why}; retrying in {seconds:.1} s"));
+                output::print_error(PROGRAM.name, &format!("{why}; retrying in {seconds:.1} s"));
             }
         }
     }

@@ -7,12 +7,12 @@
 use std::{io, time::Duration};
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use emostream_app::process::Failure;
 use futures_util::StreamExt;
 use ratatui::DefaultTerminal;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{picture, scene::Scene};
-use crate::exit::Failure;
 
 /// Interval at which the picture is drawn. In this time emojis move by about a line, and a terminal over ssh can
 /// receive the picture.
@@ -109,6 +109,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use std::process::{Command, Stdio};
 
+    use emostream_app::process::{LogFormat, panic_hook};
+
     use super::*;
 
     const PANIC_HERE: &str = "EMOSTREAM_TEST_PANIC_IN_A_TERMINAL";
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn a_panic_restores_the_terminal_before_its_message_is_printed() {
         if std::env::var_os(PANIC_HERE).is_some() {
-            crate::panic_hook::install(crate::logging::LogFormat::Text);
+            panic_hook::install("emostream", LogFormat::Text);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();

@@ -11,16 +11,17 @@ use std::{collections::BTreeSet, fmt};
 
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
+use emostream_app::{
+    flags::{DEFAULT_PARTITIONS, default_min_in_sync},
+    process::{Exit, Failure, output},
+};
 use emostream_log::{Cleanup, Log, LogError, Timestamps, TopicDescription, TopicSpec};
 use emostream_model::Topics;
 use indicatif::BinaryBytes;
 
-use super::DEFAULT_PARTITIONS;
 use crate::{
     cli::flags::{StoreFlags, TOOLS_FILE, TopicFlags},
     cli::parse::span,
-    exit::{Exit, Failure},
-    output,
     permissions::Role,
     topics::{self, TopicTarget},
 };
@@ -463,7 +464,7 @@ impl Wanted<'_> {
     }
 
     fn min_in_sync(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
-        let default = topics::default_min_in_sync(found.replication);
+        let default = default_min_in_sync(found.replication);
         let (has, replicas) = (found.min_in_sync, found.replication);
         let wants = self.min_in_sync.unwrap_or(default).min(replicas);
         let fix = match has {

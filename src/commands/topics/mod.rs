@@ -3,16 +3,16 @@
 mod check;
 
 use clap::{Args, Subcommand};
-
-use crate::{
-    cli::flags::{KafkaFlags, TopicFlags},
-    exit::Failure,
-    output,
-    topics::{self, TopicTarget},
+use emostream_app::{
+    flags::{KafkaFlags, PartitionFlags},
+    process::Failure,
+    topics::create as create_topics,
 };
 
-/// Default of `--partitions`, which is enough for the workers of a few hosts.
-const DEFAULT_PARTITIONS: u32 = 8;
+use crate::{
+    cli::flags::TopicFlags,
+    topics::{self, TopicTarget},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
@@ -29,17 +29,8 @@ pub(crate) struct Create {
     kafka: KafkaFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Number of partitions of each topic (the progress topic has one): at least as many as there will ever be workers
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
-    partitions: u32,
-    /// Number of replicas of each partition; use 3 in production
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
-    replication: u32,
-    /// Number of replicas that must have a record before it is acknowledged [default: min(2, replication)]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    min_isr: Option<u32>,
+    #[command(flatten)]
+    partitions: PartitionFlags,
 }
 
 pub(crate) fn run(action: Action) -> Result<(), Failure> {
@@ -51,44 +42,16 @@ pub(crate) fn run(action: Action) -> Result<(), Failure> {
 
 fn create(flags: Create) -> Result<(), Failure> {
     let names = flags.topics.names();
-    let replication = flags.replication;
-    let min_in_sync = flags.min_isr;
-    let min_in_sync = min_in_sync.unwrap_or(topics::default_min_in_sync(replication));
-    if min_in_sync > replication {
-        let why = format!(
-            "must be at most --replication ({replication}): {min_in_sync} replicas could never be in sync, and nothing could be written"
-        );
-        return Err(Failure::usage("--min-isr", why));
-    }
     let target = TopicTarget::Kafka {
-        replication,
-        min_in_sync,
+        replication: flags.partitions.replication,
+        min_in_sync: flags.partitions.min_in_sync()?,
     };
-    let typed = flags.kafka.as_typed();
+    let partitions = flags.partitions.partitions;
+    let advice = format!(
+        "; `emostream topics check {} --topic-prefix {} --partitions {partitions}` prints the commands that fix them",
+        flags.kafka.as_typed(),
+        names.prefix(),
+    );
     let log = flags.kafka.connect_once()?;
-    let specs = topics::specs(&names, flags.partitions, target);
-    let created = topics::create_missing(&*log, &specs)?;
-    let mut text = String::new();
-    let mut differ = false;
-    for spec in specs {
-        if created.contains(&spec.name) {
-            text += &format!("created  {}\n", spec.name);
-            continue;
-        }
-        let partitions = log.partitions(&spec.name)?;
-        let other = match partitions == spec.partitions {
-            true => String::new(),
-            false => format!(", with {partitions} partitions, not {}", spec.partitions),
-        };
-        differ |= !other.is_empty();
-        text += &format!("exists   {}{other}\n", spec.name);
-    }
-    if differ {
-        text += &format!(
-            "existing topics were not changed; `emostream topics check {typed} --topic-prefix {} --partitions {}` prints the commands that fix them\n",
-            names.prefix(),
-            flags.partitions
-        );
-    }
-    output::quietly(output::print(&text))
+    create_topics(&*log, &topics::specs(&names, partitions, target), &advice)
 }

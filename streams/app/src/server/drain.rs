@@ -15,23 +15,25 @@ use tokio::task::JoinHandle;
 const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
 
 /// A graceful shutdown that has begun, with its deadline.
-pub(crate) struct Drain {
+pub struct Drain {
     deadline: Instant,
 }
 
 impl Drain {
-    pub(crate) fn begin() -> Self {
+    /// Begins the shutdown.
+    pub fn begin() -> Self {
         Self {
             deadline: Instant::now() + DRAIN_LIMIT,
         }
     }
 
-    pub(crate) fn left(&self) -> Duration {
+    /// Returns the time until the deadline.
+    pub fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Waits until the connections of a listener have ended, at most until the deadline.
-    pub(crate) async fn wait_for(&self, serving: JoinHandle<DrainOutcome>) {
+    pub async fn wait_for(&self, serving: JoinHandle<DrainOutcome>) {
         match tokio::time::timeout(self.left(), serving).await {
             Ok(Ok(DrainOutcome { remaining: 0 })) => {}
             Ok(Ok(DrainOutcome { remaining })) => {

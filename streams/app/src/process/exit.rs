@@ -3,13 +3,13 @@
 
 use std::process::ExitCode;
 
-use emostream_dataflow::StreamsError;
 use emostream_log::LogError;
+use emostream_streams::StreamsError;
 
 /// The exit codes, which are documented in docs/reference/exit-codes.md. Numbers from 64 are those of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// `load --verify` or `topics check` found a difference, or no reaction of `load` was accepted.
+pub enum Exit {
+    /// A command that checks something found a difference.
     Mismatch = 1,
     /// The configuration is invalid.
     Usage = 64,
@@ -31,29 +31,32 @@ impl From<Exit> for ExitCode {
 
 /// The error of a command: its exit code and the message that is printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) exit: Exit,
-    pub(crate) message: String,
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// The message.
+    pub message: String,
 }
 
 impl Failure {
-    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+    /// Returns the failure with this exit code and message.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { exit, message }
     }
 
     /// Returns the failure for an invalid configuration. `flag` is the flag that the user should change.
-    pub(crate) fn usage(flag: &str, why: impl std::fmt::Display) -> Self {
+    pub fn usage(flag: &str, why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Usage, format!("{flag}: {why}"))
     }
 
     /// Returns the failure for a dependency that is not available, for example Kafka or a server.
-    pub(crate) fn unavailable(why: impl std::fmt::Display) -> Self {
+    pub fn unavailable(why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Unavailable, why.to_string())
     }
 }
 
-/// Converts an error of the dataflow or of a reset.
+/// Converts an error of an application or of a reset.
 impl From<StreamsError> for Failure {
     fn from(error: StreamsError) -> Self {
         let exit = match error.exit_code() {

@@ -1,4 +1,4 @@
-//! Runs the dataflow of a process on a thread of its own.
+//! Runs the dataflow of an application on a thread of its own.
 
 #![allow(clippy::disallowed_methods, reason = "computes the deadline of a stop")]
 
@@ -8,35 +8,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Activity, Config, Stop, StreamsError};
 use emostream_http::Component;
 use emostream_log::Log;
+use emostream_streams::{
+    Stop, StreamsError,
+    runtime::run::{Activity, run},
+    source::format::Format,
+    topology::Application,
+};
 use tokio::sync::{oneshot, watch};
 
 use super::{drain::Drain, observability::Observability};
-use crate::exit::{Exit, Failure};
+use crate::process::{Exit, Failure};
 
 /// Time for which a dataflow that stops waits for a log that does not respond. A short time is enough: the last
 /// transaction is either committed or not, the next run detects which, and no result is lost.
 const LOG_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// A dataflow on a thread of its own.
-pub(crate) struct DataflowThread {
+/// The dataflow of an application on a thread of its own.
+pub struct DataflowThread {
     stop: Stop,
     log: Arc<dyn Log>,
-    reactions: String,
+    source: String,
     active: watch::Receiver<bool>,
     ended: oneshot::Receiver<Result<(), StreamsError>>,
 }
 
 impl DataflowThread {
-    pub(crate) fn start(
-        config: Config,
+    /// Starts the thread, which runs `app`. `/readyz` depends on it from now on.
+    pub fn start<F: Format>(
+        app: Application<F>,
         log: Arc<dyn Log>,
         observability: &Observability,
     ) -> Result<Self, Failure> {
         let stop = Stop::default();
-        let reactions = config.topics.reactions();
+        let source = app.config().topics.source.clone();
         let counted = log.clone();
         let (end, ended) = oneshot::channel();
         let (registry, stopping) = (observability.registry.clone(), stop.clone());
@@ -56,7 +62,7 @@ impl DataflowThread {
         thread::Builder::new()
             .name("dataflow".to_owned())
             .spawn(move || {
-                let outcome = emostream_dataflow::run(config, counted, &registry, stopping, ready);
+                let outcome = run(app, counted, &registry, stopping, ready);
                 // An error is ignored, since the receiver may be dropped while the process ends.
                 let _ = end.send(outcome);
             })
@@ -66,14 +72,14 @@ impl DataflowThread {
         Ok(Self {
             stop,
             log,
-            reactions,
+            source,
             active,
             ended,
         })
     }
 
     /// Waits until the dataflow is active. Returns an error if the dataflow ends before that.
-    pub(crate) async fn until_active(&mut self) -> Result<(), Failure> {
+    pub async fn until_active(&mut self) -> Result<(), Failure> {
         let mut active = self.active.clone();
         tokio::select! {
             Ok(_) = active.wait_for(|active| *active) => Ok(()),
@@ -83,7 +89,7 @@ impl DataflowThread {
 
     /// Waits until the dataflow ends without a request of this process: with an error, or without one if another
     /// process of its cluster was stopped.
-    pub(crate) async fn until_ended(&mut self) -> Result<(), Failure> {
+    pub async fn until_ended(&mut self) -> Result<(), Failure> {
         match (&mut self.ended).await {
             Ok(ended) => ended.map_err(Failure::from),
             Err(_) => Err(Failure::new(
@@ -95,7 +101,7 @@ impl DataflowThread {
 
     /// Waits until the dataflow ends without a request of this process, and returns why. Without a cluster this is
     /// always a failure.
-    pub(crate) async fn until_failed(&mut self) -> Failure {
+    pub async fn until_failed(&mut self) -> Failure {
         match self.until_ended().await {
             Err(failure) => failure,
             Ok(()) => Failure::new(Exit::Defect, "the dataflow ended without a request to stop"),
@@ -104,7 +110,7 @@ impl DataflowThread {
 
     /// Stops the dataflow, and waits for its end until the deadline of `drain`. The wait is short if the dataflow is
     /// not active, or if the log does not respond.
-    pub(crate) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
+    pub async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
         let timeout = match *self.active.borrow() {
             true => drain.left(),
@@ -112,7 +118,7 @@ impl DataflowThread {
         };
         let until = Instant::now() + timeout;
         let log_responds = async || {
-            let (log, topic) = (self.log.clone(), self.reactions.clone());
+            let (log, topic) = (self.log.clone(), self.source.clone());
             let response = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_TIMEOUT));
             matches!(response.await, Ok(Ok(())))
         };
@@ -129,7 +135,7 @@ impl DataflowThread {
                 _ => Ok(()),
             },
             () = timed_out => {
-                tracing::warn!("the dataflow stops waiting for the log; the next run counts the reactions that were not committed");
+                tracing::warn!("the dataflow stops waiting for the log; the next run counts the events that were not committed");
                 Ok(())
             }
         }

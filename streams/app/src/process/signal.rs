@@ -22,7 +22,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::exit::{Exit, Failure};
+use super::exit::{Exit, Failure};
 
 /// The base of the exit codes of interrupted commands. If a signal ends a command, shells report 128 plus the number of
 /// the signal as its exit code.
@@ -64,7 +64,7 @@ enum Phase {
 }
 
 /// The receiver of the signals of this process.
-pub(crate) struct Signals {
+pub struct Signals {
     phase: Arc<Mutex<Phase>>,
     received: mpsc::Receiver<Request>,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// Installs the handlers, and starts a thread that receives the signals. Until [`Signals::take_over`] or
     /// [`Signals::interrupt_work`] is called, a signal ends the process with 0.
-    pub(crate) fn listen() -> Result<Self, Failure> {
+    pub fn listen() -> Result<Self, Failure> {
         let runtime = Builder::new_current_thread().enable_io().build();
         let runtime = runtime.map_err(unavailable)?;
         let mut handlers = runtime.block_on(async { Handlers::install() })?;
@@ -100,17 +100,17 @@ impl Signals {
 
     /// Makes a signal end the process with the exit code of an interrupted command, so that a script does not continue
     /// as if the work was done.
-    pub(crate) fn interrupt_work(&self) {
+    pub fn interrupt_work(&self) {
         *lock(&self.phase) = Phase::Unfinished;
     }
 
     /// Makes [`Signals::next`] return each signal. From now on signals no longer end the process.
-    pub(crate) fn take_over(&self) {
+    pub fn take_over(&self) {
         *lock(&self.phase) = Phase::Running;
     }
 
     /// Waits for the next signal and returns its name.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> &'static str {
         match self.received.recv().await {
             Some(request) => request.name(),
             // The channel is never closed, because the thread that sends runs until the process exits.

@@ -5,10 +5,10 @@ use std::{io::ErrorKind, net::SocketAddr};
 use emostream_http::{Tls, listen};
 use tokio::net::TcpListener;
 
-use crate::exit::Failure;
+use crate::process::Failure;
 
 /// Binds an address. The error names `flag`, which the user should change.
-pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+pub fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     listen(address).map_err(|error| {
         let why = match error.kind() {
             ErrorKind::AddrInUse => {
@@ -21,12 +21,12 @@ pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failu
 }
 
 /// Returns the address of a listener.
-pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+pub fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(Failure::unavailable)
 }
 
 /// Returns the scheme of URLs: `https` with TLS, otherwise `http`.
-pub(super) fn scheme(tls: &Option<Tls>) -> &'static str {
+pub fn scheme(tls: &Option<Tls>) -> &'static str {
     match tls {
         Some(_) => "https",
         None => "http",

@@ -14,10 +14,10 @@ use std::path::Path;
 
 use emostream_log::kafka::PropertiesFile;
 
-use crate::{cli::parse::brokers, cli::text_file};
+use super::{parse::brokers, text_file};
 
 /// Reads the file that `--kafka-config` names.
-pub(crate) fn read(path: &str) -> Result<PropertiesFile, String> {
+pub fn read(path: &str) -> Result<PropertiesFile, String> {
     let path = Path::new(path);
     let properties = parse(&text_file::contents(path)?)?;
     let file = PropertiesFile {

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_dataflow::Cluster;
+use emostream_streams::cluster::Cluster;
 
-use crate::{
-    cli::parse::{duration, host_and_port},
-    cli::text_file,
-    exit::Failure,
+use super::{
+    parse::{duration, host_and_port},
+    text_file,
 };
+use crate::process::Failure;
 
 /// Maximum number of processes of a cluster.
 const MOST_PROCESSES: u64 = 1024;
@@ -17,9 +17,9 @@ const MOST_PROCESSES: u64 = 1024;
 /// Timely's default port of process 0. Process N has this port plus N.
 const FIRST_PORT: u64 = 2101;
 
-/// The flags of a dataflow that runs in several processes.
+/// The flags of an application that runs in several processes.
 #[derive(Debug, Args)]
-pub(super) struct ClusterFlags {
+pub struct ClusterFlags {
     /// Number of processes of the cluster [default: number of hosts]
     #[arg(short = 'n', long, value_name = "N")]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_PROCESSES))]
@@ -48,7 +48,7 @@ pub(super) struct ClusterFlags {
 
 impl ClusterFlags {
     /// Returns the cluster; `None` for a single process.
-    pub(super) fn cluster(&self) -> Result<Option<Cluster>, Failure> {
+    pub fn cluster(&self) -> Result<Option<Cluster>, Failure> {
         let (flag, hosts) = self.hosts()?;
         let processes = self.processes.unwrap_or((hosts.len() as u64).max(1));
         if self.process >= processes {
@@ -106,7 +106,7 @@ impl ClusterFlags {
         let hosts: Vec<String> = hosts.map(str::to_owned).collect();
         if hosts.is_empty() {
             // An empty file is an error. If this process ran alone instead, so would every other process of the
-            // cluster, and each would count all reactions.
+            // cluster, and each would count all events.
             let why = format!("{} lists no hosts", file.display());
             return Err(Failure::usage("--hosts-file", why));
         }

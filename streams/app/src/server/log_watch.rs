@@ -18,14 +18,14 @@ use std::{
 use emostream_http::Component;
 use emostream_log::{Log, LogError};
 
-use crate::exit::Failure;
+use crate::process::Failure;
 
 /// Interval of the checks, and timeout of each. So an outage is reported within four seconds.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running check, which stops when this value is dropped.
-pub(crate) struct LogWatch {
+pub struct LogWatch {
     _stop: Sender<()>,
 }
 

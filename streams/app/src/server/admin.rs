@@ -10,21 +10,21 @@ use super::{
     bind::{address, bind, scheme},
     observability::Observability,
 };
-use crate::exit::Failure;
+use crate::process::Failure;
 
 /// Maximum connections of the admin address. Few are enough, since its requests are short and rare.
 const ADMIN_CONNECTIONS: u32 = 64;
 const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 
 /// The server for the admin address of a process. It serves until the connections of all other addresses have ended.
-pub(crate) struct AdminServer {
+pub struct AdminServer {
     shutdown: CancellationToken,
     serving: Option<JoinHandle<()>>,
 }
 
 impl AdminServer {
     /// Binds the address and serves it. Does nothing for `--admin off`.
-    pub(crate) async fn start(
+    pub async fn start(
         admin: Option<SocketAddr>,
         tls: Option<Tls>,
         observability: &Observability,
@@ -56,7 +56,7 @@ impl AdminServer {
     }
 
     /// Stops serving, and waits for requests in flight.
-    pub(crate) async fn stop(self) {
+    pub async fn stop(self) {
         self.shutdown.cancel();
         if let Some(serving) = self.serving {
             // The result is ignored: the task returns no error, and a panic would have ended the process.

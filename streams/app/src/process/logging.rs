@@ -11,11 +11,11 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use crate::output;
+use super::output;
 
 /// The flags for the level and the format of log lines.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct LogFlags {
+pub struct LogFlags {
     /// Log more: -v logs each step, -vv everything. RUST_LOG=target=level sets the level of a single target
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
@@ -26,7 +26,7 @@ pub(crate) struct LogFlags {
 
 /// Format of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
     /// Text for people
     Text,
     /// One JSON object per line
@@ -34,9 +34,9 @@ pub(crate) enum LogFormat {
 }
 
 impl LogFormat {
-    /// Returns the format that the arguments or the environment set. Other arguments may be invalid: the error line
-    /// about them is printed in this format, too.
-    pub(crate) fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Self {
+    /// Returns the format that the arguments or the environment variable `variable` set. Other arguments may be
+    /// invalid: the error line about them is printed in this format, too.
+    pub fn from_arguments(arguments: impl Iterator<Item = OsString>, variable: &str) -> Self {
         const FLAG: &str = "--log-format";
         let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
         let mut given = None;
@@ -47,17 +47,17 @@ impl LogFormat {
                 None => {}
             }
         }
-        let given = given.or_else(|| std::env::var("EMOSTREAM_LOG_FORMAT").ok());
+        let given = given.or_else(|| std::env::var(variable).ok());
         match given.as_deref() {
             Some("json") => Self::Json,
             _ => Self::Text,
         }
     }
 
-    /// Prints the reason why the process ends, as its last line on standard error.
-    pub(crate) fn print_end(self, message: &str, exit_code: i32) {
+    /// Prints the reason why the process of `program` ends, as its last line on standard error.
+    pub fn print_end(self, program: &str, message: &str, exit_code: i32) {
         match self {
-            Self::Text => output::print_error(message),
+            Self::Text => output::print_error(program, message),
             Self::Json => {
                 let line = json_line("ERROR", message, json!({ "exit_code": exit_code }));
                 // An error is ignored, since standard error may be closed.
@@ -68,7 +68,7 @@ impl LogFormat {
 }
 
 /// Returns a line of the JSON log format.
-pub(crate) fn json_line(level: &str, message: &str, mut fields: serde_json::Value) -> String {
+pub fn json_line(level: &str, message: &str, mut fields: serde_json::Value) -> String {
     fields["timestamp"] = Timestamp::now().to_string().into();
     fields["level"] = level.into();
     fields["message"] = message.into();
@@ -77,12 +77,12 @@ pub(crate) fn json_line(level: &str, message: &str, mut fields: serde_json::Valu
 
 impl LogFlags {
     /// Returns the format of the log lines.
-    pub(crate) fn format(&self) -> LogFormat {
+    pub fn format(&self) -> LogFormat {
         self.log_format
     }
 
     /// Starts logging. `default_level` is the level without `-v`: INFO for servers, WARN for tools.
-    pub(crate) fn start(&self, default_level: LevelFilter) {
+    pub fn start(&self, default_level: LevelFilter) {
         let level = match self.verbose {
             0 => default_level,
             1 => LevelFilter::DEBUG,
@@ -158,7 +158,8 @@ mod tests {
             (&["up", "--log-format"], LogFormat::Text),
         ] {
             let arguments = arguments.iter().map(OsString::from);
-            assert_eq!(LogFormat::from_arguments(arguments), expected);
+            let found = LogFormat::from_arguments(arguments, "NO_SUCH_VARIABLE");
+            assert_eq!(found, expected);
         }
     }
 }

@@ -11,10 +11,10 @@ use std::{
     process::ExitCode,
 };
 
-use crate::exit::{Exit, Failure};
+use super::exit::{Exit, Failure};
 
 /// Prints `text` and returns the exit code. The code is 0 even if the reader has closed standard output.
-pub(crate) fn print_and_exit(text: &str) -> ExitCode {
+pub fn print_and_exit(text: &str) -> ExitCode {
     print(text).map_or_else(
         |failure| failure.map_or(ExitCode::SUCCESS, |f| f.exit.into()),
         |()| ExitCode::SUCCESS,
@@ -23,7 +23,7 @@ pub(crate) fn print_and_exit(text: &str) -> ExitCode {
 
 /// Writes `text` to standard output and flushes it. Returns `Err(None)` if the reader has closed standard output: then
 /// the command should end without an error.
-pub(crate) fn print(text: &str) -> Result<(), Option<Failure>> {
+pub fn print(text: &str) -> Result<(), Option<Failure>> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| match error.kind() {
@@ -37,7 +37,7 @@ pub(crate) fn print(text: &str) -> Result<(), Option<Failure>> {
 
 /// Returns `text` on one line, with each control character written as an escape such as `\u001b`. JSON has the same
 /// escapes, so the escaped text of a JSON value is still the same value.
-pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
@@ -63,21 +63,21 @@ fn is_control(character: char) -> bool {
 
 /// Whether the terminal supports escape sequences. With `TERM=dumb` it supports none, and without `TERM` its sequences
 /// are not known.
-pub(crate) fn can_be_drawn_on() -> bool {
+pub fn can_be_drawn_on() -> bool {
     let terminal = std::env::var_os("TERM").unwrap_or_default();
     !terminal.is_empty() && terminal != "dumb"
 }
 
-/// Prints a message on standard error, on one line.
-pub(crate) fn print_error(message: &str) {
+/// Prints a message of `program` on standard error, on one line.
+pub fn print_error(program: &str, message: &str) {
     // Errors of libraries may contain line breaks, which are replaced by spaces.
     let words: Vec<&str> = message.split_whitespace().collect();
     // `writeln!` is used because `eprintln!` panics if standard error is closed.
-    let _ = writeln!(io::stderr(), "emostream: {}", escaped(&words.join(" ")));
+    let _ = writeln!(io::stderr(), "{program}: {}", escaped(&words.join(" ")));
 }
 
 /// Converts the result of [`print()`] to the result of a command. A closed standard output is not an error.
-pub(crate) fn quietly(ended: Result<(), Option<Failure>>) -> Result<(), Failure> {
+pub fn quietly(ended: Result<(), Option<Failure>>) -> Result<(), Failure> {
     match ended {
         Ok(()) | Err(None) => Ok(()),
         Err(Some(failure)) => Err(failure),
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn text_from_a_topic_or_a_peer_cannot_control_the_terminal() {
-        assert_eq!(escaped("room 🔥 ❤️ 👩‍🚒"), "room 🔥 ❤️ 👩‍🚒");
+        assert_eq!(escaped("text 🔥 ❤️ 👩‍🚒"), "text 🔥 ❤️ 👩‍🚒");
         assert_eq!(
             escaped("\x1b]0;owned\x07 \u{9b}2J\x7f\r\n\u{202e}"),
             "\\u001b]0;owned\\u0007 \\u009b2J\\u007f\\u000d\\u000a\\u202e"

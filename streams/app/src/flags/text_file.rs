@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::exit::Failure;
+use crate::process::Failure;
 
 /// Maximum bytes of a secret. A longer file was probably named by mistake.
 const SECRET_BYTES: usize = 1024;
@@ -16,12 +16,12 @@ const SECRET_BYTES: usize = 1024;
 const FILE_BYTES: u64 = 1 << 20;
 
 /// Returns the text of the file that `flag` names, without a byte order mark.
-pub(crate) fn read(flag: &str, file: &Path) -> Result<String, Failure> {
+pub fn read(flag: &str, file: &Path) -> Result<String, Failure> {
     contents(file).map_err(|why| Failure::usage(flag, format!("{}: {why}", file.display())))
 }
 
 /// Returns the text of a file without a byte order mark, or the reason why it cannot be read.
-pub(crate) fn contents(file: &Path) -> Result<String, String> {
+pub fn contents(file: &Path) -> Result<String, String> {
     let mut text = String::new();
     let opened = File::open(file).map(|opened| opened.take(FILE_BYTES + 1));
     match opened.and_then(|mut most| most.read_to_string(&mut text)) {
@@ -37,7 +37,7 @@ pub(crate) fn contents(file: &Path) -> Result<String, String> {
 }
 
 /// Removes a byte order mark, which some editors write at the start of a file and do not show.
-pub(crate) fn without_bom(text: String) -> String {
+pub fn without_bom(text: String) -> String {
     match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => text,
@@ -45,7 +45,7 @@ pub(crate) fn without_bom(text: String) -> String {
 }
 
 /// Returns the secret in the file that `flag` names, without white space around it.
-pub(crate) fn secret(flag: &str, file: &Path) -> Result<String, Failure> {
+pub fn secret(flag: &str, file: &Path) -> Result<String, Failure> {
     let secret = read(flag, file)?.trim().to_owned();
     match secret.len() {
         0 => Err(Failure::usage(flag, format!("{} is empty", file.display()))),

@@ -3,12 +3,13 @@
 
 use std::panic::PanicHookInfo;
 
-use crate::{exit::Exit, logging::LogFormat};
+use super::{exit::Exit, logging::LogFormat};
 
-/// Installs the hook, which prints the message and the location of a panic and exits with code 70.
-pub(crate) fn install(format: LogFormat) {
+/// Installs the hook, which prints the message and the location of a panic as the last line of `program`, and exits
+/// with code 70.
+pub fn install(program: &'static str, format: LogFormat) {
     std::panic::set_hook(Box::new(move |panic| {
-        format.print_end(&describe(panic), Exit::Defect as i32);
+        format.print_end(program, &describe(panic), Exit::Defect as i32);
         std::process::exit(Exit::Defect as i32);
     }));
 }
@@ -37,7 +38,7 @@ mod tests {
     #[test]
     fn a_panic_on_any_thread_ends_the_whole_process_with_70_and_one_line() {
         if std::env::var_os(PANIC_HERE).is_some() {
-            super::install(crate::logging::LogFormat::Text);
+            super::install("emostream", super::LogFormat::Text);
             let _ = std::thread::spawn(|| panic!("no such\nwindow")).join();
             std::thread::park();
         }
