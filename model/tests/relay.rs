@@ -295,10 +295,10 @@ fn the_bytes_of_version_2() {
     let expected = [
         &[0, 0, 0, 31, 2][..],
         // The bytes of the variant `Updates`, of its origin time, of the number of updates (two), and of the variant of
-        // the first update, a final.
+        // the first update, a final result.
         &[3, 1, 2, 0],
-        // The id of the final (3-300), the time at which it was written (9), the number of backward resets (one), and
-        // whether the totals begin with it (yes).
+        // The id of the final result (3-300), the time at which it was written (9), the number of backward resets
+        // (one), and whether the totals begin with it (yes).
         &[3, 251, 44, 1, 9, 1, 1],
         // The room, the window, the absent `emitted_at`, and the total.
         &[1, b'r', 2, 4, 0, 5],
@@ -307,7 +307,7 @@ fn the_bytes_of_version_2() {
         &[1, 3],
         "⚽".as_bytes(),
         &[5, 0, 5],
-        // Removal of a room: its name, and the order (one backward reset, start 7).
+        // The bytes of a room's removal: the name of the room, and the position (one backward reset, window start 7).
         &[6, 1, b'q', 1, 7],
     ]
     .concat();

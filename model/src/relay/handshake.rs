@@ -2,12 +2,12 @@
 
 use super::{NodeId, Nonce};
 
-/// The side that makes a proof.
+/// The side of the connection that proves that it knows the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The relay, in its hello.
+    /// The relay, which sends its proof in its hello.
     Relay,
-    /// The upstream, in its welcome.
+    /// The upstream, which sends its proof in its welcome.
     Upstream,
 }
 
