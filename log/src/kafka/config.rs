@@ -387,8 +387,9 @@ impl Config {
         }
     }
 
-    /// Removes secrets from a text of librdkafka, which repeats values in quotes. The same word without quotes is
-    /// librdkafka's own. If it was replaced, too, the text would reveal that this word is the secret.
+    /// Removes secrets from an error message of librdkafka, which quotes the values of properties. Only quoted values
+    /// are replaced. If the same word without quotes were replaced too, the message would reveal that this word is the
+    /// secret.
     fn redacted(&self, text: &str) -> String {
         let secrets = self.properties.iter().filter(|it| it.is_secret());
         let values = secrets.map(|it| it.value.as_str());

@@ -145,7 +145,7 @@ impl Events {
         let connecting = self.connecting.load(Ordering::Acquire);
         match self.trouble(report) {
             _ if connecting => tracing::debug!("Kafka: {report}"),
-            // The place that requested the token has logged the reason.
+            // The code that requested the token has logged the reason.
             Some(Trouble::NoToken(_)) => tracing::debug!("Kafka: {report}"),
             Some(trouble) => {
                 let broker = trouble::broker(report).unwrap_or("a broker");

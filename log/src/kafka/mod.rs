@@ -204,8 +204,8 @@ impl KafkaLog {
             .ok_or_else(unknown)?;
         match found.error().map(RDKafkaErrorCode::from) {
             None | Some(RDKafkaErrorCode::NoError) => {}
-            // Only the leader of a partition is not available. This is not an error here, since the topic and its
-            // partitions are known.
+            // This code means that only the leader of a partition is not available. This is not an error here, since
+            // the topic and its partitions are known.
             Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
             Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
         }

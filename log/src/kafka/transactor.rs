@@ -59,10 +59,10 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval at which a thread polls a producer with a token while the producer's owner does not poll it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// End of librdkafka's log line about a topic that the client may not write to.
+/// Last words of librdkafka's log line about a topic that the client may not write to.
 const TOPIC_DENIED: &str = "Topic authorization failed";
 
-/// End of librdkafka's report that the client may not use the transactional id any more.
+/// Last words of librdkafka's error message if the client may not use the transactional id any more.
 const ID_DENIED: &str = "Transactional Id authorization failed";
 
 /// A transaction is aborted this long before its timeout, since after the timeout the brokers respond as if the
@@ -103,7 +103,7 @@ pub(super) struct KafkaTransactor {
 }
 
 /// Stores the error of the first record that failed. A denial replaces that error: if a transaction may not write to a
-/// topic, librdkafka purges the transaction's other records, and their errors only report that.
+/// topic, librdkafka purges the transaction's other records, and the errors of these records do not name the cause.
 #[derive(Clone)]
 struct Failures {
     events: Events,
@@ -350,7 +350,7 @@ impl KafkaTransactor {
         self.producer.client().fatal_error().map(|(code, _)| code)
     }
 
-    /// Executes a step of the transaction, unless an earlier one has failed.
+    /// Executes a step of the transaction if no earlier step has failed.
     fn attempt<T>(
         &mut self,
         step: impl FnOnce(&mut KafkaTransactor) -> Result<T, LogError>,

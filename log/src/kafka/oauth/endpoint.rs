@@ -315,7 +315,7 @@ mod tests {
         }
     }
 
-    /// Answers one request, and returns it.
+    /// Answers one request, and returns the request.
     fn answer(mut stream: impl Read + Write, body: &str) -> String {
         let mut request = Vec::new();
         let mut part = [0; 4096];
