@@ -53,8 +53,8 @@ use crate::{
 };
 
 /// Maximum time that a drain waits for the rest of a connection's first request head, which may be in transit. Without
-/// this timeout, hyper would wait for [`Limits::head`](crate::Limits::head). hyper closes other connections at once:
-/// those that have sent nothing, and those that have already sent a complete request.
+/// this timeout, hyper would wait for [`Limits::head`](crate::Limits::head). hyper closes all other connections without
+/// this wait: those that have sent nothing, and those that have sent a complete request.
 const FIRST_HEAD_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
