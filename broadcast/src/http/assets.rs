@@ -177,12 +177,12 @@ impl Page {
     }
 }
 
-/// Returns a script or a style sheet without the comments that begin a line: up to its end, or up to the code after a
-/// block comment. They are a third of the compressed bytes of the scripts. Empty lines remain, so a line that a browser
-/// names has the same number in the source.
+/// Returns a script or a style sheet without the comments that begin a line: line comments, and block comments up to
+/// the code after them. These comments are a third of the compressed bytes of the scripts. Empty lines remain, so that
+/// line numbers in a browser's messages are those of the source.
 ///
-/// Other comments stay, since they need a parser. No line of a string or template may begin with `//` or `/*`, unless
-/// that is a comment of a style sheet.
+/// Other comments stay, since they need a parser. No line of a string or template may begin with `//` or `/*`, except
+/// for comments of a style sheet.
 fn without_comments(source: &str) -> String {
     let mut served = String::with_capacity(source.len());
     let mut is_inside = false;

@@ -17,15 +17,15 @@ use crate::room::cursor::Cursor;
 pub(crate) struct Subscriber {
     pub(crate) entry: Arc<RoomEntry>,
     pub(crate) cursor: Cursor,
-    /// The room's newest final when the subscriber joined.
+    /// The room's newest final result when the subscriber joined.
     pub(crate) found: Option<ResultId>,
     attendance: Attendance,
     connections: IntGauge,
 }
 
 impl Subscriber {
-    /// Subscribes to `room`; if `since` is given, from the final after it. Returns the subscriber and its first frame,
-    /// or `None` if there are too many idle rooms.
+    /// Subscribes to `room`. If `since` is given, the subscriber resumes after the final result with this id. Returns
+    /// the subscriber and its first frame, or `None` if there are too many idle rooms.
     pub(crate) fn join(
         hub: &Hub,
         room: &Room,

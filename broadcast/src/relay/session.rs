@@ -300,7 +300,7 @@ mod tests {
     use prometheus::Registry;
     use tokio::io::AsyncReadExt;
 
-    /// Returns why a peer is refused. The peer sends these bytes after the challenge, and then closes the connection.
+    /// Returns why a peer that sends these bytes after the challenge, and then closes the connection, is refused.
     async fn refused(sends: &[u8]) -> String {
         let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
         let metrics = Metrics::register(&Registry::new()).unwrap();
