@@ -1,4 +1,5 @@
-//! The machine during a run: programs beside the measured one change its CPU time, so each figure shows them.
+//! The use of the machine during a run. Other programs affect the CPU time of the measured program, so each figure also
+//! shows how much CPU they used.
 
 use std::{fmt, fs};
 
@@ -53,8 +54,8 @@ impl Machine {
         })
     }
 
-    /// Returns the use of the machine since this moment. The measured program has to be started after this moment, and
-    /// to be ended.
+    /// Returns the use of the machine since this moment. The caller must start the measured program after this moment,
+    /// and must wait for its end before this call.
     pub(crate) fn since(&self) -> Result<MachineUse> {
         let now = Machine::now()?;
         let total = now.total - self.total;
