@@ -113,7 +113,7 @@ fn a_run_whose_commit_failed_does_not_fence_the_run_that_replaced_it() {
         let log = log.before_transactor(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        // Another run fences this one during its commit. The log does not report the fence but another error, as after
+        // Another run fences this run during its commit. The log does not report the fence but another error, as after
         // a network partition.
         log.on_commit(move |_, _| {
             other.run_until(other.config(1), || other.final_until_ms() > 0);
