@@ -71,8 +71,8 @@ fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Returns the failure for an invalid configuration. `message` names the flag; the environment variable is added to it
-/// if one sets the flag.
+/// Returns the failure for an invalid configuration. `message` names the flag; if an environment variable sets the
+/// flag, the name of the variable is added to the message.
 fn usage_error(message: &str) -> Failure {
     let message = arguments::with_variables(message, std::env::args_os());
     Failure::new(Exit::Usage, message)

@@ -1,7 +1,7 @@
 //! The settings of the topics, which the topology of EmoStream declares. The embedded log and Kafka use the same list.
 //!
 //! Invariant: this module never deletes, recreates or renames a topic, and never removes partitions, because other data
-//! contains offsets of the topics: the ids of finals, and the progress.
+//! contains offsets of the topics: the ids of final results, and the progress.
 
 use emostream_dataflow::streams_topics;
 use emostream_log::{Cleanup, Log, LogError, TopicSpec};
@@ -12,8 +12,8 @@ use crate::{exit::Failure, permissions::Role};
 /// Maximum bytes of a partition of the reactions topic in the embedded log, which may share the disk of a laptop. On
 /// Kafka there is no limit by size, because it could delete reactions that are not counted yet.
 const EMBEDDED_REACTIONS_BYTES: u64 = 4 << 30;
-/// Number of partitions of a topic of the embedded log. Four are enough for two workers, and few enough that a flush,
-/// which writes one record to every partition, stays small.
+/// Number of partitions of a topic of the embedded log. Four partitions are enough for two workers, and keep a flush
+/// small, which writes one record to every partition.
 pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
 
 /// The kind of log in which the topics are created.

@@ -15,7 +15,7 @@ use super::Command;
 /// The tools whose environment variables contain the name of the tool, for example `EMOSTREAM_LOAD_RATE`.
 const OWN_VARIABLES: [&str; 3] = ["load", "inspect", "reset"];
 
-/// The flags that mean the same for every command, so that their variables do not contain the name of a tool.
+/// The flags that have the same meaning for every command. Their variables do not contain the name of a tool.
 const COMMON_FLAGS: [&str; 7] = [
     "kafka",
     "kafka-config",
@@ -116,8 +116,8 @@ fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Adds the names of environment variables to an error message: those that set a flag which the message names. The user
-/// has to change the flag there and not in the arguments.
+/// If a flag that an error message names was set by an environment variable, adds the name of the variable to the
+/// message. The user then has to change the variable, not the arguments.
 pub(crate) fn with_variables(message: &str, arguments: impl Iterator<Item = OsString>) -> String {
     let arguments: Vec<OsString> = arguments.skip(1).collect();
     let mut parser = parser();

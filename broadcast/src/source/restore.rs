@@ -337,7 +337,7 @@ impl RestoredRooms {
                 let rooms = self.awaited.len();
                 tracing::warn!(
                     rooms,
-                    "the finals that the newest totals contain are missing from the log"
+                    "the final results that the newest totals contain are missing from the log"
                 );
                 return Ok(());
             }

@@ -384,7 +384,7 @@ impl Output {
         let (all, begins) = totals(&self.finals, retention_ms);
         assert_eq!(
             self.begins, begins,
-            "the finals with which totals begin are wrong"
+            "the final results with which totals begin are wrong"
         );
         let [of_totals, of_trending] = &self.removed;
         assert_eq!(of_totals, of_trending, "removed");

@@ -18,8 +18,8 @@ const DEFAULT_PARTITIONS: u32 = 8;
 pub(crate) enum Action {
     /// Create the topics that do not exist yet
     Create(Create),
-    /// Show the topics, their differences from what EmoStream needs, and the commands that fix them; exits with 1 if a
-    /// topic must be fixed
+    /// Compare the topics with the settings that EmoStream needs, and print the commands that fix differences; exits
+    /// with 1 if a topic must be fixed
     Check(check::Flags),
 }
 
@@ -29,7 +29,8 @@ pub(crate) struct Create {
     kafka: KafkaFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Number of partitions of each topic (the progress topic has one): at least as many as there will ever be workers
+    /// Number of partitions of each topic (the progress topic always has one). Use at least as many as there will ever
+    /// be workers
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: u32,
