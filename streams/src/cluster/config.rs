@@ -6,7 +6,7 @@ use std::time::Duration;
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Time without a message after which a process counts as lost: ten heartbeats. A busy machine delays a thread for less
-/// than that, and a frozen process delays only a few windows.
+/// than this time. If a process is frozen, only a few windows are delayed.
 pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configuration of a cluster in one of its processes.

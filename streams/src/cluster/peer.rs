@@ -40,8 +40,8 @@ impl Peer {
         }
     }
 
-    /// Handles the end of the connection. The run fails with an error, unless a stop was requested: then the end is
-    /// expected. The thread waits until the workers have ended, since they would panic if timely's network threads
+    /// Handles the end of the connection. If no stop was requested, the end is unexpected, and the run fails with an
+    /// error. The thread waits until the workers have ended, since the workers would panic if timely's network threads
     /// ended earlier.
     fn lost(&self, why: &str) -> ! {
         if !self.stop.is_requested() {

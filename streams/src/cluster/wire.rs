@@ -73,8 +73,8 @@ pub enum ControlMessage {
     Heartbeat,
     /// To process 0: the sender is connected to all processes.
     Ready,
-    /// From process 0: it stands by until the active run has ended. Contains the name of that run, for the log and
-    /// `/readyz`.
+    /// From process 0: process 0 stands by until the active run has ended. Contains the name of that run, for the log
+    /// and `/readyz`.
     StandingBy(String),
     /// From process 0: the run begins from this state.
     Begin(SharedBeginning),

@@ -61,8 +61,8 @@ pub fn compare(
     Ok((kept, mismatches))
 }
 
-/// Returns a mismatch if a partition of the topic of finals no longer contains all finals of `unwritten`, which a
-/// restart needs to complete the tables.
+/// Returns a mismatch if a partition of the topic of final results no longer contains all final results of `unwritten`,
+/// which a restart needs to complete the tables.
 pub fn missing_finals(
     topic: &str,
     log: &dyn Log,
@@ -116,7 +116,7 @@ fn is_beyond(stored: &PartitionProgress, kept: &[Range<u64>]) -> bool {
     kept.is_some_and(|kept| read_up_to(stored) > kept.end)
 }
 
-/// Returns the mismatch that the offsets of a partition show, if there is one.
+/// Compares the offsets of a partition with the stored progress. Returns the mismatch, if there is one.
 fn mismatch(
     topic: &str,
     stored: &PartitionProgress,

@@ -15,8 +15,8 @@ use emostream_log::LogError;
 
 use crate::StreamsError;
 
-/// Time for which a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of
-/// a new topic, or until a broker that has just started has the metadata of any topic.
+/// Time for which a topic may be missing before the run ends. It takes some seconds until all brokers have the metadata
+/// of a new topic, and until a broker that has just started has any metadata.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The run ends after one transaction has timed out this many times while the log responds to other requests.
@@ -64,8 +64,8 @@ pub struct Transaction<'a> {
 pub enum Next {
     /// The thread writes the transaction again after this pause.
     Retry(Duration),
-    /// The thread writes the transaction again at once. Rejected records of at least this number of bytes are written
-    /// with their headers alone. If there are no such records, the run ends with the error.
+    /// The thread writes the transaction again at once, but writes only the headers of rejected records that have at
+    /// least this number of bytes. If there are no such records, the run ends with the error.
     Shorten(usize, StreamsError),
     /// The run ends with this error: a retry would not help, or another run commits the transaction.
     End(StreamsError),
@@ -160,7 +160,7 @@ mod tests {
         LogError::Aborted { detail }
     }
 
-    /// Returns the action after each failure. There is one failure a second.
+    /// Returns the action after each of these failures, which occur once a second.
     fn outcomes(failures: impl IntoIterator<Item = Failed>) -> Vec<Next> {
         let (mut attempts, begun) = (Attempts::default(), Instant::now());
         let each = (0..).zip(failures);

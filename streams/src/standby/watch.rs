@@ -107,8 +107,8 @@ impl Standby {
     }
 
     /// Whether the run that has committed last has heartbeats, so that it commits again within a heartbeat interval.
-    /// Also true after a reset, since a reset ends every run, and if there is no progress, since maybe no run has ever
-    /// committed.
+    /// The result is also true after a reset, since a reset ends every run, and without progress, since maybe no run
+    /// has ever committed.
     fn heartbeats(&self) -> bool {
         let newest = self.newest.as_ref();
         newest.is_none_or(|it| it.heartbeat_ms.is_some() || it.is_of_a_reset())
