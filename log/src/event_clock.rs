@@ -96,7 +96,7 @@ impl EventClock {
         u64::try_from(self.unix_time().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Returns how far this clock is ahead of the host clock: zero unless the host clock has stepped back.
+    /// Returns how far this clock is ahead of the host clock: zero if the host clock has not stepped back.
     pub fn ahead_of_host(&self) -> Duration {
         match &self.0 {
             Source::Host => Duration::ZERO,

@@ -41,7 +41,7 @@ const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval of the requests until the brokers know a new topic.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Creates the topic unless it exists.
+/// Creates the topic if it does not exist.
 pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogError> {
     let events = config.events();
     let settings = settings(spec);

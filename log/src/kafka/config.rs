@@ -193,7 +193,7 @@ impl Config {
         None
     }
 
-    /// Returns the value of a property of the user, by librdkafka's name.
+    /// Returns the value that the user has set for the property with this librdkafka name.
     pub(super) fn value(&self, canonical: &str) -> Option<&str> {
         let found = self
             .properties

@@ -140,7 +140,7 @@ impl Events {
         trouble::of(report).filter(|trouble| connecting || !trouble.is_guess())
     }
 
-    /// Stores a report, and logs it as a warning unless another place logs it.
+    /// Stores a report. If no other code logs the report, logs it as a warning.
     fn record_report(&self, report: &str) {
         let connecting = self.connecting.load(Ordering::Acquire);
         match self.trouble(report) {

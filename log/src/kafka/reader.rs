@@ -47,7 +47,7 @@ pub(super) struct KafkaReader {
     /// Whether the brokers deny this reader's fetches.
     denied: bool,
     // The queues are declared before the consumer, so that they are dropped first: a queue removes its callback when it
-    // is dropped, and needs the consumer for that.
+    // is dropped, and the removal needs the consumer.
     partitions: Vec<Partition>,
     consumer: Arc<BaseConsumer<Events>>,
 }

@@ -97,7 +97,7 @@ pub(super) struct KafkaTransactor {
     singly: bool,
     /// The topics of the open transaction.
     topics: BTreeSet<String>,
-    /// Time by which the open transaction has to be committed.
+    /// Deadline for the commit of the open transaction.
     open_until: Option<Instant>,
     failed: bool,
 }
@@ -229,8 +229,7 @@ impl KafkaTransactor {
         }
     }
 
-    /// Sends records in the open transaction, or begins one. Returns the time by which the transaction has to be
-    /// committed.
+    /// Sends records in the open transaction, or begins one. Returns the deadline for the commit of the transaction.
     fn try_write(&mut self, records: &[NewRecord]) -> Result<Instant, LogError> {
         let until = match self.open_until {
             Some(until) => until,

@@ -228,7 +228,7 @@ pub(crate) fn a_waiting_reader_is_woken_by_an_append(test: &TestLog) {
     thread::scope(|scope| {
         let sleeper = scope.spawn(move || {
             asleep.send(()).unwrap();
-            // Each wait lasts until the deadline unless the reader is woken.
+            // If the reader is not woken, each wait lasts until the deadline.
             let began = std::time::Instant::now();
             let mut read = Vec::new();
             while read.is_empty() && began.elapsed() < DEADLINE {

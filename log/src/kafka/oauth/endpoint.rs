@@ -1,4 +1,4 @@
-//! Requests tokens from the token endpoint, by the client_credentials grant of RFC 6749, section 4.4.
+//! Requests tokens from the token endpoint with the client_credentials grant of RFC 6749, section 4.4.
 
 use std::{sync::Arc, time::Duration};
 

@@ -197,8 +197,7 @@ const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     ),
 ];
 
-/// Returns whether the value of an unsupported property changes nothing, because it is the value that is used in any
-/// case.
+/// Returns whether an unsupported property has the value that is always used, so that the property changes nothing.
 fn is_harmless(property: &str, value: &str) -> bool {
     match property {
         "enable.sasl.oauthbearer.unsecure.jwt" => value == "false",
