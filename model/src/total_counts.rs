@@ -1,5 +1,5 @@
-//! The counts in a totals record, by emoji. They include the counts of emojis that this build of the program does not
-//! know, and which a dataflow of another build has counted.
+//! The counts of a totals record, one for each emoji. They include the counts of emojis that this build of the program
+//! does not know, and which a dataflow of another build has counted.
 //!
 //! A new totals record of a room replaces the record before it. If the new record left out the counts of unknown
 //! emojis, these counts would be lost.

@@ -1,4 +1,5 @@
-//! The input of the proofs with which a relay and its upstream show each other that they know the same token.
+//! The input of the proofs. With a proof, a relay shows its upstream that it knows the token, and the upstream shows
+//! the same to the relay.
 
 use super::{NodeId, Nonce};
 
