@@ -1,4 +1,4 @@
-//! Request ids: the client's if it is valid, otherwise a random one.
+//! Request ids. A request has the id that the client sent if that id is valid, and otherwise a random id.
 
 use hyper::{
     HeaderMap,

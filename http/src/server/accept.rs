@@ -128,8 +128,8 @@ pub async fn serve(
     drained
 }
 
-/// Pauses after an error of `accept`, unless the error concerns only one connection, for example one that was reset
-/// before `accept`.
+/// Pauses after an error of `accept`. If the error concerns only one connection, for example a connection that was
+/// reset before `accept`, this function does not pause.
 pub(crate) async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     let harmless = [

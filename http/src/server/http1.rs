@@ -182,9 +182,9 @@ impl Serving {
     }
 }
 
-/// Polls the body once before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1). Bytes that
-/// arrived with the head are then available when the handler polls for the first time, so the handler does not set a
-/// timer for the body. Otherwise each POST would set and remove a timer (bench/README.md).
+/// Polls the body once before the handler does. If the client waits for a 100 (RFC 9110, 10.1.1), the body is not
+/// polled. Bytes that arrived with the head are then available when the handler polls for the first time, so the
+/// handler does not set a timer for the body. Otherwise each POST would set and remove a timer (bench/README.md).
 ///
 /// Returns the problem to respond with, if there is one.
 fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
