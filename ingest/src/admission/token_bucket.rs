@@ -81,8 +81,8 @@ pub(crate) struct Buckets {
     rate: RateLimit,
     generation_keys: usize,
     rotate_at_ns: u64,
-    /// Time when each bucket is full again, by the hash of its key. The hash is seeded, so a client cannot construct
-    /// keys that collide.
+    /// For each bucket, the time at which it is full again. The map's key is the hash of the bucket's key. The hash is
+    /// seeded, so a client cannot construct keys that collide.
     current: HashMap<u64, u64>,
     previous: HashMap<u64, u64>,
 }

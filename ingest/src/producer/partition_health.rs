@@ -49,7 +49,7 @@ struct Deliveries {
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// The times at which the records in flight were sent, by their tickets.
+    /// For each record in flight, the time at which it was sent. The key is the ticket of the record.
     in_flight: BTreeMap<u64, Instant>,
     /// Ticket of the newest record with a result. The result of an older record is ignored, since it does not show the
     /// present state of the partition.
