@@ -1,7 +1,8 @@
-//! Graceful shutdown: all subscribers are sent `bye` at once, each with another time at which to reconnect.
+//! Graceful shutdown: the server sends `bye` to all subscribers at once. Each subscriber gets a different time at which
+//! to reconnect.
 //!
-//! In this way the process ends within a second or two, as an orchestrator expects. The subscribers spread over the
-//! other servers, or over the first seconds of the restarted one.
+//! In this way the process ends within a second or two, as an orchestrator expects. The reconnections are spread over
+//! the other servers, or over the first seconds of the restarted server.
 
 use std::time::Duration;
 

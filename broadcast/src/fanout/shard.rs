@@ -27,7 +27,7 @@ use crate::frame::heartbeat::Heartbeat;
 use crate::hub::entry::RoomEntry;
 use crate::metrics::Metrics;
 
-/// Interval of sweeps, each of which checks one of `SWEEP_PARTS` parts of the connections.
+/// Interval of sweeps. The connections are divided into `SWEEP_PARTS` parts, and each sweep checks one part.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 const SWEEP_PARTS: usize = 10;
 /// Maximum number of events that one poll returns.

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
 
-/// Maximum time by which one publisher lags behind another publisher. A subscriber may have received a final result's
-/// id from another publisher before this publisher reads that final result. If this publisher does not read the final
+/// Maximum time that one publisher lags behind another publisher. A subscriber may have received a final result's id
+/// from another publisher before this publisher reads that final result. If this publisher does not read the final
 /// result within this time, the id is from another log: the log was recreated.
 const MAX_LAG: Duration = Duration::from_secs(2);
 

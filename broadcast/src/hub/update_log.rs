@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A relay has a cursor and no queue, so a slow relay uses no memory apart from the buffer of its socket. If the batch
-//! at a relay's cursor is not in the ring any more, the relay is sent a snapshot of the rooms again.
+//! at a relay's cursor is not in the ring any more, the relay receives a new snapshot of the rooms.
 
 use std::{
     collections::VecDeque,

@@ -77,7 +77,7 @@ impl Cursor {
             reason: GapReason::Slow,
             expired: false,
             live_version: 0,
-            // A new subscriber does not show a trending list, so it does not need to be sent an empty one.
+            // A new subscriber does not show a trending list yet, so it does not need an empty list.
             trending_version: match room.trending() {
                 Some(_) => 0,
                 None => room.trending_version(),
@@ -377,7 +377,7 @@ mod tests {
         let (mut back, resumed) = Cursor::resume(&room, id(3), &(0..4));
         assert!(resumed);
         assert_eq!(drain(&mut back, &room), ["trending 2"]);
-        // A new subscriber does not show a trending list, so it is not sent an empty one.
+        // A new subscriber does not show a trending list yet, so the server does not send it an empty list.
         let mut late = Cursor::join(&room);
         assert!(drain(&mut late, &room).is_empty());
         room.push_trending(trending(9, &["👏"]));

@@ -223,7 +223,7 @@ impl RoomState {
         let mut is_new = false;
         if let Some(evicted_through) = evicted_through.filter(|id| behind(*id)) {
             // Neither node has the final results between the newest one of this room and `evicted_through`. So the ring
-            // is emptied, and subscribers are sent a gap.
+            // is emptied, and subscribers receive a gap.
             self.finals.clear();
             self.evictions += u64::from(seen.is_some());
             self.evicted_through = Some(evicted_through);
@@ -285,7 +285,8 @@ mod tests {
         Removed { before: u64 },
     }
 
-    /// Returns random sequences of final results, some of which begin the totals, and of removals of the room.
+    /// Returns random sequences of events: final results, with some of which the totals begin at 0, and removals of the
+    /// room.
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let kind = prop_oneof![6 => Just((true, false)), 1 => Just((true, true)), 1 => Just((false, false))];
         let kinds = proptest::collection::vec(kind, FINALS as usize);

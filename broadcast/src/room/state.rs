@@ -78,7 +78,7 @@ pub(crate) struct RoomState {
     /// Number of backward resets before the newest final result.
     pub(super) resets: u64,
     /// The newest trending list. An empty list is kept, too: a subscriber that resumes may still show an older list,
-    /// and is sent the empty one.
+    /// and must receive the empty list.
     pub(super) trending: Option<Arc<Trending>>,
 }
 

@@ -268,8 +268,8 @@ proptest! {
         let mut late = Late::default();
         let mut nodes: Vec<Node> = Vec::new();
         let mut expected: BTreeMap<usize, Vec<Totals>> = BTreeMap::new();
-        // The last window of each room with which its totals begin. If that window is in the ring, a publisher that
-        // starts later does not know the totals of earlier final results.
+        // For each room, the last window with which its totals began at 0. If that window is in the ring, a publisher
+        // that starts later does not know the totals of earlier final results.
         let mut began: BTreeMap<usize, u64> = BTreeMap::new();
         for (nth, (begins, window, written)) in (0_u64..).zip(&windows) {
             if nth == old as u64 || nth == restart.max(old) as u64 {

@@ -1,4 +1,4 @@
-//! Resuming: a subscriber that reconnects is sent all final results since its last one, or a gap.
+//! Resuming: a subscriber that reconnects receives all final results since its last one, or a gap.
 
 use emostream_broadcast::{Config, SubscriberConfig};
 use emostream_log::testing::{Reads, now_ms, until};
