@@ -316,7 +316,7 @@ impl<'a> ResultCollector<'a> {
         Ok(())
     }
 
-    /// Compares the collected tallies with the expected ones.
+    /// Compares the collected tallies with the expected tallies.
     pub(crate) fn compare(&self) -> Comparison {
         let differs =
             |(key, count): &(&Key, &u64)| self.collected.get(*key).is_some_and(|it| it != *count);

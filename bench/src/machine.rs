@@ -19,7 +19,7 @@ pub(crate) struct Machine {
 pub(crate) struct MachineUse {
     /// Share of the time in which the hypervisor ran other machines although a core had work, in percent.
     steal: f64,
-    /// Cores that the broker and unrelated programs used: all but the measured program and this one.
+    /// Cores that the broker and unrelated programs used: all programs except for the measured one and this one.
     others: f64,
     /// Load average of the last minute, at the end of the run.
     load: f64,

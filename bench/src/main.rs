@@ -114,7 +114,7 @@ impl EmoStreamFlags {
         }
     }
 
-    /// Returns the program to measure in a figure that measures only one.
+    /// Returns the program to measure, for a figure that measures only one program.
     fn program(&self) -> Result<&str> {
         match &self.program[..] {
             [] => Ok(EMOSTREAM),

@@ -105,7 +105,7 @@ impl MeasuredProcess {
             ..Usage::default()
         };
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            // The thread may have ended meanwhile.
+            // The thread may have ended since its id was read.
             let Ok(status) = fs::read_to_string(thread?.path().join("status")) else {
                 continue;
             };

@@ -22,7 +22,7 @@ pub(crate) fn quantile(figures: &mut [f64], share: f64) -> f64 {
     figures.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// Resources that one run used, and the comparison of its results with the expected ones.
+/// Resources that one run used, and the comparison of its results with the expected results.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     pub(crate) usage: Usage,

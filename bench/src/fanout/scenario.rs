@@ -39,7 +39,7 @@ pub(crate) struct FanoutScenario {
     /// connection.
     audience: Audience,
     server: MeasuredProcess,
-    /// Address of the health checks and metrics. Only EmoStream has one.
+    /// Address of the health checks and metrics. `None` for servers other than EmoStream, which have no such address.
     admin: Option<SocketAddr>,
     _feed: Feed,
     load: Load,
