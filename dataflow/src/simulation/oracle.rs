@@ -152,7 +152,7 @@ pub struct Output {
     junk: BTreeMap<Position, String>,
     totals: Totals,
     trending: BTreeMap<String, Vec<Shown>>,
-    /// The start of the window and the room of each final result with which the totals of a room begin at 0.
+    /// For each final result with which the totals of a room begin at 0: the start of its window, and its room.
     begins: BTreeSet<(u64, String)>,
     /// The rooms that were removed from the topics `totals` and `trending` by a tombstone, each with the start of the
     /// window that the tombstone names.

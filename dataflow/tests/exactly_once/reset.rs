@@ -71,7 +71,7 @@ impl Fixture {
         self.store_bytes(progress.to_string().into());
     }
 
-    /// Deletes the progress from its compacted topic, by a record with an empty value.
+    /// Deletes the progress: writes a record with an empty value to its compacted topic.
     pub(crate) fn forget(&self) {
         self.store_bytes(Bytes::new());
     }

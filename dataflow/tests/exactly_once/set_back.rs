@@ -123,8 +123,8 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
         })
         .unwrap();
     }
-    // Results from after the reset contain the number of resets, from which readers know which of two records is newer.
-    // The topic of totals is compacted, so there are two such records: a final result and the newest totals.
+    // Results from after the reset contain the number of resets. Readers compare this number to find the newer of two
+    // records. The topic of totals is compacted, so there are two such records: a final result and the newest totals.
     assert_eq!(resets.iter().flatten().count(), 2, "{resets:?}");
     // A later run continues from the progress, and adds to the same totals.
     fixture.append(vec![batch(T0 + 12_000, T0 + 12_000)]);

@@ -610,8 +610,8 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                 (now - used).as_secs_f64() * 1e3,
                 begun.0.elapsed()
             );
-            // The CPU time with which the test itself reads the records does not count, so the measurement begins again
-            // here.
+            // The test itself has read the records until now. That CPU time must not count, so the measurement begins
+            // again here.
             used = cpu();
         }
         stop.request();
