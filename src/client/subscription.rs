@@ -302,7 +302,7 @@ impl Established {
             .and_then(|silence| self.last_received_at.checked_add(silence));
         let message = match until {
             // `timeout_at` polls the message before it checks the time. So if this process was stopped for a while,
-            // bytes that arrived meanwhile are read and the connection does not count as lost.
+            // bytes that arrived during the stop are read, and the connection does not count as lost.
             Some(until) => match tokio::time::timeout_at(until.into(), message).await {
                 Ok(message) => message,
                 Err(_) => {

@@ -105,7 +105,7 @@ pub(super) struct Finals {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// The channels by which a collector notifies that it is connected, and that the first window is final.
+/// The channels over which a collector reports that it is connected, and that the first window is final.
 struct CollectorProgress {
     connected: Option<oneshot::Sender<()>>,
     begun: Option<oneshot::Sender<()>>,

@@ -16,7 +16,7 @@ use crate::{
 const MOST_BATCHED: u64 = 1000;
 /// Maximum number of rooms with `--verify`, which opens a WebSocket for each room.
 const MOST_VERIFIED: u64 = 1000;
-/// Maximum of `--zipf`. With greater exponents nearly every choice would be the first one.
+/// Maximum of `--zipf`. With greater exponents, nearly all choices would be the first item.
 const LARGEST_EXPONENT: f64 = 10.0;
 /// Default of `--room`: the room that the web page opens by default.
 const USUAL_ROOM: &str = "default";

@@ -166,7 +166,7 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
     Ok(None)
 }
 
-/// Returns the line that names the rooms, with the URL of the web page for the first one.
+/// Returns the line that names the rooms, with the URL of the web page for the first room.
 fn rooms_to_open(settings: &Settings, screens: Option<&Endpoint>) -> String {
     let room = &settings.rooms[0];
     let first = match screens {
