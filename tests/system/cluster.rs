@@ -108,7 +108,7 @@ impl<'a> Seen<'a> {
     }
 
     /// Returns a number that grows with every commit of final results. Commits of progress alone do not count, since
-    /// every start makes one.
+    /// every start makes such a commit.
     fn commits(&self) -> u64 {
         let answer = closes(self.log, self.topics.prefix());
         self.answer.lock().unwrap().clone_from(&answer);

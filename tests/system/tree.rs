@@ -113,7 +113,7 @@ fn the_leaves_get_every_final_once_while_each_process_is_killed() {
 /// A record of the `windows` topic: its id, start and counts.
 type Kept = (String, u64, BTreeMap<String, u64>);
 
-/// Returns the final results that Kafka's own consumer reads, by room.
+/// For each room, returns the final results that Kafka's own consumer reads.
 fn kept(brokers: &str, prefix: &str) -> BTreeMap<String, Vec<Kept>> {
     let mut kept: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     for record in kafka::consume(brokers, &format!("{prefix}.windows")) {

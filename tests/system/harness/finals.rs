@@ -58,7 +58,7 @@ pub fn counts(list: &Value) -> BTreeMap<String, u64> {
     list.as_array().unwrap().iter().map(entry).collect()
 }
 
-/// Returns the sum of the counts of several final results, by emoji.
+/// For each emoji, returns the sum of its counts in several final results.
 pub fn sum<'a>(finals: impl IntoIterator<Item = &'a Final>) -> BTreeMap<String, u64> {
     let mut sum = BTreeMap::new();
     for (emoji, count) in finals.into_iter().flat_map(|f| &f.counts) {

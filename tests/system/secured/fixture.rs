@@ -65,7 +65,7 @@ impl Fixture {
     /// Gives a role its permissions, by running the commands that `topics check` prints for it.
     pub fn grant(&self, role: &str) {
         let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
-        // `topics check` exits with 1 if topics are missing, but prints the commands in any case.
+        // If topics are missing, `topics check` exits with 1, but it still prints the commands.
         let check = node::run(&[&["topics", "check"][..], &store].concat());
         let printed = String::from_utf8(check.stdout).unwrap();
         let principal = format!("User:{role}");

@@ -31,7 +31,7 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN: &str = "open transaction";
 const UNREACHABLE: &str = "unreachable";
 
-/// A Kafka of two brokers, each of which leads half of the partitions, and a dataflow that connects to the second one
+/// A Kafka of two brokers that each lead half of the partitions, and a dataflow that connects to the second broker
 /// through a proxy. Ingests connect to both directly.
 struct Halves {
     fixture: Fixture,

@@ -1,5 +1,5 @@
-//! Tests of a totals topic that gets more partitions: newer records of a room may be in another partition than its
-//! older ones.
+//! Tests of a totals topic that gets more partitions: the newer and the older records of a room may be in different
+//! partitions.
 
 use std::{collections::BTreeMap, time::Duration};
 
