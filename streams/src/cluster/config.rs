@@ -12,7 +12,7 @@ pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The configuration of a cluster in one of its processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
-    /// The `host:port` of every process, by index.
+    /// The `host:port` of each process, in the order of the processes' indices.
     pub hosts: Vec<String>,
     /// The index of this process.
     pub index: usize,

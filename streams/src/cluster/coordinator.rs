@@ -50,7 +50,7 @@ pub enum Event {
     /// The handshake of a connection is complete, and the listening process has accepted the connection. Either of the
     /// two processes may have dialled.
     Connected(Connection),
-    /// A process that this one dials does not answer yet.
+    /// A process that this process dials does not respond yet.
     Unreachable { process: usize, why: String },
     /// An error that a retry does not fix, for example a rejection by a process that this one has dialled.
     Failed(StreamsError),
@@ -176,7 +176,7 @@ pub struct Coordinator {
     peers: Vec<PeerState>,
     phase: Phase,
     next_heartbeat: Instant,
-    /// The time at which this process next logs which other processes it waits for.
+    /// The next time at which this process logs the processes that it waits for.
     next_log: Instant,
     /// Number of registered connections so far.
     connections: u64,

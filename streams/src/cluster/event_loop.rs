@@ -308,7 +308,7 @@ fn state(stream: &TcpStream) -> DataState {
 
 /// Enables TCP keepalive and the TCP user timeout. Only process 0 exchanges heartbeats with the others, so a broken
 /// network path between two other processes is detected only by their data connection. Without these options TCP would
-/// need a quarter of an hour for that.
+/// detect it only after a quarter of an hour.
 fn enable_keepalive(data: &TcpStream) {
     let socket = SockRef::from(data);
     let keepalive = TcpKeepalive::new()

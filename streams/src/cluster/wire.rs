@@ -32,7 +32,7 @@ pub enum Purpose {
 pub struct SharedBeginning {
     /// The time up to which every window is final (F), Unix milliseconds.
     pub final_until_ms: u64,
-    /// Every partition of the source, by number.
+    /// Every partition of the source, in the order of the partitions' numbers.
     pub partitions: Vec<PartitionProgress>,
     /// The settings and offsets that were valid before each reset, since the run may read again some records that were
     /// first read with these settings.

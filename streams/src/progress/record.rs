@@ -33,7 +33,7 @@ pub struct Progress {
     pub settings: Option<Settings>,
     /// The final-until time (F): every window that ends at or before it is final. Unix milliseconds.
     pub final_until_ms: u64,
-    /// The progress of each partition of the source, by number.
+    /// The progress of each partition of the source, in the order of the partitions' numbers.
     pub partitions: Vec<PartitionProgress>,
     /// The prior epochs: the settings and offsets from before each reset. An epoch is stored as long as a run may read
     /// some of its records again. The newest epoch is the last.
@@ -73,8 +73,8 @@ impl Progress {
 /// The name of the header of a progress record that contains its [`CommitId`].
 pub const COMMIT_HEADER: &str = "commit";
 
-/// The id of a commit. If a run does not receive the answer to a commit, it compares this id with the newest record of
-/// the progress topic, to find out whether the commit was made.
+/// The id of a commit. If a run receives no response to a commit, it compares this id with the newest record of the
+/// progress topic, to find out whether the commit was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitId {
     /// A random value, which is different for each run.

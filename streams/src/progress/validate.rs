@@ -31,7 +31,7 @@ use crate::mismatch::{ProgressMismatch, TopicPartition};
 /// become the leader of a partition may first report an end offset below one that was read before.
 const LEADER_CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Interval at which end offsets are checked again, and at which the last record is polled.
+/// Interval at which end offsets are checked again and the last record is polled.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Returns the range of the offsets that each partition of `topic` contains, in the order of the partitions, and the

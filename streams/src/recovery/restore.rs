@@ -42,7 +42,7 @@ use crate::{
 /// greater than the limit for the times of records that are ahead of the clock.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
-/// The functions that decode the records from which the start of a run restores state.
+/// The functions that decode records. When a run starts, it restores its state from these records.
 #[derive(Debug)]
 pub struct StoredFormat<K, I> {
     /// Returns the key with this text in a record; `None` if the text is not a key.

@@ -500,7 +500,7 @@ impl<F: Format> Run<F> {
             match self.shared.stop.why_failed() {
                 Some(StreamsError::Stuck { .. }) => return Some(running),
                 Some(_) if Instant::now() >= until => return Some(running),
-                // A requested stop has no timeout here; the supervisor of the process has one.
+                // A requested stop has no timeout here; the supervisor of the process has a timeout.
                 _ => thread::sleep(END_CHECK_INTERVAL),
             }
         }

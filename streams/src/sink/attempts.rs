@@ -40,7 +40,7 @@ pub struct Attempts {
 /// A failed attempt: the call that failed, with its error.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    /// No transactor could be opened, or the progress could not be read: the log does not answer.
+    /// No transactor could be opened, or the progress could not be read: the log does not respond.
     #[error(transparent)]
     Opening(LogError),
     /// Records could not be written or committed.
@@ -228,7 +228,7 @@ mod tests {
         let next = outcomes((0..31).map(|_| Failed::Writing(missing())));
         assert!(matches!(next[29], Next::Retry(_)));
         assert_eq!(exit_code(next.last()), Some(78));
-        // After a failure of another kind, the half minute for which the topic may be missing starts again.
+        // A topic may be missing for half a minute. After a failure of another kind, this time starts again.
         let mut failures: Vec<Failed> = (0..29).map(|_| Failed::Writing(missing())).collect();
         failures.push(Failed::Writing(aborted()));
         failures.extend((0..29).map(|_| Failed::Opening(missing())));

@@ -20,9 +20,9 @@
 //! restore of the tables of many keys takes longer than a standby waits.
 //!
 //! A transaction that fails stays in memory, and is written again with a new transactor as the policy of
-//! [`super::attempts`] decides. The failed transaction may have been committed nevertheless. To find out, the thread
-//! reads the progress topic, where each record has the id of its commit in a header. If another run wrote the newest
-//! record, that run has taken over.
+//! [`super::attempts`] decides. A transaction whose commit returned an error may still have been committed. To find
+//! out, the thread reads the progress topic, where each record has the id of its commit in a header. If another run
+//! wrote the newest record, that run has taken over.
 
 #![allow(
     clippy::disallowed_methods,
@@ -71,7 +71,7 @@ const RECORDS_PER_WRITE: usize = 64;
 /// these offsets, so it may also read the final results of some seconds that it does not need.
 const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
+/// Timeout of a request for end offsets. The next transaction waits until the response arrives or this time has passed.
 const ENDS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Interval at which a waiting thread checks whether a stop is requested.
@@ -172,7 +172,7 @@ struct Piece {
 struct End {
     /// The final-until time that the transaction commits.
     final_until_ms: u64,
-    /// Rejected records, and the progress record as the last one.
+    /// Rejected records, followed by the progress record.
     records: Vec<NewRecord>,
 }
 
@@ -415,7 +415,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Returns the end offset of each partition of the topic of final results; `None` if a broker does not answer in
+    /// Returns the end offset of each partition of the topic of final results; `None` if a broker does not respond in
     /// time.
     fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
         let topic = self.topics().finals.clone();

@@ -142,8 +142,8 @@ impl Standby {
         }
     }
 
-    /// Returns the records below `stable` that were not read yet, by offset; `None` if they do not arrive in time. In
-    /// that case the reader and the records are dropped, and the next call opens another reader.
+    /// Returns the records below `stable` that were not read yet, in the order of their offsets; `None` if they do not
+    /// arrive in time. In that case the reader and the records are dropped, and the next call opens another reader.
     fn read(&mut self, stable: u64) -> Result<Option<Vec<OffsetValue>>, LogError> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,

@@ -64,8 +64,8 @@ impl HoldReason {
 pub enum Passage {
     /// The partition is not quiet, so the frontier may advance up to its watermark.
     Watermark,
-    /// The partition is quiet, so the frontier may advance up to the time, Unix milliseconds, for which it is proven
-    /// that the partition was read to its end.
+    /// The partition is quiet, so the frontier may advance up to this time, Unix milliseconds. An answer has proven
+    /// that all records up to this time are read.
     Until(u64),
     /// The hold timeout of the partition expired, so it does not limit the frontier.
     Unlimited,
