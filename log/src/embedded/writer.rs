@@ -138,7 +138,7 @@ impl Writer {
         let written = self.try_write(db, group, &mut completions);
         let failure = written.err().map(|error| self.shared.store.error(error));
         if let Some(error) = &failure {
-            tracing::error!(%error, "the embedded log could not write");
+            tracing::error!(%error, "the embedded log could not write to its database");
         }
         for complete in completions {
             complete(failure.clone());

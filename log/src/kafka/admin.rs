@@ -1,6 +1,9 @@
 //! Creates topics, and reads their settings.
 
-#![allow(clippy::disallowed_methods, reason = "waits for the brokers")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for the brokers"
+)]
 
 use std::{
     collections::HashMap,

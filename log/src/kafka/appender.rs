@@ -3,7 +3,10 @@
 //! Invariant: `done` is called exactly once for every queued record: by its delivery report, which librdkafka returns
 //! within the timeout, or when the remaining records are purged after the appender is dropped.
 
-#![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for librdkafka"
+)]
 
 use std::{
     error::Error,

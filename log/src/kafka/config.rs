@@ -158,7 +158,7 @@ impl Config {
         native.map(drop).map_err(|error| self.refusal(&error))
     }
 
-    /// Returns why a property cannot be used; `None` if only librdkafka may refuse it.
+    /// Returns why a property cannot be used; `None` if it can be used, or if only librdkafka can check it.
     fn objection(&self, property: &Property) -> Option<String> {
         let (name, value) = (property.canonical(), property.value.as_str());
         if let Some(reason) = protected::reason(name, value) {

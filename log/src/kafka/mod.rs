@@ -243,7 +243,10 @@ impl KafkaLog {
     /// Sends a request to the leaders of all partitions, and repeats it after a transient error. For some moments after
     /// a topic was created, or after a broker has failed, a partition may have no leader, or the client may not know
     /// the leader.
-    #[allow(clippy::disallowed_methods, reason = "waits for the brokers")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this module waits for the brokers"
+    )]
     fn request_from_leaders<T>(
         &self,
         topic: &str,

@@ -9,7 +9,10 @@
 //! librdkafka fills each queue only up to a limit, so a partition that is not polled uses no more memory than that.
 //! Every queue calls `wake` when it receives a message.
 
-#![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for librdkafka"
+)]
 
 use std::{
     collections::VecDeque,

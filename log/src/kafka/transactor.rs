@@ -14,7 +14,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "computes the deadlines of transactions"
+    reason = "this module computes the deadlines of transactions"
 )]
 
 use std::{
@@ -72,7 +72,8 @@ const ABORT_MARGIN: Duration = Duration::from_secs(3);
 /// Minimum time that a commit waits for its response.
 const COMMIT_STEP: Duration = Duration::from_secs(1);
 
-/// Timeout of one call of librdkafka's abort. Between two calls, delivery reports are polled, which the abort needs.
+/// Timeout of one call of librdkafka's abort. The abort ends only after all delivery reports were polled, so they are
+/// polled between two calls.
 const ABORT_STEP: Duration = Duration::from_millis(50);
 
 /// Timeout of the request that checks whether the topics of a transaction still exist.

@@ -390,7 +390,7 @@ impl Schedule {
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "compares the expiry of tokens with the clock"
+    reason = "this module compares the expiry of tokens with the clock"
 )]
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
