@@ -86,7 +86,7 @@ pub struct LeadersRecord {
     pub span_ms: u64,
     /// The most frequent emojis of all rooms together, the most frequent first.
     pub top: Vec<Count>,
-    /// The rooms with the most reactions, the greatest count first, equal counts by name.
+    /// The rooms with the most reactions, the greatest count first. Rooms with equal counts are sorted by name.
     pub rooms: Vec<RoomCount>,
 }
 
