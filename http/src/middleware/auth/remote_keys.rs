@@ -7,7 +7,7 @@
 //!
 //! Invariants: a set replaces another only if it has a usable key. While the endpoint fails, the last set stays in use.
 
-#![allow(clippy::disallowed_methods, reason = "fetches keys")]
+#![allow(clippy::disallowed_methods, reason = "this module fetches keys")]
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
