@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "reads the time at which a request arrives"
+    reason = "this module reads the time at which a request arrives"
 )]
 
 use std::{

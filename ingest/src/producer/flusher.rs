@@ -16,7 +16,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures the duration of flushes"
+    reason = "this module measures the duration of flushes"
 )]
 
 use std::{

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures how long records are in flight"
+    reason = "this module measures how long records are in flight"
 )]
 
 use std::{
