@@ -75,7 +75,7 @@ impl Metrics {
             )?,
             delivery: seconds(
                 "delivery_seconds",
-                "Time from the record of a final result in the log until a subscriber that was already connected is sent that result.",
+                "Time from the record of a final result in the log until the result is sent to a subscriber that was already connected.",
             )?,
             stalled: gauge(
                 "stalled_subscribers",

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "reads the time at which a token is verified"
+    reason = "this module reads the time at which a token is verified"
 )]
 
 use std::{

@@ -12,7 +12,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "reads the time of updates and sweeps"
+    reason = "this module reads the time of updates and sweeps"
 )]
 
 use std::{

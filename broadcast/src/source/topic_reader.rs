@@ -3,7 +3,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures the time between log lines"
+    reason = "this module measures the time between log lines"
 )]
 
 use std::time::{Duration, Instant};
