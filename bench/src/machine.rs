@@ -17,7 +17,8 @@ pub(crate) struct Machine {
 
 /// The use of the machine during a run.
 pub(crate) struct MachineUse {
-    /// Share of the time in which the hypervisor ran other machines although a core had work, in percent.
+    /// Steal time in percent: the share of the time in which a core of this machine had work, but the hypervisor ran
+    /// other machines.
     steal: f64,
     /// Cores that the broker and unrelated programs used: all programs except for the measured one and this one.
     others: f64,

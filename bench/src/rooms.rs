@@ -276,8 +276,8 @@ fn measure(program: &str, flags: &Flags, cluster: &Cluster) -> Result<Run> {
     })
 }
 
-/// Measures the time from a start to its first final result. During each start the dataflow restores the totals of all
-/// rooms, while one room receives reactions.
+/// Measures the time from the start of the dataflow to its first final result. During each start the dataflow restores
+/// the totals of all rooms, while one room receives reactions.
 pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let prefix = "restore";
