@@ -227,7 +227,10 @@ fn processes_with_different_settings_refuse_each_other() {
         ..config(&hosts, 1, 1)
     };
     let second = Process::start(other, &fixture);
-    for (process, difference) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
+    for (process, difference) in [
+        (first, "2s at this process and 1s"),
+        (second, "1s at this process and 2s"),
+    ] {
         let error = process.end().unwrap_err();
         assert_eq!(error.exit_code(), 64);
         let sentence = error.to_string();
