@@ -12,7 +12,7 @@
 //! Invariant: no request is written twice. A request is retried on another connection only if it was not written at
 //! all.
 
-#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+#![allow(clippy::disallowed_methods, reason = "this module measures latencies")]
 
 use std::{
     io,

@@ -11,7 +11,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures the duration of a connection"
+    reason = "this module measures the duration of a connection"
 )]
 
 use std::{

@@ -114,8 +114,8 @@ impl Merge {
         Ok(merged)
     }
 
-    /// Returns the index of the lane whose next record is the oldest. Returns `None` if a lane has no buffered record,
-    /// since it may still get an older record.
+    /// Returns the index of the partition whose next record is the oldest. Returns `None` if a partition has no
+    /// buffered record, since it may still get an older record.
     fn first(&self) -> Option<usize> {
         let open = |lane: &Lane| lane.waiting.is_empty() && !self.ended(lane);
         if self.lanes.iter().any(open) {

@@ -9,7 +9,10 @@
 //! clients that react in the room. At the end a last mark is sent. When the window of the last mark is final, all
 //! windows of the load are final.
 
-#![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits with a deadline"
+)]
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -5,7 +5,7 @@
 //! shows the reaction. The probe also measures the longest pause between such frames. If the server is unavailable for
 //! some seconds, only a few reactions of the probe are delayed, and no percentile would show that.
 
-#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+#![allow(clippy::disallowed_methods, reason = "this module measures latencies")]
 
 use std::{
     collections::BTreeMap,

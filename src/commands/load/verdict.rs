@@ -102,8 +102,9 @@ impl Verdict {
             ));
         }
         if !counted.complete {
-            self.details
-                .push(format!("{room}: the last window did not become final"));
+            self.details.push(format!(
+                "{room}: the load's last window did not become final"
+            ));
         }
     }
 
