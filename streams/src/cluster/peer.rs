@@ -4,7 +4,10 @@
 //! Timely's network threads panic when a connection ends unexpectedly. This wrapper hides the end from them: the run
 //! stops with an error, and the network thread waits until the workers have ended.
 
-#![allow(clippy::disallowed_methods, reason = "waits for the end of a run")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for the end of a run"
+)]
 
 use std::{
     io::{self, Read, Write},

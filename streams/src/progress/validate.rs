@@ -13,7 +13,7 @@
 //! Kafka's topic id would identify a recreated topic, but the safe interface of librdkafka does not provide it. So the
 //! last record that was read is compared instead: in another topic, the record at its offset has another time.
 
-#![allow(clippy::disallowed_methods, reason = "waits for the log")]
+#![allow(clippy::disallowed_methods, reason = "this module waits for the log")]
 
 use std::{
     collections::BTreeMap,

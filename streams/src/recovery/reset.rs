@@ -537,8 +537,7 @@ fn forget(
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
             last: known.and_then(|p| p.last),
             ahead: known.and_then(|p| p.ahead),
-            // Which events below the stored committed offset were committed follows from the `PriorEpoch` that is added
-            // below.
+            // The `PriorEpoch` that is added below shows which events below the stored committed offset were committed.
             ..PartitionProgress::begin(partition, resume_offset)
         }
     };

@@ -404,7 +404,7 @@ impl<F: Format> Dataflow<F> {
     ) -> Result<Option<u64>, StreamsError> {
         let fenced = matches!(state.standby, Some(StandbyCause::Fenced(_)));
         let own = self.config().identity();
-        // The active run that was reported last.
+        // The active run that was last reported to `ready`.
         let mut shown: Option<Option<RunIdentity>> = None;
         (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
         let mut report = |newest: Option<&RunIdentity>| {
@@ -430,8 +430,8 @@ impl<F: Format> Dataflow<F> {
         if silent_at.is_some() {
             let silence = format!("no run has committed for {:?}", self.config().run.takeover);
             match shown.flatten() {
-                Some(last) => tracing::warn!("taking over from {last}, since {silence} or longer"),
-                None => tracing::info!("becoming the active run, since {silence} or longer"),
+                Some(last) => tracing::warn!("taking over from {last}: {silence} or longer"),
+                None => tracing::info!("becoming the active run: {silence} or longer"),
             }
         }
         Ok(silent_at)

@@ -1,6 +1,9 @@
 //! The requests that a standby sends to the log, one after the other.
 
-#![allow(clippy::disallowed_methods, reason = "requests at intervals")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module sends requests at intervals"
+)]
 
 use std::{
     sync::Arc,
