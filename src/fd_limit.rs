@@ -5,7 +5,7 @@
 const RESERVED: u64 = 256;
 
 /// Raises the soft limit to the hard limit, since shells and service managers often set the soft limit to 1024. Returns
-/// how many of `connections` the process can serve in addition to `relays` relays.
+/// how many connections, at most `connections`, the process can serve in addition to `relays` relays.
 ///
 /// Logs a warning if the result is less than `connections`. Connections must not use all files: otherwise `/healthz`
 /// could not be served, and an orchestrator would kill a process that has only reached its limit.

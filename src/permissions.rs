@@ -79,7 +79,7 @@ impl Role {
             Self::Dataflow => {
                 table.topics([&topics.source], &["Describe", "DescribeConfigs", "Read"]);
                 table.topics(topics.results(), &["Describe", "Read", "Write"]);
-                // The dataflow reads the retention of finals, since a restart restores totals from them.
+                // The dataflow reads the retention of final results, since a restart restores totals from them.
                 table.topics([&topics.finals], &["DescribeConfigs"]);
                 table.topics([&topics.progress], &["Describe", "Read", "Write"]);
                 let written = topics.updates.iter().chain([&topics.rejected]);
@@ -150,7 +150,7 @@ struct Table {
 }
 
 impl Table {
-    /// Adds operations to the row of a resource, or a new row.
+    /// Adds operations to the row of a resource; adds the row if it is missing.
     fn add(&mut self, resource_type: ResourceType, resource: String, operations: &[&'static str]) {
         let known = self.rows.iter_mut();
         let row = known

@@ -10,8 +10,8 @@ use crate::permissions::Role;
 /// Maximum bytes of a partition of the reactions topic in the embedded log, which may share the disk of a laptop. On
 /// Kafka there is no limit by size, because it could delete reactions that are not counted yet.
 const EMBEDDED_REACTIONS_BYTES: u64 = 4 << 30;
-/// Number of partitions of a topic of the embedded log. Four are enough for two workers, and few enough that a flush,
-/// which writes one record to every partition, stays small.
+/// Number of partitions of a topic of the embedded log. Four partitions are enough for two workers, and keep a flush
+/// small, which writes one record to every partition.
 pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
 
 /// The command that creates the topics on Kafka, for messages.

@@ -23,7 +23,7 @@ const CLOSING_DELAY_MS: u64 = 45_000;
 /// not arrived count as missing.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// What the records of a topic are.
+/// The form of the records of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Reactions as plain JSON.
@@ -59,7 +59,7 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// A topic with a crowd's reactions or lines, and the tallies that counting them must result in.
+/// A topic with a crowd's reactions or lines, and the expected tallies.
 pub(crate) struct Backlog {
     pub(crate) cluster: Cluster,
     pub(crate) topic: String,
@@ -229,7 +229,7 @@ impl Comparison {
     }
 }
 
-/// A final of `streams/examples/word_count.rs`.
+/// A final result of `streams/examples/word_count.rs`.
 #[derive(Deserialize)]
 struct WordCount {
     key: String,
@@ -268,7 +268,7 @@ impl<'a> ResultCollector<'a> {
         self.doubled += usize::from(self.collected.insert(key, count).is_some());
     }
 
-    /// Adds the tallies of a final that the dataflow wrote.
+    /// Adds the tallies of a final result that the dataflow wrote.
     pub(crate) fn add_final(&mut self, value: &[u8]) -> Result<()> {
         let record: WindowRecord = serde_json::from_slice(value)?;
         for tally in &record.counts {
@@ -278,7 +278,7 @@ impl<'a> ResultCollector<'a> {
         Ok(())
     }
 
-    /// Adds a final of the word count.
+    /// Adds a final result of the word count.
     pub(crate) fn add_word(&mut self, value: &[u8]) -> Result<()> {
         let WordCount { key, start, count } = serde_json::from_slice(value)?;
         self.add((start, key), count);
@@ -316,7 +316,7 @@ impl<'a> ResultCollector<'a> {
         Ok(())
     }
 
-    /// Compares the collected tallies with the expected ones.
+    /// Compares the collected tallies with the expected tallies.
     pub(crate) fn compare(&self) -> Comparison {
         let differs =
             |(key, count): &(&Key, &u64)| self.collected.get(*key).is_some_and(|it| it != *count);

@@ -2,7 +2,8 @@
 //! watermarks, and cannot recover.
 //!
 //! It has one consumer with the settings of the dataflow's consumer, a JSON parser that borrows strings from the
-//! record, and fast hash maps. So its CPU time is a lower bound for every dataflow that uses the same Kafka client.
+//! record, and fast hash maps. Its CPU time is therefore a lower bound for every dataflow that uses the same Kafka
+//! client.
 
 use std::{
     io::{Read, stdin},

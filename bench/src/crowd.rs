@@ -9,8 +9,8 @@ use crate::Result;
 /// Length of the windows of the dataflow, Kafka Streams and Flink.
 pub(crate) const WINDOW_MS: u64 = 2_000;
 
-/// Maximum time by which a reaction is older than the newest reaction that was written before it. It is as long as with
-/// an ingest that flushes twice a second.
+/// A reaction is at most this much older than the newest reaction that was written before it. The time is the same as
+/// with an ingest that flushes twice a second.
 const JITTER_MS: u64 = 500;
 
 /// Number of words of a line.
@@ -19,10 +19,11 @@ const LINE_WORDS: u64 = 8;
 /// Number of different words. A window of a backlog has most of them.
 const VOCABULARY: u32 = 1000;
 
-/// Syllables, by the digit of a word's number that they stand for.
+/// The syllables of words. The index is the digit of the word's number for which the syllable stands.
 const SYLLABLES: [&str; 10] = ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "so", "tu"];
 
-/// Key of a tally: start of the window, and the room and emoji with a space between them, or the word.
+/// Key of a tally: the start of the window, and a text. The text is the room and the emoji with a space between them,
+/// or the word.
 pub(crate) type Key = (u64, String);
 
 /// Expected or collected tallies.
@@ -63,9 +64,10 @@ impl Crowd {
         })
     }
 
-    /// Generates lines of text instead, with the numbers of their words and the event time: a word for each reaction.
+    /// Generates lines of text: for each line, the numbers of its words and the event time. There is one word for each
+    /// reaction.
     pub(crate) fn lines(&self) -> impl Iterator<Item = (Vec<u32>, u64)> + '_ {
-        // Times are those of the crowd's reactions, so that a line is as late as one.
+        // A line has the time of a reaction of the crowd, so that lines are as late as reactions.
         let mut random = SmallRng::seed_from_u64(self.seed + 1);
         self.events()
             .step_by(LINE_WORDS as usize)
@@ -121,7 +123,7 @@ impl Event {
     }
 }
 
-/// The names of a crowd's rooms and emojis by their numbers.
+/// The names of a crowd's rooms and emojis; the indices are their numbers.
 pub(crate) struct Names {
     rooms: Vec<Room>,
     emojis: Vec<Emoji>,

@@ -43,10 +43,11 @@ pub(crate) struct Flags {
     /// Seconds of event time over which the events are spread
     #[arg(long, default_value_t = 600)]
     span: u64,
-    /// Number of rounds, in each of which every program drains the topic once
+    /// Number of rounds. In each round every program drains the topic once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Baselines to compare with, by default all that read such records; none without a value
+    /// Baselines to compare with. The default is all baselines that read such records; the flag without a value means
+    /// none
     #[arg(long, num_args = 0.., value_delimiter = ',')]
     floors: Option<Vec<Reader>>,
     /// Peers (Kafka Streams, Flink) that count the same topic, for comparison
@@ -59,7 +60,7 @@ pub(crate) struct Flags {
 /// A program that drains the topic.
 enum Program {
     Floor(Reader),
-    /// EmoStream or the word count, by its path.
+    /// EmoStream or the word count; contains the path of the program.
     Ours(String),
     Peer(Peer),
 }
@@ -145,7 +146,7 @@ fn drain_by_baseline(backlog: &Backlog, reader: Reader) -> Result<Run> {
     })
 }
 
-/// Measures EmoStream's dataflow or the word count from its start until the last final is committed and visible.
+/// Measures EmoStream's dataflow or the word count from its start until the last final result is committed and visible.
 fn drain_by_ours(backlog: &Backlog, program: &str, flags: &EmoStreamFlags) -> Result<Run> {
     let lines = backlog.format == Format::Lines;
     let (prefix, finals) = match lines {

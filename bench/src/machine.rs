@@ -1,4 +1,5 @@
-//! The machine during a run: programs beside the measured one change its CPU time, so each figure shows them.
+//! The use of the machine during a run. Other programs affect the CPU time of the measured program, so each figure also
+//! shows how much CPU they used.
 
 use std::{fmt, fs};
 
@@ -16,9 +17,10 @@ pub(crate) struct Machine {
 
 /// The use of the machine during a run.
 pub(crate) struct MachineUse {
-    /// Share of the time in which the hypervisor ran other machines although a core had work, in percent.
+    /// Steal time in percent: the share of the time in which a core of this machine had work, but the hypervisor ran
+    /// other machines.
     steal: f64,
-    /// Cores that the broker and unrelated programs used: all but the measured program and this one.
+    /// Cores that the broker and unrelated programs used: all programs except for the measured one and this one.
     others: f64,
     /// Load average of the last minute, at the end of the run.
     load: f64,
@@ -53,8 +55,8 @@ impl Machine {
         })
     }
 
-    /// Returns the use of the machine since this moment. The measured program has to be started after this moment, and
-    /// to be ended.
+    /// Returns the use of the machine since this moment. The caller must start the measured program after this moment,
+    /// and must wait for its end before this call.
     pub(crate) fn since(&self) -> Result<MachineUse> {
         let now = Machine::now()?;
         let total = now.total - self.total;

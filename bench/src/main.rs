@@ -50,7 +50,7 @@ enum Figure {
     Batches(drain::Flags),
     /// Count the words of lines of text, with the word count of `streams/examples` and with --peers
     Words(drain::Flags),
-    /// Time from the end of a window to its visible final at a steady rate; CPU and memory
+    /// Time from the end of a window until its final result is visible, at a steady rate; CPU and memory
     Steady(steady::Flags),
     /// Time from a POST in a quiet room until a WebSocket subscriber has a frame with the reaction
     Tap(tap::Flags),
@@ -58,9 +58,9 @@ enum Figure {
     Rooms(rooms::Flags),
     /// Memory over half an hour of event time
     Memory(rooms::MemoryFlags),
-    /// Time from the start of the process to its first final, while it restores the totals of many rooms
+    /// Time from the start of the process to its first final result, while it restores the totals of many rooms
     Restore(rooms::RestoreFlags),
-    /// Time from the start of the process to its first committed final, with a minute's backlog
+    /// Time from the start of the process to its first committed final result, with a minute's backlog
     Start(start::Flags),
     /// Cost of a POST, compared with hyper alone, and with axum and rdkafka
     Ingest(ingest::Flags),
@@ -93,8 +93,8 @@ struct EmoStreamFlags {
     /// Kafka's bootstrap servers; `tests/kafka/kafka.sh run` sets the variable
     #[arg(long, env = "EMOSTREAM_TEST_KAFKA")]
     kafka: String,
-    /// Path of the program to measure, by default that in target/release. `drain`, `batches`, `words`, `steady` and
-    /// `rooms` measure several in turn, and compare the last one with each of the others
+    /// Path of the program to measure. The default is the program in target/release. `drain`, `batches`, `words`,
+    /// `steady` and `rooms` measure several programs in turn, and compare the last one with each of the others
     #[arg(long)]
     program: Vec<String>,
     /// Additional flags for `emostream dataflow`
@@ -114,7 +114,7 @@ impl EmoStreamFlags {
         }
     }
 
-    /// Returns the program to measure in a figure that measures only one.
+    /// Returns the program to measure, for a figure that measures only one program.
     fn program(&self) -> Result<&str> {
         match &self.program[..] {
             [] => Ok(EMOSTREAM),

@@ -13,12 +13,13 @@ use crate::Result;
 /// Unit of the CPU times in /proc: a hundredth of a second, since `USER_HZ` is 100 on Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What a process has used.
+/// The resources that a process has used.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) user: Duration,
     pub(crate) system: Duration,
-    /// Number of times that a thread waited, for another thread or for the kernel. Ended threads do not count.
+    /// Number of times that a thread waited for another thread or for the kernel. Threads that have ended are not
+    /// included.
     pub(crate) waits: f64,
     /// Number of times that the kernel took the core from a thread.
     pub(crate) preemptions: f64,
@@ -62,7 +63,8 @@ impl MeasuredProcess {
         Ok(MeasuredProcess { child })
     }
 
-    /// Waits for a line on standard output that contains an address with `http://`, and returns what follows that.
+    /// Waits for a line on standard output that contains an address with `http://`, and returns the text after
+    /// `http://`.
     pub(crate) fn wait_for_address(&mut self) -> Result<String> {
         self.wait_for("http://", |line| Some(line.split_once("http://")?.1))
     }
@@ -91,7 +93,7 @@ impl MeasuredProcess {
         Ok(self.usage()?.cpu())
     }
 
-    /// Returns what the process has used since its start.
+    /// Returns the resources that the process has used since its start.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let pid = self.child.id();
         // `minflt`, `utime` and `stime`.
@@ -103,7 +105,7 @@ impl MeasuredProcess {
             ..Usage::default()
         };
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            // The thread may have ended meanwhile.
+            // The thread may have ended since its id was read.
             let Ok(status) = fs::read_to_string(thread?.path().join("status")) else {
                 continue;
             };

@@ -34,9 +34,8 @@ impl Peer {
         }
     }
 
-    /// Returns the grace period of Kafka Streams, or the lateness of Flink. Kafka Streams has one stream time for all
-    /// partitions of a task. It reads the partitions of a backlog at different speeds, so it needs a longer grace
-    /// period.
+    /// Returns the grace period of Kafka Streams, or the lateness of Flink. Kafka Streams needs a longer grace period:
+    /// it has one stream time for all partitions of a task, and reads the partitions of a backlog at different speeds.
     fn grace(self) -> Duration {
         match self {
             Peer::KafkaStreams => Duration::from_secs(30),

@@ -39,11 +39,11 @@ const MAX_RECORD_REACTIONS: usize = 20_000;
 /// Default lateness of the dataflow.
 const LATENESS_MS: u64 = 750;
 
-/// If the reader receives no final for this long, it has read all committed finals.
+/// If the reader receives no final result for this long, it has read all committed final results.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Maximum number of emojis in a room whose totals the dataflow writes at each change. It writes the totals of larger
-/// rooms less often.
+/// Maximum number of emojis in a room whose totals the dataflow writes at each change. The dataflow writes the totals
+/// of rooms with more emojis less often.
 const SMALL_EMOJIS: u32 = 100;
 
 #[derive(Debug, Args)]
@@ -57,7 +57,7 @@ pub(crate) struct Flags {
     /// Number of measured windows
     #[arg(long, default_value_t = 20)]
     windows: usize,
-    /// Number of rounds, in each of which every program is measured once
+    /// Number of rounds. In each round every program is measured once
     #[arg(long, default_value_t = 1)]
     rounds: usize,
 }
@@ -87,11 +87,12 @@ pub(crate) struct RestoreFlags {
     rounds: usize,
 }
 
-/// A crowd that sends one reaction of every emoji in every room in each window.
+/// A crowd. In every window it sends one reaction with each emoji to each room.
 struct UniformCrowd {
     names: Names,
     emojis: u32,
-    /// Keys in a pseudo-random order, so that every batch contains most rooms. The order is the same in each window.
+    /// The keys (room and emoji) in a pseudo-random order, so that every batch contains most rooms. The order is the
+    /// same in each window.
     order: Vec<u32>,
 }
 
@@ -138,8 +139,8 @@ impl UniformCrowd {
         Ok(())
     }
 
-    /// Returns the reaction of a key. It borrows all texts, also the user's, so that the load of many rooms leaves the
-    /// cores to the dataflow.
+    /// Returns the reaction of a key. The reaction borrows all its texts, so that generating the load of many rooms
+    /// needs little CPU time and leaves the cores to the dataflow.
     fn reaction(&self, key: u32, at_ms: u64) -> ReactionRef<'_> {
         let room = self.names.room(key / self.emojis);
         ReactionRef {
@@ -159,7 +160,8 @@ type Close = [(u32, u64); RESULTS.len()];
 
 /// The result of one run.
 struct Run {
-    /// For each topic, the time of each close: from the flush that lets it close until all results are visible.
+    /// For each topic, the duration of each close: from the flush after which the window can close until all its
+    /// results are visible.
     closes_ms: [Vec<f64>; RESULTS.len()],
     /// CPU time of each window.
     cpu_s: Vec<f64>,
@@ -227,8 +229,8 @@ fn measure(program: &str, flags: &Flags, cluster: &Cluster) -> Result<Run> {
     let readers = readers?;
     let mut closes: BTreeMap<u64, Close> = BTreeMap::new();
     let (mut cpu, mut resident_mb) = (Vec::new(), Vec::new());
-    // The loop waits for the totals of each window. The dataflow does not write the totals of rooms with more emojis in
-    // each window, so the loop waits for the finals instead.
+    // The loop waits for the totals of each window. For rooms with more emojis, the dataflow does not write the totals
+    // in each window, so the loop waits for the final results instead.
     let last = usize::from(flags.emojis <= SMALL_EMOJIS);
     let complete = |closes: &BTreeMap<u64, Close>| {
         let complete = closes.values().filter(|close| close[last].0 >= flags.rooms);
@@ -274,8 +276,8 @@ fn measure(program: &str, flags: &Flags, cluster: &Cluster) -> Result<Run> {
     })
 }
 
-/// Measures the time from a start to its first final. Each start restores the totals of all rooms, and one room
-/// receives reactions meanwhile.
+/// Measures the time from the start of the dataflow to its first final result. During each start the dataflow restores
+/// the totals of all rooms, while one room receives reactions.
 pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let prefix = "restore";
@@ -332,8 +334,8 @@ pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     Ok(())
 }
 
-/// Writes each flush when it is due, until `stop` is set. Inserts the time of each write into `written`, by the newest
-/// event time of the flush.
+/// Writes each flush when it is due, until `stop` is set. Inserts the time of each write into `written`. The key is the
+/// newest event time of the flush.
 fn load(
     crowd: &UniformCrowd,
     writer: &RecordWriter,

@@ -1,5 +1,5 @@
-//! Runs programs in turn and compares them pair by pair. Other load on the machine changes from minute to minute, and
-//! so does a program's CPU time beside it: only runs that follow each other can be compared.
+//! Runs programs in turn and compares them pair by pair. Other load on the machine changes from minute to minute and
+//! affects a program's CPU time, so only runs that follow each other can be compared.
 
 use std::fmt::Display;
 

@@ -1,4 +1,4 @@
-//! Measures the time from the start of the dataflow to its first committed final. The topic has a backlog, and
+//! Measures the time from the start of the dataflow to its first committed final result. The topic has a backlog, and
 //! reactions are written during the start, too.
 
 use std::{

@@ -1,5 +1,5 @@
-//! Measures a dataflow at a steady rate of plain records: CPU time, memory, and the time until the final of a window is
-//! visible. This time begins when the window has ended and the lateness has passed.
+//! Measures a dataflow at a steady rate of plain records: CPU time, memory, and the time until the final result of a
+//! window is visible. This time begins when the window has ended and the lateness has passed.
 //!
 //! The load is an open loop: each record is written when it is due, even if earlier ones were slow.
 
@@ -44,7 +44,7 @@ pub(crate) struct Flags {
     /// Duration of the warm-up, in seconds
     #[arg(long, default_value_t = 6)]
     warm_up: u64,
-    /// Number of rounds, in each of which every program is measured once
+    /// Number of rounds. In each round every program is measured once
     #[arg(long, default_value_t = 1)]
     rounds: usize,
 }

@@ -47,8 +47,8 @@ pub(crate) struct Flags {
     /// Number of measured taps on each log
     #[arg(long, default_value_t = 200)]
     taps: usize,
-    /// Mean time between two taps, in milliseconds. Each time is random, and differs from the mean by at most a
-    /// quarter, so that taps come at all times of a window and of a flush interval
+    /// Mean time between two taps, in milliseconds. Each time is random and differs from the mean by at most a quarter.
+    /// In this way taps come at all times of a window and of a flush interval
     #[arg(long, default_value_t = 1000)]
     every: u64,
     #[arg(long, default_value_t = 1)]
@@ -59,7 +59,7 @@ pub(crate) struct Flags {
 #[derive(Debug, Default)]
 struct Delays {
     all_ms: Vec<f64>,
-    /// Number of taps that a final showed before a live tally did.
+    /// Number of taps that the subscriber received in a final result before it received them in a live tally.
     by_final: usize,
 }
 
@@ -174,7 +174,7 @@ impl Screen {
         })
     }
 
-    /// Reads frames until they contain `expected` reactions. Returns whether the last frame is a final.
+    /// Reads frames until they contain `expected` reactions. Returns whether the last frame is a final result.
     async fn show(&mut self, expected: u64) -> Result<bool> {
         loop {
             let message = self.frames.next().await.ok_or("the server closed")??;

@@ -7,8 +7,8 @@ use emostream_log::EventClock;
 use emostream_model::Topics;
 use hyper::{Uri, http::uri::Authority};
 
-/// Maximum time without a frame on a subscriber's connection, unless a [`SubscriberConfig`] has another value. Proxies
-/// close silent connections, most of them after 30 or 60 s, so the time is shorter than that.
+/// Default of the maximum time without a frame on a subscriber's connection. Proxies close silent connections, most of
+/// them after 30 or 60 s, so the time is shorter than that.
 pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The validated configuration of a publisher.
@@ -16,11 +16,11 @@ pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
 pub struct Config {
     /// Names of the topics that contain the results.
     pub topics: Topics,
-    /// Length of a window. It is sent in `hello` until a result with another length is applied.
+    /// Length of a window. `hello` frames contain it until a result with another length is applied.
     pub window_ms: u64,
-    /// Minimum time between two live tallies of a room. It is sent in `hello`.
+    /// Minimum time between two live tallies of a room. `hello` frames contain it.
     pub live_ms: u64,
-    /// Number of identical emojis in a swarm. It is sent in `hello` until a result with another number is applied.
+    /// Number of identical emojis in a swarm. `hello` frames contain it until a result with another number is applied.
     pub swarm_size: u64,
     /// Settings with which subscribers are served.
     pub subscribers: SubscriberConfig,
@@ -29,7 +29,8 @@ pub struct Config {
 /// Settings with which a publisher or a relay serves subscribers.
 #[derive(Debug, Clone)]
 pub struct SubscriberConfig {
-    /// Time for which finals stay in the ring of a room. A subscriber that reconnects within this time can resume.
+    /// Time for which final results stay in the ring of a room. A subscriber that reconnects within this time can
+    /// resume.
     pub ring: Duration,
     /// Origin of the ingest to which the page sends reactions. `None`: the server from which the page was loaded.
     pub ingest_url: Option<IngestUrl>,

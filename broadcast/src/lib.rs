@@ -12,9 +12,9 @@
 //! the layers below it. `source`, `relay` and `fanout` are one layer, so they do not import each other. All layers use
 //! `metrics`, `config` and `error`, which import no other module of this crate.
 //!
-//! There are two classes of messages. Of live tallies and trending lists, only the newest is sent. Of finals, every one
-//! in the ring is sent. A subscriber has a cursor and no queue, so a slow subscriber uses no memory apart from the
-//! buffers of its socket.
+//! There are two classes of messages. Only the newest of live tallies and trending lists is sent. Every final result in
+//! the ring is sent. A subscriber has a cursor and no queue, so a slow subscriber uses no memory apart from the buffers
+//! of its socket.
 //!
 //! Invariants:
 //! - The frame of a result is serialised once for all subscribers, and has the same bytes at every publisher.

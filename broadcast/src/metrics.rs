@@ -71,11 +71,11 @@ impl Metrics {
             )?,
             gaps: counter(
                 "gaps_total",
-                "Frames that notify a subscriber of missed finals (gap frames).",
+                "Frames that notify a subscriber of missed final results (gap frames).",
             )?,
             delivery: seconds(
                 "delivery_seconds",
-                "Time from the record of a final in the log until the final is sent to a subscriber that was already connected.",
+                "Time from the record of a final result in the log until the result is sent to a subscriber that was already connected.",
             )?,
             stalled: gauge(
                 "stalled_subscribers",

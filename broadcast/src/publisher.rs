@@ -63,7 +63,7 @@ impl Publisher {
     ) -> Result<Self, BroadcastError> {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("relay");
-        // The default settings are enough here, since the upstream sends the real ones.
+        // The default settings are enough here, since the upstream sends the settings of the dataflow.
         let (updates, shards) = fan_out(WindowSettings::default(), metrics, &config)?;
         let client = UpstreamClient::start(upstreams, &updates, component).await?;
         Ok(Self::new(config, updates, shards, client))

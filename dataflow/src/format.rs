@@ -73,8 +73,8 @@ impl Format for ReactionFormat {
                 let part = part.iter().map(|index| reactions[*index]);
                 Batch::encode(base_ms, part)
             }
-            // The users in the batch cannot be decoded, so its rejected parts cannot be encoded separately. The last
-            // part gets the whole value, so that it is written only once.
+            // The users in the batch cannot be decoded, so the rejected parts of the batch cannot be encoded
+            // separately. The last part gets the whole value, so that the value is written only once.
             None if number + 1 == parts.len() => record.value.to_vec(),
             None => Vec::new(),
         };
@@ -250,8 +250,9 @@ mod tests {
         let (first, second) = ((2000, vec![1000, 1500]), (4000, vec![2500]));
         for (read_offset, final_until_ms, expected) in [
             (0, 0, vec![first, second.clone()]),
-            // The window that ends at 2 s was final before this run, so the previous run committed the rejection of its
-            // part. The window that ends at 4 s was not final, so this run rejects its part.
+            // The batch has events in two windows. The window that ends at 2 s was final before this run, so the
+            // previous run has committed the rejection of its events. The window that ends at 4 s was not final, so
+            // this run rejects its events.
             (2, T0 + 2000, vec![second]),
             // Both windows were final when the batch was read, so their events are rejected together.
             (0, T0 + 4000, vec![(4000, vec![1000, 2500, 1500])]),
@@ -350,8 +351,8 @@ mod tests {
             assert_eq!(resume, 0, "its last window is open");
             let marks = fixture.reading.advance(T0 + 2000, T0 + 4000, 2, false);
             assert_eq!(marks.last().unwrap().1.resume_offset, 2);
-            // The next run reads the record again. It does not reject the events whose window was final, since this run
-            // has committed their rejection.
+            // The next run reads the record again. That run does not reject the events whose window was final, since
+            // this run has committed their rejection.
             let mut again = Fixture::new(2, T0 + 2000);
             again.accept(T0 + 2500, record);
             let settled_at_ms: Vec<u64> = again.rejected.iter().map(|r| r.settled_at_ms).collect();
@@ -428,7 +429,7 @@ mod tests {
         assert_eq!(rejections(&fixture), expected);
         let part = [5_001, 9_000].map(|at_ms| reaction("🔥", T0 + at_ms));
         assert_eq!(reactions_of(&fixture.rejected[0]), part);
-        // The limit does not apply to records at `below_offset` and later offsets.
+        // The limit applies only to records before `below_offset`.
         fixture.offset = 3;
         fixture.accept(T0 + 9_000, &batch(&[9_000]));
         assert_eq!(fixture.reading.clock().newest_ms(), T0 + 9_000);
@@ -436,8 +437,8 @@ mod tests {
             fixture.counts(),
             [(4_000, "a 🔥".into(), 1), (8_000, "a 🔥".into(), 1)]
         );
-        // A later run reads the first record again. The offset is below the committed offset, so the run does not
-        // reject the events again.
+        // A later run reads the first record again. The offset of the record is below the committed offset, so that run
+        // does not reject the events again.
         let mut again = Fixture::with(2, 0, Some(limit), &[]);
         again.accept(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
         assert!(again.rejected.is_empty());

@@ -13,8 +13,8 @@
 //! the records of the results.
 //!
 //! Invariants:
-//! - The final of a window is written once, after the frontier has passed the end of the window.
-//! - Results and progress are written in one transaction, so `kill -9` at any time changes no final.
+//! - The final result of a window is written once, after the frontier has passed the end of the window.
+//! - Results and progress are written in one transaction, so `kill -9` at any time changes no final result.
 //! - A stop never closes a window: open windows stay open for the next run.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -69,8 +69,8 @@ pub struct Config {
     pub emojis: EmojiNames,
     /// The settings that determine how often totals records are written.
     pub totals_pace: TotalsPace,
-    /// Time without a final, in event time, after which a room is removed and its totals begin at 0 with its next
-    /// final.
+    /// Time without a final result, in event time, after which a room is removed and its totals begin at 0 with its
+    /// next final result.
     pub totals_retention: Duration,
     /// The settings with which the process runs the application. The lateness must exceed the flush interval of the
     /// ingest plus the clock skew.

@@ -1,7 +1,7 @@
 //! The results of closed windows, and the encoding of their records.
 //!
 //! Operators send results to the sink as values, and the commit thread encodes them as JSON. If a worker encoded the
-//! results of many rooms, this would block the worker for as long as computing them.
+//! results of many rooms, the encoding would block the worker for as long as the computation of these results.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use emostream_streams::{
 /// Approximate bytes of a record without its counts: the key, and the room, the window and the total in the JSON.
 const RECORD_BYTES: usize = 120;
 
-/// Approximate bytes of a tally in a final: `{"emoji":"🔥","count":1234,"swarms":1,"loose":234},`.
+/// Approximate bytes of a tally in a final result: `{"emoji":"🔥","count":1234,"swarms":1,"loose":234},`.
 const TALLY_BYTES: usize = 54;
 
 /// Approximate bytes of a count in totals: `{"emoji":"🔥","count":1234},`.
@@ -35,7 +35,7 @@ fn totals_bytes(emojis: usize) -> usize {
     RECORD_BYTES + emojis * COUNT_BYTES
 }
 
-/// The format of finals.
+/// The format of final results.
 #[derive(Debug, Clone)]
 pub struct Finals {
     /// Number of identical emojis that make a swarm.
@@ -158,8 +158,8 @@ impl TopFormat<Room, Emoji> for TrendingTops {
     }
 }
 
-/// Decodes a final or a totals record. A final has all fields of a totals record, so both are decoded as totals records,
-/// which keep the counts of emojis that this build does not know.
+/// Decodes a final result or a totals record. A final result has all fields of a totals record, so both are decoded as
+/// totals records, which keep the counts of emojis that this build does not know.
 fn stored_counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
     let record: TotalsRecord = serde_json::from_slice(value).ok()?;
     let TotalCounts { named, unnamed } = record.counts;

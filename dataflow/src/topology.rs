@@ -23,17 +23,17 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// to continue without a reset. A million reactions need about 20 MB.
 const REACTIONS_KEPT: Duration = DAY;
 
-/// Retention of finals and rejected records. With a week, a match of last Saturday can still be read on Friday.
+/// Retention of final results and rejected records. With a week, a match of last Saturday can still be read on Friday.
 const RESULTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Retention of live tallies. Ten minutes are enough for `inspect`, and the final of a window replaces its live
+/// Retention of live tallies. Ten minutes are enough for `inspect`, and the final result of a window replaces its live
 /// tallies.
 const LIVE_KEPT: Duration = Duration::from_secs(600);
 
 /// The EmoStream application.
 pub type EmoStream = Application<ReactionFormat>;
 
-/// Reactions → tallies of each room, totals, and what is trending.
+/// Turns reactions into tallies of each room, totals, and trending lists.
 pub fn topology(t: &Topology<ReactionFormat>, config: &Config) {
     let (topics, swarm_size) = (&config.topics, config.swarm_size);
     let reactions = Topic::new(topics.reactions()).kept(REACTIONS_KEPT);

@@ -66,7 +66,7 @@ impl Process {
         }
     }
 
-    /// Returns the final-until time, up to which all windows are final, from the metrics of the process, seconds;
+    /// Returns the final-until time (up to which all windows are final) in seconds, from the metrics of the process;
     /// `None` if the metrics do not contain it yet.
     fn final_until(&self) -> Option<f64> {
         let families = self.registry.gather();
@@ -81,7 +81,7 @@ impl Process {
     }
 }
 
-/// Appends reactions to every partition, one per 100 ms, beginning with the time `from_ms`. Then appends a heartbeat
+/// Appends one reaction per 100 ms to every partition, starting at the event time `from_ms`. Then appends a heartbeat
 /// that closes all windows.
 fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     let mut records = Vec::new();
@@ -104,7 +104,7 @@ fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     fixture.append(records);
 }
 
-/// Checks that each window of each room is final once, and that the finals contain every reaction.
+/// Checks that each window of each room is final once, and that the final results contain every reaction.
 fn check(fixture: &Fixture, span_ms: u64) {
     let finals = fixture.values(&fixture.topics.windows());
     let finals: Vec<WindowRecord> = finals
@@ -227,7 +227,10 @@ fn processes_with_different_settings_refuse_each_other() {
         ..config(&hosts, 1, 1)
     };
     let second = Process::start(other, &fixture);
-    for (process, difference) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
+    for (process, difference) in [
+        (first, "2s at this process and 1s"),
+        (second, "1s at this process and 2s"),
+    ] {
         let error = process.end().unwrap_err();
         assert_eq!(error.exit_code(), 64);
         let sentence = error.to_string();

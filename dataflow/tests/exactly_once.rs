@@ -122,7 +122,7 @@ impl Fixture {
     }
 }
 
-/// Numbers of reactions, by (window start, room, emoji).
+/// Numbers of reactions. The key is the window start, the room and the emoji.
 type Counts = BTreeMap<(u64, String, String), u64>;
 
 /// The expected output, computed event by event from the log of each partition alone.
@@ -227,8 +227,8 @@ fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord
 }
 
 /// Returns the final-until time at which all windows of [`events`] are final. The last events are in the window that
-/// begins at the end of the span, so this time is the end of that window. A test must not wait for an earlier time: the
-/// last windows may not be final then.
+/// begins at the end of the span, so this time is the end of that window. A test must not wait for an earlier time, at
+/// which the last windows may not be final yet.
 fn all_final_ms(span_ms: u64) -> u64 {
     T0 + span_ms + 2000
 }

@@ -13,7 +13,7 @@
 //! Invariants:
 //! - A body is read only if the buffer has permits for its reactions. Bodies have a budget of their own, which is
 //!   charged as their bytes arrive. Buffer permits are acquired when the body is complete, and released when the log
-//!   has acknowledged the reactions or has finally refused them. So the memory of the process is bounded.
+//!   has acknowledged the reactions or the ingest has given up storing them. So the memory of the process is bounded.
 //! - The event time of a reaction is the time when it was added to the buffer. The clock of event times does not go
 //!   back within a flush.
 //! - Every flush at the end of an interval writes to every available partition: a heartbeat if there are no reactions

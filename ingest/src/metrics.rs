@@ -42,7 +42,7 @@ pub(crate) struct Metrics {
     pub(crate) limited: IntCounter,
     /// Reactions acknowledged by the log.
     pub(crate) stored: IntCounter,
-    /// Reactions that the log did not store, and whose requests waited and got an error.
+    /// Reactions that the log did not store, and whose requests were still waiting and got an error.
     pub(crate) refused: IntCounter,
     /// Reactions that the log did not store after their requests got 202.
     pub(crate) lost: IntCounter,

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "reads the clock while the service starts"
+    reason = "this module reads the clock while the service starts"
 )]
 
 use std::{

@@ -13,7 +13,7 @@ pub enum LogError {
     Unreachable {
         /// The brokers as configured.
         brokers: String,
-        /// The report of the client library.
+        /// The error message of the client library.
         detail: String,
     },
     /// A broker responds, but none of the brokers that it advertises is reachable.
@@ -29,7 +29,7 @@ pub enum LogError {
     /// A broker and this client do not agree on TLS or SASL.
     #[error("Kafka at {broker}: {detail}")]
     Security {
-        /// The broker with the problem, or all brokers as configured.
+        /// The broker that reported the problem, or all brokers as configured.
         broker: String,
         /// The problem, and the property to set.
         detail: String,
@@ -115,7 +115,7 @@ pub enum LogError {
     /// The log did not acknowledge in time.
     #[error("the log did not acknowledge in time: {detail}")]
     TimedOut {
-        /// The report of the client library.
+        /// The error message of the client library.
         detail: String,
     },
     /// The time of the record is further in the future than the topic allows.
@@ -125,7 +125,7 @@ pub enum LogError {
     Ahead {
         /// The topic's name.
         topic: String,
-        /// The milliseconds by which the record's time is in the future.
+        /// How many milliseconds the record's time is in the future.
         ahead_ms: u64,
     },
     /// A newer transactor of the same id exists.
@@ -137,7 +137,7 @@ pub enum LogError {
     /// The transaction was aborted, or its outcome is unknown.
     #[error("the transaction failed: {detail}")]
     Aborted {
-        /// The report of the client library.
+        /// The error message of the client library.
         detail: String,
     },
     /// Another process uses the data directory.
@@ -151,7 +151,7 @@ pub enum LogError {
     Damaged {
         /// The data directory.
         dir: PathBuf,
-        /// The report of the database.
+        /// The error message of the database.
         detail: String,
     },
     /// The disk failed.
@@ -159,7 +159,7 @@ pub enum LogError {
     Disk {
         /// The data directory.
         dir: PathBuf,
-        /// The report of the operating system.
+        /// The error message of the operating system.
         detail: String,
     },
     /// A client property is invalid.

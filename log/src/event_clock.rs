@@ -57,8 +57,8 @@ impl Lead {
     }
 
     /// Returns the event time for a reading of both clocks. The caller has to read the host clock first: if the process
-    /// pauses between the two readings, the lead is too small, and the next reading corrects it. In the other order the
-    /// lead would be too large, and it never decreases.
+    /// pauses between the two readings, the stored difference is too small, and the next reading corrects it. In the
+    /// other order the difference would be too large, and it never decreases.
     fn time_of(&self, host: Duration, monotonic: Duration) -> Duration {
         let monotonic = micros(monotonic);
         let lead = micros(host).saturating_sub(monotonic);
@@ -96,12 +96,12 @@ impl EventClock {
         u64::try_from(self.unix_time().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Returns how far this clock is ahead of the host clock: zero unless the host clock has stepped back.
+    /// Returns how far this clock is ahead of the host clock: zero if the host clock has not stepped back.
     pub fn ahead_of_host(&self) -> Duration {
         match &self.0 {
             Source::Host => Duration::ZERO,
             // This clock is read before the host clock: in the other order, the time between the two readings would
-            // count as a lead.
+            // appear to be a difference of the clocks.
             Source::Monotonic(_) => self.unix_time().saturating_sub(host_time()),
         }
     }

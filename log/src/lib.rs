@@ -50,10 +50,10 @@ pub struct EndOffsets {
 
 /// The operations of a log. The services share a log as `Arc<dyn Log>`.
 ///
-/// Every method may block for some seconds on a broker or a disk, unless its documentation excludes this. So
+/// Every method may block for some seconds on a broker or a disk, except those whose documentation excludes this. So
 /// call the methods at start-up or on a separate thread, not on a timely worker or in an async task.
 pub trait Log: Send + Sync {
-    /// Creates the topic unless it exists. An existing topic is not changed.
+    /// Creates the topic if it does not exist. An existing topic is not changed.
     fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError>;
 
     /// Returns the number of partitions of the topic, or [`LogError::UnknownTopic`] if the topic does not exist.

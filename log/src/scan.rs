@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures for how long reads return no record"
+    reason = "this module measures for how long reads return no record"
 )]
 
 use std::{

@@ -83,7 +83,7 @@ pub enum BatchError {
     /// A time does not fit into 64 bits.
     #[error("a time in the batch exceeds 64 bits")]
     Time,
-    /// The number of users differs from the number of entries, or a user id is not valid.
+    /// There are more or fewer users than entries, or a user id is not valid.
     #[error("the batch's users do not match its entries")]
     Users,
 }

@@ -20,11 +20,11 @@ pub struct Emoji(u16);
 pub struct UnknownEmoji;
 
 struct Table {
-    /// Text of each emoji, by its number.
+    /// Text of each emoji. The index is the number of the emoji.
     texts: Vec<&'static str>,
     ids: HashMap<&'static str, u16>,
-    /// Number of each emoji, by [`normalized`] text. The texts of variants with skin tones are included, since some of
-    /// them contain other emojis than the text without skin tones.
+    /// Number of each emoji. The key is the [`normalized`] text of the emoji. The texts of variants with skin tones are
+    /// included, since some of them contain other emojis than the text without skin tones.
     by_normalized: HashMap<String, u16>,
     /// Numbers in the order of Unicode's list, which keyboards also use: smileys come first.
     keyboard: Vec<u16>,
@@ -212,7 +212,7 @@ impl EmojiNames {
         Ok(())
     }
 
-    /// Returns the aliases, by name.
+    /// Returns the aliases. The key is the name.
     pub fn aliases(&self) -> &BTreeMap<String, Emoji> {
         &self.aliases
     }

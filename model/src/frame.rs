@@ -19,13 +19,14 @@ pub struct Count {
     pub count: u64,
 }
 
-/// Position of a final in the `windows` topic, as text `partition-offset`. All publishers and relays have the same ids,
-/// so a subscriber can resume at another publisher or relay.
+/// Position of a final result in the `windows` topic, as text `partition-offset`. All publishers and relays have the
+/// same ids, so a subscriber can resume at another publisher or relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub struct ResultId {
-    /// The partition. All finals of a room are in one partition, so the ids of a room are ordered by their offsets.
+    /// The partition. All final results of a room are in one partition, so the ids of a room are ordered by their
+    /// offsets.
     pub partition: u32,
-    /// The offset of the final in the partition.
+    /// The offset of the final result in the partition.
     pub offset: u64,
 }
 
@@ -75,11 +76,11 @@ impl<'de> Deserialize<'de> for ResultId {
     }
 }
 
-/// The reason why finals are missing between two messages.
+/// The reason why final results are missing between two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GapReason {
-    /// The subscriber read too slowly, and the ring dropped finals before they were sent.
+    /// The subscriber read too slowly, and the ring dropped final results before they were sent.
     Slow,
     /// The subscriber resumed from an id that is not in the ring any more.
     Expired,
@@ -101,8 +102,9 @@ pub enum Frame {
         /// server sends no heartbeats.
         #[serde(default)]
         heartbeat_ms: u64,
-        /// The newest final of the room when the subscriber connected. A final with this id or an earlier one is older
-        /// than the connection. `None` if the server has no final of the room: then every final that follows is new.
+        /// The newest final result of the room when the subscriber connected. A final result with this id or an earlier
+        /// one is older than the connection. `None` if the server has no final result of the room: then every final
+        /// result that follows is new.
         latest: Option<ResultId>,
         /// Length of a window, in milliseconds.
         window_ms: u64,
@@ -110,7 +112,7 @@ pub enum Frame {
         live_ms: u64,
         /// Number of identical emojis in a swarm.
         swarm_size: u64,
-        /// Whether all finals after the id that the subscriber requested follow, without a gap.
+        /// Whether all final results after the id that the subscriber requested follow, without a gap.
         resumed: bool,
         /// As in [`Frame::Heartbeat`].
         #[serde(default = "counting", skip_serializing_if = "is_true")]
@@ -153,7 +155,7 @@ pub enum Frame {
         /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
-        /// The time at which the final was committed to the log, Unix milliseconds.
+        /// The time at which the final result was committed to the log, Unix milliseconds.
         emitted_at: u64,
         /// The sum of all counts.
         total: u64,
@@ -180,11 +182,11 @@ pub enum Frame {
         #[serde(deserialize_with = "known::deserialize")]
         top: Vec<Count>,
     },
-    /// Finals were missed. The room's state (`GET /v1/rooms/ROOM`) has the current counts.
+    /// Final results were missed. The room's state (`GET /v1/rooms/ROOM`) has the current counts.
     Gap {
-        /// The last final that the subscriber received, or the one from which it resumed.
+        /// The last final result that the subscriber received, or the one from which it resumed.
         after: ResultId,
-        /// The reason why finals are missing.
+        /// The reason why final results are missing.
         reason: GapReason,
     },
     /// The server is about to close the connection.

@@ -1,5 +1,5 @@
-//! Decoders of lists by emoji. Another build of the program may have written the list, and may know emojis that this
-//! build does not know.
+//! Decoders of lists with an entry for each emoji. Another build of the program may have written the list, and may know
+//! emojis that this build does not know.
 //!
 //! Entries with an unknown emoji are left out. The record's total still contains their counts, so a frame that is made
 //! from the record includes these counts in its `others`.
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::{Count, Emoji, Tally};
 
-/// An entry of a list by emoji.
+/// An entry of a list, for one emoji.
 pub(crate) trait ByEmoji<'de, C>: Sized {
     /// The fields after the emoji.
     type Rest: BorrowDecode<'de, C>;
@@ -64,7 +64,7 @@ where
 }
 
 /// Implements `BorrowDecode` for a record. The arguments are the record's fields in their order. The field between the
-/// semicolons is a list by emoji, and [`decode`] decodes it.
+/// semicolons is a list with an entry for each emoji; [`decode`] decodes this list.
 macro_rules! decoded {
     ($record:ident: $($before:ident),+; $list:ident; $($after:ident),*) => {
         impl<'de, C> bincode::BorrowDecode<'de, C> for $record {

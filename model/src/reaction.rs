@@ -97,7 +97,7 @@ pub enum InvalidReaction {
     Field {
         /// The field's name.
         field: &'static str,
-        /// The error and the expected value, as text for the client.
+        /// The problem with the value and the expected value, as text for the client.
         why: String,
     },
     /// This build does not know the emoji. The error has a variant of its own, since another build may know the emoji.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::{Count, Room, Tally, TotalCounts, Window, known};
 
-/// A value of the `windows` topic (a final) or, with `emitted_at`, of the `live` topic.
+/// A value of the `windows` topic (a final result) or, with `emitted_at`, of the `live` topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct WindowRecord {
     /// The room.
@@ -16,7 +16,7 @@ pub struct WindowRecord {
     #[serde(flatten)]
     pub window: Window,
     /// The time at which the dataflow emitted the tally, Unix milliseconds. Only live tallies have this field, so that
-    /// the bytes of a final do not depend on the time when it was computed.
+    /// the bytes of a final result do not depend on the time when it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emitted_at: Option<u64>,
     /// The sum of the counts.
@@ -86,7 +86,7 @@ pub struct LeadersRecord {
     pub span_ms: u64,
     /// The most frequent emojis of all rooms together, the most frequent first.
     pub top: Vec<Count>,
-    /// The rooms with the most reactions, the greatest count first, equal counts by name.
+    /// The rooms with the most reactions, the greatest count first. Rooms with equal counts are sorted by name.
     pub rooms: Vec<RoomCount>,
 }
 
@@ -102,7 +102,7 @@ pub struct RoomCount {
 /// Text that is used instead of a room's name in a record of all rooms together. No room has this name.
 pub const ALL_ROOMS: &str = "*";
 
-/// A value that is serialized as [`ALL_ROOMS`].
+/// A value that is serialized as the text [`ALL_ROOMS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct AllRooms;
 

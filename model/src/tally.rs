@@ -30,7 +30,8 @@ pub fn compress(emoji: Emoji, count: u64, swarm_size: u64) -> Tally {
     }
 }
 
-/// Sorts a list of counts as all results are sorted: the greatest count first, equal counts by the emoji's text.
+/// Sorts a list of counts as all results are sorted: the greatest count first. Emojis with equal counts are sorted by
+/// their text.
 pub fn sort_counts<T>(counts: &mut [T], key: impl Fn(&T) -> (u64, Emoji)) {
     counts.sort_unstable_by(|a, b| {
         let ((count_a, emoji_a), (count_b, emoji_b)) = (key(a), key(b));

@@ -46,7 +46,7 @@ impl Topics {
     pub fn reactions(&self) -> String {
         self.named("reactions")
     }
-    /// Name of the topic of finals.
+    /// Name of the topic of final results.
     pub fn windows(&self) -> String {
         self.named("windows")
     }

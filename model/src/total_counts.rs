@@ -1,7 +1,8 @@
-//! The list by emoji of a totals record. It also contains emojis that this build does not know.
+//! The counts of a totals record, one for each emoji. They include the counts of emojis that this build of the program
+//! does not know, and which a dataflow of another build has counted.
 //!
-//! A dataflow of another build has counted these emojis. Each totals record of a room replaces the record before it. If
-//! a new record left out the counts of unknown emojis, these counts would be lost.
+//! A new totals record of a room replaces the record before it. If the new record left out the counts of unknown
+//! emojis, these counts would be lost.
 
 use std::{borrow::Cow, iter};
 

@@ -296,19 +296,19 @@ fn the_bytes_of_version_2() {
     let expected = [
         &[0, 0, 0, 31, 2][..],
         // The bytes of the variant `Updates`, of its origin time, of the number of updates (two), and of the variant of
-        // the first update, a final.
+        // the first update, a final result.
         &[3, 1, 2, 0],
-        // The id of the final (3-300), the time at which it was written (9), the number of backward resets (one), and
-        // whether the totals begin with it (yes).
+        // The bytes of a final result: its id (3-300), the time at which it was written (9), the number of backward
+        // resets (one), and whether the totals begin with it (yes).
         &[3, 251, 44, 1, 9, 1, 1],
-        // The room, the window, the absent `emitted_at`, and the total.
+        // The bytes of its room, its window, the absent `emitted_at`, and the total.
         &[1, b'r', 2, 4, 0, 5],
-        // The number of tallies (one), the length of the emoji's text, the text, and the counts: 5 in total, no swarm,
-        // 5 loose emojis.
+        // The bytes of the number of tallies (one), the length of the emoji's text, the text, and the counts: 5 in
+        // total, no swarm, 5 loose emojis.
         &[1, 3],
         "⚽".as_bytes(),
         &[5, 0, 5],
-        // Removal of a room: its name, and the order (one backward reset, start 7).
+        // The bytes of a room's removal: the name of the room, and the position (one backward reset, window start 7).
         &[6, 1, b'q', 1, 7],
     ]
     .concat();

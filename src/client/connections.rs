@@ -12,7 +12,7 @@
 //! Invariant: no request is written twice. A request is retried on another connection only if it was not written at
 //! all.
 
-#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+#![allow(clippy::disallowed_methods, reason = "this module measures latencies")]
 
 use std::{
     io,
@@ -57,7 +57,7 @@ pub(crate) enum Answer {
 pub(crate) struct ApiRequest {
     pub(crate) method: Method,
     pub(crate) path: Uri,
-    /// The body, which is JSON.
+    /// The body of the request, as JSON text.
     pub(crate) body: Bytes,
     /// The token of the `Authorization` header.
     pub(crate) token: Option<Token>,
@@ -74,7 +74,7 @@ pub(crate) struct Connections {
 
 #[derive(Default)]
 struct Pool {
-    /// Idle connections. The most recently used one is at the end.
+    /// Idle connections. The most recently used connection is at the end.
     free: Vec<Connection>,
     opened: u64,
     limit: usize,
@@ -229,8 +229,8 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Whether the limit on open files was reached and at least one connection remains allowed. In this case `limit` is
-    /// lowered, and the caller waits for an open connection.
+    /// Returns whether the limit on open files was reached and at least one connection remains allowed. If so, this
+    /// function lowers `limit`, and the caller waits for an open connection.
     fn too_many(&self, error: &io::Error) -> bool {
         let code = error.raw_os_error();
         let mut pool = self.pool();

@@ -12,8 +12,8 @@ use super::{Server, Token};
 /// The flags for connections to servers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AccessFlags {
-    /// For https, trust the certificates in this file (PEM) and those signed by them, instead of those that the system
-    /// trusts
+    /// For https, trust the certificates in this file (PEM) and certificates signed by them, instead of those that the
+    /// system trusts
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
     /// A file of tokens (JWT), one per line. Commands that need only one token send the first

@@ -7,11 +7,11 @@
 //! A connection also counts as lost if the server sends nothing for two of its heartbeat intervals: a network may stop
 //! forwarding without closing the connection.
 //!
-//! Invariant: finals are returned in order, and none is returned twice, even if the subscription reconnects.
+//! Invariant: final results are returned in order, and none is returned twice, even if the subscription reconnects.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures the duration of a connection"
+    reason = "this module measures the duration of a connection"
 )]
 
 use std::{
@@ -48,7 +48,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A connection counts as lost if nothing is received for this many heartbeat intervals.
 const MISSED_HEARTBEATS: u32 = 2;
-/// If a connection lasted this long, the next backoff is the shortest one again.
+/// After a connection that lasted this long, the backoff starts again with its shortest value.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Maximum size of an error response whose `detail` is read, bytes.
@@ -114,7 +114,7 @@ impl Subscription {
         }
     }
 
-    /// Makes the subscription start after this final.
+    /// Makes the subscription start after this final result.
     pub(crate) fn since(mut self, id: ResultId) -> Self {
         self.since = Some(id);
         self
@@ -152,8 +152,8 @@ impl Subscription {
         }
     }
 
-    /// Stores what a reconnection needs from the frame: the id of the last final, the heartbeat interval, and the time
-    /// of a `bye`. Returns whether the frame is new; a final that was already returned is not.
+    /// Stores what a reconnection needs from the frame: the id of the last final result, the heartbeat interval, and
+    /// the time of a `bye`. Returns `false` if the frame is a final result that was already returned.
     fn is_new(&mut self, frame: &Frame) -> bool {
         match frame {
             Frame::Final { id, .. } => {
@@ -259,7 +259,7 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     Ok(Connection::Events(body, Events::default()))
 }
 
-/// Converts an error response. A retry is useful after 5xx and 429, which a full or starting server sends, and not
+/// Converts an error response. A retry can succeed after 5xx and 429, which a full or starting server sends, but not
 /// after other errors. The reason contains the `detail` of `body`, if it is a problem (RFC 9457).
 fn status(status: StatusCode, body: &[u8]) -> Lost {
     let why = match problem::detail(body) {
@@ -302,7 +302,7 @@ impl Established {
             .and_then(|silence| self.last_received_at.checked_add(silence));
         let message = match until {
             // `timeout_at` polls the message before it checks the time. So if this process was stopped for a while,
-            // bytes that arrived meanwhile are read and the connection does not count as lost.
+            // bytes that arrived during the stop are read, and the connection does not count as lost.
             Some(until) => match tokio::time::timeout_at(until.into(), message).await {
                 Ok(message) => message,
                 Err(_) => {
@@ -347,7 +347,7 @@ impl Connection {
     }
 }
 
-/// Converts a close of the WebSocket. A retry is useless after the close codes 3500 to 3999, and useful after all
+/// Converts a close of the WebSocket. A retry cannot succeed after the close codes 3500 to 3999, but can after all
 /// others (docs/reference/stream-protocol.md).
 fn closed(close: Option<&CloseFrame>) -> Lost {
     let Some(CloseFrame { code, reason }) = close else {
@@ -387,7 +387,8 @@ mod tests {
         frame.to_string()
     }
 
-    /// Accepts one connection, sends a final for each of `offsets`, and closes. Returns the URI that was requested.
+    /// Accepts one connection, sends a final result for each of `offsets`, and closes. Returns the URI that was
+    /// requested.
     async fn serve_once(listener: &TcpListener, offsets: &[u64]) -> String {
         let (stream, _) = listener.accept().await.unwrap();
         let mut requested = String::new();

@@ -8,7 +8,7 @@ use super::Command;
 /// The tools whose environment variables contain the name of the tool, for example `EMOSTREAM_LOAD_RATE`.
 const TOOLS: [&str; 3] = ["load", "inspect", "reset"];
 
-/// The flags that mean the same for every command, so that their variables do not contain the name of a tool.
+/// The flags that have the same meaning for every command. Their variables do not contain the name of a tool.
 const COMMON_FLAGS: [&str; 7] = [
     "kafka",
     "kafka-config",

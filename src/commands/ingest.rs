@@ -42,10 +42,10 @@ pub(crate) struct Flags {
 /// The flags for accepting reactions and writing them to the log.
 #[derive(Debug, Clone, Args)]
 pub(super) struct IngestFlags {
-    /// Interval at which accepted reactions are written to the log; the dataflow's --lateness must be longer
+    /// Interval at which accepted reactions are written to the log; it must be shorter than the dataflow's --lateness
     #[arg(long, default_value = "500ms", value_parser = duration)]
     pub(super) flush: Duration,
-    /// Number of buffered reactions at which they are written to the log before the interval ends
+    /// Write to the log as soon as this many reactions are buffered, even if the flush interval has not ended
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_FLUSHED))]
     flush_count: u64,
@@ -65,7 +65,7 @@ pub(super) struct IngestFlags {
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_address_rate: Option<RateLimit>,
     /// Address of a proxy, or of a network of proxies, whose X-Forwarded-For header is trusted; repeat the flag for
-    /// several
+    /// several addresses
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     trusted_proxy: Vec<TrustedProxies>,
 }
@@ -101,7 +101,7 @@ impl IngestFlags {
     }
 }
 
-/// Converts the error because of which an ingest could not start to an exit code and a sentence.
+/// Converts the error of an ingest that could not start to an exit code and a sentence.
 pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Log(error) => error.into(),
@@ -110,8 +110,8 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     }
 }
 
-/// Closes the ingest, and waits until all accepted reactions are stored in the log or the time of `drain` is over,
-/// which is an error.
+/// Closes the ingest, and waits until all accepted reactions are stored in the log. Returns an error if that takes
+/// longer than `drain`.
 pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Failure> {
     let flushed = ingest.drain(drain.left()).await;
     flushed.map_err(|error| Failure::new(Exit::Restart, error.to_string()))

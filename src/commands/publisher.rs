@@ -39,7 +39,8 @@ pub(crate) struct Flags {
     topics: TopicFlags,
     #[command(flatten)]
     publishing: PublisherFlags,
-    /// Interval of live tallies, which is reported to subscribers; use the same value as --live of the dataflow
+    /// Interval of live tallies, which the publisher reports to subscribers; use the same value as --live of the
+    /// dataflow
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
     /// URL to which the web page sends reactions; by default the page sends them to its own address

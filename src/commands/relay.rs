@@ -34,7 +34,7 @@ pub(crate) struct Flags {
     /// Connect to the upstreams with TLS, and trust the certificates that the system trusts
     #[arg(long)]
     upstream_tls: bool,
-    /// Connect to the upstreams with TLS, and trust the certificates in this file (PEM) and those signed by them
+    /// Connect to the upstreams with TLS, and trust the certificates in this file (PEM) and certificates signed by them
     #[arg(long, value_name = "FILE")]
     upstream_ca: Option<PathBuf>,
     #[command(flatten)]

@@ -24,19 +24,18 @@ pub(crate) struct Flags {
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Position from which the next run reads: the stored offsets, or the end of the log, after the records that are in
-    /// it now
+    /// Position from which the next run reads: the stored offsets, or the current end of the log
     #[arg(long, value_name = "WHERE", default_value = "kept")]
     from: Where,
-    /// Use this after a clock was wrong or progress was lost: everything up to this time is final, and later windows are
-    /// counted, even if they already have finals
+    /// The time up to which everything is final; later windows are counted, even if they already have final results.
+    /// Use this flag after a clock was wrong or progress was lost
     #[arg(long, value_name = "now|TIME", value_parser = final_until, allow_hyphen_values = true)]
     final_until: Option<FinalUntil>,
     /// Reject the records in the log whose timestamps are more than 5 s ahead of this host's clock. If only this flag
     /// is set, nothing else changes
     #[arg(long)]
     reject_ahead: bool,
-    /// Do not ask for confirmation
+    /// Do not ask for confirmation before the progress is changed
     #[arg(long)]
     yes: bool,
 }
@@ -61,7 +60,7 @@ fn final_until(text: &str) -> Result<FinalUntil, String> {
     match text.parse() {
         _ if text == "now" => Ok(FinalUntil::Now),
         Ok(From::At(at_ms)) => Ok(FinalUntil::At(at_ms)),
-        _ => Err("write now, or a time such as 2026-01-31T20:15:00Z".to_owned()),
+        _ => Err("not a time; write now, or a time such as 2026-01-31T20:15:00Z".to_owned()),
     }
 }
 
@@ -139,7 +138,7 @@ fn planned(names: &Topics, log: &dyn Log, request: &ResetRequest) -> Result<Opti
     }
 }
 
-/// Returns a description of the effects of the reset, which is printed before the user is requested to confirm.
+/// Returns a description of the effects of the reset, which is printed before the user confirms the reset.
 fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     let until = moment(plan.final_until_ms);
     let mut text = match plan.final_time {
@@ -149,24 +148,24 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
                 moment(request.now_ms)
             )
         }
-        FinalTime::Kept => format!("Finals up to {until} are kept.\n"),
+        FinalTime::Kept => format!("Final results up to {until} are kept.\n"),
         FinalTime::Forward => format!(
             "Everything up to {until} will be final (before: up to {}). Reactions in the log that are not counted by \
              then will be rejected as late.\n",
             moment(plan.stored_until_ms)
         ),
         FinalTime::Backward => format!(
-            "The final time will be set back from {} to {until}.\n",
+            "The time up to which everything is final will be set back from {} to {until}.\n",
             moment(plan.stored_until_ms)
         ),
         FinalTime::Begun => format!(
-            "No progress is stored. All records in the log up to {until} will count as committed already.\n"
+            "No progress is stored. The next run will not count records in the log up to {until}.\n"
         ),
     };
     let after = &plan.finals_after;
     if after.finals > 0 {
         text += &format!(
-            "{} finals with {} reactions are later than that and are kept. Their windows may get a second final, of other \
+            "{} final results with {} reactions are later than that and are kept. Their windows may get a second final result, of other \
              reactions, and the totals count both:\n",
             HumanCount(after.finals),
             HumanCount(after.events)
@@ -189,7 +188,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
         );
     }
     if request.from == ResetFrom::Latest {
-        text += "Records in the log that are not counted yet will never be counted.\n";
+        text += "Records that are in the log now and are not counted yet will never be counted.\n";
     }
     text
 }
@@ -213,13 +212,13 @@ fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
         }
     };
     let mut text = format!(
-        "{} partitions; finals up to {} are kept; {next}\n",
+        "{} partitions; final results up to {} are kept; {next}\n",
         done.partitions,
         moment(done.final_until_ms)
     );
     if plan.final_time == FinalTime::Begun {
         let settled = HumanCount(done.settled);
-        text += &format!("{settled} records up to then count as committed already\n");
+        text += &format!("{settled} records up to then will not be counted\n");
     }
     if done.lost > 0 {
         let lost = HumanCount(done.lost);

@@ -63,9 +63,9 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let names = flags.topics.names();
     let server = ServerConfig::read(&flags.server)?;
     let emojis = flags.emojis.names()?;
-    // With the embedded log, one monotonic clock sets the times of events and is also compared with them, so that
-    // nothing stops if the host clock steps back. With Kafka the host clock is used, because Kafka compares the times
-    // of records with the clock of its own host, and would refuse records of a process whose clock is ahead.
+    // With the embedded log, one monotonic clock sets the times of events and is also compared with these times, so
+    // that nothing stops if the host clock steps back. With Kafka the host clock is used, because Kafka compares the
+    // times of records with the clock of its own host, and would refuse records of a process whose clock is ahead.
     let clock = match flags.store.is_kafka() {
         true => EventClock::host(),
         false => EventClock::monotonic(),

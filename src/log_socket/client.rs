@@ -1,4 +1,4 @@
-//! The client of the log socket: a command that reads the log of another process.
+//! The client of the log socket. A command uses it to read the log that another process has opened.
 
 use std::{
     error::Error,

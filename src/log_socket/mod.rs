@@ -1,4 +1,4 @@
-//! Lets other commands read the embedded log of a running `up`, by HTTP on a Unix socket in its data directory.
+//! Lets other commands read the embedded log of a running `up`. They use HTTP on a Unix socket in its data directory.
 //!
 //! ```text
 //!  inspect, topics check                                                    up

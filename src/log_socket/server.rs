@@ -46,7 +46,7 @@ impl LogSocket {
                 Some(Self { path, serving })
             }
             Err(error) => {
-                tracing::warn!(%error, dir = %dir.display(), "the data directory has no socket: `inspect --data` cannot read it until this process ends");
+                tracing::warn!(%error, dir = %dir.display(), "no socket can be created in the data directory, so `inspect --data` cannot read the log until this process ends");
                 None
             }
         }
@@ -63,8 +63,8 @@ impl Drop for LogSocket {
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    // A process that was killed leaves its socket behind, so an existing one is removed. No other process can be using
-    // it now, since this process has opened the log.
+    // A process that was killed leaves its socket behind, so an existing socket is removed. No other process can be
+    // using it now, since this process has opened the log.
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}

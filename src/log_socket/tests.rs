@@ -298,7 +298,8 @@ fn error_at(response: &'static [u8]) -> String {
 fn a_holder_of_another_version_is_named() {
     let not_found: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 15\r\n\r\n{\"status\": 404}";
     let unknown_line: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"type\":\"new\"}\n";
-    // The third response is empty: a server with the format before HTTP closes the connection without a response.
+    // The third response is empty: a server of an older version, which does not use HTTP, closes the connection without
+    // a response.
     for response in [not_found, unknown_line, b""] {
         let error = error_at(response);
         assert!(error.contains("another version"), "{error}");

@@ -168,7 +168,8 @@ fn no_page_has_a_serious_fault_that_is_refused_or_names_no_room() {
     });
 }
 
-/// Without this test, the others would pass also if axe-core did not run or did not look into the shadow tree.
+/// This test checks that axe-core finds a known fault. Without it, the other tests would pass even if axe-core did not
+/// run or did not look into the shadow tree.
 #[test]
 fn a_button_without_a_name_in_the_element_is_found() {
     let dir = tempfile::tempdir().unwrap();

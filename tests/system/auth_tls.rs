@@ -32,7 +32,7 @@ impl SecuredServer {
         let home = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        // The certificate is a CA, like the one that docs/guide/tokens-and-limits.md creates.
+        // The certificate is marked as a CA certificate, like the one that docs/guide/tokens-and-limits.md creates.
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         put(
             home.path(),

@@ -1,4 +1,5 @@
-//! Tests that a backlog that is read at full speed gives finals with the same bytes as the same records read live.
+//! Tests that final results do not depend on the speed of reading: a backlog gives final results with the same bytes as
+//! the same records that are read as they arrive.
 
 use std::{
     path::Path,
@@ -29,7 +30,7 @@ const WINDOW_MS: u64 = 2000;
 const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
 const EMOJIS: [&str; 4] = ["🔥", "👏", "😂", "❤️"];
 
-/// Keys and values of finals, byte for byte.
+/// Keys and values of final results, byte for byte.
 type Finals = Vec<(String, String)>;
 
 #[test]
@@ -123,7 +124,8 @@ fn dataflow(dir: &Path, brokers: &str, prefix: &str, workers: &str) -> Node {
     Node::start_silent(&arguments, &dir.join("dataflow"))
 }
 
-/// Waits until the finals contain `reactions` reactions, and returns the finals in the order of room and window.
+/// Waits until the final results contain `reactions` reactions, and returns the final results in the order of room and
+/// window.
 fn finals_of(brokers: &str, prefix: &str, reactions: u64) -> Finals {
     let inspect = [
         "inspect",
@@ -145,7 +147,7 @@ fn finals_of(brokers: &str, prefix: &str, reactions: u64) -> Finals {
         assert!(sum <= reactions, "{sum} counted of {reactions}");
         (sum == reactions).then_some(())
     });
-    // The finals are read by Kafka's own consumer, so that their bytes do not depend on our code.
+    // The final results are read by Kafka's own consumer, so that their bytes do not depend on our code.
     let consumed = kafka::consume(brokers, &format!("{prefix}.windows"));
     let mut finals: Finals = consumed.into_iter().map(|r| (r.key, r.value)).collect();
     finals.sort_by_key(|(room, value)| {
@@ -270,7 +272,7 @@ impl Minutes {
         self.flushes.iter().map(record).collect()
     }
 
-    /// Counts the reactions without a dataflow, and returns the finals that a dataflow should write.
+    /// Counts the reactions without a dataflow, and returns the final results that a dataflow should write.
     fn expected(&self) -> Finals {
         use std::collections::BTreeMap;
         let mut windows: BTreeMap<(String, u64), BTreeMap<&str, u64>> = BTreeMap::new();

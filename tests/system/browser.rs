@@ -187,13 +187,13 @@ fn a_page_with_a_token_in_its_address_taps_as_its_user_and_without_one_reports_n
         shown(&browser, r#".status[data-status="closed"]"#).await;
         let text = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice').textContent";
         holds(&browser, &format!("{text}.includes('no access')")).await;
-        // Without a token the page does not know the room, so it must not report that the room is quiet.
+        // Without a token the page receives no state of the room, so it must not report that the room is quiet.
         holds(
             &browser,
             "document.querySelector('#rate').textContent === ''",
         )
         .await;
-        // For the same reason the dashboard must not report that there are no rooms.
+        // Without a token the dashboard receives no list of rooms, so it must not report that there are no rooms.
         browser
             .goto(&format!("http://{}/dashboard", node.address))
             .await
@@ -271,7 +271,7 @@ fn a_publisher_s_page_sends_to_its_ingest_url_or_reports_that_there_is_none() {
     });
 }
 
-/// A page of another origin, as a front-end developer would write it.
+/// A page of another origin, written as a front-end developer would write it.
 const FOREIGN: &str = r#"<!doctype html><meta charset="utf-8"><title>Match</title>
 <script type="module" src="http://SERVER/emostream-room.js"></script>
 <emostream-room room="match-7" emojis="🔥 👏😂"></emostream-room>"#;

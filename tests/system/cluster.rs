@@ -1,5 +1,5 @@
 //! Tests of the dataflow as a cluster of processes on a real Kafka. Processes are killed, frozen and added, and the
-//! finals, read by Kafka's own consumer, contain every reaction exactly once.
+//! final results, read by Kafka's own consumer, contain every reaction exactly once.
 
 use std::{
     path::{Path, PathBuf},
@@ -107,8 +107,8 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Returns a number that grows with every commit of finals. Commits of progress alone do not count, since every
-    /// start makes one.
+    /// Returns a number that grows with every commit of final results. Commits of progress alone do not count, since
+    /// every start makes such a commit.
     fn commits(&self) -> u64 {
         let answer = closes(self.log, self.topics.prefix());
         self.answer.lock().unwrap().clone_from(&answer);
@@ -166,7 +166,7 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     for (number, fault) in faults.into_iter().enumerate() {
         let victim = rng.random_range(0..3);
         println!("{number}: {fault:?} {victim}");
-        // Some faults happen during the recovery from the previous fault, others after it.
+        // Some faults happen during the recovery from the previous fault, others after that recovery.
         if rng.random_bool(0.6) {
             committed_since(commits());
         } else {
@@ -192,11 +192,11 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     check(&log, &brokers, &prefix, until_ms);
 }
 
-/// Freezes a process until the others have noticed that and ended, and then lets it continue. The frozen process ends
-/// after that.
+/// Freezes a process until the other processes have detected that and have ended. Then lets the frozen process
+/// continue, after which it ends, too.
 fn freeze(group: &Group, victim: usize) {
-    // If the group is still starting, the others wait for the frozen process as for one that has not started, and do
-    // not end. So the wait below is limited.
+    // If the group is still starting, the other processes do not end: they wait for the frozen process as if it had not
+    // started yet. So the wait below is limited.
     let pid = group.processes[victim].pid();
     let ends: Vec<usize> = group.processes.iter().map(Supervised::ends).collect();
     let frozen = Instant::now();

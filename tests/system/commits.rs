@@ -1,5 +1,5 @@
-//! Tests of commits that fail. They are retried. A commit that can never succeed ends the dataflow with a sentence that
-//! names the cause.
+//! Tests of commits that fail. Failed commits are retried. A commit that can never succeed ends the dataflow with a
+//! sentence that names the cause.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl Fixture {
         reactions.len() as u64
     }
 
-    /// Returns the number of reactions that finals contain.
+    /// Returns the number of reactions that final results contain.
     fn counted(&self) -> u64 {
         let mut counted = 0;
         read_to_end(&self.log, &self.topics.windows(), &mut |record| {
@@ -128,7 +128,7 @@ fn properties(of: &[String; 3]) -> Vec<&str> {
 #[test]
 fn a_close_that_takes_longer_than_ten_seconds_is_committed() {
     let fixture = Fixture::new("long-close");
-    // The close has about 2.8 MB of finals, totals and trending records, so its commit takes longer than 10 s.
+    // The close has about 2.8 MB of final results, totals and trending records, so its commit takes longer than 10 s.
     let slow = slow_client(&fixture, 100_000);
     let mut dataflow = fixture.dataflow(&properties(&slow));
     let reactions = fixture.react(800, 40);

@@ -74,7 +74,7 @@ fn a_page_continues_after_its_server_was_killed_and_restarted() {
             json!([[1, 1], [1, 2]]),
             "each final once, none missing"
         );
-        // A page that is reloaded gets these finals from the history.
+        // A page that is reloaded gets these final results from the history.
         browser.refresh().await.unwrap();
         holds(
             &browser,
@@ -147,8 +147,8 @@ fn a_page_that_gets_retry_after_sends_no_sooner_and_loses_nothing() {
     in_browsers(async {
         let browser = driver.visitor(&proxy).await;
         run(&browser, note).await;
-        // The first two requests get 503, as from a full server. Later the limit per user allows two reactions, and the
-        // third one has to wait.
+        // The first two requests get 503, as from a full server. Later requests are limited per user: two reactions are
+        // allowed, and the third one has to wait.
         let react = format!("{ELEMENT}.react('🔥')");
         run(&browser, &format!("{react}; {react}")).await;
         counted(&browser, "🔥", 2).await;

@@ -1,4 +1,4 @@
-//! Tests that no final is lost, doubled or changed when `up` is killed at random times.
+//! Tests that no final result is lost, doubled or changed when `up` is killed at random times.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -85,7 +85,7 @@ fn kill_9_at_any_moment_changes_no_final_on_kafka() {
 /// A record of the `windows` topic: its id, start and counts.
 type Kept = (String, u64, BTreeMap<String, u64>);
 
-/// Asserts that the topic contains each final that the subscribers received once. The topic is read without the
+/// Asserts that the topic contains each final result that the subscribers received once. The topic is read without the
 /// publisher.
 fn the_topic_holds_each_once(
     records: impl Iterator<Item = (String, Value)>,
@@ -109,7 +109,7 @@ fn the_topic_holds_each_once(
     }
 }
 
-/// Kills the process `kills` times under load, and then checks all counts. Returns the finals of each room.
+/// Kills the process `kills` times under load, and then checks all counts. Returns the final results of each room.
 fn survive(
     kills: usize,
     dir: &Path,
@@ -123,7 +123,7 @@ fn survive(
         .map(|room| (*room, Watcher::follow(address.clone(), room)))
         .collect();
     let producers = Producers::start(&address, random.random());
-    // A watcher resumes after the last final that it has received, so it needs one before the first kill.
+    // A watcher resumes after the last final result that it has received, so it needs one before the first kill.
     until("a final of every room", || {
         let seen = |(_, watcher): &(_, Watcher)| !watcher.finals().is_empty();
         watchers.iter().all(seen).then_some(())
@@ -158,7 +158,7 @@ fn survive(
     all
 }
 
-/// Asserts that every final that was received before a kill is unchanged in the history after the kill.
+/// Asserts that every final result that was received before a kill is unchanged in the history after the kill.
 fn history_continues(address: &str, room: &str, seen: &[Final], kill: usize) {
     let path = format!("/v1/rooms/{room}/history");
     until_within(
@@ -226,7 +226,7 @@ fn post_last(address: &str, room: &str) {
     });
 }
 
-/// Numbers of reactions by room and emoji: those that are stored, and those with an unknown outcome.
+/// For each room and emoji, the number of stored reactions, and the number of reactions with an unknown outcome.
 #[derive(Default)]
 struct Booked(HashMap<(String, String), (u64, u64)>);
 

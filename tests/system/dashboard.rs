@@ -9,8 +9,8 @@ use crate::harness::{
     until,
 };
 
-/// Posts reactions: each emoji of `counts` as many times as its count. Waits until the room's finals contain `total`
-/// reactions.
+/// Posts reactions: each emoji of `counts` as many times as its count. Waits until the room's final results contain
+/// `total` reactions.
 fn react(node: &Node, room: &str, counts: &[(&str, usize)], total: u64) {
     for (emoji, count) in counts {
         let one = json!({"user_id": "u", "emoji_type": emoji, "room": room});
@@ -136,7 +136,7 @@ fn a_link_shows_the_room_and_the_span_that_were_frozen() {
 
         browser.goto(link.as_str()).await.unwrap();
         shown(&browser, fires).await;
-        // The sums of the room are the present ones, and the sums of the span are those at the end of the span.
+        // The page shows two kinds of sums: the room's current sums, and the sums of the selected span as of its end.
         holds(
             &browser,
             "document.querySelector('#ever-sum').textContent === '45'",
@@ -161,7 +161,7 @@ fn a_link_shows_the_room_and_the_span_that_were_frozen() {
             .reduce((sum, row) => sum + Number(row.cells[1].textContent), 0)";
         assert_eq!(value(&browser, sum).await, json!(42));
 
-        // The chart is no longer frozen, so it moves again.
+        // The chart is no longer paused, so it moves again.
         shown(&browser, "#freeze").await.click().await.unwrap();
         shown(&browser, party).await;
     });

@@ -115,7 +115,8 @@ fn properties_that_were_set_before_the_element_was_defined_are_applied() {
 
 #[test]
 fn an_own_emote_has_its_picture_and_counts_as_its_emoji() {
-    // The address of every picture is this picture of one pixel, since `emoji-base` may be any address.
+    // This picture of one pixel is used for every emoji. `emoji-base` may be any address, so the element needs no
+    // server for its pictures.
     const PIXEL: &str =
         "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///yH5BAAAAAAALAAAAAABAAEAAAICRAEAOw==#{name}";
     let dir = tempfile::tempdir().unwrap();
@@ -194,7 +195,7 @@ fn a_translated_element_runs_from_right_to_left_without_an_english_word() {
         let script = format!("const done = arguments[0]; (async () => done({missing}))()");
         let missing = browser.execute_async(&script, Vec::new()).await.unwrap();
         assert_eq!(missing, json!([]), "not translated");
-        // All sentences of the element: its texts, and the labels of its buttons.
+        // All texts of the element, including the labels of its buttons.
         let sentences = format!(
             "[...{ROOT}.querySelectorAll('p, span')].map(({{ textContent }}) => textContent) \
              .concat([...{ROOT}.querySelectorAll('[aria-label]')].map(({{ ariaLabel }}) => ariaLabel))"

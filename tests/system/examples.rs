@@ -1,5 +1,5 @@
-//! Tests of `examples/`: they are installed from their lock file, type-checked and built as their readers do it, and run
-//! in a browser or in Node against a real server.
+//! Tests of `examples/`: they are installed from their lock file, type-checked and built as a reader of the examples
+//! would do it, and run in a browser or in Node against a real server.
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ use crate::harness::{
 /// Room of all examples.
 const ROOM: &str = "match-7";
 
-/// Lifetime of a token in seconds that is renewed while the test looks on.
+/// Lifetime of a token in seconds. It is so short that the token is renewed during the test.
 const TOKEN_SECONDS: &str = "8";
 
 /// The folder of the examples, in which all of them are built.
@@ -34,7 +34,7 @@ static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
     examples
 });
 
-/// A process of Node that runs an example. It is killed when this value is dropped.
+/// A Node.js process that runs an example. The process is killed when this value is dropped.
 struct Script {
     child: Child,
     output: PathBuf,

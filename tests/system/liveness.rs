@@ -20,7 +20,7 @@ use crate::harness::{
     until,
 };
 
-/// A page that collects finals.
+/// A page that collects final results.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>Finals</title>
 <script type="module">
   import { connect } from "http://SERVER/emostream.js";
@@ -103,7 +103,7 @@ fn a_connection_that_dies_without_being_closed_is_replaced_and_no_final_is_misse
         }
         network.stop();
         react();
-        // The clients notice that heartbeats are missing, and reconnect.
+        // The clients detect missing heartbeats, and reconnect.
         for page in &pages {
             holds(page, "finals.length === 2 && finals[0] !== finals[1]").await;
         }

@@ -72,9 +72,9 @@ fn the_output_has_the_room_the_latencies_and_the_verdict() {
         &format!("{url}/?room=rehearsal\n"),
         "60 accepted in 60 requests: 60 × 202 Accepted",
         "p99.9",
-        "to screen",
-        "tries: p90 is based on the slowest 1, p99 on 1, p99.9 on 1",
-        "every accepted reaction was counted exactly once; the longest pause on the screen was ",
+        "received   p50",
+        "measurements: p90 is based on the slowest 1, p99 on 1, p99.9 on 1",
+        "every accepted reaction was counted exactly once; the longest pause between two tallies was ",
     ] {
         assert!(printed.contains(part), "{part} is not in:\n{printed}");
     }
@@ -89,8 +89,8 @@ fn a_load_without_verify_ends_with_a_sentence() {
     let verdict = printed.lines().last().unwrap();
     for part in [
         "verdict    all 1,200 reactions were accepted; 99 of 100 responses arrived within",
-        "; a reaction was on a screen after",
-        " tries); the longest pause on the screen was ",
+        "; a subscriber received a reaction after",
+        " measurements); the longest pause between two tallies was ",
     ] {
         assert!(verdict.contains(part), "{part} is not in:\n{printed}");
     }

@@ -103,8 +103,8 @@ fn a_topic_of_another_program_is_reported_as_different() {
     );
 }
 
-/// Creates a reactions topic with the retention `kept` and the limit `max_ahead`, and the other topics with their usual
-/// settings. Returns the prefix of the topics.
+/// Creates the topics. The reactions topic has the retention `kept` and the limit `max_ahead`; the other topics have
+/// their usual settings. Returns the prefix of the topics.
 fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String {
     let (brokers, prefix) = (kafka::brokers(), unique("settings"));
     let log = KafkaLog::connect(KafkaOptions {
@@ -197,8 +197,8 @@ fn the_topology_is_described_without_a_cluster() {
     contains(&printed, &["emostream.reactions", "emostream.windows"]);
 }
 
-/// Sends reactions to room `a` until there is a final of a window of `window_ms`. One reaction is not enough: reactions
-/// before the end of the last final of another window size are late.
+/// Sends reactions to room `a` until there is a final result of a window of `window_ms`. One reaction is not enough:
+/// reactions before the end of the last final result of another window size are late.
 fn a_final(node: &Node, window_ms: u64) {
     let watcher = Watcher::follow(Arc::new(node.address.clone().into()), "a");
     until("hello", || (watcher.hellos() > 0).then_some(()));
@@ -212,7 +212,7 @@ fn a_final(node: &Node, window_ms: u64) {
     });
 }
 
-/// Returns the start and the end of every final of room `a`.
+/// Returns the start and the end of every final result of room `a`.
 fn finals(store: &[&str]) -> Vec<(u64, u64)> {
     let inspect = ["inspect", "windows", "--format", "json", "--room", "a"];
     let text = node::output(&[&inspect[..], store].concat());
@@ -256,7 +256,10 @@ fn after_a_reset_a_directory_continues_with_other_windows() {
     );
     let (code, printed) = ran(&reset);
     assert_eq!(code, 0, "{printed}");
-    contains(&printed, &["4 partitions", "finals up to", "to read"]);
+    contains(
+        &printed,
+        &["4 partitions", "final results up to", "to read"],
+    );
     let node = Node::up(dir.path(), &["--window", "3s"]);
     a_final(&node, 3000);
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
@@ -288,7 +291,10 @@ fn a_reset_on_kafka_fences_the_active_run_and_prints_its_effects() {
     a_final(&node, 1000);
     let (code, printed) = reset(&["--from", "latest"]);
     assert_eq!(code, 0, "{printed}");
-    contains(&printed, &["4 partitions", "finals up to", "skipped"]);
+    contains(
+        &printed,
+        &["4 partitions", "final results up to", "skipped"],
+    );
     // The run notices that it is fenced when it commits. Heartbeats continue, so this reaction causes a commit.
     let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
     let _ = http::post(&node.address, "/v1/reactions", &body);

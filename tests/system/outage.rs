@@ -38,8 +38,8 @@ const REACTIONS: &str = "emostream.reactions";
 /// The text of a response if no reaction of the request was buffered.
 const NOTHING_KEPT: &str = "no reaction was accepted";
 
-/// If a refusal took longer than this time, the server waited for the log until its timeout. Otherwise the server sent
-/// the refusal at once.
+/// If a refusal took less than this time, the server sent it at once. Otherwise the server waited for the log until its
+/// timeout.
 const AT_LENGTH: Duration = Duration::from_secs(6);
 
 /// Threads that send reactions. Each reaction has a user of its own, and every third request waits until its reaction
@@ -197,11 +197,11 @@ fn written(broker: &Broker) -> HashMap<String, usize> {
     users
 }
 
-/// Returns the number of reactions in the finals of each room.
+/// Returns the number of reactions in the final results of each room.
 fn counted(brokers: &str) -> HashMap<String, u64> {
     let inspect = ["inspect", "windows", "--kafka", brokers, "--format", "json"];
     let mut totals = HashMap::new();
-    // The command fails while the cluster reports no broker. Then it prints no finals.
+    // The command fails while the cluster reports no broker. Then it prints no final results.
     let finals = String::from_utf8(node::run(&inspect).stdout).unwrap();
     for line in finals.lines() {
         let record: Value = serde_json::from_str(line).unwrap();
@@ -211,8 +211,8 @@ fn counted(brokers: &str) -> HashMap<String, u64> {
     totals
 }
 
-/// Asserts that each acknowledged reaction is in the topic once, and that no refused reaction is. A reaction whose
-/// request timed out may be in the topic or not.
+/// Asserts that each acknowledged reaction is in the topic once, and that no refused reaction is in the topic. A
+/// reaction whose request timed out may be in the topic or not.
 fn promises_are_kept(answers: &[Reacted], written: &HashMap<String, usize>) {
     for answer in answers {
         let times = written.get(&answer.user).copied().unwrap_or(0);
@@ -317,8 +317,8 @@ fn a_change_of_leaders_loses_and_doubles_no_reaction() {
     promises_are_kept(&answers, &written(&broker));
 }
 
-/// A client may request metadata from any broker, also from the one that does not respond. The ends of the other
-/// leader's partitions must be known nevertheless.
+/// A client may request metadata from any broker, also from the one that does not respond. Even then the client must
+/// get the end offsets of the partitions that the other broker leads.
 #[test]
 fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     const PATIENCE: Duration = Duration::from_millis(500);

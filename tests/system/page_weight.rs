@@ -1,4 +1,5 @@
-//! Tests how much a browser loads before a page works: the files that the page names, and those that these name.
+//! Tests how much a browser loads before a page works: the files that the page names, and the files that those files
+//! name.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +9,8 @@ use crate::harness::{http, node::Node};
 /// about 300 ms.
 const PAGE_BYTES: usize = 60 * 1024;
 
-/// Each page, and its number of requests. On a slow network a request more can cost a round trip: the browser finds a
-/// module's imports only when it has the module.
+/// Each page, and its number of requests. On a slow network an additional request can cost a round trip, since the
+/// browser finds the imports of a module only when it has loaded the module.
 const PAGES: [(&str, usize); 2] = [("/", 13), ("/dashboard", 11)];
 
 #[test]
@@ -69,7 +70,7 @@ fn imports(module: &str) -> Vec<&str> {
     .collect()
 }
 
-/// Returns the files of the elements that load one. The address of an `a` is not loaded.
+/// Returns the files that the elements of a page load. An `a` element loads no file.
 fn links(html: &str) -> Vec<&str> {
     html.split('<')
         .filter(|tag| !tag.starts_with("a "))

@@ -90,7 +90,7 @@ fn a_viewer_that_comes_a_minute_late_sees_old_reactions_rise_nowhere_and_new_one
             "document.querySelectorAll('#finals li').length > 0",
         )
         .await;
-        // A rising emoji is on the canvas for seconds. If one had risen at the start, it would still be there.
+        // A rising emoji stays on the canvas for seconds. If an emoji had risen at the start, it would still be there.
         let aloft = "document.querySelector('emostream-room').particles";
         assert_eq!(value(&browser, aloft).await, json!(0));
         assert_eq!(value(&browser, "painted").await, json!(false));

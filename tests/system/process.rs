@@ -22,8 +22,8 @@ use crate::harness::{
     until, until_within,
 };
 
-/// Maximum time in which a process must end after a signal. It is shorter than the 8 s and more for which a start waits
-/// for a broker or an upstream.
+/// Maximum time in which a process must end after a signal. It is shorter than 8 s, the minimum time for which a
+/// process that starts waits for a broker or an upstream.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// A text with control sequences. They would set the terminal's title, clear the screen in both encodings, and forge a

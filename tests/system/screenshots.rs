@@ -69,7 +69,7 @@ const STILL: Screen = Screen {
     features: &[("prefers-reduced-motion", "reduce")],
     ..Screen::DESKTOP
 };
-/// A big screen. Its pictures have half of its pixels, to be small files.
+/// A big screen. Its pictures have half of the screen's pixels, so that the files are small.
 const BOARD: Screen = Screen {
     width: 3840,
     height: 2160,

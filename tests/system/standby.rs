@@ -1,5 +1,5 @@
 //! Tests of several dataflows of one deployment on a real Kafka. One is active, and the others are standbys. Processes
-//! are killed, and the finals contain every reaction once.
+//! are killed, and the final results contain every reaction once.
 
 use std::{
     collections::BTreeSet,
@@ -66,18 +66,18 @@ impl Fixture {
         closes(&self.log, &self.prefix).unwrap_or(0)
     }
 
-    /// Waits until another final is committed.
+    /// Waits until another final result is committed.
     fn until_it_counts(&self) {
         let before = self.closes();
         until_within(LONG, "a final", || (self.closes() > before).then_some(()));
     }
 
-    /// Kills the active run by SIGKILL, and returns the time from then to the next final.
+    /// Kills the active run by SIGKILL, and returns the time from then to the next final result.
     fn outage(&self, active: Node) -> Duration {
         active.kill();
         let killed = Instant::now();
-        // Finals that the killed run has committed may become visible only now. They are not finals of the next run, so
-        // we wait for them first.
+        // Final results that the killed run has committed may become visible only now. The test waits for these final
+        // results first, since they are not final results of the next run.
         thread::sleep(Duration::from_millis(200));
         self.until_it_counts();
         killed.elapsed()
@@ -89,8 +89,8 @@ impl Fixture {
         Some(stored.ok()??.run?.pid)
     }
 
-    /// Ends the load, stops the processes in the order of `running`, and compares the finals with the reactions in the
-    /// log. The active process must be the last one of `running`.
+    /// Ends the load, stops the processes in the order of `running`, and compares the final results with the reactions
+    /// in the log. The active process must be the last one of `running`.
     fn end(self, running: Vec<Node>) {
         let until_ms = self.load.end();
         until_within(LONG, "everything is final", || {

@@ -54,7 +54,7 @@ fn a_room_is_drawn_live_and_q_and_sigterm_restore_the_terminal() {
         until("the room on the screen", || drawn("live"));
         react(&node, room);
         until("the reaction on the screen", || drawn("🔥"));
-        // The room has one final. Its id ends with the offset 0.
+        // The room has one final result. Its id ends with the offset 0.
         until("the final on the screen", || drawn("-0"));
         assert_eq!(drawn(GIVEN_BACK), None);
         match ended_by {

@@ -1,6 +1,6 @@
 //! Tests of all roles as processes on a real Kafka: two ingests, a dataflow of two processes, a publisher, and two
-//! levels of relays. Each process is killed in turn under load. Subscribers at the lowest relays get every final once,
-//! over both protocols, and these are the finals that Kafka's own consumer reads.
+//! levels of relays. Each process is killed in turn under load. Subscribers at the lowest relays get every final result
+//! once, over both protocols. These final results are compared with those that Kafka's own consumer reads.
 
 use std::{
     collections::BTreeMap,
@@ -113,7 +113,7 @@ fn the_leaves_get_every_final_once_while_each_process_is_killed() {
 /// A record of the `windows` topic: its id, start and counts.
 type Kept = (String, u64, BTreeMap<String, u64>);
 
-/// Returns the finals that Kafka's own consumer reads, by room.
+/// For each room, returns the final results that Kafka's own consumer reads.
 fn kept(brokers: &str, prefix: &str) -> BTreeMap<String, Vec<Kept>> {
     let mut kept: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     for record in kafka::consume(brokers, &format!("{prefix}.windows")) {
@@ -248,7 +248,7 @@ impl Producers {
                 while !stop.load(Ordering::Relaxed) {
                     let reactions: Vec<Value> = (0..20).map(|_| reaction(&mut random)).collect();
                     // Errors are ignored. A killed ingest accepts no reactions, and the test compares the frames with
-                    // the finals in Kafka, not with the reactions that were sent.
+                    // the final results in Kafka, not with the reactions that were sent.
                     let _ = http::post(&at, "/v1/reactions", &Value::Array(reactions).to_string());
                     thread::sleep(Duration::from_millis(20));
                 }

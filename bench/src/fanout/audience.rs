@@ -48,19 +48,20 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(60);
 /// On the loopback interface that wake-up costs CPU time in the server's `send`. Clients on other hosts do not cost the
 /// server this time.
 const IDLE_SLEEP: Duration = Duration::from_millis(1);
-/// Time during which stalled subscribers read the frames that they missed. Finals that they lost are counted in this
-/// time, too.
+/// Time during which stalled subscribers read the frames that they missed. The final results that these subscribers
+/// lost are counted in this time, too.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Measurements of a span of time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
-    /// Number of received live tallies and finals.
+    /// Number of received live tallies and final results.
     pub(crate) deliveries: u64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     max_ms: f64,
-    /// Number of finals whose window does not directly follow the window of the previous final.
+    /// Number of final results whose window does not directly follow the window of the previous final result: one or
+    /// more final results were lost before each of them.
     pub(crate) lost: u64,
 }
 
@@ -98,7 +99,7 @@ struct Client {
     has_result: bool,
     /// Whether the audience does not read the socket at present.
     stalled: bool,
-    /// Start of the window of the last final that was received.
+    /// Start of the window of the last final result that was received.
     last_final: Option<u64>,
 }
 

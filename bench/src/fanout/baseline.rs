@@ -1,6 +1,6 @@
 //! The baseline of `fanout`, named *floor* in the README. One thread for each core writes the same bytes to each of its
-//! sockets, so this server shows how much CPU time the kernel needs to send a frame. It does not read from clients and
-//! buffers nothing for slow ones, and clients cannot resume.
+//! sockets, so this server shows how much CPU time the kernel needs to send a frame. The server does not read from
+//! clients and buffers nothing for slow clients, and clients cannot resume.
 
 use std::{
     collections::HashMap,

@@ -39,7 +39,7 @@ pub(crate) struct Flags {
         default_value = "delivery,rooms,slow,herds"
     )]
     parts: Vec<Part>,
-    /// Number of rounds of `delivery` and `rooms`; the tables show medians
+    /// Number of rounds of `delivery` and `rooms`. The tables show the medians of the rounds
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Duration of each measurement, in seconds
@@ -56,7 +56,7 @@ enum Part {
     Delivery,
     /// Many small rooms, compared with a large one
     Rooms,
-    /// One in a hundred sockets is not read
+    /// The audience does not read one in a hundred sockets
     Slow,
     /// Server-Sent Events over HTTP/1.1 and HTTP/2, compared with WebSockets
     Sse,
@@ -115,7 +115,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// Measurements of a round.
+/// The measurements of one round.
 struct Measured {
     figures: Figures,
     cpu_us: f64,

@@ -19,7 +19,7 @@ use tokio_tungstenite::{
 use super::results::Flags;
 use crate::Result;
 
-/// Maximum number of messages by which a slow socket may lag behind.
+/// Maximum number of messages that a slow socket may lag behind.
 const CHANNEL_CAPACITY: usize = 16;
 
 type Rooms = HashMap<String, broadcast::Sender<String>>;

@@ -39,7 +39,7 @@ pub(crate) struct FanoutScenario {
     /// connection.
     audience: Audience,
     server: MeasuredProcess,
-    /// Address of the health checks and metrics. Only EmoStream has one.
+    /// Address of the health checks and metrics. `None` for servers other than EmoStream, which have no such address.
     admin: Option<SocketAddr>,
     _feed: Feed,
     load: Load,
@@ -89,7 +89,7 @@ impl FanoutScenario {
     }
 
     /// Makes the audience stop reading `sockets` sockets for `span`, and then read what they missed. Returns the
-    /// figures of the other sockets in `span`; lost finals are those of all sockets.
+    /// figures of the other sockets in `span`. The number of lost final results includes all sockets.
     pub(crate) fn stall(&mut self, sockets: usize, span: Duration) -> Result<Figures> {
         let command = format!("stall {} {sockets}", span.as_millis());
         Figures::read(&self.audience.command(&command)?)

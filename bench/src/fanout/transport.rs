@@ -12,7 +12,7 @@ pub(crate) enum Transport {
     SseHttp2,
 }
 
-/// A WebSocket frame, an HTTP/2 frame or a chunk (HTTP/1.1), at the start of the received bytes.
+/// The unit at the start of the received bytes: a WebSocket frame, an HTTP/2 frame, or a chunk (HTTP/1.1).
 pub(crate) struct Unit<'b> {
     /// Lines of Server-Sent Events, or one WebSocket message.
     pub(crate) payload: &'b [u8],

@@ -29,7 +29,7 @@ pub(crate) enum LoadMode {
 pub(crate) struct Responses {
     /// Delay of each response with status 202, in ms.
     pub(crate) delays: Vec<f64>,
-    /// Number of other responses, by status.
+    /// For each other status, the number of responses.
     pub(crate) other_statuses: BTreeMap<u16, usize>,
 }
 
@@ -117,8 +117,8 @@ impl Clients {
     }
 }
 
-/// Reads one response and returns its status. The server sends no bytes after it until the next request, so none are
-/// kept.
+/// Reads one response and returns its status. The server sends no bytes between the response and the next request, so
+/// no received bytes have to be kept.
 pub(crate) async fn read_response(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
     buffer.clear();
     loop {

@@ -50,7 +50,8 @@ pub(crate) struct Flags {
     /// Requests per second under the open-loop load
     #[arg(long, default_value_t = 2000)]
     rate: u32,
-    /// Requests with an array per second; the server rejects those that the log cannot store in time
+    /// Requests per second, each with an array of reactions. The server rejects requests that the log cannot store in
+    /// time
     #[arg(long, default_value_t = 3000)]
     array_rate: u32,
     /// Also measure a server with axum and rdkafka, which is built from bench/axum
@@ -70,9 +71,9 @@ struct Server {
     many_p99_ms: Vec<f64>,
     /// Resident memory before the first request.
     idle_mb: f64,
-    /// Resident memory after single requests have saturated the server, and before requests with arrays.
+    /// Resident memory after the measurement with single reactions, and before the one with arrays.
     saturated_mb: f64,
-    /// Number of responses other than 202, by status. If there are any, the load was lower than intended.
+    /// For each status other than 202, the number of responses. If there are any, the load was lower than intended.
     other_statuses: BTreeMap<u16, usize>,
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{Result, table::quantile};
 
-/// Times at which frames arrived, by the text of the frame.
+/// For each frame, the time at which it arrived. The key is the text of the frame.
 type Arrivals = HashMap<String, Instant>;
 
 /// Subscribes to `rooms` at each address, and returns the frames that arrive within `span` after `warm_up`.

@@ -28,7 +28,8 @@ const PING_EVERY: Tick = Tick::secs(15);
 /// Maximum time without bytes from a client. After this time the client counts as lost.
 pub(super) const DEAD_AFTER: Duration = Duration::from_secs(30);
 const DEAD: Tick = Tick::secs(30);
-/// Maximum time for a client to answer a close. The client has the same time again to close its end of the stream.
+/// Maximum time until a client answers a close frame. After its answer, the client has the same time again to close its
+/// end of the stream.
 const CLOSE_TIMEOUT: Tick = Tick::secs(1);
 /// Maximum bytes that are read from a client whose connection is closing. These bytes have to be read, since closing a
 /// socket with unread bytes resets the connection, and the client might not receive the reason.
@@ -75,7 +76,7 @@ pub(super) struct ShardContext {
     pub(super) now: Tick,
     pub(super) instant: Instant,
     pub(super) deliveries: Deliveries,
-    /// Time without a sent frame after which a connection is sent a heartbeat.
+    /// The server sends a heartbeat on a connection on which it has sent no frame for this time.
     pub(super) silence: Tick,
     pub(super) heartbeat: Heartbeat,
     /// The heartbeat of this sweep, encoded when the first connection needs it.
@@ -109,14 +110,15 @@ pub(super) struct Connection {
 /// The state of a connection that is closing.
 struct Closing {
     deadline: Tick,
-    /// Whether the client has sent its close, or does not have to send one.
+    /// Whether the client has sent its close frame, or does not have to send one.
     is_answered: bool,
     /// Whether the server's end of the stream is closed.
     is_finished: bool,
     unread_bytes: usize,
 }
 
-/// Whether the connection has more to do without another event. If so, the shard continues with it after the others.
+/// Whether the connection has more work that no event will announce. If so, the shard continues with it after it has
+/// served the other connections.
 pub(super) type More = io::Result<bool>;
 
 impl Connection {
@@ -300,7 +302,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles the end of the client's stream. Unless the connection is closing, the client has disconnected.
+    /// Handles the end of the client's stream. If the connection is not closing yet, the client has disconnected.
     fn end_of_stream(&mut self, context: &mut ShardContext) -> More {
         match &mut self.closing {
             Some(closing) if !self.rest.is_empty() => {

@@ -16,7 +16,7 @@ pub(crate) struct Deliveries {
     trendings: IntCounter,
     gap_frames: IntCounter,
     metrics: Metrics,
-    /// The clock that has set the times of the records, so that their delay can be measured.
+    /// The clock that has set the times of the records. It is used to measure the delay of records.
     clock: EventClock,
 }
 
@@ -33,9 +33,9 @@ impl Deliveries {
         }
     }
 
-    /// Counts a frame that was written to a subscriber's socket. `found` is the newest final that the room had when the
-    /// subscriber joined. The delay of this final and of earlier ones is not measured, since they are older than the
-    /// subscription.
+    /// Counts a frame that was written to a subscriber's socket. `found` is the newest final result that the room had
+    /// when the subscriber joined. For this final result and earlier ones, the delay is not measured, since they are
+    /// older than the subscription.
     pub(crate) fn count(&self, next: &Next, found: Option<ResultId>) {
         match next {
             Next::Final(kept) => {

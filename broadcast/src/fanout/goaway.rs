@@ -1,7 +1,8 @@
-//! Graceful shutdown: all subscribers are sent `bye` at once, each with another time at which to reconnect.
+//! Graceful shutdown: the server sends `bye` to all subscribers at once. Each subscriber gets a different time at which
+//! to reconnect.
 //!
-//! So the process ends within a second or two, as an orchestrator expects. The subscribers spread over the other
-//! servers, or over the first seconds of the restarted one.
+//! In this way the process ends within a second or two, as an orchestrator expects. The reconnections are spread over
+//! the other servers, or over the first seconds of the restarted server.
 
 use std::time::Duration;
 
@@ -13,18 +14,18 @@ use crate::frame::encoded::EncodedFrame;
 /// Minimum delay of a reconnect. It is about the time that the process needs to restart.
 const MIN_RETRY: Duration = Duration::from_millis(500);
 
-/// Number of subscribers that reconnect each second, if `--drain` is long enough. This number of handshakes takes less
+/// If `--drain` is long enough, this number of subscribers reconnect each second. This number of handshakes takes less
 /// than half of a core, even with TLS (`bench/README.md` has the cost of a handshake).
 const RECONNECTS_PER_SECOND: u64 = 1000;
 
-/// Returns the time within which an audience reconnects, which is at most `most`.
+/// Returns the time within which all subscribers reconnect, at most `most`.
 pub(crate) fn reconnect_window(audience: u64, most: Duration) -> Duration {
     let even = Duration::from_millis(audience.saturating_mul(1000) / RECONNECTS_PER_SECOND);
     // The window is at least some seconds long, since several servers may shut down at the same time.
     even.max(10 * MIN_RETRY).min(most)
 }
 
-/// Returns the last frame of a subscriber, with a random time within `window` at which to reconnect.
+/// Returns a `bye` frame. It requests the subscriber to reconnect after a random time, at most `window`.
 pub(crate) fn goaway_frame(window: Duration) -> EncodedFrame {
     let ms = |span: Duration| span.as_millis() as u64;
     let latest = ms(window).max(ms(MIN_RETRY) + 1);

@@ -8,7 +8,7 @@
 //!
 //! This module does no IO. Invariants:
 //! - The result does not depend on how the bytes are split.
-//! - Of payloads, only that of a control frame and an incomplete character of a text are stored.
+//! - The payload of a control frame and an incomplete character of a text are stored; no other payload is.
 //! - Stored pongs have at most [`PONG_BYTES`].
 
 use std::io::Cursor;
@@ -52,7 +52,7 @@ pub(crate) struct Inbound {
     control: Vec<u8>,
     /// Encoded pongs that were not sent yet.
     pongs: Vec<u8>,
-    /// Whether there was a close or a violation. Then all further bytes are ignored.
+    /// Whether the client has sent a close or a violation. If so, all further bytes are ignored.
     over: bool,
 }
 

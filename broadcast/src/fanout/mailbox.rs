@@ -39,7 +39,7 @@ impl Mailbox {
         })
     }
 
-    /// Adds a message, and wakes the shard unless it was already woken for an earlier message.
+    /// Adds a message, and wakes the shard if no earlier message has woken it already.
     pub(super) fn post(&self, post: impl FnOnce(&mut Inbox)) {
         let is_first = {
             let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,7 +27,7 @@ use crate::frame::heartbeat::Heartbeat;
 use crate::hub::entry::RoomEntry;
 use crate::metrics::Metrics;
 
-/// Interval of sweeps, each of which checks one of `SWEEP_PARTS` parts of the connections.
+/// Interval of sweeps. The connections are divided into `SWEEP_PARTS` parts, and each sweep checks one part.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 const SWEEP_PARTS: usize = 10;
 /// Maximum number of events that one poll returns.
@@ -58,7 +58,7 @@ pub(super) struct Shard {
     mailbox: Arc<Mailbox>,
     connections: Slab<Connection>,
     rooms: HashMap<usize, RoomConnections>,
-    /// Keys of connections that have more to do without another event.
+    /// Keys of connections that have more work that no event will announce.
     unfinished: Vec<usize>,
     /// Keys of connections that have failed or ended.
     closed: Vec<usize>,
@@ -68,7 +68,7 @@ pub(super) struct Shard {
     /// The time within which subscribers reconnect. It is set at shutdown.
     reconnect_window: Option<Duration>,
     started: Instant,
-    /// Time of the next sweep. `swept` is the last key of the sweep before.
+    /// Time of the next sweep. `swept` is the last key of the previous sweep.
     sweep_at: Instant,
     swept: usize,
 }
@@ -222,7 +222,7 @@ impl Shard {
         let set = socket
             .set_send_buffer_size(SEND_BUFFER_BYTES)
             .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES))
-            // With this timeout, TCP detects a lost host even if the transport has no pongs.
+            // With this timeout, TCP detects that the client's host is lost, even if the transport has no pongs.
             .and_then(|()| socket.set_tcp_user_timeout(Some(DEAD_AFTER)));
         let slot = self.connections.vacant_entry();
         let key = slot.key();

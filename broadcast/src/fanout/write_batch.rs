@@ -1,4 +1,4 @@
-//! The pieces of one vectored write, and the unsent rest after it.
+//! The pieces of one vectored write, and the bytes that this write did not send.
 //!
 //! This module does no IO: the caller writes, and passes the number of written bytes.
 

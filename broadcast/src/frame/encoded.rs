@@ -31,7 +31,8 @@ pub(crate) struct EncodedFrame {
 #[derive(Debug, Clone, Copy)]
 enum SseField {
     None,
-    /// The field `id`. A browser that reconnects sends it back, and the stream resumes after the final with this id.
+    /// The field `id`. A browser that reconnects sends it back, and the stream resumes after the final result with this
+    /// id.
     Id(ResultId),
     /// The field `retry`: the delay in ms after which the browser reconnects.
     Retry(u64),
@@ -73,7 +74,7 @@ impl EncodedFrame {
         }
     }
 
-    /// Returns the JSON text.
+    /// Returns the frame as JSON text.
     pub(crate) fn json(&self) -> &Utf8Bytes {
         &self.json
     }

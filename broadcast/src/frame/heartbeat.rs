@@ -1,4 +1,4 @@
-//! Heartbeats: frames that a subscriber is sent if no other frame was sent to it for a while.
+//! Heartbeats: frames that the server sends to a subscriber if it has sent no other frame for a while.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ pub(crate) fn room(name: &str) -> Result<Room, Problem> {
     Room::new(name).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
 }
 
-/// Returns how a subscriber joins a room: as audience or as observer, and after which final.
+/// Returns whether a subscriber joins a room as audience or as observer, and the final result after which it resumes.
 pub(crate) fn joining(
     uri: &Uri,
     headers: &HeaderMap,
@@ -22,8 +22,8 @@ pub(crate) fn joining(
     Ok((attendance(uri)?, since(uri, headers)?))
 }
 
-/// Returns the final after which to resume: from `Last-Event-ID`, which an `EventSource` sends when it reconnects, or
-/// from the parameter `since`.
+/// Returns the final result after which the subscriber resumes: from `Last-Event-ID`, which an `EventSource` sends when
+/// it reconnects, or from the parameter `since`.
 fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
     let header = headers.get("last-event-id").map(|value| value.to_str());
     let header = header.transpose().map_err(|_| {
@@ -31,8 +31,8 @@ fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
             "Last-Event-ID: an id has the form PARTITION-OFFSET, for example 3-10422",
         )
     })?;
-    // A browser that reconnects sends its newest id in the header, but the URL still has the first id. So the header is
-    // used if there is one.
+    // A browser that reconnects sends its newest id in the header, but the URL still has the first id. So the header
+    // has precedence.
     let (name, id) = match header.filter(|id| !id.is_empty()) {
         Some(id) => ("Last-Event-ID", Some(id)),
         None => ("since", parameter(uri, "since").filter(|id| !id.is_empty())),

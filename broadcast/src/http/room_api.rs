@@ -9,8 +9,8 @@
 //! ```
 //!
 //! `final`, `live` and a room's `trending` are frames, as subscribers receive them. `totals` are the counts of all
-//! emojis in the room since its totals last began at 0, as of the newest final; the list of rooms has only the top 20
-//! of them. The `trending` beside the list of rooms has the top emojis and rooms across all rooms.
+//! emojis in the room since its totals last began at 0, as of the newest final result; the list of rooms has only the
+//! top 20 of them. The `trending` beside the list of rooms has the top emojis and rooms across all rooms.
 
 use emostream_http::{Body, Principal, Response};
 use emostream_model::{Count, FRAME_COUNTS, Room, RoomCount};
@@ -48,7 +48,7 @@ fn frame(frame: Option<&EncodedFrame>) -> &str {
     frame.map_or("null", |frame| frame.json().as_str())
 }
 
-/// Returns the finals in the ring whose windows begin within `[from_ms, to_ms)`, oldest first.
+/// Returns the final results in the ring whose windows begin within `[from_ms, to_ms)`, oldest first.
 pub(crate) fn history(hub: &Hub, room: &Room, from_ms: u64, to_ms: u64) -> Response {
     let mut finals = Vec::new();
     if let Some(entry) = hub.find(room) {

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "reads the time at which a token is verified"
+    reason = "this module reads the time at which a token is verified"
 )]
 
 use std::{
@@ -38,7 +38,7 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 enum Resource {
     /// The current state of the room.
     State,
-    /// The finals in the ring.
+    /// The final results in the ring.
     History,
     /// The messages of the room, as Server-Sent Events.
     Events,
@@ -106,8 +106,8 @@ impl Service {
             async move |State(service): State<Arc<Self>>,
                         name: Result<Path<String>, PathRejection>,
                         request: Request| {
-                // A name that is not UTF-8 is replaced by an invalid name, so that the request is refused like others
-                // with an invalid name.
+                // A name that is not UTF-8 is replaced by an invalid name, so that the request gets the same error as
+                // others with an invalid name.
                 let name = name.map_or("\u{fffd}".to_owned(), |Path(name)| name);
                 service.room(&name, resource, request).await
             },

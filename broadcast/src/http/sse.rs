@@ -50,7 +50,7 @@ pub(super) fn with_head(mut response: Response, framing: Option<Framing>) -> Res
 /// Returns a response over HTTP/2 whose body is a stream of events. The stream ends when the client disconnects, after
 /// `bye` at shutdown, or when the token expires. In the last case a browser reconnects automatically, and receives 401.
 ///
-/// `window` is called at shutdown, and returns the time within which the audience reconnects.
+/// `window` is called at shutdown, and returns the time within which all subscribers reconnect.
 pub(super) fn stream(
     subscription: Subscription,
     heartbeat: Heartbeat,

@@ -32,7 +32,7 @@ pub(crate) struct RoomEntry {
     state: Mutex<RoomState>,
     /// Notifies the async tasks of subscribers over HTTP/2, which shards do not serve.
     changed: watch::Sender<()>,
-    /// State of each shard, indexed by its number: [`NO_INTEREST`], [`CLEAN`] or [`DIRTY`].
+    /// The state of each shard, indexed by the shard's number: [`NO_INTEREST`], [`CLEAN`] or [`DIRTY`].
     interest: Box<[AtomicU8]>,
     listeners: RoomListeners,
     subscribers: AtomicUsize,
@@ -134,7 +134,7 @@ impl RoomEntry {
         self.counter(attendance).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Changes the counted subscribers of a relay below this node: there were `before`, and there are `now`.
+    /// Changes the number of subscribers of a relay below this node from `before` to `now`.
     pub(super) fn count_below(&self, before: usize, now: usize) {
         // Several relays change the sum concurrently, so the difference is added. A negative difference wraps around,
         // and the addition wraps back.

@@ -1,4 +1,4 @@
-//! The offsets of the finals that were read, by partition.
+//! For each partition, the offsets of the final results that were read.
 
 use std::{
     collections::HashMap,
@@ -12,15 +12,16 @@ use tokio::sync::watch;
 
 use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
 
-/// Maximum time by which one publisher lags behind another publisher. A subscriber may have received an id from the
-/// other publisher before this one reads it. If this publisher does not read the id within this time, the id is from
-/// another log: the log was recreated.
+/// Maximum time that one publisher lags behind another publisher. A subscriber may have received a final result's id
+/// from another publisher before this publisher reads that final result. If this publisher does not read the final
+/// result within this time, the id is from another log: the log was recreated.
 const MAX_LAG: Duration = Duration::from_secs(2);
 
-/// Maximum time to wait for an id at a disconnected relay, which reads it after it has connected to another upstream.
+/// Maximum time for which a disconnected relay waits for the final result with a given id. The relay receives this
+/// final result after it has connected to another upstream.
 const MAX_LAG_DISCONNECTED: Duration = Duration::from_secs(8);
 
-/// The offsets of the finals that were read.
+/// The offsets of the final results that were read.
 #[derive(Debug, Default)]
 pub(crate) struct ReadOffsets {
     ranges: Mutex<HashMap<u32, ReadRange>>,
@@ -48,8 +49,8 @@ impl ReadOffsets {
         self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the finals of `range` were read. Returns `false` if that is already known. If the range begins
-    /// after the end of the known range, the finals in between were deleted, and `evict` is called with the last
+    /// Notes that the final results of `range` were read. Returns `false` if that is already known. If the range begins
+    /// after the end of the known range, the final results in between were deleted, and `evict` is called with the last
     /// deleted offset.
     pub(super) fn advance(
         &self,
@@ -84,9 +85,10 @@ impl ReadOffsets {
         range.is_some_and(|range| range.end <= id.offset)
     }
 
-    /// Waits until `id` is read, at most for [`MAX_LAG`], or for [`MAX_LAG_DISCONNECTED`] if this node is disconnected.
-    /// A subscriber may have an id that this node has not read yet, since it was connected to a publisher that is
-    /// ahead. Returns `false` if the id was not read and this node is disconnected: the id may still be from this log.
+    /// Waits until the final result `id` is read, at most for [`MAX_LAG`], or for [`MAX_LAG_DISCONNECTED`] if this node
+    /// is disconnected. A subscriber may have an id that this node has not read yet, since it was connected to a
+    /// publisher that is ahead. Returns `false` if the id was not read and this node is disconnected: the id may still
+    /// be from this log.
     pub(super) async fn catch_up(
         &self,
         id: ResultId,

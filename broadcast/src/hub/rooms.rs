@@ -121,7 +121,8 @@ impl Hub {
         }
     }
 
-    /// Changes a room, unless `newest`, the newest final of the update, shows that the update is from another log.
+    /// Changes a room with an update. `newest` is the newest final result of the update; if it shows that the update is
+    /// from another log, the room is not changed.
     fn update_room(
         &self,
         room: &Room,
@@ -168,21 +169,21 @@ impl Hub {
         self.rooms().get(room).cloned()
     }
 
-    /// Counts a subscriber of the room. An unknown room is inserted, unless there are too many idle rooms: then the
-    /// result is `None`.
+    /// Counts a subscriber of the room. An unknown room is inserted; if there are too many idle rooms, it is not
+    /// inserted and the result is `None`.
     pub(crate) fn subscribe(&self, room: &Room, attendance: Attendance) -> Option<Arc<RoomEntry>> {
         self.get_or_insert_counted(room, |entry| entry.subscribed(attendance))
     }
 
-    /// Changes the counted subscribers of a relay below this node: there were `before`, and there are `now`. Returns
-    /// `false`, and changes nothing, if the room is unknown and there are too many idle rooms.
+    /// Changes the number of subscribers of a relay below this node from `before` to `now`. Returns `false`, and
+    /// changes nothing, if the room is unknown and there are too many idle rooms.
     pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
         let counted = self.get_or_insert_counted(room, |entry| entry.count_below(before, now));
         counted.is_some()
     }
 
-    /// Returns the room after `count` has counted an audience in it. Both happen under the lock, so the sweep cannot
-    /// drop the room before it has an audience.
+    /// Finds or inserts the room, calls `count` to count an audience in it, and returns it. All of this happens under
+    /// the lock, so the sweep cannot drop the room before it has an audience.
     fn get_or_insert_counted(
         &self,
         room: &Room,
@@ -225,7 +226,7 @@ impl Hub {
             .clone()
     }
 
-    /// Returns all rooms with a final or a live tally.
+    /// Returns all rooms with a final result or a live tally.
     pub(crate) fn active(&self) -> Vec<(Room, Arc<RoomEntry>)> {
         let rooms = self.rooms();
         let active = rooms.iter().filter(|(_, entry)| entry.state().is_active());
@@ -234,8 +235,8 @@ impl Hub {
             .collect()
     }
 
-    /// Drops finals that were written before `before_ms`, live tallies of windows that ended before `overdue_ms`, and
-    /// rooms without results and subscribers. All times are Unix milliseconds.
+    /// Drops final results that were written before `before_ms`, live tallies of windows that ended before
+    /// `overdue_ms`, and rooms without results and subscribers. All times are Unix milliseconds.
     pub(super) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
         let (mut rooms, mut idle) = (self.rooms(), 0);
         rooms.retain(|_, entry| {
@@ -249,13 +250,14 @@ impl Hub {
         self.idle.store(idle, Ordering::Relaxed);
     }
 
-    /// Returns the last offset of a partition before the finals that this node has read.
+    /// Returns the last offset of a partition before the final results that this node has read.
     pub(super) fn last_unread(&self, partition: u32) -> Option<u64> {
         self.offsets.get(partition)?.start.checked_sub(1)
     }
 
-    /// Notes that the finals of `range` were read. If the range begins after the end of the known range, the finals
-    /// in between were deleted, and the rooms of the partition record that they are missing.
+    /// Notes that the final results of `range` were read. If the range begins after the end of the known range, the
+    /// final results in between were deleted, and the rooms of the partition record that these final results are
+    /// missing.
     fn set_read(&self, range: ReadRange) -> Result<bool, RejectedUpdate> {
         self.offsets.advance(range, |last| {
             for entry in self.rooms().values() {
@@ -264,7 +266,7 @@ impl Hub {
         })
     }
 
-    /// Waits until `id` is read, as [`ReadOffsets::catch_up`] does.
+    /// Waits until the final result `id` is read, as [`ReadOffsets::catch_up`] does.
     pub(crate) async fn catch_up(&self, id: ResultId) -> bool {
         self.offsets.catch_up(id, &self.upstream_status).await
     }

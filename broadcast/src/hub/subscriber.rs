@@ -17,7 +17,7 @@ use crate::room::cursor::Cursor;
 pub(crate) struct Subscriber {
     pub(crate) entry: Arc<RoomEntry>,
     pub(crate) cursor: Cursor,
-    /// The room's newest final when the subscriber joined.
+    /// The room's newest final result when the subscriber joined.
     pub(crate) found: Option<ResultId>,
     /// Whether new counts reach this node, as the subscriber was last notified.
     pub(crate) counting: bool,
@@ -26,8 +26,8 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes to `room`; if `since` is given, from the final after it. Returns the subscriber and its first frame,
-    /// or `None` if there are too many idle rooms.
+    /// Subscribes to `room`. If `since` is given, the subscriber resumes after the final result with this id. Returns
+    /// the subscriber and its first frame, or `None` if there are too many idle rooms.
     pub(crate) fn join(
         hub: &Hub,
         room: &Room,

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A relay has a cursor and no queue, so a slow relay uses no memory apart from the buffer of its socket. If the batch
-//! at a relay's cursor is not in the ring any more, the relay is sent a snapshot of the rooms again.
+//! at a relay's cursor is not in the ring any more, the relay receives a new snapshot of the rooms.
 
 use std::{
     collections::VecDeque,
@@ -30,12 +30,12 @@ const RING_BYTES: usize = 32 << 20;
 /// the batch while this node applies the next updates.
 const BATCH_BYTES: usize = 16 << 10;
 
-/// Time for which a batch waits for further updates, for each relay. It is many times the CPU time of a send, so that
-/// sends use only a small part of a core at any number of relays and any rate of updates. The first update after a
-/// pause does not wait.
+/// A batch waits for further updates for this time multiplied by the number of relays. The factor is many times the CPU
+/// time of a send, so that sends use only a small part of a core at any number of relays and any rate of updates. The
+/// first update after a pause does not wait.
 const LINGER_PER_RELAY: Duration = Duration::from_micros(100);
 
-/// Maximum time for which a batch waits. This time is added to the delay of live tallies.
+/// Maximum time for which a batch waits. The wait adds to the delay of live tallies.
 const MAX_LINGER: Duration = Duration::from_millis(20);
 
 /// The log of updates for the relays below this node.
@@ -84,8 +84,8 @@ impl UpdateLog {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks the log while an update is applied to the rooms and appended. A relay joins before or after that, so it
-    /// receives the update in its snapshot or from the log.
+    /// Locks the log while an update is applied to the rooms and appended to the log. A relay joins before or after
+    /// that, so the relay receives the update from the log or in its snapshot.
     pub(super) fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,7 +12,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "reads the time of updates and sweeps"
+    reason = "this module reads the time of updates and sweeps"
 )]
 
 use std::{
@@ -30,8 +30,8 @@ use crate::room::{state::RoomState, totals::RoomTotals};
 
 /// Interval at which old results are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Time after the end of a window at which its live tally is dropped. If no final has arrived by then, the dataflow has
-/// stopped, or was restarted with other windows, and a final may never follow.
+/// Time after the end of a window at which its live tally is dropped. If no final result has arrived by then, the
+/// dataflow has stopped, or was restarted with other windows, and a final result may never follow.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// Applies updates to the rooms, and appends them to the update log.
@@ -39,7 +39,7 @@ pub(crate) struct Updates {
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: UpdateLog,
     pub(crate) metrics: Metrics,
-    /// Time for which finals stay in the ring.
+    /// Time for which final results stay in the ring.
     ring: Duration,
     /// The clock that sets the timestamps of the records in the log.
     clock: EventClock,
@@ -61,15 +61,15 @@ impl Updates {
         }
     }
 
-    /// Adds a room at the start. `totals` are the counts of the room's totals record and of later finals that are older
-    /// than the ring. `finals` are the finals in the ring, in their order.
+    /// Adds a room at the start. `totals` are the counts of the room's totals record and of later final results that
+    /// are older than the ring. `finals` are the final results in the ring, in their order.
     ///
-    /// The metrics do not count these finals. The update log does not contain them either, since no relay is connected
-    /// yet.
+    /// The metrics do not count these final results. The update log does not contain these final results either, since
+    /// no relay is connected yet.
     pub(crate) fn restore_room(&self, room: &Room, totals: RoomTotals, finals: Vec<RelayFinal>) {
         let newest = finals.last().map(RelayFinal::order);
-        // The totals may be later than all finals in the ring: the last final is missing, or the room was removed after
-        // it. Then the totals are applied after the finals.
+        // The totals may be later than all final results in the ring: the last final result is missing, or the room was
+        // removed after it. Then the totals are applied after the final results.
         let later = (newest.is_some() && totals.as_of() > newest).then(|| totals.clone());
         let before = RoomTotals::before(totals, &finals);
         let entry = self.hub.get_or_insert(room, || RoomState::new(before));
@@ -126,12 +126,13 @@ impl Updates {
         }
     }
 
-    /// Notes that reading the finals of `partition` begins at `start`. Earlier finals are not known at this node.
+    /// Notes that reading the final results of `partition` begins at `start`. Earlier final results are not known at
+    /// this node.
     pub(crate) fn start_partition(&self, partition: u32, start: u64) {
         self.has_read(partition, start, start);
     }
 
-    /// Notes that every final of `partition` before `end` was applied.
+    /// Notes that every final result of `partition` before `end` was applied.
     pub(crate) fn advance_to(&self, partition: u32, end: u64) {
         self.has_read(partition, self.hub.offsets.range(partition).start, end);
     }
@@ -146,7 +147,7 @@ impl Updates {
         let _ = self.apply(now_us(), RelayUpdate::Read(range));
     }
 
-    /// Waits until an update of another log is rejected, and returns the reason. This node cannot continue then.
+    /// Waits until an update of another log is rejected, and returns the reason. After that, this node cannot continue.
     pub(crate) async fn log_mismatch(&self) -> RejectedUpdate {
         self.mismatch.wait().await.clone()
     }

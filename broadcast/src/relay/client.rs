@@ -1,4 +1,5 @@
-//! The client of a relay: connects to an upstream, applies its updates, and connects to the next one when it is lost.
+//! The client of a relay: connects to an upstream, applies its updates, and connects to the next upstream when the
+//! connection is lost.
 //!
 //! ```text
 //!            welcome           snapshot end        timeout, close, bad message
@@ -7,9 +8,9 @@
 //!     └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The relay sends the ranges of finals that it has, and the upstream sends all other finals. So when the relay
-//! connects to another upstream, no final is lost or applied twice. If a room was removed while the relay was
-//! disconnected, the room is missing in the snapshot, and the relay removes it, too.
+//! The relay sends the ranges of final results that it has, and the upstream sends all other final results. So when the
+//! relay connects to another upstream, no final result is lost or applied twice. If a room was removed while the relay
+//! was disconnected, the room is missing in the snapshot, and the relay removes it, too.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -43,10 +44,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Maximum time to find an upstream when a relay starts.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum pause before the next upstream is tried. It is short, and the pause is random: if an upstream fails, all its
-/// relays connect to the same next one.
+/// Maximum pause before a relay tries the next upstream. The pause is random, since all relays of an upstream that
+/// fails connect to the same next upstream.
 const FIRST_PAUSE_MS: u64 = 200;
-/// Base of the maximum pause after all upstreams have failed. It is doubled in each round.
+/// Base of the maximum pause after all upstreams have failed. The pause is doubled in each round.
 const ROUND_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
@@ -243,7 +244,7 @@ impl Connector {
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Result<RelayWelcome, LinkError> {
         let first = reader.down().await.map_err(|error| match error {
-            // The upstream expects TLS: it closed the connection when its TLS handshake timed out.
+            // The upstream requires TLS: it closed the connection when its TLS handshake timed out.
             LinkError::Closed if self.upstreams.trust.is_none() => LinkError::NoTls,
             error => error,
         })?;
@@ -401,8 +402,8 @@ fn host(at: &str) -> &str {
     bare.unwrap_or(host)
 }
 
-/// Returns the pause before the next upstream is tried. `failures` attempts in succession have failed, and there are
-/// `all` upstreams.
+/// Returns the pause before the relay tries the next upstream. `failures` is the number of successive failed attempts,
+/// `all` the number of upstreams.
 fn pause(failures: usize, all: usize) -> Duration {
     let rounds = failures / all.max(1);
     let most_ms = match rounds {

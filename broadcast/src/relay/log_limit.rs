@@ -1,10 +1,10 @@
-//! Limits the number of log lines about connections to the relays' port. Of the dropped lines only the number is
-//! logged.
+//! Limits the number of log lines about connections to the relays' port. Only the number of dropped lines is logged.
 //!
 //! The crate governor is not used. It allows twice as many lines in a span (a full burst, then its refill), and does
 //! not count the lines that it refuses. It would also add nine crates and a second version of hashbrown.
 //!
-//! Invariant: for any number of connections, at most [`LINES`] lines and one more are logged in a [`SPAN`].
+//! Invariant: for any number of connections, at most [`LINES`] lines, and one line with the number of dropped lines,
+//! are logged in a [`SPAN`].
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A snapshot contains every room that has results. If a room of this relay is not in it, and the upstream has read the
-//! room's newest final, then the upstream has removed the room. If the upstream has not read that final yet, it lags
-//! behind, and the relay keeps the room.
+//! room's newest final result, then the upstream has removed the room. If the upstream has not read that final result
+//! yet, it lags behind, and the relay keeps the room.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ pub(super) struct ReceivedSnapshot {
 }
 
 impl ReceivedSnapshot {
-    /// Notes which room or partition an update of the snapshot is about.
+    /// Records the room or the partition of an update of the snapshot.
     pub(super) fn observe(&mut self, update: &RelayUpdate) {
         match update {
             RelayUpdate::Room(snapshot) => drop(self.rooms.insert(snapshot.room.clone())),
@@ -43,13 +43,13 @@ impl ReceivedSnapshot {
         removed.collect()
     }
 
-    /// Returns the position just after the newest final of a room that is missing in the snapshot. Returns `None` if the
-    /// room has no totals, or if the upstream has not read that final.
+    /// Returns the position just after the newest final result of a room that is missing in the snapshot. Returns
+    /// `None` if the room has no totals, or if the upstream has not read that final result.
     fn removed_before(&self, room: &RoomState) -> Option<ResultOrder> {
         let totals = room.totals();
         let as_of = totals.as_of().filter(|_| totals.total() > 0)?;
-        // A room without the id of a final has only totals. Its newest final is older than the publisher's ring, and is
-        // counted in the totals that the publisher has read.
+        // A room without the id of a final result has only totals. Its newest final result is older than the
+        // publisher's ring, and is counted in the totals that the publisher has read.
         let is_read = room
             .newest_id()
             .is_none_or(|id| self.reads.iter().any(|range| range.is_behind(id)));

@@ -43,7 +43,7 @@ pub(super) struct AcceptedPeer {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Authenticates a peer, and accepts it if there is a permit. A peer that is refused is sent the reason.
+/// Authenticates a peer, and accepts it if there is a permit. A refused peer receives the reason.
 pub(super) async fn accept(
     updates: &Updates,
     token: &RelayToken,
@@ -160,8 +160,8 @@ async fn receive(
     }
 }
 
-/// Sends a snapshot of the rooms, then the updates that follow. If the relay lags too far behind, it is sent a snapshot
-/// again.
+/// Sends a snapshot of the rooms, then the updates that follow. If the relay lags too far behind, it receives a new
+/// snapshot.
 async fn send_updates(
     updates: &Updates,
     hello: RelayHello,
@@ -306,7 +306,7 @@ mod tests {
     use prometheus::Registry;
     use tokio::{io::AsyncReadExt, sync::watch};
 
-    /// Returns why a peer is refused. The peer sends these bytes after the challenge, and then closes the connection.
+    /// Returns why a peer that sends these bytes after the challenge, and then closes the connection, is refused.
     async fn refused(sends: &[u8]) -> String {
         let hub = Arc::new(Hub::new(
             WindowSettings::default(),

@@ -1,8 +1,8 @@
 //! Cursors: the next message of a subscriber is a pure function of its cursor and the room.
 //!
-//! Invariants, for any interleaving of results, reads and expiry:
-//! - finals are sent in the order of their ids, each at most once;
-//! - a final that the subscriber misses is announced by a gap before anything newer;
+//! For any interleaving of results, reads and expiry, these invariants hold:
+//! - final results are sent in the order of their ids, each at most once;
+//! - a final result that the subscriber misses is announced by a gap before anything newer;
 //! - of the live tallies of an open window only the newest is sent;
 //! - trending lists may be skipped, but the newest one is always sent.
 
@@ -16,14 +16,14 @@ use crate::room::state::{Final, Live, RoomState, Trending};
 /// The position of a subscriber in its room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
-    /// The last final that the subscriber has, if any.
+    /// The last final result that the subscriber has, if any.
     after: Option<ResultId>,
-    /// Number of evictions of the room when `after` was set. If `after` is `None`, only this number shows that finals
-    /// were evicted.
+    /// Number of evictions of the room when `after` was set. If `after` is `None`, only this number shows that final
+    /// results were evicted.
     evictions: u64,
-    /// The reason of the next gap, if there is one.
+    /// The reason that the next gap reports, if there is a gap.
     reason: GapReason,
-    /// Whether finals were missing when the subscriber resumed, and the gap was not sent yet.
+    /// Whether final results were missing when the subscriber resumed, and the gap was not sent yet.
     expired: bool,
     live_version: u64,
     trending_version: u64,
@@ -32,13 +32,13 @@ pub(crate) struct Cursor {
 /// The next message of a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// A final.
+    /// A final result.
     Final(Arc<Final>),
-    /// The newest tally of an open window, and the number of older tallies that the subscriber was not sent.
+    /// The newest tally of an open window, and the number of older tallies that were not sent to the subscriber.
     Live(Arc<Live>, u64),
     /// The newest trending list.
     Trending(Arc<Trending>),
-    /// The subscriber misses finals that follow the one with this id.
+    /// The subscriber misses final results that follow the one with this id.
     Gap(ResultId, GapReason),
 }
 
@@ -58,8 +58,8 @@ impl Next {
 }
 
 impl Cursor {
-    /// Returns the cursor of a new subscriber. The subscriber is sent the newest final, which contains the totals, and
-    /// then all later messages.
+    /// Returns the cursor of a new subscriber. The subscriber is sent the newest final result, which contains the
+    /// totals, and then all later messages.
     pub(crate) fn join(room: &RoomState) -> Self {
         let evicted = room.evicted_through();
         let lost = |id: ResultId| evicted.is_some_and(|last| id.offset <= last.offset);
@@ -77,7 +77,7 @@ impl Cursor {
             reason: GapReason::Slow,
             expired: false,
             live_version: 0,
-            // A new subscriber does not show a trending list, so it does not need to be sent an empty one.
+            // A new subscriber does not show a trending list yet, so it does not need an empty list.
             trending_version: match room.trending() {
                 Some(_) => 0,
                 None => room.trending_version(),
@@ -85,9 +85,9 @@ impl Cursor {
         }
     }
 
-    /// Returns the cursor of a subscriber that has every final up to `id`, and whether all later finals can be sent.
-    /// `read` is the range of offsets that were read from the partition. Finals before the range are not known any
-    /// more, and an id after the range is from another log.
+    /// Returns the cursor of a subscriber that has every final result up to `id`, and whether all later final results
+    /// can be sent. `read` is the range of offsets that were read from the partition. Final results before the range
+    /// are not known any more, and an id after the range is from another log.
     pub(crate) fn resume(room: &RoomState, id: ResultId, read: &Range<u64>) -> (Self, bool) {
         let mut cursor = Self {
             after: Some(id),
@@ -110,8 +110,8 @@ impl Cursor {
                 offset: 0,
             };
             let after = self.after.unwrap_or(none_yet);
-            // The oldest final in the ring follows the gap. If the subscriber misses another final later, the reason is
-            // that the subscriber is slow.
+            // The oldest final result in the ring follows the gap. If the subscriber misses another final result later,
+            // the reason is that the subscriber is slow.
             *self = Self {
                 after: room.evicted_through(),
                 evictions: room.evictions(),
@@ -134,7 +134,7 @@ impl Cursor {
         }
         let live = room.live_after(self.live_version)?;
         let skipped = match self.live_version {
-            // Tallies from before the subscription do not count as skipped.
+            // Tallies that are older than the subscription do not count as skipped.
             0 => 0,
             seen => live.version - seen - 1,
         };
@@ -271,7 +271,7 @@ mod tests {
         assert!(!room.push_live(sized(30, 15)), "it overlaps a final");
         assert!(room.push_live(sized(45, 15)));
         assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-3", "live 3"]);
-        // A final drops the live tallies of windows that overlap its window or are before it.
+        // A final result drops the live tallies of windows that overlap its window or are before it.
         let mut late = self::room(None, [3]);
         assert!(late.push_live(sized(50, 10)));
         let of_45_to_60 = WindowRecord {
@@ -372,12 +372,12 @@ mod tests {
         room.push_trending(trending(9, &[]));
         assert!(room.trending().is_none());
         assert_eq!(drain(&mut there, &room), ["trending 2"]);
-        // The subscriber has the room's last final, so no gap follows.
+        // The subscriber has the room's last final result, so no gap follows.
         room.expire(u64::MAX);
         let (mut back, resumed) = Cursor::resume(&room, id(3), &(0..4));
         assert!(resumed);
         assert_eq!(drain(&mut back, &room), ["trending 2"]);
-        // A new subscriber does not show a trending list, so it is not sent an empty one.
+        // A new subscriber does not show a trending list yet, so the server does not send it an empty list.
         let mut late = Cursor::join(&room);
         assert!(drain(&mut late, &room).is_empty());
         room.push_trending(trending(9, &["👏"]));
@@ -442,7 +442,7 @@ mod tests {
             }
             let finals: Vec<u64> = got.iter().flatten().copied().collect();
             prop_assert!(finals.is_sorted_by(|a, b| a < b));
-            // Finals that were received one after another, without a gap, were pushed one after another.
+            // Final results that were received one after another, without a gap, were pushed one after another.
             let place = |offset: u64| pushed.iter().position(|p| *p == offset).unwrap();
             for pair in got.windows(2) {
                 if let [Some(a), Some(b)] = pair {

@@ -4,10 +4,11 @@
 //!  upstream's room ─ snapshot ─▶ RoomSnapshot ─ parse ─▶ ParsedSnapshot ─ merge ─▶ relay's room
 //! ```
 //!
-//! Invariant: after a merge the relay's room has the finals and totals of the node that has applied more finals, the
-//! relay or the upstream. If finals are missing between two others, a gap announces them. The position up to which the
-//! totals count (`ResultOrder`) shows which node has applied more finals. The sum of the totals does not show it, since
-//! totals can begin at 0 again. If the positions are equal, the relay keeps its own totals.
+//! Invariant: after a merge the relay's room has the final results and totals of the node that has applied more final
+//! results, the relay or the upstream. If final results are missing between two others, a gap announces them. The
+//! position up to which the totals count (`ResultOrder`) shows which node has applied more final results. The sum of
+//! the totals does not show it, since totals can begin at 0 again. If the positions are equal, the relay keeps its own
+//! totals.
 
 use std::sync::Arc;
 
@@ -68,7 +69,7 @@ impl ParsedSnapshot {
                 frame: EncodedFrame::new(&frame),
             }));
         }
-        // All finals are of one partition. If the list is not empty, its last final is the newest one.
+        // All final results are of one partition. If the list is not empty, its last final result is the newest one.
         let newest = snapshot.newest;
         let last = finals.last().map(|last| (last.id, last.window));
         let elsewhere = |id: ResultId| newest.is_some_and(|(n, _)| n.partition != id.partition);
@@ -77,7 +78,8 @@ impl ParsedSnapshot {
         {
             return Err(InvalidSnapshot);
         }
-        // The totals of a room are as of its newest final. So if there is a final, the totals must have its position.
+        // The totals of a room are as of its newest final result. So if there is a final result, the totals must be as
+        // of its position.
         if newest.is_some() && snapshot.totals_as_of.is_none() {
             return Err(InvalidSnapshot);
         }
@@ -124,7 +126,7 @@ impl ParsedSnapshot {
         })
     }
 
-    /// Returns the id and the window of the newest final.
+    /// Returns the id and the window of the newest final result.
     pub(crate) fn newest(&self) -> Option<(ResultId, Window)> {
         self.newest
     }
@@ -154,7 +156,7 @@ fn frame(text: &str) -> Result<Frame, InvalidSnapshot> {
 }
 
 impl RoomState {
-    /// Returns the room's snapshot without the finals for which `has` is true, since the relay has them already.
+    /// Returns the room's snapshot without the final results for which `has` is true, since the relay has them already.
     pub(crate) fn snapshot(&self, room: &Room, has: impl Fn(ResultId) -> bool) -> RoomSnapshot {
         let text = |frame: &EncodedFrame| frame.json().to_string();
         let mut live: Vec<_> = self.live.values().collect();
@@ -197,7 +199,7 @@ impl RoomState {
         is_new
     }
 
-    /// Merges the finals of the upstream's room, whose totals are as of the position `as_of`. Returns `false` if
+    /// Merges the final results of the upstream's room, whose totals are as of the position `as_of`. Returns `false` if
     /// nothing is new.
     fn merge_finals(
         &mut self,
@@ -220,8 +222,8 @@ impl RoomState {
         let behind = |id: ResultId| seen.is_none_or(|seen| seen.offset < id.offset);
         let mut is_new = false;
         if let Some(evicted_through) = evicted_through.filter(|id| behind(*id)) {
-            // Neither node has the finals between the newest one of this room and `evicted_through`. So the ring is
-            // emptied, and subscribers are sent a gap.
+            // Neither node has the final results between the newest one of this room and `evicted_through`. So the ring
+            // is emptied, and subscribers receive a gap.
             self.finals.clear();
             self.evictions += u64::from(seen.is_some());
             self.evicted_through = Some(evicted_through);
@@ -252,7 +254,7 @@ mod tests {
         record_of(nth, nth + 1, emitted_at)
     }
 
-    /// Returns the id of the `nth` final. The offsets have gaps, as they have with Kafka's transactions.
+    /// Returns the id of the `nth` final result. The offsets have gaps, as they have with Kafka's transactions.
     fn id(nth: u64) -> ResultId {
         ResultId {
             partition: 2,
@@ -265,7 +267,8 @@ mod tests {
         room.push_final(RelayFinal { begins, ..closed }, None)
     }
 
-    /// Returns a room to which `read` finals were applied. The first `expired` of them are not in the ring any more.
+    /// Returns a room to which `read` final results were applied. The first `expired` of them are not in the ring any
+    /// more.
     fn upstream(read: u64, expired: u64) -> RoomState {
         let mut room = RoomState::default();
         for nth in 0..read {
@@ -282,7 +285,8 @@ mod tests {
         Removed { before: u64 },
     }
 
-    /// Returns random sequences of finals, some of which begin the totals, and of removals of the room.
+    /// Returns random sequences of events: final results, with some of which the totals begin at 0, and removals of the
+    /// room.
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let kind = prop_oneof![6 => Just((true, false)), 1 => Just((true, true)), 1 => Just((false, false))];
         let kinds = proptest::collection::vec(kind, FINALS as usize);
@@ -315,7 +319,7 @@ mod tests {
         }
     }
 
-    /// Returns a room to which these events were applied. Finals before `expired` are not in its ring any more.
+    /// Returns a room to which these events were applied. Final results before `expired` are not in its ring any more.
     fn after(events: &[Event], expired: u64) -> RoomState {
         let mut room = RoomState::default();
         apply_events(&mut room, events);
@@ -345,7 +349,7 @@ mod tests {
 
     proptest! {
         /// For any sequence of snapshots from any nodes, the relay's room equals the room of an upstream that has
-        /// applied as many events, except for finals that no node has any more.
+        /// applied as many events, except for final results that no node has any more.
         #[test]
         fn a_relay_s_room_equals_that_of_the_node_with_most_finals(
             events in events(),
@@ -360,7 +364,7 @@ mod tests {
                 has = has.max(read).max(goes_on_to);
                 let truth = after(&events[..has], 0);
                 prop_assert_eq!(relay.totals(), truth.totals());
-                // The ring has every final after `evicted_through`, with the frame that the oracle has.
+                // The ring has every final result after `evicted_through`, with the frame that the oracle has.
                 let first = relay.evicted_through().map_or(0, |id| id.offset + 1);
                 let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= first)
                     .map(|kept| kept.frame.json().to_string()).collect();
@@ -396,7 +400,7 @@ mod tests {
             (&kept["counts"], &kept["total"], &kept["others"]),
             (&serde_json::json!([]), &3.into(), &3.into())
         );
-        // Only counts of unknown emojis may be left out: an invalid entry of a known emoji makes the snapshot invalid.
+        // Only entries of unknown emojis are left out: an invalid entry of a known emoji makes the snapshot invalid.
         snapshot.finals[2] = known.replace("\"loose\":3", "\"lose\":3");
         assert!(ParsedSnapshot::parse(&snapshot).is_err());
     }

@@ -1,14 +1,14 @@
-//! The state of a room at a publisher or relay: a ring of finals, the newest live tally of each open window, totals,
-//! and the trending list.
+//! The state of a room at a publisher or relay: a ring of final results, the newest live tally of each open window,
+//! totals, and the trending list.
 //!
 //! This module does no IO. Results are applied as values, and [`crate::room::cursor`] selects the messages of each
 //! subscriber.
 //!
 //! Invariants:
-//! - The ring contains finals of one partition, in the order of their offsets, each once.
-//! - Every final after [`RoomState::evicted_through`], up to the newest one, is in the ring.
-//! - All live tallies are of windows of one size, which begin where the newest final ends, or later. So windows that
-//!   were open when a dataflow was restarted with another size are never shown beside the new ones.
+//! - The ring contains final results of one partition, in the order of their offsets, each once.
+//! - Every final result after [`RoomState::evicted_through`], up to the newest one, is in the ring.
+//! - All live tallies are of windows of one size, which begin where the newest final result ends, or later. So windows
+//!   that were open when a dataflow was restarted with another size are never shown beside the new ones.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,19 +23,19 @@ use emostream_model::{
 use crate::frame::encoded::EncodedFrame;
 use crate::room::totals::RoomTotals;
 
-/// Maximum number of finals in a ring. It bounds the memory of the ring if windows are very short.
+/// Maximum number of final results in a ring. It bounds the memory of the ring if windows are very short.
 const RING_FINALS: usize = 4096;
 
 /// Maximum number of open windows with a live tally. More windows are open only while a dataflow catches up. Then only
 /// the live tallies of the newest windows are kept.
 const OPEN_WINDOWS: usize = 4;
 
-/// A final in the ring.
+/// A final result in the ring.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Final {
     pub(crate) id: ResultId,
     pub(crate) window: Window,
-    /// Time at which the final was written to the log, Unix milliseconds.
+    /// Time at which the final result was written to the log, Unix milliseconds.
     pub(crate) written_ms: u64,
     pub(crate) frame: EncodedFrame,
 }
@@ -69,21 +69,21 @@ pub(crate) struct Trending {
 #[derive(Debug, Default)]
 pub(crate) struct RoomState {
     pub(super) finals: VecDeque<Arc<Final>>,
-    /// Finals up to this id are not in the ring: they were evicted, or were never read.
+    /// Final results up to this id are not in the ring: they were evicted, or were never read.
     pub(super) evicted_through: Option<ResultId>,
     pub(super) evictions: u64,
     pub(super) live: BTreeMap<u64, Arc<Live>>,
     live_version: u64,
     pub(super) totals: RoomTotals,
-    /// Number of backward resets before the newest final.
+    /// Number of backward resets before the newest final result.
     pub(super) resets: u64,
     /// The newest trending list. An empty list is kept, too: a subscriber that resumes may still show an older list,
-    /// and is sent the empty one.
+    /// and must receive the empty list.
     pub(super) trending: Option<Arc<Trending>>,
 }
 
 impl RoomState {
-    /// Returns a room without finals. `totals` are its totals before its first final.
+    /// Returns a room without final results. `totals` are its totals before its first final result.
     pub(crate) fn new(totals: RoomTotals) -> Self {
         Self {
             resets: totals.as_of().map_or(0, |as_of| as_of.resets),
@@ -92,8 +92,8 @@ impl RoomState {
         }
     }
 
-    /// Applies a final. Returns `false` if it was applied before. `unread` is the last offset of its partition before
-    /// the finals that this node has read.
+    /// Applies a final result. Returns `false` if it was applied before. `unread` is the last offset of its partition
+    /// before the final results that this node has read.
     pub(crate) fn push_final(&mut self, closed: RelayFinal, unread: Option<u64>) -> bool {
         if self.knows(closed.id, closed.order()) {
             return false;
@@ -115,9 +115,10 @@ impl RoomState {
         true
     }
 
-    /// Applies the removal of the finals before the position `before`: the totals become 0, and an older trending
-    /// list becomes empty. Returns `false` if nothing changes, or if a final at this position or a later one was
-    /// applied. Such a final may be read before the removal, since the removal is in another topic.
+    /// Applies the removal of the final results before the position `before`: the totals become 0, and an older
+    /// trending list becomes empty. Returns `false` if nothing changes, or if a final result at this position or a
+    /// later one was applied. Such a final result may be read before the removal, since the removal is in another
+    /// topic.
     pub(crate) fn remove(&mut self, room: &Room, before: ResultOrder) -> bool {
         if self.totals.as_of().is_some_and(|as_of| as_of >= before) {
             return false;
@@ -127,8 +128,8 @@ impl RoomState {
         had_totals | self.end_trending(room, before)
     }
 
-    /// Replaces the totals with those as of a later final. Returns `false` if the room's totals are as of the same
-    /// final or a later one.
+    /// Replaces the totals with those as of a later final result. Returns `false` if the room's totals are as of the
+    /// same final result or a later one.
     pub(crate) fn adopt_totals(&mut self, totals: RoomTotals) -> bool {
         let is_later = totals.as_of() > self.totals.as_of();
         if is_later {
@@ -139,8 +140,8 @@ impl RoomState {
         is_later
     }
 
-    /// Appends a final to the ring. Drops the live tallies of windows that the final closes, and those from before a
-    /// backward reset.
+    /// Appends a final result to the ring. Drops the live tallies of windows that the final result closes, and those
+    /// from before a backward reset.
     pub(super) fn push_kept(&mut self, resets: u64, kept: Arc<Final>) {
         self.raise_resets(resets);
         self.live = self.live.split_off(&kept.window.end);
@@ -157,9 +158,9 @@ impl RoomState {
         }
     }
 
-    /// Returns whether a final was applied before. Finals of one partition are compared by their offsets. If partitions
-    /// are added to the topic, a room can move to another partition. Its windows are still closed in order, so finals
-    /// of two partitions are compared by their windows.
+    /// Returns whether a final result was applied before. Final results of one partition are compared by their offsets.
+    /// If partitions are added to the topic, a room can move to another partition. Its windows are still closed in
+    /// order, so final results of two partitions are compared by their windows.
     fn knows(&self, id: ResultId, order: ResultOrder) -> bool {
         if self.partition() == Some(id.partition) {
             let kept = self.newest().map(|newest| newest.id.offset);
@@ -169,20 +170,20 @@ impl RoomState {
         self.order().is_some_and(|newest| order <= newest)
     }
 
-    /// Returns the number of backward resets before the newest final.
+    /// Returns the number of backward resets before the newest final result.
     pub(crate) fn resets(&self) -> u64 {
         self.resets
     }
 
-    /// Returns the position of the newest final in the ring.
+    /// Returns the position of the newest final result in the ring.
     fn order(&self) -> Option<ResultOrder> {
         let newest = self.newest()?;
         Some(ResultOrder::new(self.resets, newest.window))
     }
 
-    /// Returns whether a final is from another log than the finals that were applied. In another log the same offsets
-    /// have other records. So this is the case if the newest final has this offset or a higher one, but this final was
-    /// not applied.
+    /// Returns whether a final result is from another log than the final results that were applied. In another log the
+    /// same offsets have other records. So the final result is from another log if it was not applied although the
+    /// newest final result has the same offset or a higher one.
     pub(crate) fn contradicts(&self, id: ResultId, window: Window) -> bool {
         let Some(newest) = self
             .newest()
@@ -202,7 +203,7 @@ impl RoomState {
         }
     }
 
-    /// Empties the ring before finals of another partition are added, since offsets of two partitions cannot be
+    /// Empties the ring before final results of another partition are added, since offsets of two partitions cannot be
     /// compared.
     pub(super) fn reset_for_partition(&mut self) {
         self.finals.clear();
@@ -331,7 +332,7 @@ impl RoomState {
         })
     }
 
-    /// Drops finals written before `before_ms`, and live tallies of windows that began before it.
+    /// Drops final results written before `before_ms`, and live tallies of windows that began before it.
     pub(crate) fn expire(&mut self, before_ms: u64) {
         while self
             .finals
@@ -341,7 +342,7 @@ impl RoomState {
             self.drop_oldest();
         }
         if self.finals.is_empty() {
-            // The room may never get another final, so the memory of the ring is released.
+            // The room may never get another final result, so the memory of the ring is released.
             self.finals = VecDeque::new();
         }
         self.live = self.live.split_off(&before_ms);
@@ -352,8 +353,8 @@ impl RoomState {
         self.live.retain(|_, live| live.window.end >= overdue_ms);
     }
 
-    /// Notes that finals of `partition` up to `offset` were deleted before they were read. Returns `false` if the
-    /// finals of this room are in another partition.
+    /// Notes that final results of `partition` up to `offset` were deleted before they were read. Returns `false` if
+    /// the final results of this room are in another partition.
     pub(crate) fn evict_through(&mut self, partition: u32, offset: u64) -> bool {
         let mine = self.partition() == Some(partition);
         if mine {
@@ -370,39 +371,39 @@ impl RoomState {
         }
     }
 
-    /// Returns the id up to which finals are not in the ring: they were evicted, or were never read.
+    /// Returns the id up to which final results are not in the ring: they were evicted, or were never read.
     pub(crate) fn evicted_through(&self) -> Option<ResultId> {
         self.evicted_through
     }
 
-    /// Returns a number that increases whenever finals are evicted from the ring, or were deleted before they were
-    /// read.
+    /// Returns a number that increases whenever final results are evicted from the ring, or were deleted before they
+    /// were read.
     pub(crate) fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// Returns the partition of the room's finals, or `None` if the room has had no final.
+    /// Returns the partition of the room's final results, or `None` if the room has had no final result.
     pub(crate) fn partition(&self) -> Option<u32> {
         self.newest_id().map(|id| id.partition)
     }
 
-    /// Returns the id of the newest final. If the ring is empty, this is the last final that was evicted.
+    /// Returns the id of the newest final result. If the ring is empty, this is the last final result that was evicted.
     pub(crate) fn newest_id(&self) -> Option<ResultId> {
         let newest = self.newest().map(|newest| newest.id);
         newest.or(self.evicted_through)
     }
 
-    /// Returns the newest final in the ring.
+    /// Returns the newest final result in the ring.
     pub(crate) fn newest(&self) -> Option<&Arc<Final>> {
         self.finals.back()
     }
 
-    /// Returns the finals in the ring, oldest first.
+    /// Returns the final results in the ring, oldest first.
     pub(crate) fn finals(&self) -> impl Iterator<Item = &Arc<Final>> {
         self.finals.iter()
     }
 
-    /// Returns the oldest final in the ring after `offset`, or the oldest of all if there is no offset.
+    /// Returns the oldest final result in the ring after `offset`, or the oldest of all if there is no offset.
     pub(crate) fn final_after(&self, offset: Option<u64>) -> Option<&Arc<Final>> {
         let first = offset.map_or(0, |offset| {
             self.finals.partition_point(|kept| kept.id.offset <= offset)
@@ -421,7 +422,7 @@ impl RoomState {
         self.live.values().next_back()
     }
 
-    /// Returns the trending list, unless it is empty.
+    /// Returns the trending list; `None` if it is empty.
     pub(crate) fn trending(&self) -> Option<&Arc<Trending>> {
         self.trending.as_ref().filter(|trending| !trending.ended)
     }
@@ -437,17 +438,18 @@ impl RoomState {
         self.trending.as_ref().map_or(0, |known| known.version)
     }
 
-    /// Returns the totals of the room as of its newest final, even if that final is not in the ring any more.
+    /// Returns the totals of the room as of its newest final result, even if that final result is not in the ring any
+    /// more.
     pub(crate) fn totals(&self) -> &RoomTotals {
         &self.totals
     }
 
-    /// Returns whether the room has a final in the ring or a live tally.
+    /// Returns whether the room has a final result in the ring or a live tally.
     pub(crate) fn is_active(&self) -> bool {
         !self.finals.is_empty() || !self.live.is_empty()
     }
 
-    /// Returns whether the room has no final in the ring, no live tally, no totals and no trending list.
+    /// Returns whether the room has no final result in the ring, no live tally, no totals and no trending list.
     pub(crate) fn is_idle(&self) -> bool {
         !self.is_active() && self.totals.total() == 0 && self.trending().is_none()
     }
@@ -495,7 +497,7 @@ mod tests {
         }
     }
 
-    /// Applies the final of the `nth` window.
+    /// Applies the final result of the `nth` window.
     fn push(room: &mut RoomState, place: (u32, u64), nth: u64, resets: u64) -> bool {
         let (partition, offset) = place;
         let id = ResultId { partition, offset };
@@ -560,7 +562,7 @@ mod tests {
         assert!(room.push_trending(trending(7)));
         assert!(!room.remove(&name, order(7)), "its final is not earlier");
         room.expire(u64::MAX);
-        // The ring is empty, but the totals still have the position of their final.
+        // The ring is empty, but the totals still have the position of their final result.
         assert!(!room.remove(&name, order(7)));
         assert_eq!((room.totals().total(), room.is_idle()), (1, false));
 
@@ -588,7 +590,7 @@ mod tests {
     fn a_removal_does_not_end_a_trending_list_of_a_later_window() {
         let mut room = RoomState::default();
         assert!(push(&mut room, (0, 5), 7, 0));
-        // The list is of window 120. The final of that window is in another topic, and is not visible yet.
+        // The list is of window 120. The final result of that window is in another topic, and is not visible yet.
         assert!(room.push_trending(trending(120)));
         assert!(room.remove(&Room::default(), order(110)));
         assert!(room.trending().is_some());

@@ -19,8 +19,8 @@ pub(crate) fn record_of(nth: u64, count: u64, emitted_at: Option<u64>) -> Window
     }
 }
 
-/// Returns a final that was written at `written_ms`, before any backward reset. The totals of its room do not begin
-/// with it.
+/// Returns a final result that was written at `written_ms`, before any backward reset. The totals of its room do not
+/// begin with it.
 pub(crate) fn closed(id: ResultId, written_ms: u64, record: WindowRecord) -> RelayFinal {
     RelayFinal {
         id,

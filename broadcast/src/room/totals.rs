@@ -1,4 +1,4 @@
-//! Cumulative counts of a room as of each of its finals, calculated from one totals record.
+//! Cumulative counts of a room as of each of its final results, calculated from one totals record.
 //!
 //! ```text
 //!  finals    ·  ·  begins  ·  ·  ·  ·
@@ -7,14 +7,15 @@
 //!                       later finals add, earlier ones of the ring subtract
 //! ```
 //!
-//! The base is a totals record, which has the counts as of one window. The counts of later finals are added to it, and
-//! those of earlier finals are subtracted. So the frames of a publisher do not depend on when it was started, and a
-//! publisher reads only one totals record for each room.
+//! The base is a totals record, which has the counts as of one window. The counts of later final results are added to
+//! it, and those of earlier final results are subtracted. So the frames of a publisher do not depend on when it was
+//! started, and a publisher reads only one totals record for each room.
 //!
-//! A record contains the counts since the totals last began at 0. Suppose that they began with a final that is in the
-//! ring and in the record. Then the counts before the ring are not known, and the totals of the finals before that
-//! final count only the finals in the ring. The frames of these finals differ from those of a publisher that ran all
-//! the time. The frames of the final with which the totals begin, and of all later finals, do not differ.
+//! A record contains the counts since the totals last began at 0. Suppose that they began with a final result that is
+//! in the ring and in the record. Then the counts before the ring are not known, and the totals of the final results
+//! before that final result count only the final results in the ring. The frames of these final results differ from
+//! those of a publisher that ran all the time. The frames of the final result with which the totals begin, and of all
+//! later final results, do not differ.
 
 use std::collections::BTreeMap;
 
@@ -24,16 +25,16 @@ use emostream_model::{Count, Emoji, RelayFinal, ResultOrder, sort_counts};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RoomTotals {
     counts: BTreeMap<Emoji, u64>,
-    /// The position up to which all finals are counted or were removed. `None`: no final was counted.
+    /// The position up to which all final results are counted or were removed. `None`: no final result was counted.
     as_of: Option<ResultOrder>,
 }
 
 impl RoomTotals {
-    /// Returns the totals just before the first of `finals`. `finals` are all finals of the room since some time,
-    /// oldest first. `base` are the room's totals as of any final.
+    /// Returns the totals just before the first of `finals`. `finals` are all final results of the room since some
+    /// time, oldest first. `base` are the room's totals as of any final result.
     ///
-    /// If the totals begin with one of the finals that `base` contains, the totals before the first final are not
-    /// known. Then the result is empty.
+    /// If the totals begin with one of the final results that `base` contains, the totals before the first final result
+    /// are not known. Then the result is empty.
     pub(crate) fn before(mut base: Self, finals: &[RelayFinal]) -> Self {
         let Some(first) = finals.first() else {
             return base;
@@ -41,8 +42,8 @@ impl RoomTotals {
         let as_of = base.as_of;
         let counted = finals.iter().filter(|closed| Some(closed.order()) <= as_of);
         for tally in counted.flat_map(|closed| &closed.record.counts) {
-            // The subtraction saturates: if the totals begin with one of these finals, `base` does not contain the
-            // finals before it.
+            // The subtraction saturates: if the totals begin with one of these final results, `base` does not contain
+            // the final results before it.
             let count = base.counts.entry(tally.emoji).or_default();
             *count = count.saturating_sub(tally.count);
         }
@@ -51,7 +52,7 @@ impl RoomTotals {
         base
     }
 
-    /// Returns totals that another process has counted, as of the final at this position.
+    /// Returns totals that another process has counted, as of the final result at this position.
     pub(crate) fn of(counts: &[Count], as_of: Option<ResultOrder>) -> Self {
         Self {
             counts: counts.iter().map(|c| (c.emoji, c.count)).collect(),
@@ -59,7 +60,7 @@ impl RoomTotals {
         }
     }
 
-    /// Returns the totals of a room whose finals before this position were removed. They contain no counts.
+    /// Returns the totals of a room whose final results before this position were removed. They contain no counts.
     pub(crate) fn removed(before: ResultOrder) -> Self {
         Self {
             counts: BTreeMap::new(),
@@ -67,7 +68,7 @@ impl RoomTotals {
         }
     }
 
-    /// Adds the counts of later finals.
+    /// Adds the counts of later final results.
     pub(crate) fn merge(&mut self, later: Self) {
         for (emoji, more) in later.counts {
             let count = self.counts.entry(emoji).or_default();
@@ -76,7 +77,7 @@ impl RoomTotals {
         self.as_of = self.as_of.max(later.as_of);
     }
 
-    /// Adds the counts of the next final. If the totals begin with it, the earlier counts are dropped.
+    /// Adds the counts of the next final result. If the totals begin with it, the earlier counts are dropped.
     pub(crate) fn add(&mut self, closed: &RelayFinal) {
         if closed.begins {
             self.counts.clear();
@@ -89,7 +90,7 @@ impl RoomTotals {
         self.as_of = self.as_of.max(Some(closed.order()));
     }
 
-    /// Returns the position up to which finals are counted, or `None` if no final was counted.
+    /// Returns the position up to which final results are counted, or `None` if no final result was counted.
     pub(crate) fn as_of(&self) -> Option<ResultOrder> {
         self.as_of
     }
@@ -119,7 +120,7 @@ mod tests {
     use emostream_model::{ResultId, Room, WindowRecord, WindowSize, compress};
     use proptest::prelude::*;
 
-    /// A final: whether the totals begin with it, and its counts.
+    /// A final result: whether the totals begin with it, and its counts.
     type Step = (bool, Vec<(usize, u64)>);
 
     fn finals(steps: &[Step]) -> Vec<RelayFinal> {
@@ -154,17 +155,17 @@ mod tests {
             base in any::<proptest::sample::Index>(), ring in any::<proptest::sample::Index>(),
         ) {
             let finals = finals(&steps);
-            // The oracle applies all finals from the beginning.
+            // The oracle applies all final results from the beginning.
             let mut all = RoomTotals::default();
             let expected: Vec<RoomTotals> = finals.iter().map(|f| { all.add(f); all.clone() }).collect();
             let (base, ring) = (base.index(finals.len()), ring.index(finals.len()));
-            // No final may be missing between the base and the ring, so the ring begins at the final after the base, or
-            // earlier.
+            // No final result may be missing between the base and the ring, so the ring begins at the final result
+            // after the base, or earlier.
             let ring = ring.min(base + 1).min(finals.len() - 1);
             let as_of = RoomTotals::of(&expected[base].counts(), Some(finals[base].order()));
             let mut totals = RoomTotals::before(as_of, &finals[ring..]);
-            // If the totals begin with a final in the ring, the base does not contain the counts from before this
-            // final. So the totals of the finals before it count only the finals in the ring.
+            // If the totals begin with a final result in the ring, the base does not contain the counts from before
+            // this final result. So the totals of the final results before it count only the final results in the ring.
             let known = (ring..=base).rev().find(|at| finals[*at].begins).unwrap_or(ring);
             let mut of_ring = RoomTotals::default();
             for at in ring..finals.len() {

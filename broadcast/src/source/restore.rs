@@ -8,18 +8,19 @@
 //!  [trending] to its end ─────────────┘
 //! ```
 //!
-//! The totals record of a room with many emojis is some minutes older than the room's last finals, so the counts of
-//! these finals are added. The newest progress record has the offsets at which these finals begin. It is read first:
-//! totals that are read after it can only be newer, so they need no finals before these offsets.
+//! The totals record of a room with many emojis is some minutes older than the room's last final results, so the counts
+//! of these final results are added. The newest progress record has the offsets at which these final results begin. It
+//! is read first: totals that are read after it can only be newer, so they need no final results before these offsets.
 //!
-//! Totals are read before the finals, so a final that is written in between is added and not missed. Nor is a final
-//! counted twice. Kafka makes the partitions of a transaction visible one after another, so totals may contain a window
-//! whose final is not visible yet. The restore waits for such a final. This concerns only the last commits: all finals
-//! before the offsets in the progress record are visible.
+//! Totals are read before the final results, so a final result that is written in between is added and not missed. No
+//! final result is counted twice either. Kafka makes the partitions of a transaction visible one after another, so
+//! totals may contain a window whose final result is not visible yet. The restore waits for such a final result. Only
+//! final results of the last commits can be missing: all final results before the offsets in the progress record are
+//! visible.
 //!
-//! A room that was removed has a record without a value (a tombstone) in the totals topic. Its finals from before the
-//! removal are not counted, even if they are still in the ring. The trending topic contains removals, too. The tailer
-//! applies them, as it applies those that it reads later.
+//! A room that was removed has a record without a value (a tombstone) in the totals topic. Its final results from
+//! before the removal are not counted, even if they are still in the ring. The trending topic contains removals, too.
+//! The tailer applies them, as it applies those that it reads later.
 
 use std::{collections::HashMap, mem::take, ops::Range, time::Duration};
 
@@ -36,12 +37,12 @@ use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, headers_
 /// Number of offsets at the end of the progress topic that are read to find its newest record. One offset is not
 /// enough, since some of them are transaction markers.
 const LAST_PROGRESS: u64 = 10;
-/// Maximum number of finals that are read by one poll.
+/// Maximum number of final results that are read by one poll.
 const OLDER_RECORDS: usize = 1000;
 /// Time within which all partitions of a transaction become visible, even if a broker restarts in between. If totals
-/// are older than this, their final is visible, or it has expired.
+/// are older than this, their final result is visible, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
-/// Maximum time for which a starting publisher waits for finals that recent totals already contain.
+/// Maximum time for which a starting publisher waits for final results that recent totals already contain.
 const FINALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The readers of the topics after the restore, at the positions up to which they have read.
@@ -144,12 +145,12 @@ fn read_trending(
     }
 }
 
-/// Returns the part of the newest progress record that describes which finals are not in a totals record yet.
+/// Returns the part of the newest progress record that describes which final results are not in a totals record yet.
 fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
     let mut newest = Unwritten::default();
     let mut keep = |record: Record<'_>| {
-        // If a progress record cannot be parsed, it is from a version whose totals contain all finals, or whose
-        // progress this dataflow rejects. So the default is used: all finals are in totals records.
+        // If a progress record cannot be parsed, it is from a version whose totals contain all final results, or whose
+        // progress this dataflow rejects. So the default is used: all final results are in totals records.
         newest = serde_json::from_slice(record.value).unwrap_or_default();
     };
     // If there is no record, no dataflow has run yet.
@@ -157,7 +158,8 @@ fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
     Ok(newest)
 }
 
-/// Returns a range of offsets for each partition: the finals before the `ring` whose counts have to be added to totals.
+/// Returns a range of offsets for each partition: the final results before the `ring` whose counts have to be added to
+/// totals.
 fn older(
     log: &dyn Log,
     topic: &str,
@@ -180,7 +182,7 @@ fn older(
     Ok(older)
 }
 
-/// Returns the offset of the first record since `time_ms` of each partition.
+/// Returns, for each partition, the offset of the first record whose time is `time_ms` or later.
 fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
     Ok((0..).zip(log.offsets_at(topic, time_ms)?).collect())
 }
@@ -188,23 +190,24 @@ fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, Lo
 /// The results that are read to restore the rooms.
 #[derive(Default)]
 struct RestoredRooms {
-    /// The finals of each room, in the order in which they were read.
+    /// The final results of each room, in the order in which they were read.
     finals: HashMap<Room, Vec<RelayFinal>>,
     /// The latest totals of each room. The totals of a removed room are empty.
     totals: HashMap<Room, RoomTotals>,
-    /// The finals of each room that are later than its totals record and older than the ring.
+    /// The final results of each room that are later than its totals record and older than the ring.
     older: HashMap<Room, LaterFinals<RoomTotals>>,
-    /// Totals that were written after this time may be visible before their final. Unix milliseconds.
+    /// Totals that were written after this time may be visible before their final result. Unix milliseconds.
     settled_ms: u64,
-    /// All finals before this position are visible, so the restore does not wait for a final of earlier totals.
+    /// All final results before this position are visible, so the restore does not wait for a final result of earlier
+    /// totals.
     settled_until: Option<ResultOrder>,
-    /// Rooms whose totals contain a final that was not read yet, and the position of that final.
+    /// Rooms whose totals contain a final result that was not read yet, and the position of that final result.
     awaited: HashMap<Room, ResultOrder>,
 }
 
 impl RestoredRooms {
     /// Reads the latest totals of each room. Recent totals are recorded in `awaited`, so that the restore waits for
-    /// their final.
+    /// their final result.
     ///
     /// If partitions were added to the topic, a room has records in two partitions, which are read one after another.
     /// The record of the later window is used, even if it is not the one that was read last.
@@ -243,8 +246,8 @@ impl RestoredRooms {
         self.totals.insert(totals.room, counts);
     }
 
-    /// Removes the totals of a room, unless they are as of the position `before` or a later one: later totals show that
-    /// the room has had finals again.
+    /// Removes the totals of a room if they are as of a position before `before`. Later totals show that the room has
+    /// had final results again, so they are kept.
     fn remove(&mut self, room: Room, before: ResultOrder) {
         let known = self.totals.get(&room);
         if known.is_none_or(|known| known.as_of() < Some(before)) {
@@ -253,8 +256,8 @@ impl RestoredRooms {
         }
     }
 
-    /// Reads finals that are older than the ring. A final that is later than the totals record of its room is stored,
-    /// so that its counts are added.
+    /// Reads final results that are older than the ring. A final result that is later than the totals record of its
+    /// room is stored, so that its counts are added.
     fn read_older(
         &mut self,
         log: &dyn Log,
@@ -274,8 +277,8 @@ impl RestoredRooms {
             while !is_over {
                 let read = reader.poll_while(*partition, OLDER_RECORDS, &mut |record| {
                     is_over = record.offset >= range.end;
-                    // A final has all fields of a totals record. It is parsed as a totals record, which keeps the
-                    // counts of emojis that this build does not know.
+                    // A final result has all fields of a totals record. It is parsed as a totals record, which keeps
+                    // the counts of emojis that this build does not know.
                     if !is_over && let Some(closed) = decoder.read::<TotalsRecord>(record) {
                         self.add_older(&record, closed);
                     }
@@ -305,7 +308,7 @@ impl RestoredRooms {
         }
     }
 
-    /// Notes that a final of a room was read, so that the restore does not wait for it any more.
+    /// Notes that a final result of a room was read, so that the restore does not wait for it any more.
     fn is_seen(&mut self, room: &Room, order: ResultOrder) {
         let awaited = self.awaited.get(room);
         if awaited.is_some_and(|awaited| order >= *awaited) {
@@ -313,7 +316,8 @@ impl RestoredRooms {
         }
     }
 
-    /// Reads finals up to the end of the topic, and waits until the final of each room in `awaited` was read.
+    /// Reads final results up to the end of the topic, and waits until the final result of each room in `awaited` was
+    /// read.
     fn read_finals(
         &mut self,
         log: &dyn Log,
@@ -340,7 +344,7 @@ impl RestoredRooms {
                 let rooms = self.awaited.len();
                 tracing::warn!(
                     rooms,
-                    "the finals that the newest totals contain are missing from the log"
+                    "the final results that the newest totals contain are missing from the log"
                 );
                 return Ok(());
             }
@@ -357,8 +361,8 @@ impl RestoredRooms {
 
     fn fill(mut self, updates: &Updates) {
         for (room, mut finals) in take(&mut self.finals) {
-            // Finals of two partitions were read alternately, so they are sorted. Within a partition this keeps the
-            // order of the offsets.
+            // Final results of two partitions were read alternately, so they are sorted. Within a partition this keeps
+            // the order of the offsets.
             finals.sort_by_key(RelayFinal::order);
             let record = self.totals.remove(&room).unwrap_or_default();
             let totals = self.complete(&room, record);
@@ -377,8 +381,8 @@ impl RestoredRooms {
         }
     }
 
-    /// Returns the totals of a room as of the last final before the ring: its totals record, and the counts of later
-    /// finals.
+    /// Returns the totals of a room as of the last final result before the ring: its totals record, and the counts of
+    /// later final results.
     fn complete(&mut self, room: &Room, record: RoomTotals) -> RoomTotals {
         match self.older.remove(room) {
             Some(older) => older.fold(record, RoomTotals::merge),

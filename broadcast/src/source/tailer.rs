@@ -6,10 +6,10 @@
 //!          [progress] ─▶ whether the dataflow counts ([`crate::source::commits`])
 //! ```
 //!
-//! The removal of a room and its finals are in different topics. After the tailer has read a removal, it reads the
-//! finals up to the end of their topic, and only then applies the removal. So all finals from before the removal are
-//! applied before it. In another order, a tailer that lags behind would set the totals to 0 and then add finals from
-//! before the removal.
+//! The removal of a room and the final results of the room are in different topics. After the tailer has read a
+//! removal, it reads the final results up to the end of their topic, and only then applies the removal. So all final
+//! results from before the removal are applied before it. In another order, a tailer that lags behind would set the
+//! totals to 0 and then add final results from before the removal.
 
 #![allow(
     clippy::disallowed_methods,
@@ -122,16 +122,16 @@ struct Reading {
     decoder: Decoder,
     /// Configured length of windows.
     window_ms: u64,
-    /// The end offset of each partition of the live topic at the start. Live tallies before it are from before the
-    /// start.
+    /// The end offset of each partition of the live topic at the start. Live tallies before these offsets are from
+    /// before the start.
     live_before: HashMap<u32, u64>,
     windows: TopicReader,
     trending: TopicReader,
     live: TopicReader,
     progress: TopicReader,
     commits: Commits,
-    /// Removals that wait until the finals are read. While there are any, the trending topic is not read. So the list
-    /// has at most the removals of one poll, or after the start one for each known room.
+    /// Removals that wait until the final results are read. While there are any, the trending topic is not read. So the
+    /// list has at most the removals of one poll, or, after the start, one removal for each known room.
     removals: Vec<RelayUpdate>,
     /// Whether the last read succeeded.
     is_healthy: bool,

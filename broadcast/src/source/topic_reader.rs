@@ -3,7 +3,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures the time between log lines"
+    reason = "this module measures the time between log lines"
 )]
 
 use std::time::{Duration, Instant};
@@ -29,7 +29,8 @@ pub(super) const PARK: Duration = Duration::from_millis(200);
 /// The reader of one topic.
 pub(crate) struct TopicReader {
     topic: String,
-    /// Whether the records are finals. If finals were deleted before they were read, subscribers are notified.
+    /// Whether the records are final results. If final results were deleted before they were read, subscribers are
+    /// notified.
     finals: bool,
     next: Vec<(u32, u64)>,
     reader: Option<Box<dyn Reader>>,
@@ -149,7 +150,7 @@ pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<R
     })
 }
 
-/// Decodes a final. Returns `None` if it cannot be decoded.
+/// Decodes a final result. Returns `None` if it cannot be decoded.
 pub(super) fn final_of(decoder: &mut Decoder, read: Record<'_>) -> Option<RelayFinal> {
     let record: WindowRecord = decoder.read(read)?;
     let headers = headers_of(&read);

@@ -34,8 +34,8 @@ impl Received {
         self.json["type"].as_str().unwrap()
     }
 
-    /// Returns the kind of the message, with the id of a final, the reason of a gap, the total of a live tally, or the
-    /// trending emojis.
+    /// Returns the kind of the message, with the id of a final result, the reason of a gap, the total of a live tally,
+    /// or the trending emojis.
     pub(crate) fn brief(&self) -> String {
         let of = |member: &str| self.json[member].to_string().replace('"', "");
         match self.kind() {
@@ -62,7 +62,7 @@ pub(crate) trait Subscriber {
         (0..count).map(|_| self.next().brief()).collect()
     }
 
-    /// Returns the next `count` finals, and skips other messages.
+    /// Returns the next `count` final results, and skips other messages.
     fn finals(&mut self, count: usize) -> Vec<Received> {
         let mut finals = Vec::new();
         while finals.len() < count {

@@ -1,4 +1,4 @@
-//! Writes results as a dataflow does: finals with their totals in one transaction, and live tallies.
+//! Writes results as a dataflow does: final results with their totals in one transaction, and live tallies.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -60,7 +60,7 @@ impl Counting {
         self.commit(records);
     }
 
-    /// Returns the records of a final and of the room's totals after it. They are not written to the log.
+    /// Returns the records of a final result and of the room's totals after it. They are not written to the log.
     pub(crate) fn records(
         &mut self,
         nth: u64,
@@ -76,7 +76,8 @@ impl Counting {
         (keyed(topic, room, &record), self.totals_as_of(nth, room))
     }
 
-    /// Returns the records of a final with which the totals of the room begin at 0. They are not written to the log.
+    /// Returns the records of a final result with which the totals of the room begin at 0. They are not written to the
+    /// log.
     pub(crate) fn beginning(
         &mut self,
         nth: u64,
@@ -96,8 +97,8 @@ impl Counting {
         self.commit(records.into());
     }
 
-    /// Writes the removal of a room, as a dataflow does if the room's last final is older than the retention. Finals
-    /// before the `nth` window are removed.
+    /// Writes the removal of a room, as a dataflow does if the room's last final result is older than the retention.
+    /// Final results before the `nth` window are removed.
     pub(crate) fn remove(&mut self, room: &str, nth: u64) {
         self.totals.remove(room);
         let topics = Topics::default();
@@ -159,7 +160,7 @@ impl Counting {
         testing::append(&*self.log, [record]);
     }
 
-    /// Returns the totals of the room as of the last final.
+    /// Returns the totals of the room as of the last final result.
     pub(crate) fn total(&self, room: &str) -> BTreeMap<Emoji, u64> {
         self.totals.get(room).cloned().unwrap_or_default()
     }
@@ -198,7 +199,7 @@ pub(crate) fn trending(nth: u64, room: &str, top: Counts<'_>) -> NewRecord {
     keyed(Topics::default().trending(), room, &record)
 }
 
-/// Returns a tombstone (a record without a value), which removes the finals of a room before the `nth` window.
+/// Returns a tombstone (a record without a value), which removes the final results of a room before the `nth` window.
 pub(crate) fn removal(topic: String, room: &str, nth: u64) -> NewRecord {
     NewRecord {
         value: Default::default(),
@@ -212,7 +213,7 @@ pub(crate) fn keyed(topic: String, room: &str, value: &impl serde::Serialize) ->
     testing::keyed(topic, room, serde_json::to_vec(value).unwrap())
 }
 
-/// Returns a progress record, which has the offsets of the finals that are not in a totals record yet.
+/// Returns a progress record with the offsets of the final results that are not in a totals record yet.
 pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
     NewRecord {
         partition: Some(0),
@@ -220,7 +221,7 @@ pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
     }
 }
 
-/// Returns a progress record that states that no final is in a totals record yet.
+/// Returns a progress record that states that no final result is in a totals record yet.
 pub(crate) fn nothing_written() -> NewRecord {
     progress(&Unwritten {
         since: Some(ResultOrder::default()),

@@ -26,7 +26,7 @@ use crate::counting::{Counting, SWARM_SIZE, WINDOW_MS};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) const PARTITIONS: u32 = 3;
-/// Retention of finals in the log. Some tests write finals that are older.
+/// Retention of final results in the log. Some tests write final results that are older.
 pub(crate) const KEPT: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Fixture {
@@ -82,7 +82,7 @@ pub(crate) fn subscriber_config() -> SubscriberConfig {
         demo_crowd: false,
         allow_origin: AllowOrigin::Any,
         authenticator: Authenticator::default(),
-        // The number is fixed, so that there is more than one shard on any host.
+        // The number of shards is fixed, so that there is more than one shard on any host.
         shards: NonZeroUsize::new(2),
         drain: Duration::from_secs(30),
         clock: EventClock::host(),
@@ -228,7 +228,7 @@ impl Node {
         self.runtime.block_on(failing).unwrap().to_string()
     }
 
-    /// Returns the value of a sample of the metrics, or 0 if there is no such sample.
+    /// Returns the value of a metric's sample (a name with its labels), or 0 if the metrics do not contain this sample.
     pub(crate) fn metric(&self, sample: &str) -> f64 {
         let text = TextEncoder::new()
             .encode_to_string(&self.registry.gather())

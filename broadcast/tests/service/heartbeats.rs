@@ -1,4 +1,4 @@
-//! Heartbeats, by which a client detects a dead connection while its room is silent.
+//! Heartbeats: with them a client detects a dead connection while its room is silent.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use crate::{
 
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// Maximum time by which a heartbeat may be early, since a shard sweeps each connection only once a second.
+/// A heartbeat may be sent this much too early, since a shard sweeps each connection only once a second.
 const SOONER: Duration = Duration::from_millis(1500);
 /// Pause between two frames of a room that is not silent.
 const PACE: Duration = Duration::from_millis(100);

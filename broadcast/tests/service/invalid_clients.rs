@@ -60,7 +60,7 @@ fn a_handshake_is_checked() {
     assert_eq!(answer.header("sec-websocket-version"), Some("13"));
 }
 
-/// Encodes a frame of a client. `first` is the first byte: the final bit, the reserved bits and the opcode.
+/// Encodes a frame of a client. `first` is the first byte: the FIN bit, the reserved bits and the opcode.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
@@ -82,7 +82,7 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
-/// First bytes of the fragments of a text message: the first fragment, one in the middle, and the last one.
+/// The first byte of each fragment of a text message: of the first fragment, of one in the middle, and of the last one.
 const BEGINS: u8 = 0x01;
 const GOES_ON: u8 = 0x00;
 const ENDS: u8 = 0x80;
@@ -129,7 +129,7 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(CLOSE, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// Returns the expected answer of a connection that stays open: these pongs, and no close.
+/// Returns the expected outcome if the connection stays open: these pongs, and no close.
 fn stays_open(pongs: &[&[u8]]) -> Answer {
     Answer(pongs.iter().map(|pong| pong.to_vec()).collect(), None)
 }
@@ -138,8 +138,9 @@ fn closes(pongs: &[&[u8]], code: CloseCode) -> Answer {
     Answer(stays_open(pongs).0, Some(code.into()))
 }
 
-/// The cases of the Autobahn test suite, by their numbers, that apply to a server that does not echo messages. Such a
-/// server does not react to a valid message, so a ping after it shows that the connection is open.
+/// The cases of the Autobahn test suite (with the numbers that they have there) that apply to a server that does not
+/// echo messages. Such a server does not react to a valid message, so a ping after it shows that the connection is
+/// open.
 #[test]
 fn the_cases_of_autobahn_are_answered_as_the_rfc_requires() {
     use CloseCode::{Invalid, Protocol};

@@ -126,7 +126,7 @@ fn a_relay_skips_invalid_upstreams() {
     bad.push(upstream(challenge.clone()));
     bad.push(upstream([challenge, welcome.frame()].concat()));
     let at_publisher = publisher.accept_relays();
-    // Each relay is given a faulty upstream first and then the valid one, which it finds in time.
+    // Each relay tries a faulty upstream first. It must find the valid upstream in time.
     for bad in &bad {
         let relay = Node::relay(&[bad, &at_publisher]);
         relay.readiness.check().unwrap();
@@ -148,7 +148,7 @@ fn a_relay_and_an_upstream_of_two_versions_name_both() {
     let alone = Node::try_relay(&[&other_version], RelayToken::default(), None);
     let why = alone.err().unwrap().to_string();
     assert!(versions.iter().all(|it| why.contains(it)), "{why}");
-    // The same error is in `/readyz` after the upstream of the relay's own version has stopped.
+    // When the upstream with the relay's own version has stopped, `/readyz` contains the same error.
     let relay = Node::relay(&[&publisher.accept_relays(), &other_version]);
     drop(publisher);
     let why = || relay.readiness.check().err().unwrap_or_default();

@@ -79,7 +79,7 @@ fn hello_has_the_newest_final_also_for_a_subscriber_that_resumes_before_it() {
     for query in ["", &since] {
         let mut joined = Ws::join(node.address, "r", query);
         assert_eq!(joined.next().json["latest"], ids[1]);
-        // The next message is a final from before the subscription, and `latest` in `hello` is its id.
+        // The next message is a final result from before the subscription, and `latest` in `hello` is its id.
         assert_eq!(joined.next().json["id"], ids[1]);
     }
     let elsewhere = Ws::join(node.address, "elsewhere", "").next();

@@ -173,11 +173,11 @@ proptest! {
     }
 }
 
-/// A dataflow that writes the totals of some rooms later than their finals, as the real one does for rooms with many
-/// emojis.
+/// A dataflow that writes the totals of some rooms later than their final results, as the real one does for rooms with
+/// many emojis.
 #[derive(Default)]
 struct Late {
-    /// For each window: the offsets at which its finals and those of later windows begin.
+    /// For each window, the offsets at which the final results of this window and of later windows begin.
     ends: Vec<FinalsFrom>,
     /// The first and the last window of each room that are not in a totals record yet.
     unwritten: BTreeMap<usize, (u64, u64)>,
@@ -268,8 +268,8 @@ proptest! {
         let mut late = Late::default();
         let mut nodes: Vec<Node> = Vec::new();
         let mut expected: BTreeMap<usize, Vec<Totals>> = BTreeMap::new();
-        // The last window of each room with which its totals begin. If that window is in the ring, a publisher that
-        // starts later does not know the totals of earlier finals.
+        // For each room, the last window with which its totals began at 0. If that window is in the ring, a publisher
+        // that starts later does not know the totals of earlier final results.
         let mut began: BTreeMap<usize, u64> = BTreeMap::new();
         for (nth, (begins, window, written)) in (0_u64..).zip(&windows) {
             if nth == old as u64 || nth == restart.max(old) as u64 {
@@ -315,7 +315,7 @@ fn totals_that_are_seen_before_their_final_are_not_doubled() {
     fixture.counting.commit(vec![of_totals]);
     let log = fixture.log.clone();
     let starting = std::thread::spawn(move || Node::start(log, config()));
-    // After so many polls without a result, a publisher that does not wait for the final would be ready.
+    // A publisher that does not wait for the final result would be ready after so many polls without a result.
     let looks = 4 * PARTITIONS as usize;
     until("looked for more", || fixture.log.empty_polls() >= looks);
     fixture.counting.commit(vec![of_window]);

@@ -1,4 +1,4 @@
-//! Resuming: a subscriber that reconnects is sent all finals since its last one, or a gap.
+//! Resuming: a subscriber that reconnects receives all final results since its last one, or a gap.
 
 use emostream_broadcast::{Config, SubscriberConfig};
 use emostream_log::testing::{Reads, now_ms, until};
@@ -8,7 +8,7 @@ use crate::{
     fixture::{Fixture, KEPT, Node, config, subscriber_config},
 };
 
-/// Waits until the room has `count` finals, and returns their ids, oldest first.
+/// Waits until the room has `count` final results, and returns their ids, oldest first.
 fn ids(node: &Node, room: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     until("read", || {
@@ -57,8 +57,8 @@ fn a_resumed_subscriber_is_sent_all_later_finals_then_the_live_tally() {
     );
 }
 
-/// If resumed finals were measured, a subscriber that reconnects after five minutes would count as a delay of five
-/// minutes.
+/// The delay of final results that are sent after a resume is not measured: a subscriber that reconnects after five
+/// minutes would count as a delay of five minutes.
 #[test]
 fn resumed_finals_do_not_count_as_delayed() {
     let mut fixture = Fixture::new();
@@ -104,7 +104,8 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
     fixture.log.reads(Reads::Stall);
     fixture.counting.close(2, &[("r", &[("🔥", 2)])]);
     fixture.counting.close(3, &[("r", &[("🔥", 3)])]);
-    // The subscriber was connected to another publisher, and has a second final, which this publisher has not read yet.
+    // The subscriber was connected to another publisher, and has a second final result, which this publisher has not
+    // read yet.
     let (partition, offset) = known.split_once('-').unwrap();
     let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
     let address = node.address;
@@ -118,7 +119,7 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
 
 #[test]
 fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
-    // Another log with the same records shows which id the room's first final will have.
+    // Another log with the same records shows which id the room's first final result will have.
     let mut twin = Fixture::new();
     twin.counting.close(1, &[("r", &[("🔥", 1)])]);
     let first = ids(&twin.publisher(), "r", 1).remove(0);
@@ -167,7 +168,7 @@ fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
 }
 
 /// A page may stay open while the log is recreated. If its id of the old log were not recognised, the page would get no
-/// finals until the new log has as many results as the old one.
+/// final results until the new log has as many results as the old one.
 #[test]
 fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
     let mut fixture = Fixture::new();
@@ -196,8 +197,8 @@ fn finals_that_were_deleted_unread_are_announced_by_a_gap() {
     let mut fixture = Fixture::new();
     let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
-    // The finals are written with times that are older than the log's retention, so the log deletes the oldest ones at
-    // its sweep.
+    // The final results are written with times that are older than the log's retention, so the log deletes the oldest
+    // ones at its sweep.
     let old_ms = now_ms() - 2 * KEPT.as_millis() as u64;
     fixture.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
     let first = ws.finals(1).remove(0);

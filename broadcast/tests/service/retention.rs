@@ -27,7 +27,7 @@ fn total(node: &Node) -> Option<u64> {
     state(node)["total"].as_u64()
 }
 
-/// Returns the sum of the totals in each final of the ring.
+/// Returns the sum of the totals in each final result of the ring.
 fn totals(node: &Node) -> Vec<u64> {
     let history = get(node.address, "/v1/rooms/r/history").json();
     let sum = |closed: &Value| {
@@ -66,7 +66,7 @@ fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
         assert_eq!(state(node)["totals"], state(&first)["totals"]);
     }
     // The totals record that this publisher has read does not contain the counts from before the totals last began at
-    // 0. So the totals of the first final count only the finals in the ring.
+    // 0. So the totals of the first final result count only the final results in the ring.
     assert_eq!(totals(&last), [1, 3, 7]);
     assert_eq!(state(&last)["totals"], state(&first)["totals"]);
     for node in [&in_between, &last] {
@@ -81,7 +81,7 @@ fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
 #[test]
 fn totals_begin_again_in_another_partition_whichever_is_read_first() {
     for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {
-        // The finals are either before the ring, so that they are added to a totals record, or in the ring.
+        // The final results are either before the ring, so that they are added to a totals record, or in the ring.
         for written_ms in [long_ago_ms(), now_ms()] {
             let mut fixture = Fixture::new();
             let mut records = Vec::new();
@@ -138,8 +138,8 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
         next.json["totals"],
         serde_json::json!([{"emoji": "👏", "count": 2}])
     );
-    // The removal is of an earlier window than the last final, but is read after this final. This order is possible if
-    // the removal is in another partition.
+    // The removal concerns windows before the last final result, but is read after this final result. This order is
+    // possible if the removal is in another partition.
     fixture
         .counting
         .append(removal(Topics::default().trending(), "r", 940));
@@ -183,7 +183,7 @@ fn removed_rooms_use_no_memory() {
 
 #[test]
 fn a_publisher_that_starts_after_a_removal_does_not_count_finals_before_it() {
-    // The finals are either in the ring, or older, so that they would be added to a totals record.
+    // The final results are either in the ring, or older, so that they would be added to a totals record.
     for written_ms in [now_ms(), long_ago_ms()] {
         let mut fixture = Fixture::new();
         let (of_window, of_totals) = fixture.counting.records(1, "r", &[("🔥", 7)]);
@@ -223,7 +223,8 @@ fn a_removal_after_a_backward_reset_is_later_than_finals_before_it() {
     until("removed", || total(&node) == Some(0));
 }
 
-/// The removal is in another topic than the finals before it, and there are more of these than one poll reads.
+/// The removal is in another topic than the final results before it, and there are more of these final results than one
+/// poll reads.
 #[test]
 fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
     let mut fixture = Fixture::new();
@@ -243,8 +244,8 @@ fn shown(node: &Node) -> [String; 2] {
     ["/v1/rooms/r", "/v1/rooms/r/history"].map(|path| get(node.address, path).body)
 }
 
-/// Starts a publisher, a relay of it, and a relay of that relay. `before` writes to the log before they start,
-/// `meanwhile` while the publisher is stopped. Returns the total of the room after all of them agree.
+/// Starts a publisher, a relay of it, and a relay of that relay. `before` writes to the log before these nodes start,
+/// `meanwhile` while the publisher is stopped. Returns the total of the room once all nodes agree.
 fn reconnect(before: impl FnOnce(&mut Fixture), meanwhile: impl FnOnce(&mut Fixture)) -> u64 {
     let mut fixture = Fixture::new();
     before(&mut fixture);
@@ -278,7 +279,8 @@ fn a_relay_that_reconnects_after_a_beginning_has_totals_that_are_smaller() {
 
 #[test]
 fn a_relay_that_reconnects_after_a_removal_has_no_totals() {
-    // The finals are in the ring, or older. If they are older, the restarted publisher does not have the room at all.
+    // The final results are in the ring, or older. If they are older, the restarted publisher does not have the room at
+    // all.
     for written_ms in [now_ms(), long_ago_ms()] {
         let total = reconnect(
             |fixture| {

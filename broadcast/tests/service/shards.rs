@@ -102,8 +102,8 @@ fn earlier_requests_on_a_connection_are_answered_first() {
     assert!(text.find("text/event-stream").unwrap() > text.rfind(r#""room":"r","final""#).unwrap());
 }
 
-/// Hundreds of clients connect and disconnect. Subscribers that stay lose no final, and no state of the other clients
-/// is left behind.
+/// Hundreds of clients connect and disconnect. Subscribers that stay lose no final result, and no state of the other
+/// clients is left behind.
 #[test]
 fn reconnects_do_not_affect_other_subscribers() {
     const FINALS: u64 = 40;
@@ -185,7 +185,7 @@ fn a_client_that_does_not_answer_pings_is_disconnected() {
     let mut all = Vec::new();
     // The result is ignored, since the connection may end with a reset.
     let _ = stream.read_to_end(&mut all);
-    // Since the room is silent, these are heartbeats and pings, and the length of each has one byte.
+    // Since the room is silent, the client reads only heartbeats and pings. The length field of each has one byte.
     let mut frames = &all[..];
     let mut pings = 0;
     while let [opcode, length, rest @ ..] = frames {

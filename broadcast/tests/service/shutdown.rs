@@ -1,4 +1,4 @@
-//! Graceful shutdown: all subscribers are sent `bye` with a time at which to reconnect.
+//! Graceful shutdown: the server sends `bye` to all subscribers, with a time at which to reconnect.
 
 use emostream_log::testing::until;
 use tungstenite::{Message, protocol::frame::coding::CloseCode};

@@ -1,4 +1,4 @@
-//! A subscriber that does not read uses no memory, and loses no final that is in the ring.
+//! A subscriber that does not read uses no memory, and loses no final result that is in the ring.
 
 use std::{io::Write, net::TcpStream};
 
@@ -17,8 +17,8 @@ use crate::{
 /// Number of bytes that is greater than the kernel's buffers of a connection.
 const FAR_TOO_MUCH_BYTES: usize = 16 << 20;
 
-/// Connects a subscriber with a small receive buffer, so that the server's send buffer is soon full if it does not
-/// read.
+/// Connects a subscriber with a small receive buffer, so that the server's send buffer is soon full if the subscriber
+/// does not read.
 fn narrow(node: &Node) -> Ws {
     Ws::over(narrow_stream(node), node.address, "r", "")
 }
@@ -52,7 +52,7 @@ fn many() -> Vec<(&'static str, u64)> {
         .collect()
 }
 
-/// Receives messages up to the final or live tally (`kind`) of the `nth` window, and returns them.
+/// Receives messages up to the final result or live tally (`kind`) of the `nth` window, and returns them.
 fn until_kind(subscriber: &mut impl Subscriber, kind: &str, nth: u64) -> Vec<Received> {
     let mut got: Vec<Received> = Vec::new();
     let is_last = |r: &Received| r.kind() == kind && r.json["start"] == nth * 2000;
@@ -62,7 +62,7 @@ fn until_kind(subscriber: &mut impl Subscriber, kind: &str, nth: u64) -> Vec<Rec
     got
 }
 
-/// Returns the numbers of the windows of the finals in `got`.
+/// Returns the numbers of the windows of the final results in `got`.
 fn finals(got: &[Received]) -> Vec<u64> {
     let finals = got.iter().filter(|r| r.kind() == "final");
     finals
@@ -126,7 +126,7 @@ fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
     let counts = many();
     fixture.counting.close(1, &[("r", &counts)]);
     let frame_bytes = ws.finals(1)[0].text.len() as u64;
-    // The loop writes more finals than the buffers and the ring hold together.
+    // The loop writes more final results than the buffers and the ring hold together.
     let last = FAR_TOO_MUCH_BYTES as u64 / frame_bytes + 5000;
     for first in (2..last).step_by(500) {
         fixture

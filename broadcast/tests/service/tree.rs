@@ -116,7 +116,7 @@ fn a_subscriber_that_resumes_at_a_relay_is_sent_every_later_final() {
     }
 }
 
-/// Returns the totals of the next finals, which must follow each other without a gap.
+/// Returns the totals of the next final results, which must follow each other without a gap.
 fn totals(ws: &mut Ws, count: usize) -> Vec<u64> {
     let mut totals = Vec::new();
     while totals.len() < count {
@@ -190,7 +190,8 @@ fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
     alike(&[&publisher, &relay]);
 }
 
-/// If a disconnected relay does not know a final yet, the final is from its upstream, not from another log.
+/// If a disconnected relay does not know a final result yet, the final result is from its upstream, not from another
+/// log.
 #[test]
 fn a_subscriber_that_is_ahead_of_a_disconnected_relay_waits() {
     let mut fixture = Fixture::new();

@@ -1,4 +1,4 @@
-//! Trending lists: all subscribers are sent the newest one, and an empty one when nothing is trending any more.
+//! Trending lists: all subscribers receive the newest list, and an empty list when nothing is trending any more.
 
 use emostream_log::testing::{now_ms, until};
 use emostream_model::{Emoji, FRAME_COUNTS};

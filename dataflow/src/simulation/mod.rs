@@ -50,7 +50,7 @@ const PACE: TotalsPace = TotalsPace {
     close_bytes: usize::MAX,
 };
 
-/// Number of seeds that a test runs, unless the variable `SEEDS` is set.
+/// Default number of seeds that a test runs. The variable `SEEDS` sets another number.
 const SEEDS: u64 = 300;
 
 /// Number of simulated events of a seed. After these events all faults end, and the results are checked.

@@ -1,7 +1,7 @@
 //! The expected output, computed from the appended reactions alone, and the actual output of the simulated runs.
 //!
 //! The oracle does not use the rules of the dataflow. It reads each partition once, from the beginning, and remembers
-//! only the greatest time, from which it decides whether a reaction is late.
+//! only the greatest time of the partition, from which it decides whether a reaction is late.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use emostream_streams::operators::schedule;
 use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS, producers::UNKNOWN_EMOJI};
 use crate::{Progress, TotalsPace};
 
-/// Numbers of reactions, by (window start, room, emoji).
+/// Numbers of reactions. The key is the window start, the room and the emoji.
 pub type Counts = BTreeMap<(u64, String, String), u64>;
 
 /// For each room, the start of each window that changed its totals, and the totals after that window.
@@ -29,7 +29,7 @@ pub type Position = (u32, u64);
 pub struct TotalsChecked {
     /// The settings that determine how often totals records are written.
     pub pace: TotalsPace,
-    /// Time without a final after which totals begin at 0.
+    /// Time without a final result after which totals begin at 0.
     pub retention_ms: u64,
 }
 
@@ -146,19 +146,19 @@ pub struct Output {
     finals: Counts,
     closed: BTreeSet<(u64, String)>,
     late: BTreeMap<Position, Counts>,
-    /// The rejected reactions with an unknown emoji, by the position of their record and the start of their window.
-    /// Each entry is one rejected record.
+    /// For each rejected record with an unknown emoji: the position of the source record, the start of the window, and
+    /// the rejected reactions.
     unknown: BTreeMap<(Position, u64), Counts>,
     junk: BTreeMap<Position, String>,
     totals: Totals,
     trending: BTreeMap<String, Vec<Shown>>,
-    /// The start of the window and the room of each final with which the totals of a room begin at 0.
+    /// For each final result with which the totals of a room begin at 0: the start of its window, and its room.
     begins: BTreeSet<(u64, String)>,
     /// The rooms that were removed from the topics `totals` and `trending` by a tombstone, each with the start of the
     /// window that the tombstone names.
     removed: [BTreeSet<(u64, String)>; 2],
-    /// For both topics, the start of the window that the last tombstone of each room names. A room with a newer record
-    /// after its tombstone has no entry.
+    /// For both topics and each room, the start of the window that the room's last tombstone names. A room with a newer
+    /// record after its tombstone has no entry.
     removed_at: [BTreeMap<String, u64>; 2],
 }
 
@@ -258,7 +258,7 @@ impl Output {
         let is_back = removed_ms.is_none_or(|removed_ms| start_ms >= removed_ms);
         assert!(
             is_back,
-            "{room}: a record of {start_ms} follows a tombstone of {removed_ms:?}"
+            "{room}: a record of window {start_ms} follows a tombstone that names window {removed_ms:?}"
         );
     }
 
@@ -301,7 +301,7 @@ impl Output {
         for key in reactions_of(record) {
             assert!(
                 key.0 + WINDOW_MS <= final_until_ms,
-                "rejected before its window is final: {key:?}"
+                "a reaction was rejected before its window was final: {key:?}"
             );
             *counts.entry(key).or_default() += 1;
         }
@@ -318,7 +318,7 @@ impl Output {
         }
         assert!(
             start_ms + WINDOW_MS > before_ms,
-            "rejected after its window was final: {counts:?}"
+            "reactions were rejected after their window was final: {counts:?}"
         );
         let known = self.unknown.insert((position, start_ms), counts);
         assert_eq!(known, None, "rejected twice");
@@ -326,7 +326,7 @@ impl Output {
 
     /// Checks that the output contains each appended reaction once: counted, rejected as late, or rejected because its
     /// emoji is unknown. The partitions in `released` were held for too long, so the frontier no longer waits for them.
-    /// Their reactions may be late even if the oracle does not expect it.
+    /// Reactions in these partitions may be late even if the oracle does not expect it.
     pub fn check(&self, oracle: &Oracle, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());
@@ -338,7 +338,7 @@ impl Output {
             let (out, appended) = (counted.get(key), oracle.appended.get(key));
             assert_eq!(
                 out, appended,
-                "counted and rejected reactions, and appended ones, of {key:?}"
+                "the counted and rejected reactions of {key:?} must be the appended ones"
             );
         }
         let junk = self
@@ -360,12 +360,15 @@ impl Output {
         let (late, expected) = (strict(&self.late), strict(&oracle.late));
         assert_eq!(
             late, expected,
-            "late reactions, and reactions that are late for their own partition"
+            "the late reactions must be those that are late for their own partition"
         );
         for (position, late) in &oracle.late {
             for (key, count) in late {
                 let rejected = self.late.get(position).and_then(|it| it.get(key));
-                assert!(rejected >= Some(count), "{position:?} {key:?} was counted");
+                assert!(
+                    rejected >= Some(count),
+                    "a late reaction of the record at {position:?} was counted: {key:?}"
+                );
             }
         }
         self.check_totals(rules);
@@ -379,7 +382,10 @@ impl Output {
     fn check_totals(&self, rules: TotalsChecked) {
         let TotalsChecked { pace, retention_ms } = rules;
         let (all, begins) = totals(&self.finals, retention_ms);
-        assert_eq!(self.begins, begins, "finals with which totals begin");
+        assert_eq!(
+            self.begins, begins,
+            "the final results with which totals begin are wrong"
+        );
         let [of_totals, of_trending] = &self.removed;
         assert_eq!(of_totals, of_trending, "removed");
         for (start_ms, room) in of_totals {
@@ -395,7 +401,10 @@ impl Output {
         }
         for (room, records) in &self.totals {
             for record in records {
-                assert!(all[room].contains(record), "totals of {room}: {record:?}");
+                assert!(
+                    all[room].contains(record),
+                    "a totals record of {room} is wrong: {record:?}"
+                );
             }
             let unsorted = records.windows(2).find(|it| it[0].0 >= it[1].0);
             assert_eq!(unsorted, None, "totals of {room}");
@@ -403,8 +412,8 @@ impl Output {
         let expected = due_totals(&all, self.final_until_ms(), rules);
         match pace.close_bytes {
             usize::MAX => assert_eq!(self.totals, expected, "totals"),
-            // The size of a close is bounded, so the totals of a room may have to wait until those of other rooms are
-            // written. There are three rooms, so a room waits for two closes at most.
+            // Each close writes a bounded number of totals records, so the totals of a room may have to wait until
+            // those of other rooms are written. There are three rooms, so a room waits for at most two closes.
             _ => {
                 let due_ms = self.final_until_ms().saturating_sub(2 * WINDOW_MS);
                 for (room, records) in due_totals(&all, due_ms, rules) {
@@ -416,8 +425,8 @@ impl Output {
     }
 }
 
-/// Returns the totals records that are due until `until_ms` if the size of a close is not bounded. To be independent of
-/// the dataflow, the function does not compute due times, but looks for them in each millisecond of each window.
+/// Returns the totals records that are due until `until_ms`, without the bound on the size of a close. To be
+/// independent of the dataflow, the function does not compute due times, but tries each millisecond of each window.
 fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     let TotalsChecked { pace, retention_ms } = rules;
     let mut written = Totals::new();
@@ -453,8 +462,8 @@ fn due_totals(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     written
 }
 
-/// Returns the totals of each room after each of its windows, and the finals with which the totals of a room begin at
-/// 0.
+/// Returns the totals of each room after each of its windows, and the final results with which the totals of a room
+/// begin at 0.
 fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)>) {
     let (mut totals, mut begins) = (Totals::new(), BTreeSet::new());
     for ((start_ms, room, emoji), count) in finals {
@@ -478,8 +487,8 @@ fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)
 /// Names and their counts, the greatest count first.
 type Top = Vec<(String, u64)>;
 
-/// A trending record: the start of its window, the top emojis, and the top rooms, which only the record of all rooms
-/// has.
+/// A trending record: the start of its window, the top emojis, and the top rooms. Only the record of all rooms together
+/// has top rooms.
 type Shown = (u64, Top, Top);
 
 fn top(sums: &BTreeMap<String, u64>) -> Top {

@@ -64,7 +64,7 @@ pub struct SimCluster {
     standbys: Vec<Standby>,
     /// The time of the last commit.
     committed_ms: u64,
-    /// The number of partitions that producers write to. A partition that was added counts once a run reads it.
+    /// The number of partitions that producers write to. An added partition counts as soon as a run reads it.
     known: u32,
     producers: Producers,
     next_tick_ms: u64,
@@ -74,12 +74,12 @@ pub struct SimCluster {
     longest_stall_ms: u64,
     /// For each partition, the time until which producers write no records to it.
     silent_until_ms: Vec<u64>,
-    /// The partitions that were held until the hold timeout expired. The frontier no longer waits for them, so their
-    /// records may be late.
+    /// The partitions that were held until the hold timeout expired. The frontier no longer waits for these partitions,
+    /// so their records may be late.
     released: BTreeSet<u32>,
     /// The settings that determine how often the totals of large rooms are written.
     pace: TotalsPace,
-    /// Time without a final after which a room's totals begin at 0.
+    /// Time without a final result after which a room's totals begin at 0.
     retention_ms: u64,
     /// All committed transactions.
     transactions: Vec<Vec<NewRecord>>,
@@ -172,8 +172,8 @@ impl SimCluster {
                 _ => self.pause(),
             }
             // If there is no run, the next one is likely to start soon, since a supervisor restarts a process faster
-            // than a standby takes over. If there are standbys, a start is less likely, since the hosts of the other
-            // processes may be down.
+            // than a standby takes over. If there are standbys, a start is less likely, since the standbys may have
+            // replaced processes whose hosts are down.
             let likely = if self.standbys.is_empty() {
                 0.05
             } else {
@@ -264,7 +264,7 @@ impl SimCluster {
         let app = self.app();
         match SimRun::begin(app, &self.log, &self.clock, Some(end)) {
             Ok(Some(run)) => {
-                assert!(!moved, "it has fenced a run that committed");
+                assert!(!moved, "a standby has fenced a run that committed");
                 self.standbys.swap_remove(which);
                 self.add_run(run);
             }
@@ -360,7 +360,7 @@ impl SimCluster {
         }
     }
 
-    /// Checks that the durable frontier has not passed the end of a window whose final is not acknowledged yet.
+    /// Checks that the durable frontier has not passed the end of a window whose final result is not acknowledged yet.
     fn compare_durable(&self, run: &Stop, durable_until_ms: Option<u64>) {
         for record in self.log.unacknowledged(run) {
             if record.topic == self.topics.windows() {
@@ -430,16 +430,15 @@ impl SimCluster {
                 }
                 let topic = self.topics.reactions();
                 // The first record of a partition, and the first record after a silence, is a heartbeat, so that it is
-                // not late. The frontier may have passed over the quiet partition, so reactions could be late even if
-                // the oracle, which knows only the watermark of the partition, expects that they are counted.
+                // not late. Otherwise its reactions could be late without the oracle's knowledge: the frontier may have
+                // passed over the quiet partition, and the oracle knows only the watermark of the partition.
                 let silent = std::mem::take(silent_until_ms) > 0;
                 let first = silent || self.log.delays()[partition as usize].1 == 0;
                 let (record, produced) = match reactions && !first {
                     true => record(&mut self.rng, &self.producers, &topic, partition, at_ms),
                     false => heartbeat(&topic, partition, at_ms),
                 };
-                // In some cases the record is appended twice, as by a producer that received no acknowledgement and
-                // retries.
+                // In some cases the record is appended twice, as if a producer received no acknowledgement and retried.
                 let again = self.rng.random_bool(0.03);
                 for _ in 0..=usize::from(again) {
                     let offset = self.log.append(record.clone());

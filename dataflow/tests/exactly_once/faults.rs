@@ -57,8 +57,8 @@ fn the_lag_of_all_partitions_is_one_request() {
     let (count, topic) = (requests.clone(), fixture.topics.reactions());
     let slow = fixture.faulty(|log| {
         log.before_offsets(move |of| {
-            // The first request is made at the start, for the offsets from which to read. The second request measures
-            // the lag.
+            // The first request is made at the start, when the run requests the offsets from which it must read. The
+            // second request measures the lag.
             if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 1 {
                 measuring.send(()).unwrap();
                 let _ = may_continue.lock().unwrap().recv();
@@ -113,7 +113,7 @@ fn a_run_whose_commit_failed_does_not_fence_the_run_that_replaced_it() {
         let log = log.before_transactor(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        // Another run fences this one during its commit. The log does not report the fence but another error, as after
+        // Another run fences this run during its commit. The log does not report the fence but another error, as after
         // a network partition.
         log.on_commit(move |_, _| {
             other.run_until(other.config(1), || other.final_until_ms() > 0);

@@ -24,7 +24,7 @@ use crate::{
     Fixture, SPAN_MS, StreamsError, T0, check, closing, events, reaction, rng, run_with, seeds,
 };
 
-/// Numbers of reactions, by (room, emoji).
+/// Numbers of reactions. The key is the room and the emoji.
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
 
 impl Fixture {
@@ -71,7 +71,7 @@ impl Fixture {
         self.store_bytes(progress.to_string().into());
     }
 
-    /// Deletes the progress from its compacted topic, by a record with an empty value.
+    /// Deletes the progress: writes a record with an empty value to its compacted topic.
     pub(crate) fn forget(&self) {
         self.store_bytes(Bytes::new());
     }
@@ -143,7 +143,7 @@ pub(crate) fn added(mut left: Sums, right: Sums) -> Sums {
 }
 
 /// Runs the dataflow several times for a short time, with random settings and resets in between, and then to the end.
-/// Each reaction must be in one final or be rejected once. Finals must neither overlap nor change.
+/// Each reaction must be in one final result or be rejected once. Final results must neither overlap nor change.
 #[test]
 fn resets_with_other_windows_double_and_lose_nothing() {
     for seed in seeds() {
@@ -151,14 +151,15 @@ fn resets_with_other_windows_double_and_lose_nothing() {
         let fixture = Fixture::new(rng.random_range(1..4));
         let span_ms = 40_000;
         let (mut rest, _) = events(&fixture, &mut rng, span_ms);
-        // The heartbeats are late enough for a window of 7 s to close after a window that an earlier run had begun.
+        // The heartbeats have times that are late enough to close a window of 7 s that follows a window of an earlier
+        // run.
         let closing_ms = span_ms + 10_000;
         rest.extend(closing(&fixture, closing_ms));
         let mut before = Vec::new();
         let last = rng.random_range(2..9);
         let mut settings = (2000, 750);
         for round in 0..=last {
-            // In half of the cases the next run keeps the settings of the run before.
+            // In half of the cases the next run keeps the settings of the previous run.
             if rng.random_bool(0.5) {
                 for _ in 0..rng.random_range(1..3) {
                     let (until, progress) = (fixture.final_until_ms(), fixture.progress());

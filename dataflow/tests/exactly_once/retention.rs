@@ -1,4 +1,4 @@
-//! Tests of rooms without a final for longer than the retention of totals.
+//! Tests of rooms without a final result for longer than the retention of totals.
 
 use emostream_model::{REMOVED_HEADER, TOTALS_BEGIN_HEADER};
 
@@ -44,7 +44,7 @@ impl Fixture {
         });
     }
 
-    /// Returns the rooms that were removed from a topic, by the window at whose close they were removed.
+    /// Returns the rooms that were removed from a topic. The key is the window at whose close they were removed.
     fn removed(&self, topic: &str) -> BTreeMap<u64, BTreeSet<String>> {
         let mut removed: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -130,7 +130,7 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
 fn totals_begin_at_0_after_the_retention_for_any_restart() {
     for restart in [None, Some(0), Some(20), Some(30), Some(42)] {
         let fixture = Fixture::new(1);
-        // The retention is 20 s. The totals continue after 20 s without a final, and begin at 0 after 22 s.
+        // The retention is 20 s. The totals continue after 20 s without a final result, and begin at 0 after 22 s.
         for second in [0, 20, 30, 42, 44] {
             let at_ms = T0 + 1000 * second;
             // At 30 s another room gets a reaction, so that event time advances.

@@ -36,8 +36,8 @@ impl Fixture {
     }
 }
 
-/// Sets the final-until time back to random times, several times. Each reaction must be in one final or be rejected
-/// once, and finals must not change.
+/// Sets the final-until time back to random times, several times. Each reaction must be in one final result or be
+/// rejected once, and final results must not change.
 #[test]
 fn setting_the_final_time_back_doubles_and_loses_nothing() {
     for seed in seeds() {
@@ -123,8 +123,8 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
         })
         .unwrap();
     }
-    // Results from after the reset contain the number of resets, from which readers know which of two records is newer.
-    // The topic of totals is compacted, so there are two such records: a final and the newest totals.
+    // Results from after the reset contain the number of resets. Readers compare this number to find the newer of two
+    // records. The topic of totals is compacted, so there are two such records: a final result and the newest totals.
     assert_eq!(resets.iter().flatten().count(), 2, "{resets:?}");
     // A later run continues from the progress, and adds to the same totals.
     fixture.append(vec![batch(T0 + 12_000, T0 + 12_000)]);
@@ -249,8 +249,8 @@ fn a_final_time_ahead_of_the_clock_is_refused_and_may_be_set_back() {
     assert!(fixture.rejected().is_empty());
 }
 
-/// A record that is ahead may be right, since the clock of the host may be behind. So the run does not reject the
-/// record: the frontier waits, and `/readyz` names the record.
+/// The time of a record that is ahead may be correct, since the clock of this host may be behind. So the run does not
+/// reject the record: the frontier waits, and `/readyz` names the record.
 #[test]
 fn a_record_ahead_of_the_clock_holds_time_until_a_reset_rejects_it() {
     let fixture = Fixture::new(2);

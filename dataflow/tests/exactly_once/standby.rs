@@ -50,7 +50,7 @@ impl Running {
         assert_eq!(self.active(), 1);
     }
 
-    /// Waits until the run reports that it stands by. Returns its description of the active run.
+    /// Waits until the run reports that it stands by. Returns the standby's description of the active run.
     fn until_standby(&self) -> String {
         loop {
             if let Ok(Activity::Standby(active)) = self.reports.recv_timeout(DEADLINE).unwrap() {

@@ -1,5 +1,5 @@
 //! Tests of the totals of large rooms, which are written once per period. For any number of workers, and after a
-//! restart from any progress, the totals contain each final once.
+//! restart from any progress, the totals contain each final result once.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ const SLOW: TotalsPace = TotalsPace {
     ..PACE
 };
 
-/// Numbers of reactions, by (room, emoji).
+/// Numbers of reactions. The key is the room and the emoji.
 type Sums = BTreeMap<(String, String), u64>;
 
 impl Fixture {
@@ -50,7 +50,7 @@ impl Fixture {
         }
     }
 
-    /// Returns each record of a topic, with its result order, its partition and its offset.
+    /// Returns each record of a topic with its order among the results, its partition and its offset.
     fn results<T: serde::de::DeserializeOwned>(
         &self,
         topic: &str,
@@ -91,7 +91,8 @@ impl Fixture {
         newest
     }
 
-    /// Returns the fields of the progress from which a publisher knows the finals that no totals record contains yet.
+    /// Returns the fields of the progress from which a publisher knows the final results that no totals record contains
+    /// yet.
     fn unwritten(&self) -> Unwritten {
         let newest = self.values(&self.topics.progress()).pop();
         newest.map_or_else(Unwritten::default, |value| {
@@ -99,9 +100,9 @@ impl Fixture {
         })
     }
 
-    /// Checks that each totals record contains all finals up to its window, and that no final is missing: each one is
-    /// in the newest totals record of its room, or is among the finals that a reader has to add because of the
-    /// progress.
+    /// Checks that each totals record contains all final results up to its window, and that no final result is missing:
+    /// each one is in the newest totals record of its room, or is among the final results that a reader has to add
+    /// because of the progress.
     fn check_totals(&self) {
         let (finals, newest) = (self.all_finals(), self.newest_totals());
         let unwritten = self.unwritten();
@@ -188,8 +189,8 @@ fn totals_of_large_rooms_are_complete_for_any_restart() {
             fixture.final_until_ms() >= until_ms
         });
         fixture.check_totals();
-        // The totals of every room were written after its last final, so `check` can compare the newest totals with all
-        // finals.
+        // The totals of every room were written after its last final result, so `check` can compare the newest totals
+        // with all final results.
         check(&fixture, &oracle);
         println!("{are_behind} run(s) ended while totals were not written");
     }
@@ -293,7 +294,7 @@ fn after_backward_resets_totals_hold_the_finals_of_all_times_once() {
     }
 }
 
-/// Returns a fixture with a large room whose totals do not contain its finals yet.
+/// Returns a fixture with a large room whose totals do not contain its final results yet.
 fn behind() -> Fixture {
     let fixture = Fixture::new(1);
     let batch = |at_ms: u64| {
@@ -371,7 +372,7 @@ fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_
     assert_eq!(counts, [5, 4, 7]);
 }
 
-/// In this test no sum changes after the start. If one changed, the worker would report the room as unwritten even
+/// In this test no sum changes after the start. If a sum changed, the worker would report the room as unwritten even
 /// without the restored state.
 #[test]
 fn a_room_whose_emojis_are_all_unknown_is_named_as_unwritten_until_it_is_due() {
@@ -450,8 +451,8 @@ fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
     );
 }
 
-/// With one totals record per close, writing all of them takes longer than the retention of the finals. So records
-/// whose finals are about to be deleted are written at once.
+/// With one totals record per close, writing all of them takes longer than the retention of the final results. So
+/// records whose final results are about to be deleted are written at once.
 #[test]
 fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     const ROOMS: usize = 20;
@@ -609,8 +610,8 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
                 (now - used).as_secs_f64() * 1e3,
                 begun.0.elapsed()
             );
-            // The CPU time with which the test itself reads the records does not count, so the measurement begins again
-            // here.
+            // The test itself has read the records until now. That CPU time must not count, so the measurement begins
+            // again here.
             used = cpu();
         }
         stop.request();

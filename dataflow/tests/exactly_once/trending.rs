@@ -16,12 +16,12 @@ use crate::{Counts, Fixture, Oracle, SPAN_MS, T0, TOP, closing, events, rng, see
 /// Names and their counts, the greatest count first.
 type Top = Vec<(String, u64)>;
 
-/// A trending record: the start of its window, the top emojis, and the top rooms, which only the record of all rooms
-/// has.
+/// A trending record: the start of its window, the top emojis, and the top rooms. Only the record of all rooms together
+/// has top rooms.
 type Shown = (u64, Top, Top);
 
 impl Fixture {
-    /// Returns the trending records with this span, by key, in the order of the topic.
+    /// For each key, returns the trending records with this span, in the order of the topic.
     fn trending(&self, span: u64) -> BTreeMap<String, Vec<Shown>> {
         let mut shown: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
         for value in self.values(&self.topics.trending()) {
@@ -138,7 +138,7 @@ fn a_run_with_another_span_corrects_what_is_shown_at_once() {
     let (before, after) = records.split_at(records.len() * 3 / 4);
     fixture.append(before.to_vec());
     fixture.run_until(fixture.config(1), || fixture.final_until_ms() >= T0 + 8000);
-    // The topic has a record of a room without finals, as if the finals had been deleted.
+    // The topic has a record of a room without final results, as if the final results had been deleted.
     let ghost =
         r#"{"room":"ghost","start":0,"end":2000,"span_ms":6000,"top":[{"emoji":"🔥","count":5}]}"#;
     fixture.append(vec![NewRecord {

@@ -15,8 +15,8 @@ use crate::{
     outcome::{Outcome, SECTIONS},
 };
 
-/// Maximum time by which the events of a batch may be ahead of the timestamp of its record. Events that are further
-/// ahead do not advance the watermark.
+/// The events of a batch may be at most this much ahead of the timestamp of its record. Events that are further ahead
+/// do not advance the watermark.
 const MAX_AHEAD_MS: u64 = 5_000;
 
 /// A golden test: the contents of one file.

@@ -16,7 +16,7 @@ pub(crate) const SECTIONS: [&str; 5] = ["live", "windows", "totals", "trending",
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     sections: BTreeMap<&'static str, Vec<String>>,
-    /// Whether live tallies are left out, since those of a run that was stopped early are not deterministic.
+    /// Whether live tallies are left out. The live tallies of a run that was stopped early are not deterministic.
     skips_live: bool,
 }
 

@@ -197,7 +197,7 @@ impl ServerCertVerifier for Verifier {
         match chained {
             // `openssl req -x509` marks its certificates as CA certificates, which a server should not use (RFC 5280),
             // so webpki refuses them. Like curl, this verifier accepts such a certificate if the file contains it.
-            // webpki has already checked the dates, so only the name is checked here.
+            // webpki has already checked the dates of the certificate, so this code checks only the name.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.named.iter().any(|named| named == end_entity) =>
             {

@@ -33,7 +33,7 @@ pub struct BodyLimits {
     pub body_bytes: usize,
     /// Timeout for receiving a body.
     pub time: Duration,
-    /// Maximum bytes of all bodies that are being received or processed. The first 4 KiB of each body are not counted.
+    /// Maximum bytes of all bodies that are being received or processed, without the first 4 KiB of each body.
     pub total_bytes: u32,
 }
 

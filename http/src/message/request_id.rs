@@ -1,11 +1,11 @@
-//! Request ids: the client's if it is valid, otherwise a random one.
+//! Request ids. A request has the id that the client sent if that id is valid, and otherwise a random id.
 
 use hyper::{
     HeaderMap,
     header::{HeaderName, HeaderValue},
 };
 
-/// The header with the id that a request has in the client, in proxies and in our log.
+/// The header with the id of a request. The client, proxies and our log use the same id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Maximum bytes of an id that a client sends, since the id is repeated in the response and in the log. A UUID has 36

@@ -42,7 +42,8 @@ const MIN_BYTES: u64 = 1 << 10;
 /// histories are compressed on another thread, since they would delay the other connections of the runtime thread.
 const MAX_INLINE_BYTES: usize = 64 << 10;
 
-/// Window of brotli as a power of 2 (256 KiB). A larger window would not help, since no file that is served is longer.
+/// Brotli's window size as an exponent of 2 (256 KiB). A larger window would not help, since every served file is
+/// shorter.
 const BROTLI_WINDOW: i32 = 18;
 
 /// A content coding that browsers accept.
@@ -81,8 +82,8 @@ impl Coding {
             let named = weights.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
             named.map(|(_, weight)| *weight)
         };
-        // If the header does not name `identity`, an uncompressed response is the last choice: the weight of `*` is not
-        // used for it.
+        // If the header does not name `identity`, an uncompressed response is the last choice: the weight of `*` does
+        // not apply to `identity`.
         let identity = named("identity").unwrap_or(0.0);
         let of = |coding: Self| named(coding.name()).or_else(|| named("*")).unwrap_or(0.0);
         let codings = Self::ALL.map(|coding| (of(coding), coding)).into_iter();

@@ -101,7 +101,7 @@ impl FromStr for Origin {
 }
 
 impl Origin {
-    /// Returns whether a request's `Origin` is this one, in any spelling.
+    /// Returns whether the `Origin` header of a request is this origin, in any spelling.
     fn is(&self, origin: &HeaderValue) -> bool {
         // Nearly all requests come from browsers and have their spelling, so comparing the bytes is usually enough.
         self.0.as_bytes() == origin.as_bytes() || Self::of(origin).as_ref() == Some(self)
@@ -304,8 +304,7 @@ mod tests {
             "null",
             "https://a?b",
             "https://a/#b",
-            // These values are refused: if they were accepted, they would never match, since no page has one of them as
-            // its origin.
+            // These values are refused, since no page has one of them as its origin, so they would never match.
             "https://*.a.example",
             "wss://a.example",
             "localhost:8080",

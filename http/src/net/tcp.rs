@@ -92,7 +92,7 @@ impl ClientTcpStream {
             .waiting
             .get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         ready!(waiting.as_mut().poll(cx));
-        // If the caller polls again after the error, the timeout starts again.
+        // The timeout is reset, so that it starts again if the caller polls again after the error.
         waiting.as_mut().reset(Instant::now() + write_timeout);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -159,7 +159,8 @@ impl Tls {
         }
     }
 
-    /// Performs the TLS handshake with a client that uses another protocol than HTTP. This function has no timeout.
+    /// Performs the TLS handshake with a client whose protocol is not HTTP, such as a relay. This function has no
+    /// timeout.
     pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,

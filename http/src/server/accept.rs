@@ -33,7 +33,7 @@ use crate::{
 /// close. Without the pause, the loop would use a whole core in that time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum number of refused connections that receive a 503 at the same time. Further ones are closed without a
+/// Maximum number of refused connections that receive a 503 at the same time. Further connections are closed without a
 /// response, so that a flood of connections costs little. With TLS, refused connections are always closed without a
 /// response, since a response would require a handshake.
 const MAX_REFUSALS: usize = 64;
@@ -128,8 +128,8 @@ pub async fn serve(
     drained
 }
 
-/// Pauses after an error of `accept`, unless the error concerns only one connection, for example one that was reset
-/// before `accept`.
+/// Pauses after an error of `accept`. If the error concerns only one connection, for example a connection that was
+/// reset before `accept`, this function does not pause.
 pub(crate) async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     let harmless = [

@@ -38,7 +38,7 @@ pub(crate) struct Shutdown {
     pub(crate) forced: CancellationToken,
 }
 
-/// The protocol of a connection.
+/// The HTTP version that a connection uses, with the bytes that were read to detect it.
 enum Protocol {
     Http1(Socket),
     Http2(Socket),

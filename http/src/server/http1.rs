@@ -53,8 +53,8 @@ use crate::{
 };
 
 /// Maximum time that a drain waits for the rest of a connection's first request head, which may be in transit. Without
-/// this timeout, hyper would wait for [`Limits::head`](crate::Limits::head). hyper closes other connections at once:
-/// those that have sent nothing, and those that have already sent a complete request.
+/// this timeout, hyper would wait for [`Limits::head`](crate::Limits::head). hyper closes all other connections without
+/// this wait: those that have sent nothing, and those that have sent a complete request.
 const FIRST_HEAD_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
@@ -182,9 +182,9 @@ impl Serving {
     }
 }
 
-/// Polls the body once before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1). Bytes that
-/// arrived with the head are then available when the handler polls for the first time, so the handler does not set a
-/// timer for the body. Otherwise each POST would set and remove a timer (bench/README.md).
+/// Polls the body once before the handler does. If the client waits for a 100 (RFC 9110, 10.1.1), the body is not
+/// polled. Bytes that arrived with the head are then available when the handler polls for the first time, so the
+/// handler does not set a timer for the body. Otherwise each POST would set and remove a timer (bench/README.md).
 ///
 /// Returns the problem to respond with, if there is one.
 fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {

@@ -143,8 +143,8 @@ impl Serving {
     }
 }
 
-/// Adds the Host header that the request would have in HTTP/1. If the request already has a different Host header, the
-/// request has two after that, so it is refused.
+/// Adds the Host header that the request would have in HTTP/1. If the request already has a different Host header, it
+/// then has two Host headers, so it is refused.
 fn set_host(request: &mut Request<Incoming>) {
     let Some(authority) = request.uri().authority() else {
         return;

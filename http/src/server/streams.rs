@@ -1,4 +1,4 @@
-//! The streams of an HTTP/2 connection: which of them are open, and which of these wait for the client.
+//! The open streams of an HTTP/2 connection, and whether each of them waits for the client.
 //!
 //! ```text
 //!  open ──▶ the server reads, works, waits for data ⇄ chunks wait to be sent to the client ──▶ all are sent: ended
@@ -45,7 +45,7 @@ pub(crate) struct Streams {
 }
 
 struct Open {
-    /// For each open stream, the time since which a chunk waits to be sent. `None` if no chunk waits.
+    /// For each open stream, the time at which its oldest unsent chunk began to wait. `None` if no chunk waits.
     streams: BTreeMap<u64, Option<Instant>>,
     next: u64,
     idle_since: Instant,

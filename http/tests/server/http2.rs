@@ -296,8 +296,8 @@ async fn a_response_that_is_not_read_closes_its_connection() {
     assert!(more.is_err(), "it goes on: {more:?}");
 }
 
-/// hyper has the end of a response in its buffers before the client has received it. The connection must not be closed
-/// as idle then.
+/// hyper has the end of a response in its buffers before the client has received it. In this state the connection must
+/// not be closed as idle.
 #[tokio::test]
 async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_client() {
     const LAST_BYTES: usize = 1000;

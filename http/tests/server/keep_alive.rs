@@ -136,8 +136,8 @@ async fn a_large_response_may_take_longer_than_the_timeout_of_a_head() {
     }
 }
 
-/// hyper alone would wait for the end of a first head until the deadline of the drain. The server closes the connection
-/// earlier.
+/// hyper alone would wait until the deadline of the drain for the rest of a connection's first request head. The server
+/// closes such a connection earlier.
 #[tokio::test]
 async fn a_drain_does_not_wait_for_a_head_that_is_not_whole() {
     const AT_ONCE: Duration = Duration::from_secs(3);

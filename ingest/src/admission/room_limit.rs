@@ -10,7 +10,7 @@ use emostream_model::{InvalidRoom, Room};
 use regex::{Regex, RegexBuilder};
 
 /// Length of a generation. A room counts as in use for at least this time after its last reaction, and for at most
-/// twice this time. Publishers keep a room's finals for the same time, ten minutes.
+/// twice this time. Publishers also keep a room's final results for ten minutes.
 const GENERATION: Duration = Duration::from_secs(600);
 
 /// Maximum bytes of a compiled pattern: far more than a pattern written by hand needs.

@@ -1,4 +1,4 @@
-//! Token buckets by key, for a bounded number of keys.
+//! One token bucket for each key, for a bounded number of keys.
 //!
 //! ```text
 //!  reactions ──cost──▶ bucket of the key ──enough tokens──▶ consumed     refilled at the rate, up to the burst
@@ -13,9 +13,8 @@
 //! time get a full bucket too early. The alternative is to refuse new keys, but then one sender could lock out all new
 //! clients. A key that keeps sending is never evicted.
 //!
-//! Invariants: in any interval of time a key consumes at most the burst plus the rate times the interval, unless it was
-//! evicted in this interval. At most two generations of [`GENERATION_KEYS`] are stored. A key within its rate is never
-//! refused.
+//! Invariants: in any interval of time in which a key is not evicted, it consumes at most the burst plus the rate times
+//! the interval. At most two generations of [`GENERATION_KEYS`] are stored. A key within its rate is never refused.
 
 use std::{collections::HashMap, hash::BuildHasher, mem, time::Duration};
 
@@ -23,12 +22,12 @@ use std::{collections::HashMap, hash::BuildHasher, mem, time::Duration};
 /// generation takes at most 4.5 MB.
 pub(crate) const GENERATION_KEYS: usize = 1 << 17;
 
-/// Time in which an empty bucket becomes full. So the burst is the number of reactions that the rate allows in this
-/// time.
+/// Time in which an empty bucket becomes full. The burst is therefore the number of reactions that the rate allows in
+/// this time.
 ///
-/// It is one second, so that a client that sends at three times the rate is refused within its first second. A longer
-/// burst would help clients that were offline and then send many reactions at once. Our own client does not need it,
-/// since it sends fewer reactions at once after a 429.
+/// The time is one second, so that a client that sends at three times the rate is refused within its first second. A
+/// longer burst would help clients that were offline and then send many reactions at once. Our own client does not need
+/// it, since it sends fewer reactions at once after a 429.
 const BURST: Duration = Duration::from_secs(1);
 
 /// Maximum time per token, 36 years: a slower rate would overflow the arithmetic.
@@ -41,7 +40,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Returns a limit of `per_second` reactions per second; `None` unless the number is finite and above zero.
+    /// Returns a limit of `per_second` reactions per second; `None` if the number is not finite or not above zero.
     pub fn per_second(per_second: f64) -> Option<Self> {
         (per_second > 0.0 && per_second.is_finite()).then_some(Self { per_second })
     }
@@ -82,8 +81,8 @@ pub(crate) struct Buckets {
     rate: RateLimit,
     generation_keys: usize,
     rotate_at_ns: u64,
-    /// Time when each bucket is full again, by the hash of its key. The hash is seeded, so a client cannot construct
-    /// keys that collide.
+    /// For each bucket, the time at which it is full again. The map's key is the hash of the bucket's key. The hash is
+    /// seeded, so a client cannot construct keys that collide.
     current: HashMap<u64, u64>,
     previous: HashMap<u64, u64>,
 }

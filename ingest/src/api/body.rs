@@ -126,9 +126,9 @@ impl<'a> ReactionRequest<'a> {
         Ok(request)
     }
 
-    /// Parses an array entry by entry. It is called if the array could not be parsed at once. Then either the array is
-    /// not JSON, or an entry contains JSON that no Rust type can represent (`1e999`, half a surrogate pair). Such a
-    /// value makes only its own entry invalid.
+    /// Parses an array entry by entry, after the whole array could not be parsed at once. Then either the array is not
+    /// JSON, or an entry contains JSON that no Rust type can represent (`1e999`, half a surrogate pair). Such a value
+    /// makes only its own entry invalid.
     fn parse_one_by_one(
         &mut self,
         text: &'a str,

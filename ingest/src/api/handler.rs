@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "reads the time at which a request arrives"
+    reason = "this module reads the time at which a request arrives"
 )]
 
 use std::{
@@ -42,7 +42,7 @@ pub(crate) struct Service {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Receives the result for a request that waits: its reactions are stored, or the log has returned an error.
+/// Receives the result for a waiting request: either its reactions are stored, or the log has returned an error.
 type StoredReceiver = oneshot::Receiver<Result<(), LogError>>;
 
 /// The authenticated sender of a request, and its address.

@@ -18,7 +18,7 @@ use crate::{
     api::request::{ApiFlavor, Wait},
 };
 
-/// The result of a request of which at least one reaction was accepted, or which was empty.
+/// The result of a request with at least one accepted reaction, or without any reaction.
 #[derive(Debug)]
 pub(crate) struct Receipt {
     /// Number of accepted reactions.
@@ -116,7 +116,7 @@ pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
         None => format!("at most {most} are accepted at once: send fewer"),
     };
     let detail = format!("{sender} sends more than {rate}; no reaction was accepted, {advice}");
-    // Maximum jitter, so that clients that are refused at the same moment retry at different moments.
+    // Maximum jitter of `Retry-After`, so that clients that are refused at the same moment retry at different moments.
     const SPREAD_SECONDS: u64 = 2;
     let wait = wait.unwrap_or_default().as_secs_f64().ceil() as u64;
     let jitter = rand::random_range(0..=SPREAD_SECONDS);

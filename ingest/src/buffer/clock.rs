@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use emostream_log::EventClock;
 
-/// Maximum time by which the time of receipt may be ahead of the event clock, after the event clock was set back. The
-/// log accepts records that are ahead of its clock by at most this time. It would refuse records that are further
-/// ahead, until its clock has reached their time.
+/// After the event clock was set back, the time of receipt may be at most this much ahead of it. The log accepts
+/// records that are at most this much ahead of its own clock, and would refuse other records until its clock has
+/// reached their time.
 const MAX_STANDSTILL_MS: u64 = 5_000;
 
 /// A clock that returns the time of the event clock, but does not go back with it. If the event clock is set back a
-/// little, this clock returns its latest time again until the event clock has reached that time. Otherwise reactions
-/// could get earlier times than records that the log already has, and would be late.
+/// little, this clock returns its latest time again until the event clock has reached that time. Otherwise new
+/// reactions could get earlier times than records that the log already has, and the dataflow would reject these
+/// reactions as late.
 #[derive(Debug)]
 pub(crate) struct Clock {
     events: EventClock,
@@ -55,7 +56,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_far_ahead_is_followed_when_it_is_corrected() {
-        // If the clock returned its latest time until then, the log would refuse all records for an hour.
+        // If this clock returned its latest time until the event clock has reached that time again, the log would
+        // refuse all records for an hour.
         let hour = 3_600_000;
         assert_eq!(seen([hour + 9, 10, 9, 12]), [hour + 9, 10, 10, 12]);
     }

@@ -25,7 +25,7 @@ use crate::{
 pub(crate) type StoredSender = oneshot::Sender<Result<(), LogError>>;
 
 /// The bounded buffer. Each reaction holds a permit, from the reservation until the log has acknowledged the reaction
-/// or has finally refused it.
+/// or the ingest has given up storing it.
 pub(crate) struct Buffer {
     clock: Clock,
     permits: Arc<Semaphore>,
@@ -57,12 +57,12 @@ struct Pending {
     closed: bool,
 }
 
-/// The early flush that is due because of added reactions.
+/// The flush before the end of the interval that added reactions make due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     /// The flush of the first request after a quiet interval.
     First,
-    /// The flush of enough reactions.
+    /// The flush that is due because enough reactions are pending.
     Count,
 }
 
@@ -73,8 +73,8 @@ pub(crate) struct Drained {
     /// `batch` has the same time as these reactions, or a later one.
     pub(crate) first: Option<PendingBatch>,
     pub(crate) batch: PendingBatch,
-    /// The time of the flush. No reaction is later than this time, and no reaction of the next flush is earlier, unless
-    /// the clock was far ahead and is corrected.
+    /// The time of the flush. No reaction of this flush is later, and no reaction of the next flush is earlier. The
+    /// exception is a clock that was far ahead and is corrected.
     pub(crate) now_ms: u64,
 }
 
@@ -147,8 +147,8 @@ impl Buffer {
         if pending.closed {
             return Err(Closed);
         }
-        // The time is read under the lock, so that times do not go back within a flush or from one flush to the next,
-        // unless the clock was far ahead and is corrected.
+        // The time is read under the lock, so that times do not go back within a flush or from one flush to the next.
+        // The exception is a clock that was far ahead and is corrected.
         let now_ms = self.clock.now_ms();
         let permits = reservation.0.split(admitted.len());
         match pending.add(admitted, permits, stored, &self.early, now_ms) {
@@ -188,7 +188,8 @@ impl Buffer {
         self.pending().closed = true;
     }
 
-    /// Waits until the first request after a quiet interval has to be flushed. It may already be flushed then.
+    /// Waits until a first request after a quiet interval has to be flushed. The flush may already have happened when
+    /// this function returns.
     pub(crate) async fn first_due(&self) {
         self.first_due.notified().await;
     }
@@ -255,8 +256,8 @@ impl Pending {
     }
 
     /// Returns whether a request of `reactions` reactions is the first one after a quiet interval. If the flusher is
-    /// late, older reactions may still be pending after the interval; the request waits for their flush, since the log
-    /// gets reactions in the order of their times.
+    /// late, older reactions may still be pending after the interval; then this request waits for the flush of the
+    /// older reactions, since the log gets reactions in the order of their times.
     fn is_first(&self, reactions: usize, early: &EarlyFlush, now_ms: u64) -> bool {
         let quiet = Duration::from_millis(now_ms.saturating_sub(self.newest_ms));
         let is_empty = self.first.is_none() && self.batch.count == 0;
@@ -310,8 +311,9 @@ mod tests {
     use crate::buffer::packed::tests::admitted;
     use proptest::{collection::vec, prelude::*};
 
-    /// Returns the indexes of the requests that are the first ones after a quiet interval: no earlier request, nor the
-    /// start at time 0, is less than an interval before. It compares all pairs, and not only neighbours.
+    /// Returns the indexes of the requests that are the first ones after a quiet interval: neither an earlier request
+    /// nor the start, at time 0, is less than an interval before them. This function compares all pairs of requests,
+    /// not only neighbours.
     fn expected_first(requests: &[(u64, usize)], interval_ms: u64) -> Vec<usize> {
         let is_first = |index: &usize| {
             let earlier = requests[..*index].iter().map(|(at_ms, _)| *at_ms);
@@ -340,7 +342,7 @@ mod tests {
                 (at_ms, *reactions)
             }).collect();
             let mut pending = Pending::new(0);
-            // The flushes at the ends of intervals, the first of which may end at any time after the start.
+            // The flushes at the ends of intervals. The first interval may end at any time after the start.
             let mut tick_ms = 1 + phase.index(interval_ms as usize) as u64;
             let (mut at_once, mut waiting) = (Vec::new(), Vec::new());
             for (index, (at_ms, reactions)) in requests.iter().enumerate() {

@@ -49,7 +49,8 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
     }
 }
 
-/// Generates the source of valid bytes, the bytes after up to three damages, and whether the bytes are unchanged.
+/// Generates three values: the value that was encoded as valid bytes, these bytes after up to three damages, and
+/// whether the bytes are unchanged.
 pub(super) fn damaged<T: Clone + std::fmt::Debug>(
     whole: impl Strategy<Value = (T, Vec<u8>)>,
 ) -> impl Strategy<Value = (T, Bytes, bool)> {

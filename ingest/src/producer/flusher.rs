@@ -16,7 +16,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures the duration of flushes"
+    reason = "this module measures the duration of flushes"
 )]
 
 use std::{
@@ -114,7 +114,7 @@ enum Extent {
     /// All available partitions, so that their watermarks advance together.
     All,
     /// One partition, for the first request after a quiet interval. The flushes at the ends of intervals continue to
-    /// write to all partitions, so no watermark waits for longer.
+    /// write to all partitions, so this flush delays no watermark.
     One,
 }
 
@@ -133,8 +133,8 @@ impl FlushPlan {
 
 impl Flusher {
     /// Flushes every `period`, and when enough reactions are pending. When `stop` is received, flushes a last time and
-    /// returns. Flushes the first request after a quiet interval at once; the ends of the intervals do not move because
-    /// of it.
+    /// returns. Flushes the first request after a quiet interval at once; this flush does not move the ends of the
+    /// intervals.
     pub(crate) async fn run(self, period: Duration, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,8 +175,8 @@ impl Flusher {
     }
 
     /// Sends pending reactions to the log. `rotation` is the number of reactions that were sent before, and selects the
-    /// partitions. Returns the accepted reactions, so that their memory can be used again: their batches are already
-    /// encoded.
+    /// partitions. Returns the accepted reactions, so that their memory can be used again; they are already encoded in
+    /// batches.
     fn flush(
         &self,
         rotation: &mut usize,
@@ -286,8 +286,9 @@ fn offer(appender: &dyn Appender, record: &Arc<Record>, new: NewRecord) -> Resul
     })
 }
 
-/// Encodes a batch of reactions in the order of their times. Times after `now_ms` are set to `now_ms`. They occur if
-/// the clock was set back after reactions were received, and the dataflow would reject the whole batch because of them.
+/// Encodes a batch of reactions in the order of their times. Times after `now_ms` are set to `now_ms`: the dataflow
+/// would reject the whole batch because of one later time. Later times occur if the clock was set back after reactions
+/// were received.
 fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> Bytes {
     let dated = |reaction: ReactionRef<'a>| ReactionRef {
         at_ms: reaction.at_ms.min(now_ms),

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures how long records are in flight"
+    reason = "this module measures how long records are in flight"
 )]
 
 use std::{
@@ -18,8 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{buffer::StoredSender, metrics::Metrics, producer::partition_health::PartitionHealth};
 
-/// One flush. Each of its records has a reference to this value, so the value is dropped together with the last record,
-/// and the flush is then counted in the metrics.
+/// One flush. Each of its records has a reference to this value, so the value is dropped together with the last record.
+/// When it is dropped, the flush is counted in the metrics.
 pub(crate) struct InFlightFlush {
     started: Instant,
     health: Arc<PartitionHealth>,

@@ -1,4 +1,5 @@
-//! Tracks which partitions of the log are available, by the acknowledgements of the records that are sent to them.
+//! Tracks which partitions of the log are available. A partition is available as long as it acknowledges the records
+//! that are sent to it.
 //!
 //! ```text
 //!              no acknowledgement for 2 s, or refused
@@ -7,8 +8,8 @@
 //!              the next record is acknowledged
 //! ```
 //!
-//! If a partition's leader fails, no reaction is lost, since the other partitions get its share. If no partition is
-//! available, the service accepts no reactions until a partition is available again.
+//! If the leader of a partition fails, no reaction is lost, since the other partitions get the reactions of that
+//! partition. If no partition is available, the service accepts no reactions until a partition is available again.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,8 @@ use prometheus::IntGauge;
 /// accepted within this time are lost.
 pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tracks acknowledgements. Selects the partitions of each flush, and sets the readiness of the ingest.
+/// Tracks the acknowledgements of each partition. Selects the partitions that each flush writes to, and sets the
+/// readiness of the ingest.
 #[derive(Debug)]
 pub(crate) struct PartitionHealth {
     component: Component,
@@ -47,7 +49,7 @@ struct Deliveries {
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// The times at which the records in flight were sent, by their tickets.
+    /// For each record in flight, the time at which it was sent. The key is the ticket of the record.
     in_flight: BTreeMap<u64, Instant>,
     /// Ticket of the newest record with a result. The result of an older record is ignored, since it does not show the
     /// present state of the partition.
@@ -61,8 +63,8 @@ struct Partition {
 /// The partitions that a flush writes to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FlushTargets {
-    /// The partitions that get reactions: the available ones. All partitions if none is available, since the accepted
-    /// reactions have to be written somewhere.
+    /// The partitions that get reactions: all available ones or, if none is available, all partitions, since the
+    /// accepted reactions have to be written somewhere.
     pub(crate) writable: Vec<u32>,
     /// The partitions that get a heartbeat if they get no reactions: the available ones, and from time to time an
     /// unavailable one, to detect its recovery.

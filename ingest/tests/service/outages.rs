@@ -76,8 +76,8 @@ fn unacknowledged_reactions_fill_the_buffer() {
     assert_eq!(service.reactions().len(), 110);
 }
 
-/// Returns a configuration that flushes each request at once. No heartbeats are sent during a test, since they would
-/// detect the outage before the request.
+/// Returns a configuration that flushes each request at once. No heartbeats are sent during a test, since a heartbeat
+/// would detect the outage before the request does.
 fn at_once() -> Config {
     Config {
         flush: NEVER,

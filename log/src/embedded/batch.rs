@@ -1,7 +1,7 @@
 //! A write transaction of the database. It has the records of one group commit.
 //!
-//! Every operation is either applied completely, or refused before it writes to a table. A failure of the database
-//! ([`redb::Error`]) is not a refusal: after it, the caller has to drop the whole batch.
+//! Every operation is either applied completely, or refused before it writes to a table. After a failure of the
+//! database ([`redb::Error`]), the caller has to drop the whole batch.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -14,7 +14,7 @@ struct Cursor {
 
 /// The registration of a reader's wake callback; dropping it ends the registration.
 pub(super) trait WakeRegistration: Send {
-    /// Returns `true` if it is known, without reading the source, that there is no record at `offset` or after it.
+    /// Returns `true` if there is no record at `offset` or later, as far as this is known without reading the source.
     fn nothing_at(&self, partition: u32, offset: u64) -> bool;
 }
 

@@ -35,7 +35,7 @@ pub trait Source: Send + Sync {
 pub struct Page {
     /// Number of consumed records.
     pub count: usize,
-    /// The offset to continue from.
+    /// The offset at which the next read starts.
     pub next: u64,
     /// Whether the partition had no more records when the page was read.
     pub at_end: bool,

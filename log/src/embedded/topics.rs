@@ -111,7 +111,7 @@ impl Topic {
     }
 }
 
-/// All topics, by name.
+/// All topics. The key is the name.
 #[derive(Default)]
 pub(super) struct Topics(RwLock<HashMap<String, Arc<Topic>>>);
 

@@ -35,7 +35,7 @@ use crate::{EventClock, LogError, NewRecord, TopicSpec};
 /// Maximum number of requests in a transaction. Without this limit, the transactions could become ever larger, and the
 /// first request of each would wait ever longer.
 const MAX_GROUP_REQUESTS: usize = 20_000;
-/// Interval of the sweeps that delete records. So a record may be stored for this time longer than configured.
+/// Interval of the sweeps that delete records. A record may be stored for this much longer than its retention.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// Pause before the next sweep if there are more records to delete than one transaction should delete.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
@@ -138,7 +138,7 @@ impl Writer {
         let written = self.try_write(db, group, &mut completions);
         let failure = written.err().map(|error| self.shared.store.error(error));
         if let Some(error) = &failure {
-            tracing::error!(%error, "the embedded log could not write");
+            tracing::error!(%error, "the embedded log could not write to its database");
         }
         for complete in completions {
             complete(failure.clone());
@@ -290,8 +290,8 @@ impl Writer {
 }
 
 /// Adds a completion that passes the result of a request to `callback` when the transaction is durable. If the
-/// transaction fails, `callback` gets its error instead. If `outcome` is a failure of the database, returns it, since
-/// the whole transaction has failed then.
+/// transaction fails, `callback` gets its error instead. If `outcome` is a failure of the database, the whole
+/// transaction has failed, and this function returns that failure.
 fn complete_when_durable<T: Send + 'static>(
     completions: &mut Vec<Completion>,
     outcome: Result<Result<T, LogError>, redb::Error>,

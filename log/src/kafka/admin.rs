@@ -1,6 +1,9 @@
 //! Creates topics, and reads their settings.
 
-#![allow(clippy::disallowed_methods, reason = "waits for the brokers")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for the brokers"
+)]
 
 use std::{
     collections::HashMap,
@@ -41,7 +44,7 @@ const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval of the requests until the brokers know a new topic.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Creates the topic unless it exists.
+/// Creates the topic if it does not exist.
 pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogError> {
     let events = config.events();
     let settings = settings(spec);

@@ -3,7 +3,10 @@
 //! Invariant: `done` is called exactly once for every queued record: by its delivery report, which librdkafka returns
 //! within the timeout, or when the remaining records are purged after the appender is dropped.
 
-#![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for librdkafka"
+)]
 
 use std::{
     error::Error,
@@ -43,8 +46,8 @@ const LINGER: Duration = Duration::from_secs(8);
 /// Minimum age of a producer with a fatal error before it is replaced. Its replacement may have the same error, so
 /// producers must not be replaced without a pause.
 const FATAL_REPLACE_INTERVAL: Duration = Duration::from_secs(1);
-/// End of librdkafka's report that the brokers do not assign a producer id. The reason is that the principal may not
-/// write to any topic, although the brokers' response names the cluster.
+/// Last words of librdkafka's error message if the brokers do not assign a producer id. The brokers then deny an
+/// operation on the cluster, but the reason is that the principal may not write to any topic.
 const NO_PRODUCER_ID: &str = "Cluster authorization failed";
 /// Interval at which a replaced producer checks whether all of its records have delivery reports.
 const RETIRED_POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -23,7 +23,7 @@ fn parse(reported: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns why this build cannot use `property` with `value`; `None` if it can, or if that is left to librdkafka.
+/// Returns why this build cannot use `property` with `value`; `None` if it can, or if only librdkafka can check this.
 pub(super) fn missing(features: &[String], property: &str, value: &str) -> Option<String> {
     let lacks = |feature: &str| !features.iter().any(|known| known == feature);
     let value = value.to_uppercase();

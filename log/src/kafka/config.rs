@@ -158,7 +158,7 @@ impl Config {
         native.map(drop).map_err(|error| self.refusal(&error))
     }
 
-    /// Returns why a property cannot be used; `None` if only librdkafka may refuse it.
+    /// Returns why a property cannot be used; `None` if it can be used, or if only librdkafka can check it.
     fn objection(&self, property: &Property) -> Option<String> {
         let (name, value) = (property.canonical(), property.value.as_str());
         if let Some(reason) = protected::reason(name, value) {
@@ -193,7 +193,7 @@ impl Config {
         None
     }
 
-    /// Returns the value of a property of the user, by librdkafka's name.
+    /// Returns the value that the user has set for the property with this librdkafka name.
     pub(super) fn value(&self, canonical: &str) -> Option<&str> {
         let found = self
             .properties
@@ -387,8 +387,9 @@ impl Config {
         }
     }
 
-    /// Removes secrets from a text of librdkafka, which repeats values in quotes. The same word without quotes is
-    /// librdkafka's own. If it was replaced, too, the text would reveal that this word is the secret.
+    /// Removes secrets from an error message of librdkafka, which quotes the values of properties. Only quoted values
+    /// are replaced. If the same word without quotes were replaced too, the message would reveal that this word is the
+    /// secret.
     fn redacted(&self, text: &str) -> String {
         let secrets = self.properties.iter().filter(|it| it.is_secret());
         let values = secrets.map(|it| it.value.as_str());

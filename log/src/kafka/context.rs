@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "measures the time between log lines"
+    reason = "this module measures the time between log lines"
 )]
 
 use std::{
@@ -140,12 +140,12 @@ impl Events {
         trouble::of(report).filter(|trouble| connecting || !trouble.is_guess())
     }
 
-    /// Stores a report, and logs it as a warning unless another place logs it.
+    /// Stores a report. If no other code logs the report, logs it as a warning.
     fn record_report(&self, report: &str) {
         let connecting = self.connecting.load(Ordering::Acquire);
         match self.trouble(report) {
             _ if connecting => tracing::debug!("Kafka: {report}"),
-            // The place that requested the token has logged the reason.
+            // The code that requested the token has logged the reason.
             Some(Trouble::NoToken(_)) => tracing::debug!("Kafka: {report}"),
             Some(trouble) => {
                 let broker = trouble::broker(report).unwrap_or("a broker");

@@ -7,7 +7,10 @@
 //! [`KafkaOptions::denial_timeout`]: super::KafkaOptions::denial_timeout
 //! [`Log::answers`]: crate::Log::answers
 
-#![allow(clippy::disallowed_methods, reason = "repeats denied requests")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module repeats denied requests"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -5,7 +5,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::trouble;
 use crate::LogError;
 
-/// The operation that failed, by its name in Kafka's ACLs.
+/// The operation that failed. Each variant has the operation's name in Kafka's ACLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Describe,

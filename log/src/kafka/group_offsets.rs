@@ -3,7 +3,10 @@
 //! No consumer joins the group: the commits are those of a consumer that assigns its partitions itself. A commit may
 //! fail, and is outside of any transaction, because a run resumes from its own progress record.
 
-#![allow(clippy::disallowed_methods, reason = "commits at intervals")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module commits at intervals"
+)]
 
 use std::time::{Duration, Instant};
 

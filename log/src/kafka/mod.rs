@@ -204,8 +204,8 @@ impl KafkaLog {
             .ok_or_else(unknown)?;
         match found.error().map(RDKafkaErrorCode::from) {
             None | Some(RDKafkaErrorCode::NoError) => {}
-            // Only the leader of a partition is not available. This is not an error here, since the topic and its
-            // partitions are known.
+            // This code means that only the leader of a partition is not available. This is not an error here, since
+            // the topic and its partitions are known.
             Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
             Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
         }
@@ -243,7 +243,10 @@ impl KafkaLog {
     /// Sends a request to the leaders of all partitions, and repeats it after a transient error. For some moments after
     /// a topic was created, or after a broker has failed, a partition may have no leader, or the client may not know
     /// the leader.
-    #[allow(clippy::disallowed_methods, reason = "waits for the brokers")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this module waits for the brokers"
+    )]
     fn request_from_leaders<T>(
         &self,
         topic: &str,

@@ -187,7 +187,8 @@ const SECRET_WORDS: [&str; 8] = [
     "oauthbearer.config",
 ];
 
-/// Returns whether the value may be a secret: by the words in the name, unless the property names a file or a URL.
+/// Returns whether the value may be a secret. The words in the property's name decide this; the name of a file or a URL
+/// is not a secret.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_lowercase();
     let is_place = [".location", ".url", ".file"]

@@ -5,7 +5,7 @@
 //! Properties that only affect time or memory (`linger.ms`, `fetch.*`, `client.rack`, `group.id`, …) are not in the
 //! table.
 
-/// Maximum number of produce requests in flight at which Kafka keeps the order of records when a request is retried.
+/// With at most this number of produce requests in flight, Kafka keeps the order of records when a request is retried.
 const MAX_ORDERED_IN_FLIGHT: u64 = 5;
 
 const ISOLATION: &str = "records of aborted transactions would be counted";

@@ -9,7 +9,10 @@
 //! librdkafka fills each queue only up to a limit, so a partition that is not polled uses no more memory than that.
 //! Every queue calls `wake` when it receives a message.
 
-#![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for librdkafka"
+)]
 
 use std::{
     collections::VecDeque,
@@ -47,7 +50,7 @@ pub(super) struct KafkaReader {
     /// Whether the brokers deny this reader's fetches.
     denied: bool,
     // The queues are declared before the consumer, so that they are dropped first: a queue removes its callback when it
-    // is dropped, and needs the consumer for that.
+    // is dropped, and the removal needs the consumer.
     partitions: Vec<Partition>,
     consumer: Arc<BaseConsumer<Events>>,
 }

@@ -14,7 +14,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "computes the deadlines of transactions"
+    reason = "this module computes the deadlines of transactions"
 )]
 
 use std::{
@@ -59,10 +59,10 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval at which a thread polls a producer with a token while the producer's owner does not poll it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// End of librdkafka's log line about a topic that the client may not write to.
+/// Last words of librdkafka's log line about a topic that the client may not write to.
 const TOPIC_DENIED: &str = "Topic authorization failed";
 
-/// End of librdkafka's report that the client may not use the transactional id any more.
+/// Last words of librdkafka's error message if the client may not use the transactional id any more.
 const ID_DENIED: &str = "Transactional Id authorization failed";
 
 /// A transaction is aborted this long before its timeout, since after the timeout the brokers respond as if the
@@ -72,7 +72,8 @@ const ABORT_MARGIN: Duration = Duration::from_secs(3);
 /// Minimum time that a commit waits for its response.
 const COMMIT_STEP: Duration = Duration::from_secs(1);
 
-/// Timeout of one call of librdkafka's abort. Between two calls, delivery reports are polled, which the abort needs.
+/// Timeout of one call of librdkafka's abort. The abort ends only after all delivery reports were polled, so they are
+/// polled between two calls.
 const ABORT_STEP: Duration = Duration::from_millis(50);
 
 /// Timeout of the request that checks whether the topics of a transaction still exist.
@@ -97,13 +98,13 @@ pub(super) struct KafkaTransactor {
     singly: bool,
     /// The topics of the open transaction.
     topics: BTreeSet<String>,
-    /// Time by which the open transaction has to be committed.
+    /// Deadline for the commit of the open transaction.
     open_until: Option<Instant>,
     failed: bool,
 }
 
 /// Stores the error of the first record that failed. A denial replaces that error: if a transaction may not write to a
-/// topic, librdkafka purges the transaction's other records, and their errors only report that.
+/// topic, librdkafka purges the transaction's other records, and the errors of these records do not name the cause.
 #[derive(Clone)]
 struct Failures {
     events: Events,
@@ -229,8 +230,7 @@ impl KafkaTransactor {
         }
     }
 
-    /// Sends records in the open transaction, or begins one. Returns the time by which the transaction has to be
-    /// committed.
+    /// Sends records in the open transaction, or begins one. Returns the deadline for the commit of the transaction.
     fn try_write(&mut self, records: &[NewRecord]) -> Result<Instant, LogError> {
         let until = match self.open_until {
             Some(until) => until,
@@ -350,7 +350,7 @@ impl KafkaTransactor {
         self.producer.client().fatal_error().map(|(code, _)| code)
     }
 
-    /// Executes a step of the transaction, unless an earlier one has failed.
+    /// Executes a step of the transaction if no earlier step has failed.
     fn attempt<T>(
         &mut self,
         step: impl FnOnce(&mut KafkaTransactor) -> Result<T, LogError>,

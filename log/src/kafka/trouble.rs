@@ -260,8 +260,8 @@ fn first_words(text: &str) -> &str {
     text[..end].trim()
 }
 
-/// Returns the broker at the start of a report, as `host:port`. librdkafka writes a protocol before the address and the
-/// broker's id after it, or only `TxnCoordinator: ` before it.
+/// Returns the broker at the start of a report, as `host:port`. librdkafka writes a protocol before this address and
+/// the broker's id after it. In some reports it writes only `TxnCoordinator: ` before the address.
 pub(super) fn broker(report: &str) -> Option<&str> {
     let mut parts = report.split(": ");
     let about = parts.next()?;

@@ -67,7 +67,7 @@ pub struct FaultyLog {
 
 #[derive(Default)]
 struct Appending {
-    /// The result of appends. The second value, if there is one, is a partition with a result of its own.
+    /// The result of appends. The second value, if there is one, is a partition and the result of appends to it.
     mode: Mutex<(Appends, Option<(u32, Appends)>)>,
     held: Mutex<Vec<(NewRecord, Done)>>,
 }

@@ -3,7 +3,10 @@
 //! The functions panic if the log fails, since a test that cannot continue has failed. [`FaultyLog`] is for tests of
 //! failures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-#![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits with a deadline"
+)]
 
 mod faulty;
 

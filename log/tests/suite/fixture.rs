@@ -112,14 +112,13 @@ impl TestLog {
         (self.log.reader(topic, from, signal.wake()).unwrap(), signal)
     }
 
-    /// Waits until all commits of the transactor `transactor` can be read, by opening a newer transactor with the same
-    /// id.
+    /// Opens a newer transactor with the same id. After that, all commits of the transactor `transactor` can be read.
     pub(crate) fn settle(&self, transactor: &str) {
         let newer = self.log.transactor(&self.name(transactor), TIMEOUT);
         drop(newer.unwrap());
     }
 
-    /// Returns all present records of `topic`, by partition.
+    /// For each partition of `topic`, returns all its records.
     pub(crate) fn all(&self, topic: &str) -> HashMap<u32, Vec<Owned>> {
         let (mut reader, signal) = self.reader(topic);
         let partitions = self.log.partitions(topic).unwrap();

@@ -32,7 +32,7 @@ fn with(properties: &[(&str, &str)]) -> Result<KafkaLog, LogError> {
 
 #[test]
 fn an_unreachable_broker_is_reported_with_the_reason() {
-    // The listener is dropped at once, so no process listens on this port.
+    // The port of this listener. The listener is dropped at once, so that no process listens on the port.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -228,7 +228,7 @@ pub(crate) fn a_waiting_reader_is_woken_by_an_append(test: &TestLog) {
     thread::scope(|scope| {
         let sleeper = scope.spawn(move || {
             asleep.send(()).unwrap();
-            // Each wait lasts until the deadline unless the reader is woken.
+            // If the reader is not woken, each wait lasts until the deadline.
             let began = std::time::Instant::now();
             let mut read = Vec::new();
             while read.is_empty() && began.elapsed() < DEADLINE {
@@ -601,8 +601,8 @@ pub(crate) fn a_record_too_far_ahead_is_refused(test: &TestLog) {
         let records = vec![ahead(0), ahead(60_000)];
         transactor.unwrap().commit(records).unwrap_err()
     };
-    // On Kafka the first commit may be aborted, since Kafka refuses a batch as a whole. After that each record is sent
-    // alone, so that the error is about one record.
+    // Kafka refuses a batch as a whole, so the first commit may be aborted. After that the log sends each record alone,
+    // so that the error is about one record.
     let refused = match commit() {
         LogError::Aborted { .. } => commit(),
         refused => refused,

@@ -1,13 +1,14 @@
-//! The input of the proofs with which a relay and its upstream show each other that they know the same token.
+//! The input of the proofs. With a proof, a relay shows its upstream that it knows the token, and the upstream shows
+//! the same to the relay.
 
 use super::{NodeId, Nonce};
 
-/// The side that makes a proof.
+/// The side of the connection that proves that it knows the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The relay, in its hello.
+    /// The relay, which sends its proof in its hello.
     Relay,
-    /// The upstream, in its welcome.
+    /// The upstream, which sends its proof in its welcome.
     Upstream,
 }
 

@@ -17,7 +17,7 @@
 //!
 //! A snapshot consists of updates, so the relay applies it in the same way as later updates. It does not matter which
 //! updates the relay has missed. A snapshot contains no room without results. So the relay removes a room that is not
-//! in the snapshot, if the upstream has read the room's newest final.
+//! in the snapshot, if the upstream has read the room's newest final result.
 //!
 //! The token is never sent: each side proves with an HMAC over both nonces that it knows the token.
 
@@ -40,7 +40,7 @@ pub const RELAY_VERSION: u8 = 2;
 pub const MAX_UP_BYTES: usize = 256 << 10;
 
 /// Maximum length of a message from an upstream, in bytes. The longest message is the snapshot of a room with a full
-/// ring of finals.
+/// ring of final results.
 pub const MAX_DOWN_BYTES: usize = 32 << 20;
 
 /// Maximum memory that decoding a message from a relay may allocate, in bytes. It is a small multiple of
@@ -88,7 +88,7 @@ pub struct Hello {
     pub nonce: Nonce,
     /// The proof that the sender knows the token.
     pub proof: Nonce,
-    /// The ranges of finals that the relay has, which the snapshot need not contain.
+    /// The ranges of final results that the relay has, which the snapshot need not contain.
     pub has: Vec<ReadRange>,
 }
 

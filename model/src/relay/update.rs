@@ -18,39 +18,42 @@ pub enum Update {
     Trending(TrendingRecord),
     /// The leaders across rooms.
     Leaders(LeadersRecord),
-    /// The state of a room. The receiver applies the whole state at once, since the totals include all finals up to the
-    /// newest one.
+    /// The state of a room. The receiver applies the whole state at once, since the totals include all final results up
+    /// to the newest one.
     Room(RoomSnapshot),
-    /// All finals of a partition from offset `start` up to offset `end` were sent. Finals before `start` are not sent.
+    /// All final results of a partition from offset `start` up to offset `end` were sent. Final results before `start`
+    /// are not sent.
     Read(ReadRange),
-    /// The dataflow has removed a room, since the room had no final for longer than the retention of totals. The room's
-    /// totals are then 0 and nothing is trending in it, unless it has a final at the position `before` or a later one.
+    /// The dataflow has removed a room, since the room had no final result for longer than the retention of totals. If
+    /// the room has no final result at the position `before` or a later one, its totals are now 0 and nothing is
+    /// trending in it.
     Removed {
         /// The room.
         room: Room,
-        /// Finals before this position are removed from the totals. Finals at this position or later are counted
-        /// from 0.
+        /// Final results before this position are removed from the totals. Final results at this position or later are
+        /// counted from 0.
         before: ResultOrder,
     },
 }
 
-/// The final of a window.
+/// The final result of a window.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Final {
-    /// The final's position in the log.
+    /// The final result's position in the log.
     pub id: ResultId,
     /// The record's timestamp, Unix milliseconds.
     pub written_ms: u64,
-    /// Number of backward resets before this final.
+    /// Number of backward resets before this final result.
     pub resets: u64,
-    /// Whether the totals of the room begin at 0 with this final. If so, the counts of earlier finals are dropped.
+    /// Whether the totals of the room begin at 0 with this final result. If so, the counts of earlier final results are
+    /// dropped.
     pub begins: bool,
     /// The tally.
     pub record: WindowRecord,
 }
 
 impl Final {
-    /// Returns the position of the final among the results of the room.
+    /// Returns the position of the final result among the results of the room.
     pub fn order(&self) -> ResultOrder {
         ResultOrder::new(self.resets, self.record.window)
     }
@@ -61,16 +64,17 @@ impl Final {
 pub struct RoomSnapshot {
     /// The room.
     pub room: Room,
-    /// The newest final that is not in the ring any more. All finals before it are not in the ring either.
+    /// The newest final result that is not in the ring any more. All final results before it are not in the ring
+    /// either.
     pub evicted_through: Option<ResultId>,
-    /// The newest final in the ring, and its window.
+    /// The newest final result in the ring, and its window.
     pub newest: Option<(ResultId, Window)>,
-    /// The finals in the ring that the relay does not have, oldest first.
+    /// The final results in the ring that the relay does not have, oldest first.
     pub finals: Vec<String>,
-    /// The position up to which the totals are complete: each final at this position or an earlier one was added to the
-    /// totals, or was removed from them. `None` if no final was counted.
+    /// The position up to which the totals are complete: each final result at this position or an earlier one was added
+    /// to the totals, or was removed from them. `None` if no final result was counted.
     pub totals_as_of: Option<ResultOrder>,
-    /// The counts since the totals last began at 0, as of the newest final.
+    /// The counts since the totals last began at 0, as of the newest final result.
     pub totals: Vec<Count>,
     /// The newest tally of each open window, in the order of the windows.
     pub live: Vec<String>,

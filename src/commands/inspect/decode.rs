@@ -20,7 +20,7 @@ const HEARTBEAT: &str = "heartbeat";
 /// A decoded record.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// The rooms that the record contains reactions or results of.
+    /// The rooms whose reactions or results the record contains.
     rooms: Vec<String>,
     /// Whether the record is an empty batch, which only reports that time has advanced.
     pub(super) heartbeat: bool,
@@ -56,7 +56,7 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
         Topic::Totals => totals(record),
         Topic::Trending => trending(record),
         Topic::Rejected => Some(rejected(record)),
-        // Only the JSON of this value is used, because `inspect progress` has a table of its own.
+        // Only the JSON of this value is used, because `inspect progress` prints progress in a table of its own.
         Topic::Progress => None,
         Topic::Reactions => Some(reactions(&record.value)),
     };
@@ -183,8 +183,8 @@ fn removed(record: &Owned) -> Option<DecodedValue> {
     })
 }
 
-/// Returns the header `removed-before` of a tombstone: the start of the window before which the finals of the room were
-/// removed, Unix milliseconds; `None` without the header.
+/// Returns the header `removed-before` of a tombstone: the start of the window before which the final results of the
+/// room were removed, Unix milliseconds; `None` without the header.
 fn removed_before(record: &Owned) -> Option<u64> {
     let headers = ResultHeaders::parse(record.headers.iter().map(Header::pair));
     headers.removed_before().map(|before| before.start_ms)

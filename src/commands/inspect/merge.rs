@@ -35,7 +35,7 @@ impl Owned {
 struct Lane {
     partition: u32,
     waiting: VecDeque<Owned>,
-    /// The offset at which reading ends; `None` if the reader continues with new records.
+    /// The offset at which reading of the partition ends; `None` if the reader continues with new records.
     end: Option<u64>,
 }
 
@@ -91,7 +91,7 @@ impl Merge {
     }
 
     /// Returns the next records in the order of their times. A record is returned only once the next record of every
-    /// other partition is known, since that one may be older.
+    /// other partition is known, since one of those records may be older.
     pub(super) fn next(&mut self) -> Result<Vec<Owned>, LogError> {
         for lane in &mut self.lanes {
             let capacity = MAX_BUFFERED - lane.waiting.len();
@@ -114,8 +114,8 @@ impl Merge {
         Ok(merged)
     }
 
-    /// Returns the index of the lane whose next record is the oldest; `None` if a lane has no buffered record but may
-    /// still get an older one.
+    /// Returns the index of the partition whose next record is the oldest. Returns `None` if a partition has no
+    /// buffered record, since it may still get an older record.
     fn first(&self) -> Option<usize> {
         let open = |lane: &Lane| lane.waiting.is_empty() && !self.ended(lane);
         if self.lanes.iter().any(open) {

@@ -38,7 +38,8 @@ pub(crate) struct Flags {
     /// Print only the records of this room
     #[arg(long)]
     room: Option<Room>,
-    /// Position to start from: earliest, latest, -10m (10 minutes ago), or a time such as 2026-01-31T20:15:00Z
+    /// Position at which to start reading: earliest, latest, -10m (10 minutes ago), or a time such as
+    /// 2026-01-31T20:15:00Z
     #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
     from: From,
     /// Read only this partition
@@ -58,7 +59,7 @@ pub(crate) struct Flags {
 /// The topics that can be read. Each is named by the last word of the topic's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Topic {
-    /// Finals: the exact tallies of closed windows
+    /// Final results: the exact tallies of closed windows
     Windows,
     /// Live tallies of open windows
     Live,
@@ -168,7 +169,7 @@ fn nothing(flags: &Flags, topic: &str, partitions: usize, read: usize) -> String
     let from = match flags.from {
         From::Earliest => "all records".to_owned(),
         From::Latest => "only new records".to_owned(),
-        From::Ago(ago) => format!("records of the last {}", span(ago)),
+        From::Ago(ago) => format!("only records of the last {}", span(ago)),
         From::At(at_ms) => format!("records since {}", moment(at_ms)),
     };
     let partitions = match (flags.partition, partitions) {
@@ -178,8 +179,8 @@ fn nothing(flags: &Flags, topic: &str, partitions: usize, read: usize) -> String
     };
     let found = match (read, &flags.room) {
         (0, _) => "no records".to_owned(),
-        (_, Some(room)) => format!("none of {read} records is of room {room}"),
-        (_, None) => format!("all {read} records are heartbeats; --heartbeats shows them"),
+        (_, Some(room)) => format!("{read} records were read, but none is of room {room}"),
+        (_, None) => format!("all {read} records are heartbeats; set --heartbeats to show them"),
     };
     let waits = if flags.follow { "; waiting" } else { "" };
     format!("nothing to show: {topic} ({partitions}, {from}): {found}{waits}")

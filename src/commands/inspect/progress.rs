@@ -15,7 +15,7 @@ use crate::cli::parse::{From, moment, now_ms, span_ms};
 /// Timeout of the request for the end offsets of the partitions.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Prints the newest progress. With `follow`, each later one is printed, too.
+/// Prints the newest progress. With `follow`, later progress is printed, too.
 pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Failure> {
     let topic = topics.progress();
     let bell = WakeSignal::default();
@@ -128,12 +128,12 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
     Ok(format!("{headline}\n{committed}{unwritten}{table}\n\n"))
 }
 
-/// Returns a sentence about rooms whose totals records do not contain all finals yet; `None` if there are no such
-/// rooms.
+/// Returns a sentence about rooms whose totals records do not contain all final results yet; `None` if there are no
+/// such rooms.
 fn unwritten(progress: &Progress) -> Option<String> {
     let since = progress.unwritten.since?;
     Some(format!(
-        "the totals records of some large rooms do not include the finals since {} yet; they are usually written within minutes\n",
+        "the totals records of some large rooms do not include the final results since {} yet; new totals records are usually written within minutes\n",
         moment(since.start_ms)
     ))
 }
@@ -162,7 +162,7 @@ fn headline(progress: &Progress, now_ms: u64) -> String {
         Some(settings) => {
             let number = |name| settings.number(name).unwrap_or_default();
             format!(
-                "windows of {}, lateness {}, swarms of {}",
+                "settings: windows of {}, lateness {}, swarms of {} identical emojis",
                 span_ms(number(WINDOW_MS)),
                 span_ms(number(LATENESS_MS)),
                 number(SWARM_SIZE)
@@ -181,7 +181,8 @@ fn headline(progress: &Progress, now_ms: u64) -> String {
     }
 }
 
-/// Formats an age in whole units of the greatest unit that it has at least two of; a shorter age is in seconds.
+/// Formats an age in the greatest unit (days, hours, minutes) of which it has at least two, as a whole number. A
+/// shorter age is formatted in seconds.
 fn age(ms: u64) -> String {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min")];
     let fits = units.iter().find(|(unit, _)| ms >= 2 * unit);

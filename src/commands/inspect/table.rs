@@ -1,6 +1,6 @@
 //! A table that is not wider than the terminal. It is printed in pages, because a topic that is followed has no end.
 //!
-//! Invariant: columns keep their position from page to page, as long as no wider cell comes. The header is repeated
+//! Invariant: columns keep their position from page to page, as long as no wider cell follows. The header is repeated
 //! after [`HEAD_ROWS`] rows and not on each page: with `--follow` a page may have a single row.
 
 use comfy_table::{
@@ -27,7 +27,7 @@ pub(super) struct Table {
     rows: Vec<Vec<String>>,
     /// Number of rows since the last header; `None` before the first header.
     under_head: Option<usize>,
-    /// Greatest width of each column so far.
+    /// The greatest width that each column has had so far.
     widths: Vec<u16>,
 }
 

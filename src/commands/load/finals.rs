@@ -1,15 +1,18 @@
-//! Collects the finals of the rooms while the load runs.
+//! Collects the final results of the rooms while the load runs.
 //!
 //! ```text
 //!   windows  │ before │  ⏮️ first  │ the load's own, counted … │ ⏭️ last │
 //! ```
 //!
-//! The rooms may have finals of earlier loads. So one reaction, the first mark, is sent to each room, and the load
-//! begins once the window of this mark is final. Later windows contain only reactions of this load, and of other
+//! The rooms may have final results of earlier loads. So one reaction, the first mark, is sent to each room, and the
+//! load begins once the window of this mark is final. Later windows contain only reactions of this load, and of other
 //! clients that react in the room. At the end a last mark is sent. When the window of the last mark is final, all
 //! windows of the load are final.
 
-#![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits with a deadline"
+)]
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,30 +33,30 @@ use crate::client::{Answer, Connections, Endpoint, Subscription, SubscriptionEve
 const FIRST: &str = "⏮️";
 /// The last mark, which is sent to every room. Once its window is final, all windows before it are final, too.
 const LAST: &str = "⏭️";
-/// The emojis that a load sends in addition to its workload, and does not count. Pages and `subscribe` do not draw them
-/// as rising emojis. They are symbols of a media player, which people do not use as reactions.
+/// The emojis that a load sends in addition to its workload, and does not count. They are symbols of a media player,
+/// which people do not use as reactions. Pages and `subscribe` do not draw these emojis as rising emojis.
 pub(in crate::commands) const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
-/// Timeout for the final of the first and of the last window. It includes the length of the window, the lateness, and
-/// one or two restarts of the server.
+/// Timeout for the final result of the first and of the last window. It includes the length of the window, the
+/// lateness, and one or two restarts of the server.
 const WINDOW_LIMIT: Duration = Duration::from_secs(60);
 /// Timeout for the first connection of all rooms.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Time after a failed attempt until a mark is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// The sums of the counts in the finals of a room.
+/// The sums of the counts in the final results of a room.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted {
     /// The counts of all windows after the window of the first mark, without the marks.
     pub(super) counts: HashMap<Emoji, u64>,
-    /// The ids of the finals of each window. More than one id is an error of the server.
+    /// The ids of the final results of each window. More than one id is an error of the server.
     pub(super) windows: BTreeMap<Window, Vec<ResultId>>,
-    /// The number of reactions whose emojis are not in the top 20 of a final. Other clients sent them, because the load
-    /// uses fewer emojis.
+    /// The number of reactions whose emojis are not in the top 20 of a final result. Other clients sent them, because
+    /// the load uses fewer emojis.
     pub(super) others: u64,
-    /// Whether the server has reported that finals were missed.
+    /// Whether the server has reported that final results were missed.
     pub(super) gap: bool,
-    /// Whether the final of the last mark was received.
+    /// Whether the final result of the last mark was received.
     pub(super) complete: bool,
     /// The window of the first mark (the reaction that begins the load).
     pub(super) first: Option<Window>,
@@ -97,13 +100,13 @@ impl Counted {
     }
 }
 
-/// The tasks that collect the finals, one for each room, and the deadline at which they end.
+/// The tasks that collect the final results, one for each room, and the deadline at which they end.
 pub(super) struct Finals {
     rooms: Vec<(Room, JoinHandle<Counted>)>,
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// The channels by which a collector notifies that it is connected, and that the first window is final.
+/// The channels over which a collector reports that it is connected, and that the first window is final.
 struct CollectorProgress {
     connected: Option<oneshot::Sender<()>>,
     begun: Option<oneshot::Sender<()>>,
@@ -138,7 +141,7 @@ pub(super) async fn follow(
     mark(poster, rooms, FIRST, Instant::now() + WINDOW_LIMIT).await?;
     if !all(begun, WINDOW_LIMIT).await {
         return Err(Failure::unavailable(format!(
-            "{server} sends no final of a reaction that was stored; check that a dataflow runs, and that the publisher \
+            "{server} sends no final result with a reaction that was stored; check that a dataflow runs, and that the publisher \
              reads the topics that --url writes"
         )));
     }
@@ -148,7 +151,8 @@ pub(super) async fn follow(
     })
 }
 
-/// Waits until all receivers are notified. Returns false if this takes longer than `limit`, or if a sender is dropped.
+/// Waits until all receivers are notified. Returns `false` if this takes longer than `limit`, or if a sender is
+/// dropped.
 async fn all(receivers: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
     let each = async {
         for receiver in receivers {

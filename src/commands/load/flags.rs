@@ -16,7 +16,7 @@ use crate::{
 const MOST_BATCHED: u64 = 1000;
 /// Maximum number of rooms with `--verify`, which opens a WebSocket for each room.
 const MOST_VERIFIED: u64 = 1000;
-/// Maximum of `--zipf`. With greater exponents nearly every choice would be the first one.
+/// Maximum of `--zipf`. With greater exponents, nearly all choices would be the first item.
 const LARGEST_EXPONENT: f64 = 10.0;
 /// Default of `--room`: the room that the web page opens by default.
 const USUAL_ROOM: &str = "default";
@@ -41,8 +41,8 @@ pub(crate) struct Flags {
     /// Time for which reactions are sent
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(super) duration: Duration,
-    /// Multiply the rate for some time: 10x@30s begins after 30 s and lasts 10 s, 10x@30s+5s lasts 5 s; several
-    /// separated by commas
+    /// Multiply the rate for some time: 10x@30s multiplies it by 10 after 30 s, for 10 s; 10x@30s+5s does so for 5 s.
+    /// Separate several by commas
     #[arg(long, value_name = "FACTORx@START[+LENGTH]", value_delimiter = ',')]
     spike: Vec<Spike>,
     /// Number of users who react; with --token-file the users are those of its tokens [default: 1000]
@@ -54,12 +54,12 @@ pub(crate) struct Flags {
     /// Name of the room, or prefix of the names of several rooms [default: default; with --verify rehearsal]
     #[arg(long)]
     room: Option<Room>,
-    /// Exponent S of Zipf's law for emojis, rooms and users: the kth is chosen k^S times less often than the first; 0
-    /// gives all the same probability
+    /// Exponent S of Zipf's law, by which emojis, rooms and users are chosen: the kth is chosen k^S times less often
+    /// than the first; with 0 all have the same probability
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = exponent,
         allow_negative_numbers = true)]
     pub(super) zipf: f64,
-    /// Number of reactions per request; if there are several, they are sent as an array
+    /// Number of reactions per request; several reactions are sent as an array
     #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=MOST_BATCHED))]
     pub(super) batch: u64,
     /// Maximum number of connections; they are opened when they are needed
@@ -69,18 +69,19 @@ pub(crate) struct Flags {
     /// Request that ingest responds only when the log has stored the reactions (?wait=stored)
     #[arg(long)]
     pub(super) stored: bool,
-    /// Compare the finals with the accepted reactions, report lost, doubled and late ones, and exit with 1 on a
-    /// difference. No other client may react in the rooms at the same time
+    /// Compare the final results with the accepted reactions. Report lost, doubled and late reactions, and exit with 1
+    /// on a difference. No other client may react in the rooms at the same time
     #[arg(long)]
     pub(super) verify: bool,
-    /// Rate of single reactions that measure the time until a subscriber receives them; off sends none
+    /// Rate of additional single reactions, with which `load` measures the time until a subscriber receives a reaction;
+    /// off sends none
     #[arg(long, value_name = "RATE|off", default_value = "1/s", value_parser = probe_rate)]
     pub(super) probe: ProbeRate,
-    /// Address of a publisher or relay whose results are read [default: --url]
+    /// Address of the publisher or relay from which `load` reads the results [default: --url]
     #[arg(long, value_name = "URL")]
     subscribe_url: Option<Server>,
-    /// Admin addresses of the dataflow's processes; their metrics distinguish late reactions from lost ones. Several
-    /// separated by commas [default: port 9464 of --url]
+    /// Admin addresses of the dataflow's processes, separated by commas. Their metrics distinguish late reactions from
+    /// lost ones [default: port 9464 of --url]
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     metrics_url: Vec<Server>,
     /// Seed of the random choices; the same seed repeats the requests of an earlier load
@@ -91,7 +92,7 @@ pub(crate) struct Flags {
     pub(super) json: bool,
 }
 
-/// The rate of the reactions of the probe; `None` for `off`.
+/// The rate at which the probe sends reactions; `None` for `off`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProbeRate(pub(super) Option<Rate>);
 
@@ -193,8 +194,9 @@ impl Flags {
             _ => format!("{begin}-{number}"),
         };
         let room = |number| {
-            let too_long =
-                format!("is longer than {MAX_ROOM_BYTES} bytes with the number of the room");
+            let too_long = format!(
+                "is too long: with the number of the room, a name has more than {MAX_ROOM_BYTES} bytes"
+            );
             Room::new(&name(number)).map_err(|_| Failure::usage("--room", too_long))
         };
         (1..=self.rooms).map(room).collect()

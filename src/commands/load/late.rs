@@ -31,7 +31,7 @@ impl Counter {
         Some(late)
     }
 
-    /// Returns the number of late reactions since the count was `before`; `None` if it is unknown. If the count is
+    /// Returns how many reactions were late since the count was `before`; `None` if this is unknown. If the count is
     /// lower now, the dataflow was restarted and has counted from 0.
     pub(super) async fn since(&self, before: Option<u64>) -> Option<u64> {
         let (now, before) = (self.read().await?, before?);

@@ -20,7 +20,8 @@ use crate::client::{Answer, problem};
 /// Maximum latency that the histogram can record, microseconds: a minute, which is longer than every timeout.
 const LONGEST_US: u64 = 60_000_000;
 
-/// The bounds for the count of a room and emoji in the finals: at least `accepted`, and at most `accepted + unknown`.
+/// The bounds for the count of a room and emoji in the final results: at least `accepted`, and at most `accepted +
+/// unknown`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) accepted: u64,
@@ -31,7 +32,7 @@ pub(super) struct Expected {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answered {
     pub(super) requests: u64,
-    /// The reason in the first of the responses; `None` if it is not an error or has no reason.
+    /// The reason in the first of these responses; `None` if that response is not an error or has no reason.
     pub(super) why: Option<String>,
 }
 
@@ -42,7 +43,8 @@ pub(super) struct Sent {
     pub(super) answers: BTreeMap<String, Answered>,
     /// Number of requests without a response: no connection could be opened, or the connection broke.
     pub(super) broken: u64,
-    /// Number of requests that the server would refuse again: the response was a client error other than 408 and 429.
+    /// Number of requests that the server would also refuse if they were sent again: the response was a client error
+    /// other than 408 and 429.
     pub(super) hopeless: u64,
     /// Time from the scheduled start of a request to its response, microseconds.
     pub(super) latency_us: Histogram<u64>,
@@ -135,8 +137,8 @@ impl Ledger {
             let expected = &mut expected[*kind as usize];
             match answer {
                 Answer::Status(status, _) if status.is_success() => expected.accepted += 1,
-                // After a server error the log may still store the reactions, so their outcome is unknown, unless the
-                // response excludes that.
+                // After a server error the log may still store the reactions, so their outcome is unknown. The
+                // exception is a response that reports that no reaction was accepted.
                 Answer::Status(status, body) if status.is_server_error() && !kept_nothing(body) => {
                     expected.unknown += 1;
                 }

@@ -48,7 +48,7 @@ use crate::{
     client::{Answer, Connections, Endpoint},
 };
 
-/// Timeout of a response, which is longer than the timeout of ingest for `?wait=stored`.
+/// Timeout of a response. It is longer than the timeout of ingest for `?wait=stored`.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// Timeout of the first response. It is short, so that a wrong address is reported soon.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ async fn run_load(settings: Settings, mut signals: Signals) -> Result<(), Failur
         let counted = tokio::select! {
             counted = finals.after_the_last_window(&poster) => counted,
             _ = signals.next() => {
-                let why = "interrupted before the finals were compared";
+                let why = "the load was interrupted before the final results were compared";
                 return Err(Failure::new(Exit::Mismatch, why));
             }
         };
@@ -119,7 +119,7 @@ async fn run_load(settings: Settings, mut signals: Signals) -> Result<(), Failur
     }
 }
 
-/// Prints the text, unless `--json` is set.
+/// Prints the text if `--json` is not set.
 fn say(settings: &Settings, text: &str) -> Result<(), Failure> {
     match settings.flags.json {
         true => Ok(()),
@@ -168,7 +168,7 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
     Ok(None)
 }
 
-/// Returns the line that names the rooms, with the URL of the web page for the first one.
+/// Returns the line that names the rooms, with the URL of the web page for the first room.
 fn rooms_to_open(settings: &Settings, screens: Option<&Endpoint>) -> String {
     let room = &settings.rooms[0];
     let first = match screens {
@@ -178,7 +178,7 @@ fn rooms_to_open(settings: &Settings, screens: Option<&Endpoint>) -> String {
     match settings.rooms.last() {
         Some(last) if last != room => {
             let rooms = settings.rooms.len();
-            format!("rooms      {rooms}, from the most frequent, {first}, to {last}\n")
+            format!("rooms      {rooms}: {first} is the most frequent, {last} the least frequent\n")
         }
         _ => format!("room       {first}\n"),
     }
@@ -269,7 +269,7 @@ async fn send_requests(
     (sent, report)
 }
 
-/// Returns when every response so far is a client error that a retry would repeat, for example because `--url` names
+/// Returns once every response so far is a client error that a retry would repeat, for example because `--url` names
 /// the wrong service or port.
 async fn until_hopeless(ledger: &Ledger) {
     while !ledger.is_hopeless() {

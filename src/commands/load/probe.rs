@@ -1,11 +1,11 @@
-//! The probe measures the time from sending a reaction until a subscriber receives a frame that contains it.
+//! The probe measures the time from sending a reaction until a subscriber receives a frame that contains the reaction.
 //!
 //! The probe sends one reaction at a time, at random times, to the most frequent room, with an emoji that no other
 //! client sends there. The latency is the time from before the POST until a live or a final frame over a WebSocket
-//! shows the reaction. The probe also measures the longest pause between such frames: if the server was unavailable for
-//! seconds, this delays only a few reactions of the probe, which no percentile shows.
+//! shows the reaction. The probe also measures the longest pause between such frames. If the server is unavailable for
+//! some seconds, only a few reactions of the probe are delayed, and no percentile would show that.
 
-#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+#![allow(clippy::disallowed_methods, reason = "this module measures latencies")]
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ pub(super) struct Probe {
 pub(super) struct Probed {
     /// Time from just before the POST until the frame that shows the reaction, microseconds.
     pub(super) shown_us: Histogram<u64>,
-    /// Number of reactions that were accepted, but that no frame showed in time.
+    /// Number of accepted reactions that no frame showed in time.
     pub(super) missed: u64,
     /// Number of reactions that were not accepted, so that they were not measured.
     pub(super) unsent: u64,
@@ -92,7 +92,7 @@ impl Screen {
         }
     }
 
-    /// Measures the pause since the last tally, when a tally is received or the probe ends at `now`.
+    /// Measures the pause since the last tally. Called when a tally is received, and when the probe ends.
     fn change(&mut self, now: Instant) {
         let pause = now.saturating_duration_since(self.changed_at);
         self.longest_pause = self.longest_pause.max(pause);

@@ -183,7 +183,8 @@ impl Report {
             .map(|screen| screen.longest_pause_ms)
     }
 
-    /// Returns the sentence of the error if the run failed: no reaction was accepted, or the finals do not match.
+    /// Returns the sentence of the error if the run failed: no reaction was accepted, or the final results do not
+    /// match.
     pub(super) fn complaint(&self) -> Option<String> {
         if self.given_up || self.accepted_nothing() && self.requests.sent > 0 {
             let early = match self.given_up {
@@ -193,7 +194,7 @@ impl Report {
             return Some(format!("nothing was accepted{early}: {}", self.answers()));
         }
         let inexact = self.verify.as_ref().is_some_and(|verdict| !verdict.holds());
-        inexact.then(|| "the finals do not match the accepted reactions".to_owned())
+        inexact.then(|| "the final results do not match the accepted reactions".to_owned())
     }
 
     /// Returns the result of a run without `--verify` as a sentence.
@@ -218,9 +219,9 @@ impl Report {
         }
         if let Some(screen) = &self.to_screen {
             if let Some(seen) = screen.latency_ms {
-                let (median, tries) = (seen.p50, screen.shown);
+                let (median, measurements) = (seen.p50, screen.shown);
                 words += &format!(
-                    "; a reaction was on a screen after {median:.0} ms (the median of {tries} tries)"
+                    "; a subscriber received a reaction after {median:.0} ms (the median of {measurements} measurements)"
                 );
             }
             words += &format!("; {}", longest_pause(screen.longest_pause_ms));
@@ -324,7 +325,7 @@ impl fmt::Display for ToScreen {
             let [p90, p99, p99_9] = [0.1, 0.01, 0.001].map(beyond);
             writeln!(
                 f,
-                "to screen  {latency}\n           of {shown} tries: p90 is based on the slowest {p90}, p99 on {p99}, \
+                "received   {latency}\n           by a subscriber, in {shown} measurements: p90 is based on the slowest {p90}, p99 on {p99}, \
                  p99.9 on {p99_9}"
             )?;
         }
@@ -332,7 +333,7 @@ impl fmt::Display for ToScreen {
         if never_shown + not_accepted > 0 {
             writeln!(
                 f,
-                "           {never_shown} were not shown in time, {not_accepted} were not accepted"
+                "           {never_shown} measured reactions were not received in time, {not_accepted} were not accepted"
             )?;
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! If a request is late although a connection is idle, this machine is too busy. That delay is also measured
 //! separately; otherwise a slow generator would look like a slow server.
 
-#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+#![allow(clippy::disallowed_methods, reason = "this module measures latencies")]
 
 use std::{
     sync::Arc,
@@ -45,7 +45,7 @@ pub(super) struct Sender {
     in_flight: (mpsc::Sender<()>, mpsc::Receiver<()>),
 }
 
-/// The result of a sender.
+/// The requests that a sender has sent, and their delays.
 #[derive(Debug)]
 pub(super) struct Performed {
     /// Number of requests that were sent.

@@ -1,4 +1,4 @@
-//! The verdict, which compares the counts of the finals with the accepted reactions. All functions are pure.
+//! The verdict, which compares the counts of the final results with the accepted reactions. All functions are pure.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,7 +21,7 @@ const LISTED: usize = 10;
 pub(super) struct Circumstances {
     /// Number of reactions that the dataflow rejected as late during the load; `None` if it is unknown.
     pub(super) late: Option<u64>,
-    /// Whether responses were sent only after the log had the reactions (`--stored`).
+    /// Whether the server responded only after the log had stored the reactions (`--stored`).
     pub(super) stored: bool,
     /// Maximum number of reactions that were sent in one flush interval of ingest.
     pub(super) in_a_flush: u64,
@@ -45,7 +45,7 @@ pub(super) struct Verdict {
     details: Vec<String>,
 }
 
-/// Compares the finals with the accepted reactions.
+/// Compares the final results with the accepted reactions.
 pub(super) fn compare(
     rooms: &[Room],
     sent: &Sent,
@@ -71,8 +71,8 @@ pub(super) fn compare(
             verdict.emoji(room, emoji, sent, counted);
         }
     }
-    // Reactions that the dataflow rejected as late are missing from the finals, but they are not lost, so they are
-    // subtracted.
+    // Reactions that the dataflow rejected as late are missing from the final results, but they are not lost, so they
+    // are subtracted.
     let late = verdict.late.unwrap_or(0).min(verdict.lost);
     verdict.late = verdict.late.map(|_| late);
     verdict.lost -= late;
@@ -86,12 +86,14 @@ impl Verdict {
         for (window, ids) in counted.windows.iter().filter(|(_, ids)| ids.len() > 1) {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
             let ids = ids.join(", ");
-            self.details
-                .push(format!("{room}: window {} has finals {ids}", window.start));
+            self.details.push(format!(
+                "{room}: window {} has several final results: {ids}",
+                window.start
+            ));
         }
         if counted.gap {
             self.details
-                .push(format!("{room}: the server skipped finals"));
+                .push(format!("{room}: the server skipped final results"));
         }
         if counted.others > 0 {
             self.details.push(format!(
@@ -100,8 +102,9 @@ impl Verdict {
             ));
         }
         if !counted.complete {
-            self.details
-                .push(format!("{room}: the last window did not become final"));
+            self.details.push(format!(
+                "{room}: the load's last window did not become final"
+            ));
         }
     }
 
@@ -136,7 +139,7 @@ impl Verdict {
         if self.lost > 0 {
             because(match (stored, broken) {
                 (true, _) => {
-                    "lost: with --stored, no crash may lose reactions, so this is a defect, or \
+                    "lost: --stored was set, so no crash may lose reactions. Either this is a defect, or \
                               the log lost data"
                         .to_owned()
                 }
@@ -152,27 +155,27 @@ impl Verdict {
         }
         if self.lost > 0 && self.late.is_none() {
             because(
-                "lost: some of these reactions may be late, which the metrics would show"
+                "lost: some of these reactions may only be late; the dataflow's metrics would show that"
                     .to_owned(),
             );
         }
         if self.late.is_some_and(|late| late > 0) {
             because(
-                "late: the dataflow rejected them, and they are in the topic `rejected`; an ingest could not \
+                "late: the dataflow rejected these reactions and wrote them to the topic `rejected`; an ingest could not \
                  write to the log for longer than --lateness"
                     .to_owned(),
             );
         }
         if self.doubled > 0 {
             because(
-                "doubled: a defect, or another client reacted in these rooms; choose other rooms by \
+                "doubled: this is a defect, or another client reacted in these rooms; choose other rooms by \
                  --room"
                     .to_owned(),
             );
         }
     }
 
-    /// Whether every accepted reaction was counted exactly once. If reactions were late, this is false, too, although
+    /// Whether every accepted reaction was counted exactly once. This is also false if reactions were late, although
     /// they are reported as late and not as lost.
     pub(super) fn holds(&self) -> bool {
         self.exact
@@ -182,7 +185,7 @@ impl Verdict {
 /// Returns a sentence about the longest time between two tallies that the probe received.
 pub(super) fn longest_pause(pause_ms: f64) -> String {
     let seconds = pause_ms / 1000.0;
-    format!("the longest pause on the screen was {seconds:.1} s")
+    format!("the longest pause between two tallies was {seconds:.1} s")
 }
 
 impl fmt::Display for Verdict {
@@ -194,7 +197,7 @@ impl fmt::Display for Verdict {
         let (accepted, unknown, counted) = (self.accepted, self.unknown, self.counted);
         writeln!(
             f,
-            "finals     {counted} counted of {accepted} accepted, {unknown} without a response"
+            "finals     {counted} reactions in final results, {accepted} accepted, {unknown} without a response"
         )?;
         writeln!(
             f,
@@ -216,7 +219,7 @@ impl fmt::Display for Verdict {
         }
         let verdict = match self.holds() {
             true => "every accepted reaction was counted exactly once",
-            false => "the finals do NOT match the accepted reactions",
+            false => "the final results do NOT match the accepted reactions",
         };
         write!(f, "verdict    {verdict}")?;
         match self.longest_pause_ms {
@@ -314,7 +317,7 @@ mod tests {
         assert!(verdict(10, 0, 10, None).explanations.is_empty());
         for counted in [10, 9] {
             let text = verdict(10, 0, counted, None).to_string();
-            let pause = "; the longest pause on the screen was 7.1 s";
+            let pause = "; the longest pause between two tallies was 7.1 s";
             assert!(text.ends_with(pause), "{text}");
         }
     }

@@ -30,7 +30,7 @@ use crate::{
 /// a flush, the totals of a room with every emoji, or a rejected record with its headers.
 const RECORD_BYTES: u64 = 1_048_588;
 
-/// Minimum number of brokers with which replication is recommended. It is also the recommended number of replicas.
+/// Replication is recommended for clusters with at least this many brokers. The same number of replicas is recommended.
 const BROKERS_FOR_COPIES: u32 = 3;
 
 #[derive(Debug, Args)]
@@ -140,7 +140,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
 #[derive(Default)]
 struct Advice {
     paragraphs: Vec<Paragraph>,
-    /// The topics with a difference that must be fixed.
+    /// The topics that have a difference which must be fixed.
     wrong: BTreeSet<String>,
 }
 
@@ -357,7 +357,7 @@ impl Wanted<'_> {
             return Some(Difference {
                 what: format!("copies: {has}, not {wants}"),
                 fix: format!(
-                    "{wants} replicas need {wants} brokers, and the cluster has {brokers}"
+                    "{wants} replicas need {wants} brokers, but the cluster has only {brokers}"
                 ),
                 command: None,
                 hint,

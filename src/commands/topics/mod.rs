@@ -18,8 +18,8 @@ use crate::{
 pub(crate) enum Action {
     /// Create the topics that do not exist yet
     Create(Create),
-    /// Show the topics, their differences from what EmoStream needs, and the commands that fix them; exits with 1 if a
-    /// topic must be fixed
+    /// Compare the topics with the settings that EmoStream needs, and print the commands that fix differences; exits
+    /// with 1 if a topic must be fixed
     Check(check::Flags),
 }
 

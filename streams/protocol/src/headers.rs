@@ -3,24 +3,25 @@
 use crate::{ResultOrder, Window};
 
 /// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. The clock of that
-/// process sets the time of the record. So the application can report a process whose clock differs from the others.
+/// process sets the time of the record, so the application can report a process whose clock differs from the other
+/// clocks.
 pub const INSTANCE_HEADER: &str = "instance";
 
-/// Header of results (finals and tables): the number of times that progress was reset to an earlier time before the
-/// result was written, as decimal text. The header is absent if the number is 0. Results are ordered by this number
+/// Header of results (final results and tables): the number of times that progress was reset to an earlier time before
+/// the result was written, as decimal text. The header is absent if the number is 0. Results are ordered by this number
 /// first and by their window second.
 pub const RESETS_HEADER: &str = "resets";
 
-/// Header of a final with which the totals of its key begin at 0: the key is new, or its previous final is older than
-/// the retention of the table. The value is empty.
+/// Header of a final result with which the totals of its key begin at 0: the key is new, or its previous final result
+/// is older than the retention of the table. The value is empty.
 pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 
 /// Header of a tombstone, which is a record without a value that removes its key from a table. The header has the start
 /// of the window at whose close the key was removed, in Unix milliseconds, as decimal text. The tombstone does not
-/// remove finals of that window or of later windows.
+/// remove final results of that window or of later windows.
 pub const REMOVED_HEADER: &str = "removed-before";
 
-/// The parsed headers of a result: a final, or a record of a table.
+/// The parsed headers of a result: a final result, or a record of a table.
 ///
 /// ```
 /// use emostream_protocol::{RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER};
@@ -33,7 +34,7 @@ pub struct ResultHeaders {
     /// The number of times that progress was reset to an earlier time before the result was written. 0 if the header is
     /// absent or not a number.
     pub resets: u64,
-    /// Whether the totals of the key begin at 0 with this final.
+    /// Whether the totals of the key begin at 0 with this final result.
     pub totals_begin: bool,
     removed_before_ms: Option<u64>,
 }
@@ -63,9 +64,9 @@ impl ResultHeaders {
         ResultOrder::new(self.resets, window)
     }
 
-    /// Returns the order before which a tombstone (a record without a value) removes the finals of its key. `None` if
-    /// there is no valid `removed-before` header: then another program has deleted the key, and it is not known which
-    /// finals are removed.
+    /// Returns the order before which a tombstone (a record without a value) removes the final results of its key.
+    /// `None` if there is no valid `removed-before` header. Then another program has deleted the key, and it is not
+    /// known which final results are removed.
     pub fn removed_before(&self) -> Option<ResultOrder> {
         self.removed_before_ms.map(|start_ms| ResultOrder {
             resets: self.resets,

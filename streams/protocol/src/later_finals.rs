@@ -1,19 +1,19 @@
-//! Counts of the finals of a key that are later than the key's record in a table. The totals do not depend on the order
-//! in which partitions are read.
+//! Counts of the final results of a key that are later than the key's record in a table. The totals do not depend on
+//! the order in which partitions are read.
 //!
 //! ```text
 //!  [finals]  partition 0:  · · · 4 2 │                              record ─▶ base
 //!            partition 3:            │ 1 begins·7 5                 fold: base + (4 2), dropped by begins, (7 5)
 //! ```
 //!
-//! After partitions were added to the topic, the finals of a key may be in two partitions. A restore may read the new
-//! partition first, and the totals may begin at 0 with a final in it. Then the finals of the old partition, which are
-//! read later, must not be added. So the counts of each partition are kept separately, and [`LaterFinals::fold`] adds
-//! them in the order of their finals.
+//! After partitions were added to the topic, the final results of a key may be in two partitions. A restore may read
+//! the new partition first, and the totals may begin at 0 with a final result in it. Then the final results of the old
+//! partition, which are read later, must not be added. So the counts of each partition are kept separately, and
+//! [`LaterFinals::fold`] adds them in the order of their final results.
 
 use crate::ResultOrder;
 
-/// Counts of the finals of a key that are later than the key's record in a table.
+/// Counts of the final results of a key that are later than the key's record in a table.
 ///
 /// ```
 /// # use emostream_protocol::{LaterFinals, ResultOrder};
@@ -28,18 +28,19 @@ use crate::ResultOrder;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaterFinals<C> {
-    /// One part for each partition. Usually there is only one, since a key seldom moves to another partition.
+    /// The parts of the counts, one for each partition. Usually there is only one, since a key seldom moves to another
+    /// partition.
     parts: Vec<Part<C>>,
 }
 
-/// The counts of the finals in one partition. If the totals begin at 0 with a final, the part contains only the last
-/// such final and the finals after it.
+/// The counts of the final results in one partition. If the totals begin at 0 with a final result, the part contains
+/// only the last such final result and the final results after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part<C> {
     partition: u32,
-    /// The order of the first final in the part.
+    /// The order of the first final result in the part.
     first: ResultOrder,
-    /// Whether the totals begin at 0 with the first final.
+    /// Whether the totals begin at 0 with the first final result.
     begins: bool,
     counts: C,
 }
@@ -51,16 +52,18 @@ impl<C> Default for LaterFinals<C> {
 }
 
 impl<C: Default> LaterFinals<C> {
-    /// Returns whether there are no later finals.
+    /// Returns whether there are no later final results.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// Returns the counts to which the caller must add the counts of the final that has this order. If `begins` is set,
-    /// the totals begin at 0 with this final, so the counts of the finals before it in its partition are dropped.
+    /// Returns the counts to which the caller must add the counts of the final result that has this order. If `begins`
+    /// is set, the totals begin at 0 with this final result, so the counts of the final results before it in its
+    /// partition are dropped.
     ///
-    /// The finals of a partition must be added in their order. Of two partitions, all finals of one must be earlier
-    /// than all finals of the other; which one is read first does not matter.
+    /// The final results of a partition must be added in their order. If a key has final results in two partitions, all
+    /// final results in one partition must be earlier than all final results in the other. The partitions may be read
+    /// in any order.
     pub fn counts(&mut self, partition: u32, order: ResultOrder, begins: bool) -> &mut C {
         let known = self
             .parts
@@ -83,8 +86,8 @@ impl<C: Default> LaterFinals<C> {
     }
 
     /// Returns the totals of the key. `base` has the counts of the key's record, and `merge` adds the counts of each
-    /// partition in order. If the totals begin at 0 with a final, all counts before that final are dropped, also those
-    /// of `base`.
+    /// partition in order. If the totals begin at 0 with a final result, all counts before that final result are
+    /// dropped, including those of `base`.
     pub fn fold(self, base: C, mut merge: impl FnMut(&mut C, C)) -> C {
         let mut parts = self.parts;
         parts.sort_unstable_by_key(|part| part.first);
@@ -103,8 +106,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A final of a test: whether the key moves to a new partition with this final, whether the totals begin at 0 with
-    /// it, and its count.
+    /// A final result of a test: whether the key moves to a new partition with this final result, whether the totals
+    /// begin at 0 with it, and its count.
     type Step = (bool, bool, u64);
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -121,7 +124,7 @@ mod tests {
         fn the_totals_are_those_of_all_finals_in_order_whichever_partition_is_read_first(
             steps in steps(), base in 0..99_u64, seed in any::<u64>(),
         ) {
-            // The oracle counts all finals in their order.
+            // The oracle counts all final results in their order.
             let mut expected = base;
             let mut partitions: Vec<Vec<(ResultOrder, bool, u64)>> = vec![Vec::new()];
             for (nth, (moves, begins, count)) in (0..).zip(steps) {
@@ -129,7 +132,7 @@ mod tests {
                 if moves {
                     partitions.push(Vec::new());
                 }
-                // After every ten finals there is a backward reset: the next windows begin at an earlier time.
+                // After every ten final results there is a backward reset: the next windows begin at an earlier time.
                 let order = ResultOrder { resets: nth / 10, start_ms: 2000 * (nth % 10) };
                 partitions.last_mut().into_iter().for_each(|it| it.push((order, begins, count)));
             }

@@ -1,4 +1,4 @@
-//! The order of the results of a key, and the offsets from which the finals of an order can be read.
+//! The order of the results of a key, and the offsets from which the final results of an order can be read.
 
 use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,8 @@ impl ResultOrder {
         }
     }
 
-    /// Returns the latest order before this one, assuming that windows begin at whole milliseconds. The first order has
-    /// none before it, and is returned unchanged.
+    /// Returns the latest order before this one, assuming that windows begin at whole milliseconds. Returns the first
+    /// order unchanged, since no order is before it.
     pub fn just_before(self) -> ResultOrder {
         let ResultOrder { resets, start_ms } = self;
         match (start_ms.checked_sub(1), resets.checked_sub(1)) {
@@ -55,10 +55,11 @@ impl ResultOrder {
     }
 }
 
-/// Offsets from which the topic of finals must be read to find all finals that have an order or a later one.
+/// Offsets from which the topic of final results must be read to find all final results that have an order or a later
+/// one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalsFrom {
-    /// The order. All finals with this order or a later one are at `offsets` or after them.
+    /// The order: all final results with this order or a later one are at `offsets` or later.
     #[serde(flatten)]
     pub since: ResultOrder,
     /// Pairs of a partition's number and the offset from which this partition must be read.
@@ -73,22 +74,22 @@ impl FinalsFrom {
     }
 }
 
-/// The finals that are not contained in totals records yet: part of the value of a progress record.
+/// The final results that are not contained in totals records yet: part of the value of a progress record.
 ///
 /// The value is also correct for the totals as of the previous commit. This is necessary because the partitions of a
 /// Kafka transaction become visible one after another: a reader that sees the progress record of a transaction may not
 /// yet see the other records of this transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unwritten {
-    /// The oldest final that is not in its key's totals record. `None` if each totals record is complete.
+    /// The oldest final result that is not in its key's totals record. `None` if each totals record is complete.
     #[serde(
         default,
         rename = "unwritten_since",
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<ResultOrder>,
-    /// The offsets from which a reader must read finals to complete the tables. `None` if the offsets are not known:
-    /// then the reader must read the whole topic.
+    /// The offsets from which a reader must read final results to complete the tables. `None` if the offsets are not
+    /// known: then the reader must read the whole topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finals: Option<FinalsFrom>,
 }

@@ -68,8 +68,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Returns the last millisecond of the window. The window's results have this timestamp, so a frontier at or after
-    /// `end` has passed them, whatever the window size is.
+    /// Returns the last millisecond of the window. The results of the window have this timestamp. So a frontier at or
+    /// after `end` has passed these results, whatever the window size is.
     pub fn last_ms(self) -> u64 {
         self.end - 1
     }

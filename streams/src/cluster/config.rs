@@ -6,13 +6,13 @@ use std::time::Duration;
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Time without a message after which a process counts as lost: ten heartbeats. A busy machine delays a thread for less
-/// than that, and a frozen process delays only a few windows.
+/// than this time. If a process is frozen, only a few windows are delayed.
 pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configuration of a cluster in one of its processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
-    /// The `host:port` of every process, by index.
+    /// The `host:port` of each process, in the order of the processes' indices.
     pub hosts: Vec<String>,
     /// The index of this process.
     pub index: usize,

@@ -47,26 +47,26 @@ pub enum Event {
     Started,
     /// Another process has connected and sent its handshake.
     Incoming(Handshake),
-    /// The handshake of a connection is complete, and the listening process has accepted the connection. It does not
-    /// matter which of the two processes has dialled.
+    /// The handshake of a connection is complete, and the listening process has accepted the connection. Either of the
+    /// two processes may have dialled.
     Connected(Connection),
-    /// A process that this one dials does not answer yet.
+    /// A process that this process dials does not respond yet.
     Unreachable { process: usize, why: String },
     /// An error that a retry does not fix, for example a rejection by a process that this one has dialled.
     Failed(StreamsError),
-    /// A message arrived on a control connection, or the connection ended; then the reason is given. `number`
-    /// distinguishes the connection from earlier ones to the same process.
+    /// A message arrived on a control connection, or the connection ended for the given reason. `number` distinguishes
+    /// the connection from earlier ones to the same process.
     Received {
         process: usize,
         number: u64,
         message: Result<ControlMessage, String>,
     },
-    /// The states of all data connections, by process. The event loop sends this event before and after each other
+    /// For each process, the state of the data connection. The event loop sends this event before and after each other
     /// event.
     DataStates(Vec<Option<DataState>>),
     /// A request that the run on process 0 has made.
     Requested(CoordinatorRequest),
-    /// Some time has passed. Contains whether a stop is requested, and the error with which the run has failed.
+    /// Some time has passed. Contains whether a stop is requested and, if the run has failed, its error.
     Tick {
         stop_requested: bool,
         failure: Option<StreamsError>,
@@ -97,7 +97,7 @@ pub enum Action {
     Close(Connection),
     /// Send a message on all control connections.
     Send(ControlMessage),
-    /// Report an event to the run.
+    /// Report an event to the thread of the run.
     Report(CoordinatorEvent),
     /// Stop the run.
     RequestStop,
@@ -176,7 +176,7 @@ pub struct Coordinator {
     peers: Vec<PeerState>,
     phase: Phase,
     next_heartbeat: Instant,
-    /// The time at which this process next logs which other processes it waits for.
+    /// The next time at which this process logs the processes that it waits for.
     next_log: Instant,
     /// Number of registered connections so far.
     connections: u64,
@@ -366,7 +366,7 @@ impl Coordinator {
         self.act(Action::Register(connection, number));
     }
 
-    /// Completes the group if all processes are connected.
+    /// Changes the state to `Complete` if all processes are connected.
     fn try_complete(&mut self) {
         let is_connected = |process: usize| {
             let peer = &self.peers[process];
@@ -521,8 +521,8 @@ impl Coordinator {
         };
         let mut missing: Vec<usize> = self.others().filter(absent).collect();
         if missing.is_empty() {
-            // All processes are connected to this one, but some of them are not connected to each other, so these are
-            // returned.
+            // All processes are connected to this one, but some are not connected to each other. The names of these
+            // processes are returned.
             let waits = |process: &usize| !self.peers[*process].ready;
             missing = self.others().filter(waits).collect();
         }
@@ -652,7 +652,7 @@ impl Coordinator {
     }
 }
 
-/// Returns the message by which a process reports the error with which it ends.
+/// Returns the message with which a process reports the error that ends it.
 fn failed(failure: &StreamsError) -> ControlMessage {
     ControlMessage::Failed {
         exit_code: failure.exit_code(),

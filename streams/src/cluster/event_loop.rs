@@ -46,11 +46,12 @@ use crate::{Stop, StreamsError};
 /// Interval of the ticks, at which the coordinator checks for a requested stop and for silent processes.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Timeout for writing a message. A message is short and usually fits into the buffer of the socket. If it does not,
-/// the peer is frozen.
+/// Timeout for writing a message. A message is short and usually fits into the buffer of the socket. If the message
+/// does not fit and is not written within this time, the peer is frozen.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An event for the run. `Begin` comes with the data connections, by process. Other events come with an empty list.
+/// An event for the run. The event `Begin` comes with the data connection of each process. Other events come with an
+/// empty list.
 pub type Report = (CoordinatorEvent, Vec<Option<StdTcpStream>>);
 
 /// Runs the event loop until this process has left its group. Blocks.
@@ -116,9 +117,9 @@ struct EventLoop {
     listening: JoinHandle<()>,
     /// The connection of the current event, until the coordinator registers it.
     stream: Option<TcpStream>,
-    /// The data connections, by process.
+    /// For each process, the data connection.
     data: Vec<Option<TcpStream>>,
-    /// The control connections, by process.
+    /// For each process, the control connection.
     control: Vec<Option<Control>>,
 }
 
@@ -307,7 +308,7 @@ fn state(stream: &TcpStream) -> DataState {
 
 /// Enables TCP keepalive and the TCP user timeout. Only process 0 exchanges heartbeats with the others, so a broken
 /// network path between two other processes is detected only by their data connection. Without these options TCP would
-/// need a quarter of an hour for that.
+/// detect it only after a quarter of an hour.
 fn enable_keepalive(data: &TcpStream) {
     let socket = SockRef::from(data);
     let keepalive = TcpKeepalive::new()

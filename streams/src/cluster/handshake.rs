@@ -39,9 +39,9 @@ impl ClusterSettings {
         let lists = self.0.iter().zip(&theirs.0);
         let mut differing = lists.filter(|(here, there)| here != there);
         match differing.next() {
-            Some(((name, here), (there_name, there))) if name == there_name => {
-                Some(format!("{name} is {here} here and {there} at {peer}"))
-            }
+            Some(((name, here), (there_name, there))) if name == there_name => Some(format!(
+                "{name} is {here} at this process and {there} at {peer}"
+            )),
             None if self.0.len() == theirs.0.len() => None,
             _ => Some(format!("{peer} runs another version of emostream")),
         }

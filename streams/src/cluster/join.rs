@@ -98,7 +98,7 @@ pub async fn listen(listener: TcpListener, events: mpsc::Sender<ConnectionEvent>
 async fn receive(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<ConnectionEvent>) {
     match timeout(HANDSHAKE_TIMEOUT, handshake::receive(&mut stream)).await {
         Ok(Ok(handshake)) => {
-            // The send fails only if the event loop has ended, so that no task receives events any more.
+            // This send fails only if the event loop has ended, so that no task receives events any more.
             let _ = events
                 .send((Event::Incoming(handshake), Some(stream)))
                 .await;

@@ -22,7 +22,7 @@
 //! - Process 0 fences and reads progress only when all processes are connected.
 //! - Every process is notified that the group drains before any of them closes a connection. So a connection that
 //!   closes without this notification always means that a process is lost.
-//! - A process that sends nothing for five seconds is lost, whether it is frozen, disconnected or has ended.
+//! - A process that sends nothing for five seconds counts as lost, whether it is frozen, disconnected or has ended.
 
 mod config;
 mod coordinator;

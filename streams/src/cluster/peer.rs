@@ -4,7 +4,10 @@
 //! Timely's network threads panic when a connection ends unexpectedly. This wrapper hides the end from them: the run
 //! stops with an error, and the network thread waits until the workers have ended.
 
-#![allow(clippy::disallowed_methods, reason = "waits for the end of a run")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module waits for the end of a run"
+)]
 
 use std::{
     io::{self, Read, Write},
@@ -40,8 +43,8 @@ impl Peer {
         }
     }
 
-    /// Handles the end of the connection. The run fails with an error, unless a stop was requested: then the end is
-    /// expected. The thread waits until the workers have ended, since they would panic if timely's network threads
+    /// Handles the end of the connection. If no stop was requested, the end is unexpected, and the run fails with an
+    /// error. The thread waits until the workers have ended, since the workers would panic if timely's network threads
     /// ended earlier.
     fn lost(&self, why: &str) -> ! {
         if !self.stop.is_requested() {

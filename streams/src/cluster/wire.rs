@@ -32,7 +32,7 @@ pub enum Purpose {
 pub struct SharedBeginning {
     /// The time up to which every window is final (F), Unix milliseconds.
     pub final_until_ms: u64,
-    /// Every partition of the source, by number.
+    /// Every partition of the source, in the order of the partitions' numbers.
     pub partitions: Vec<PartitionProgress>,
     /// The settings and offsets that were valid before each reset, since the run may read again some records that were
     /// first read with these settings.
@@ -73,8 +73,8 @@ pub enum ControlMessage {
     Heartbeat,
     /// To process 0: the sender is connected to all processes.
     Ready,
-    /// From process 0: it stands by until the active run has ended. Contains the name of that run, for the log and
-    /// `/readyz`.
+    /// From process 0: process 0 stands by until the active run has ended. Contains the name of that run, for the log
+    /// and `/readyz`.
     StandingBy(String),
     /// From process 0: the run begins from this state.
     Begin(SharedBeginning),

@@ -33,15 +33,15 @@ pub struct Progress {
     pub settings: Option<Settings>,
     /// The final-until time (F): every window that ends at or before it is final. Unix milliseconds.
     pub final_until_ms: u64,
-    /// The progress of each partition of the source, by number.
+    /// The progress of each partition of the source, in the order of the partitions' numbers.
     pub partitions: Vec<PartitionProgress>,
     /// The prior epochs: the settings and offsets from before each reset. An epoch is stored as long as a run may read
     /// some of its records again. The newest epoch is the last.
     pub prior_epochs: Vec<PriorEpoch>,
     /// The backward resets so far. The newest results are those with the greatest reset number.
     pub resets: Resets,
-    /// The end of the newest window that has finals, Unix milliseconds. It is later than the final-until time only
-    /// after a backward reset.
+    /// The end of the newest window that has final results, Unix milliseconds. It is later than the final-until time
+    /// only after a backward reset.
     pub newest_final_ms: u64,
     /// The id of the Kafka cluster; `None` for a log without one, or if version 0.1 wrote the record.
     pub cluster_id: Option<String>,
@@ -50,7 +50,7 @@ pub struct Progress {
     /// The interval within which the writer commits again, milliseconds. `None` if version 0.1 wrote the record, which
     /// commits at least once a minute.
     pub heartbeat_ms: Option<u64>,
-    /// The finals that records of tables do not contain yet.
+    /// The final results that records of tables do not contain yet.
     pub unwritten: Unwritten,
 }
 
@@ -73,8 +73,8 @@ impl Progress {
 /// The name of the header of a progress record that contains its [`CommitId`].
 pub const COMMIT_HEADER: &str = "commit";
 
-/// The id of a commit. If a run does not receive the answer to a commit, it compares this id with the newest record of
-/// the progress topic, to find out whether the commit was made.
+/// The id of a commit. If a run receives no response to a commit, it compares this id with the newest record of the
+/// progress topic, to find out whether the commit was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitId {
     /// A random value, which is different for each run.
@@ -130,18 +130,18 @@ impl fmt::Display for CommitId {
 pub struct Resets {
     /// The number of backward resets. Results have it in a header once it is greater than 0.
     pub number: u64,
-    /// The final-until time that the last backward reset has set, Unix milliseconds. Finals from before this reset are
-    /// superseded if their windows end after this time.
+    /// The final-until time that the last backward reset has set, Unix milliseconds. Final results from before this
+    /// reset are superseded if their windows end after this time.
     pub until_ms: u64,
 }
 
 impl Resets {
-    /// Returns the order of the oldest final in a sliding span of `span_ms` as of the final-until time. The span may
-    /// contain later finals, but not older ones.
+    /// Returns the order of the oldest final result in a sliding span of `span_ms` as of the final-until time. The span
+    /// may contain later final results, but not older ones.
     pub fn oldest_in_span(&self, final_until_ms: u64, span_ms: u64) -> ResultOrder {
         let start_ms = final_until_ms.saturating_sub(span_ms);
-        // If the span begins before the final-until time of the last reset, it also contains finals from before that
-        // reset, which have lower numbers.
+        // If the span begins before the final-until time of the last reset, it also contains final results from before
+        // that reset, which have lower numbers.
         let is_over = self.number > 0 && start_ms < self.until_ms;
         ResultOrder {
             resets: if is_over { 0 } else { self.number },
@@ -187,8 +187,8 @@ pub struct PartitionProgress {
     pub resume_watermark_ms: u64,
     /// The committed offset (N): the partition was read up to here.
     pub read_offset: u64,
-    /// The last record below the committed offset. If the log has another record at its offset, the topic was
-    /// recreated.
+    /// The last record below the committed offset. If the log has another record at the offset of this record, the
+    /// topic was recreated.
     pub last: Option<LastRecord>,
     /// Whether the partition was read to its end and had no new record within the idle timeout.
     pub idle: bool,
@@ -217,8 +217,8 @@ impl PartitionProgress {
 pub struct AheadLimit {
     /// The limit applies to offsets below this one.
     pub below_offset: u64,
-    /// Events with later times do not advance the watermark, and are rejected unless an earlier run has committed them.
-    /// Unix milliseconds.
+    /// The greatest time that is not ahead, Unix milliseconds. Events with later times do not advance the watermark.
+    /// They are rejected if no earlier run has committed them.
     pub limit_ms: u64,
 }
 
@@ -264,8 +264,7 @@ impl ReplayPosition {
     ///
     /// An event is late if its window ends at or before the watermark or the frontier. An event below the committed
     /// offset was committed already if its window was final at the start: as counted, or as rejected. A rejection is
-    /// not committed before its window is final, so all other late events below the committed offset are rejected by
-    /// this run.
+    /// not committed before its window is final, so this run rejects all other late events below the committed offset.
     pub fn classify(
         &self,
         window: Window,
@@ -297,7 +296,7 @@ pub struct PriorEpoch {
     pub final_until_ms: u64,
     /// The committed offset of each partition before the reset.
     pub read_offsets: Vec<(u32, u64)>,
-    /// The limits above which records were rejected as `ahead` before the reset, by partition.
+    /// For each partition, the limit above which records were rejected as `ahead` before the reset.
     #[serde(default)]
     pub ahead: Vec<(u32, AheadLimit)>,
 }
@@ -335,8 +334,9 @@ impl PriorEpoch {
             || self.ahead.iter().any(rejected)
     }
 
-    /// Whether a run may still read events of this epoch: because a partition resumes below the committed offset of the
-    /// epoch, or because a reset has set the final-until time back, and it has not reached that of the epoch again.
+    /// Whether a run may still read events of this epoch. This is the case if a partition resumes below the committed
+    /// offset of the epoch, or if a reset has set the final-until time back and it has not yet reached the final-until
+    /// time of the epoch again.
     pub fn is_live<'a>(
         &self,
         final_until_ms: u64,
@@ -350,8 +350,8 @@ impl PriorEpoch {
 /// The first offset of each open window of a partition, from which the restart offset is computed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenWindows {
-    /// The first offset with an event of the window, and the watermark just before that record, by the last instant of
-    /// the window.
+    /// For each open window: the first offset with an event of the window, and the watermark just before that record.
+    /// The key is the last instant of the window.
     first: BTreeMap<u64, (u64, u64)>,
 }
 
@@ -364,15 +364,16 @@ impl OpenWindows {
     }
 
     /// Returns the restart offset and its watermark for a commit whose final-until time is greater than `after_ms`. The
-    /// restart offset is the lowest offset of the windows that end later, or the current position if no window is open.
+    /// restart offset is the lowest first offset of the windows that end after the final-until time, or the current
+    /// position if there is no such window.
     fn resume(&self, after_ms: u64, now: (u64, u64)) -> (u64, u64) {
         let open = self.first.range(after_ms + 1..).map(|(_, first)| *first);
         open.min().unwrap_or(now)
     }
 
-    /// Returns the marks that a worker sends when its frontier advances from `from_ms` to `to_ms`. A mark is a time
-    /// with a progress, which is valid for commits with a final-until time after this time and up to the time of the
-    /// next mark. `now` is the progress that is valid if no window is open.
+    /// Returns the marks that a worker sends when its frontier advances from `from_ms` to `to_ms`. A mark is a time and
+    /// a progress. The progress is valid for commits whose final-until time is after the time of the mark and not after
+    /// the time of the next mark. `now` is the progress that is valid if no window is open.
     ///
     /// Removes the windows that end by `to_ms`.
     pub fn advance(
@@ -423,14 +424,15 @@ mod tests {
         let classify = |start, offset, watermark, closed| {
             position.classify(window(start), offset, watermark, closed)
         };
-        // The event is late by its partition's watermark, and its window is final: it is rejected only if its offset is
-        // the committed offset or greater.
+        // The watermark of its partition shows that the event is late, and its window is final. So the event is
+        // rejected only if its offset is the committed offset or greater.
         assert_eq!(classify(80, 49, 95, 100), Disposition::AlreadyCommitted);
         assert_eq!(classify(80, 50, 95, 100), Disposition::Late);
-        // The event is late by its partition's watermark, and its window is open: the rejection is not committed yet.
+        // The watermark of its partition shows that the event is late, and its window is open. So its rejection is not
+        // committed yet.
         assert_eq!(classify(100, 49, 110, 100), Disposition::Late);
-        // The event is not late by the watermark, and its window is final: below the committed offset it was counted
-        // already, otherwise it is late.
+        // The watermark does not show that the event is late, and its window is final. Below the committed offset the
+        // event was counted already; otherwise it is late.
         assert_eq!(classify(90, 49, 95, 100), Disposition::AlreadyCommitted);
         assert_eq!(classify(90, 50, 95, 100), Disposition::Late);
         // The event is in an open window, so it is counted.
@@ -463,14 +465,14 @@ mod tests {
         assert!(!epoch.covers(3, 19, 500));
     }
 
-    /// A simulated run in a test: it reads some records of a partition, commits some closes, and ends. Each record has
-    /// one time, and some records are heartbeats. Whatever is committed and read again, every event must be counted
-    /// once or rejected once.
+    /// A simulated run in a test: it reads some records of a partition, closes some windows and commits them, and ends.
+    /// Each record has one time, and some records are heartbeats. Whatever is committed and read again, every event
+    /// must be counted once or rejected once.
     #[derive(Debug, Clone)]
     struct Run {
         /// The run reads up to this offset, and then ends.
         dies_at: usize,
-        /// The number of closes that are committed.
+        /// The number of closed windows that the run commits.
         commits: usize,
     }
 
@@ -484,7 +486,7 @@ mod tests {
         #[test]
         fn every_event_is_counted_once_or_rejected_once(
             records in proptest::collection::vec((1_u64..200, any::<bool>()), 1..60), runs in runs(), lateness in 0_u64..20,
-            // The frontier of the worker stays behind by this time, because of another partition.
+            // The frontier of the worker stays this much behind the watermark, because of another partition.
             behind in 0_u64..60,
         ) {
             let size = WindowSize::from_ms(10).unwrap();

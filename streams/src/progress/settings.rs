@@ -39,7 +39,7 @@ impl Settings {
         self
     }
 
-    /// Adds the settings of `others` after these.
+    /// Appends the settings of `others`.
     #[must_use]
     pub fn followed_by(mut self, others: &Settings) -> Settings {
         self.0.extend_from_slice(&others.0);

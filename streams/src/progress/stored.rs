@@ -18,9 +18,9 @@
 //!   records of tables that are not complete (`unwritten_since`).
 //!
 //! Later versions may add optional fields without a new format number. Examples are `idle`, `run`, `heartbeat_ms` and
-//! `cluster_id`, which only shorten a wait or add a check, and `finals`, which reduces the number of finals that are
-//! read. The names `steps` and `horizons` of a partition are reserved for kinds of windows for which a restart needs
-//! more than the restart offset.
+//! `cluster_id`, which only shorten a wait or add a check, and `finals`, which reduces the number of final results that
+//! are read. The names `steps` and `horizons` of a partition are reserved for kinds of windows for which a restart
+//! needs more than the restart offset.
 
 use bytes::Bytes;
 use emostream_log::NewRecord;

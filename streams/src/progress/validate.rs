@@ -13,7 +13,7 @@
 //! Kafka's topic id would identify a recreated topic, but the safe interface of librdkafka does not provide it. So the
 //! last record that was read is compared instead: in another topic, the record at its offset has another time.
 
-#![allow(clippy::disallowed_methods, reason = "waits for the log")]
+#![allow(clippy::disallowed_methods, reason = "this module waits for the log")]
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ use crate::mismatch::{ProgressMismatch, TopicPartition};
 /// become the leader of a partition may first report an end offset below one that was read before.
 const LEADER_CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Interval at which end offsets are checked again, and at which the last record is polled.
+/// Interval at which end offsets are checked again and the last record is polled.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Returns the range of the offsets that each partition of `topic` contains, in the order of the partitions, and the
@@ -61,8 +61,8 @@ pub fn compare(
     Ok((kept, mismatches))
 }
 
-/// Returns a mismatch if a partition of the topic of finals no longer contains all finals of `unwritten`, which a
-/// restart needs to complete the tables.
+/// Returns a mismatch if a partition of the topic of final results no longer contains all final results of `unwritten`,
+/// which a restart needs to complete the tables.
 pub fn missing_finals(
     topic: &str,
     log: &dyn Log,
@@ -116,7 +116,7 @@ fn is_beyond(stored: &PartitionProgress, kept: &[Range<u64>]) -> bool {
     kept.is_some_and(|kept| read_up_to(stored) > kept.end)
 }
 
-/// Returns the mismatch that the offsets of a partition show, if there is one.
+/// Compares the offsets of a partition with the stored progress. Returns the mismatch, if there is one.
 fn mismatch(
     topic: &str,
     stored: &PartitionProgress,

@@ -6,15 +6,15 @@
 //! ```
 //!
 //! Invariants:
-//! - A final stays final, and its events are never counted again. The exceptions are windows after a final-until time
-//!   that was set back: they may get a second final, of other events. If it is set forward, events of windows in
-//!   between become late: they are rejected, not lost.
+//! - A final result stays final, and its events are never counted again. The exceptions are windows after a final-until
+//!   time that was set back: they may get a second final result, of other events. If the final-until time is set
+//!   forward, events of windows in between become late: they are rejected, not lost.
 //! - An event that was counted or rejected with the previous settings is neither counted nor rejected again. The
-//!   progress keeps these settings as a [`PriorEpoch`] until no run reads below the committed offset of that epoch
-//!   again and the final-until time has reached that of the epoch.
-//! - After the final-until time was set back, records that are in the log already, and whose times are later than it by
-//!   more than [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. Which records these are depends on
-//!   the log and the progress alone.
+//!   progress keeps these settings as a [`PriorEpoch`] until no run can read below the committed offset of that epoch
+//!   again, and the final-until time has reached the final-until time of that epoch.
+//! - After the final-until time was set back, some records that are in the log already do not advance the watermark:
+//!   those whose times are more than [`MAX_AHEAD_MS`] later than the final-until time. See see [`AheadLimit`]. Which
+//!   records these are depends on the log and the progress alone.
 
 use std::{ops::Range, time::Duration};
 
@@ -40,11 +40,11 @@ use crate::{
 /// Timeout of requests for end offsets.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Maximum difference between the clocks of two hosts, milliseconds. The record of a final is written after the end of
-/// its window, but the time of the record may be earlier than that end by this difference.
+/// Maximum difference between the clocks of two hosts, milliseconds. The record of a final result is written after the
+/// end of its window, but the time of the record may be earlier than that end by this difference.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
-/// Maximum number of finals that a plan lists.
+/// Maximum number of final results that a plan lists.
 const MAX_LISTED_FINALS: usize = 20;
 
 /// The timeout of the transaction that writes the progress.
@@ -53,7 +53,8 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 /// The offsets from which the next run reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetFrom {
-    /// The stored offset of each partition, or the first offset that the log still contains if that offset is greater.
+    /// The stored offset of each partition. If the log does not contain it any more, the first offset that the log
+    /// contains.
     Kept,
     /// The end offsets.
     Latest,
@@ -86,14 +87,14 @@ pub enum FinalTime {
     Begun,
 }
 
-/// The finals of windows that end after the new final-until time.
+/// The final results of windows that end after the new final-until time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FinalsAfter {
-    /// The number of finals.
+    /// The number of final results.
     pub finals: u64,
-    /// The number of events in these finals.
+    /// The number of events in these final results.
     pub events: u64,
-    /// The earliest of these finals: the end of the window, the key, and the number of events.
+    /// The earliest of these final results: the end of the window, the key, and the number of events.
     pub first: Vec<(u64, String, u64)>,
 }
 
@@ -119,7 +120,7 @@ pub struct Plan {
     pub final_until_ms: u64,
     /// The direction in which the final-until time changes.
     pub final_time: FinalTime,
-    /// The finals of windows that end after the new final-until time.
+    /// The final results of windows that end after the new final-until time.
     pub finals_after: FinalsAfter,
 }
 
@@ -128,7 +129,8 @@ pub struct Plan {
 pub struct Reset {
     /// The number of partitions of the source.
     pub partitions: u32,
-    /// The new final-until time: finals up to this time stay. Unix milliseconds.
+    /// The new final-until time, Unix milliseconds. Final results of windows that end at or before this time stay as
+    /// they are.
     pub final_until_ms: u64,
     /// The number of records from the restart offsets to the end offsets, which the next run reads or skips.
     pub records: u64,
@@ -137,7 +139,8 @@ pub struct Reset {
     /// The number of partitions that were recreated or truncated, so that they contain other records than were read, or
     /// fewer. They are read from their beginning.
     pub replaced: u32,
-    /// If no progress was stored: the number of records before the final-until time, which count as committed already.
+    /// If no progress was stored, the number of records before the final-until time. These records count as committed
+    /// already.
     pub settled: u64,
 }
 
@@ -149,7 +152,7 @@ pub fn plan(
 ) -> Result<Option<Plan>, StreamsError> {
     let stored = stored_progress(topics, log)?;
     if stored.is_none() && request.final_until_ms.is_none() {
-        // If there are finals but no progress, the progress was lost, and the reset must set a final-until time.
+        // If there are final results but no progress, the progress was lost, and the reset must set a final-until time.
         require_progress(topics, newest_final_ms(topics, log)?, None)?;
     }
     let Some((final_until_ms, final_time)) = final_time(stored.as_ref(), request)? else {
@@ -241,8 +244,8 @@ pub fn reset(
         progress.unwritten = unknown_tables();
     }
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
-    // If a reset sets the final-until time forward again, but not past all finals, the number of backward resets stays
-    // the same.
+    // If a reset sets the final-until time forward again, but not past all final results, the number of backward resets
+    // stays the same.
     if set_back && (final_time != FinalTime::Forward || newest_final_ms > stored_newest_ms) {
         progress.resets = Resets {
             number: progress.resets.number + 1,
@@ -273,7 +276,8 @@ pub fn reset(
         }
     }
     let mut record = progress_record(topics, &progress);
-    // The record has an id of its own, so that a run whose commit fails does not mistake this record for that commit.
+    // The record of the reset has an id of its own. Without it, a run whose commit fails could mistake this record for
+    // its own commit.
     record.headers.push(CommitId::first().header());
     let records = vec![record];
     transactor.commit(records).map_err(StreamsError::Start)?;
@@ -315,7 +319,7 @@ fn final_time(
     Ok(Some((final_until_ms, final_time)))
 }
 
-/// Reads the finals of windows that end after `until_ms`.
+/// Reads the final results of windows that end after `until_ms`.
 fn finals_after(
     topics: &Topics,
     log: &dyn Log,
@@ -397,7 +401,7 @@ fn begin(
 }
 
 /// Returns the value that is stored if it is not known which records of the tables are complete. With this value, the
-/// next run adds all finals in the log that are later than the record of their key.
+/// next run adds all final results in the log that are later than the record of their key.
 fn unknown_tables() -> Unwritten {
     Unwritten {
         since: Some(ResultOrder::default()),
@@ -406,7 +410,7 @@ fn unknown_tables() -> Unwritten {
 }
 
 /// Returns the epoch of the commits that were lost because the progress was rolled back; `None` if no commits were
-/// lost. With this epoch, all events of windows up to the newest final count as committed already.
+/// lost. With this epoch, all events of windows up to the newest final result count as committed already.
 fn lost_commits(
     log: &dyn Log,
     topic: &str,
@@ -419,7 +423,7 @@ fn lost_commits(
     let window_ms = stored.window_ms();
     Ok(Some(PriorEpoch {
         // If the size of the windows is not known, windows of 1 ms are assumed: all events before the end of the newest
-        // final count as committed already.
+        // final result count as committed already.
         window_ms: window_ms.unwrap_or(1),
         lateness_ms: stored
             .settings
@@ -533,8 +537,7 @@ fn forget(
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
             last: known.and_then(|p| p.last),
             ahead: known.and_then(|p| p.ahead),
-            // Which events below the stored committed offset were committed follows from the `PriorEpoch` that is added
-            // below.
+            // The `PriorEpoch` that is added below shows which events below the stored committed offset were committed.
             ..PartitionProgress::begin(partition, resume_offset)
         }
     };

@@ -7,9 +7,9 @@
 //!                            └─▶ counts in the sliding span ◀─ [tops] to its end
 //! ```
 //!
-//! A totals record may be older than its key's finals: see [`crate::operators::schedule`]. Finals that are later than
-//! the record, in the order of results, are added to it; all other finals are ignored. So it does no harm to read more
-//! finals than are needed.
+//! A totals record may be older than its key's final results: see [`crate::operators::schedule`]. Final results that
+//! are later than the record, in the order of results, are added to it; all other final results are ignored. So it does
+//! no harm to read more final results than are needed.
 
 use std::{
     cmp::Reverse,
@@ -37,17 +37,17 @@ use crate::{
     progress::record::{Progress, Resets},
 };
 
-/// Maximum difference between the clocks of two hosts, milliseconds. The record of a final is written after the end of
-/// its window, but the time of the record may be earlier than that end by this difference. This difference is greater
-/// than the maximum time by which records may be ahead of the clock.
+/// Maximum difference between the clocks of two hosts, milliseconds. The record of a final result is written after the
+/// end of its window, but the time of the record may be earlier than that end by this difference. The difference is
+/// greater than the limit for the times of records that are ahead of the clock.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
-/// The functions that decode the records from which the start of a run restores state.
+/// The functions that decode records. When a run starts, it restores its state from these records.
 #[derive(Debug)]
 pub struct StoredFormat<K, I> {
     /// Returns the key with this text in a record; `None` if the text is not a key.
     pub key: fn(&str) -> Option<K>,
-    /// Decodes a final.
+    /// Decodes a final result.
     pub finals: fn(&[u8]) -> Option<StoredCounts<K, I>>,
     /// Decodes a record of the totals.
     pub totals: fn(&[u8]) -> Option<StoredCounts<K, I>>,
@@ -67,12 +67,12 @@ impl<K, I> Default for StoredFormat<K, I> {
     }
 }
 
-/// The counts of a key in a final, or in a record of the totals. Another build may have written the record.
+/// The counts of a key in a final result, or in a record of the totals. Another build may have written the record.
 #[derive(Debug)]
 pub struct StoredCounts<K, I> {
     /// The key.
     pub key: K,
-    /// The window of the final, or the last window that changed the totals.
+    /// The window of the final result, or the last window that changed the totals.
     pub window: Window,
     /// The counts of the items.
     pub counts: Vec<(I, u64)>,
@@ -95,7 +95,7 @@ pub struct StoredTop<K, I> {
 pub struct Restored<K, I> {
     /// The state of each worker.
     pub workers: Vec<RestoredTables<K, I>>,
-    /// The end offset of each partition of the topic of finals.
+    /// The end offset of each partition of the topic of final results.
     pub final_ends: Vec<(u32, u64)>,
 }
 
@@ -122,8 +122,8 @@ impl<K, I> Default for RestoredTables<K, I> {
 ///
 /// The run may begin at `final_until_ms`, a final-until time that is greater than the stored one, or with a span of
 /// another length. Then the topic of tops may contain counts that should have left the span, or counts of a key without
-/// finals in the span. These counts are restored in such a way that they leave the span at `final_until_ms`, so that
-/// the topic is corrected then.
+/// final results in the span. These counts are restored so that they leave the span at `final_until_ms`, which then
+/// corrects the topic.
 ///
 /// # Errors
 ///
@@ -206,8 +206,8 @@ fn read<K: Key, I: Item>(
     })
 }
 
-/// Returns the offset from which each partition of the finals is read. `kept` are the offsets that the partitions
-/// contain. Partitions from which no finals are needed are omitted.
+/// Returns the offset from which each partition of the final results is read. `kept` are the offsets that the
+/// partitions contain. Partitions from which no final results are needed are omitted.
 fn finals_from(
     log: &dyn Log,
     topic: &str,
@@ -249,10 +249,10 @@ fn finals_from(
     Ok(from.filter_map(start).collect())
 }
 
-/// Returns the counts of a final with the time for which they stay in the sliding span; `None` if they have left the
-/// span before the stored final-until time.
+/// Returns the counts of a final result with the time until which they stay in the sliding span; `None` if they have
+/// left the span before the stored final-until time.
 ///
-/// Finals of windows that a backward reset has discarded are in no span.
+/// Final results of windows that a backward reset has discarded are in no span.
 fn contribution<K: Key, I: Item>(
     span: SlidingSpan,
     stored: &Progress,
@@ -317,12 +317,13 @@ struct KnownTotals<K, I> {
 struct KnownKey<I> {
     /// The order of the key's newest record; `None` if the key has no record.
     order: Option<ResultOrder>,
-    /// Whether the newest record of the key removes the key. If so, the key has totals only if there are later finals.
+    /// Whether the newest record of the key removes the key. If so, the key has totals only if there are later final
+    /// results.
     is_removed: bool,
     counts: Vec<(I, u64)>,
     unnamed: Vec<UnnamedCount>,
     later: LaterFinals<Later<I>>,
-    /// The order of the key's last final.
+    /// The order of the key's last final result.
     last: ResultOrder,
 }
 
@@ -339,7 +340,7 @@ impl<I> Default for KnownKey<I> {
     }
 }
 
-/// The counts of finals that are later than the record of their key.
+/// The counts of final results that are later than the record of their key.
 struct Later<I> {
     counts: BTreeMap<I, u64>,
     /// The counts of items that this build cannot name.
@@ -450,7 +451,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             let (key, read) = match (removal, record.value) {
                 (Some((key, before)), []) => {
                     let removed = KnownKey {
-                        // The removal does not include the finals of its own window.
+                        // The removal does not include the final results of its own window.
                         order: Some(before.just_before()),
                         is_removed: true,
                         ..KnownKey::default()
@@ -493,7 +494,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         Ok(keys)
     }
 
-    /// Adds a final, unless the record of its key contains it. If `begins`, the totals begin at 0 with this final.
+    /// Adds a final result that the record of its key does not contain yet; ignores any other final result. If
+    /// `begins`, the totals begin at 0 with this final result.
     fn add(&mut self, partition: u32, number: u64, begins: bool, closed: StoredCounts<K, I>) {
         let order = ResultOrder::new(number, closed.window);
         let key = self.keys.entry(closed.key).or_default();
@@ -501,8 +503,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             return;
         }
         key.last = key.last.max(order);
-        // If a reset has set the final-until time back since this final, the record of the key must not wait until
-        // event time reaches the window of the final again.
+        // If a reset has set the final-until time back since this final result, the record of the key must not wait
+        // until event time reaches the window of the final result again.
         let latest_ms = match number < self.resets.number {
             true => self.resets.until_ms,
             false => u64::MAX,
@@ -517,13 +519,13 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         key.later.counts(partition, order, begins).merge(more);
     }
 
-    /// Returns the totals as of `final_until_ms`. Of a key whose totals have expired, only the time of its last final
-    /// is returned.
+    /// Returns the totals as of `final_until_ms`. For a key whose totals have expired, returns only the time of its
+    /// last final result.
     fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals<K, I>> {
         let resets = self.resets;
         let restored = |(key, known): (K, KnownKey<I>)| {
-            // A final of a window that a reset has discarded must not delay the removal of the key until event time
-            // reaches that window again.
+            // A final result of a window that a reset has discarded must not delay the removal of the key until event
+            // time reaches that window again.
             let last_ms = match known.last.resets < resets.number {
                 true => known.last.start_ms.min(resets.until_ms),
                 false => known.last.start_ms,
@@ -540,8 +542,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                 return nothing;
             }
             if known.later.is_empty() {
-                // No later finals have to be added, so the counts are sorted already. Without this case, the start of a
-                // run would sort millions of counts again.
+                // No later final results have to be added, so the counts are sorted already. Without this case, the
+                // start of a run would sort millions of counts again.
                 return RestoredTotals {
                     counts: known.counts,
                     unnamed: known.unnamed,
@@ -698,7 +700,8 @@ mod tests {
         }
     }
 
-    /// One of the finals after the record begins the totals at 0. It is in another partition, which is read first.
+    /// One of the final results after the record begins the totals at 0. It is in another partition, which is read
+    /// first.
     #[test]
     fn totals_begin_at_0_with_a_marked_final_and_expired_totals_are_left_out() {
         let log = log();
@@ -737,7 +740,7 @@ mod tests {
         write(&log, vec![totals(0, 2000, 7, vec![]), removal]);
         let read = || known(&log, 2, Resets::default());
         assert_eq!(read().into_restored(u64::MAX, 30_000), []);
-        // The key has new finals after its removal.
+        // The key has new final results after its removal.
         let mut known = read();
         known.add(0, 0, false, closed(18_000, 9));
         known.add(0, 0, true, closed(20_000, 3));
@@ -794,12 +797,12 @@ mod tests {
             until_ms: 2000,
         };
         let mut known = known(&log, 2, resets);
-        // None of these finals is added: the first is of a window that the reset has discarded, and the totals record
-        // contains the others.
+        // None of these final results is added: the first is of a window that the reset has discarded, and the totals
+        // record contains the others.
         known.add(0, 0, false, closed(8000, 100));
         known.add(0, 1, false, closed(2000, 100));
         known.add(0, 1, false, closed(4000, 100));
-        // The partition with the older final is read last.
+        // The partition with the older final result is read last.
         known.add(0, 1, false, closed(8000, 20));
         known.add(1, 1, false, closed(6000, 3));
         let [key] = known.into_restored(u64::MAX, 0).try_into().unwrap();
@@ -819,7 +822,8 @@ mod tests {
         assert_eq!(key.counts.iter().map(|it| it.1).sum::<u64>(), 30);
     }
 
-    /// Another build, which knows these items, wrote the finals. This build has written no record of the key since.
+    /// Another build, which knows these items, wrote the final results. This build has written no record of the key
+    /// since.
     #[test]
     fn items_that_this_build_cannot_name_are_added_too() {
         let log = log();

@@ -13,8 +13,8 @@
 //! Invariants:
 //! - A start that fails a check fences no run, so a start with wrong flags does not end the active run.
 //! - The progress with which a run begins was read after every older run was fenced, so no other run can change it.
-//! - Finals are read before the progress that covers them, and offsets after it, so that a commit of the active run in
-//!   between does not cause a mismatch.
+//! - Final results are read before the progress that covers them, and offsets after it, so that a commit of the active
+//!   run in between does not cause a mismatch.
 
 use std::{ops::Range, time::Duration};
 
@@ -36,9 +36,9 @@ use crate::{
 /// Timeout of the request for the end offset of the progress topic.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Number of offsets at the end of each partition of the finals that are read to find the newest final. The last final
-/// of a partition may not be the newest, since a transaction may write finals of one window after finals of a later
-/// window, but it writes fewer than this number.
+/// Number of offsets at the end of each partition of the final results that are read to find the newest final result.
+/// The last final result of a partition may not be the newest, since a transaction may write final results of one
+/// window after final results of a later window, but it writes fewer than this number.
 const LAST_FINALS: u64 = 1000;
 
 /// The start of a run, after every older run was fenced.
@@ -238,7 +238,7 @@ pub fn require_cluster(
     }
 }
 
-/// Checks that progress covers the newest final. If it does not, it was lost or rolled back.
+/// Checks that progress covers the newest final result. If it does not, it was lost or rolled back.
 pub fn require_progress(
     topics: &Topics,
     newest_final_ms: u64,
@@ -261,9 +261,9 @@ pub fn require_progress(
     })
 }
 
-/// Returns the end of the newest window that has finals; 0 if there are none.
+/// Returns the end of the newest window that has final results; 0 if there are none.
 ///
-/// The finals of a partition are in the order of their windows, except for those of one transaction. So the last
+/// The final results of a partition are in the order of their windows, except for those of one transaction. So the last
 /// records of each partition are read, not only the last one.
 pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, StreamsError> {
     let mut newest_ms = 0;
@@ -284,8 +284,9 @@ mod tests {
     use super::*;
     use crate::testing::{commit, config, log};
 
-    /// While partitions are idle, windows close although no record is read. A run that continued from the earlier
-    /// final-until time would write the finals of these windows again.
+    /// While partitions are idle, windows close although no record is read, so the final-until time advances without
+    /// new records. A run that continued from an earlier final-until time would write the final results of these
+    /// windows again.
     #[test]
     fn a_final_time_that_was_committed_just_before_the_fence_is_not_set_back() {
         let progress = |final_until_ms| Progress {

@@ -18,14 +18,14 @@ pub fn require(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
     require_finals_kept(config, finals_kept(config, log)?)
 }
 
-/// Returns the retention of the topic of finals; `None` if it is unlimited.
+/// Returns the retention of the topic of final results; `None` if it is unlimited.
 pub fn finals_kept(config: &Config, log: &dyn Log) -> Result<Option<Duration>, StreamsError> {
     let found = log.describe(&config.topics.finals);
     let found = found.map_err(StreamsError::Start)?;
     Ok(found.deleted.and_then(|deletion| deletion.after))
 }
 
-/// Checks the retention of finals: a restart reads them to complete tables, and to restore sliding spans.
+/// Checks the retention of final results: a restart reads them to complete tables, and to restore sliding spans.
 fn require_finals_kept(config: &Config, kept: Option<Duration>) -> Result<(), StreamsError> {
     let needed = config.finals_needed;
     match kept {
@@ -38,8 +38,8 @@ fn require_finals_kept(config: &Config, kept: Option<Duration>) -> Result<(), St
     }
 }
 
-/// Checks that the brokers reject records with times too far in the future. If this process rejected them by its own
-/// clock, results would depend on the process that reads.
+/// Checks that the brokers reject records with times too far in the future. If this process rejected such records by
+/// its own clock, results would depend on the process that reads.
 fn require_bounded(log: &dyn Log, topic: &str, timestamps: Timestamps) -> Result<(), StreamsError> {
     let ahead = match timestamps {
         Timestamps::Appended => return Ok(()),

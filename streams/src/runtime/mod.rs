@@ -1,4 +1,4 @@
-//! Runs an application: its workers, and their supervision.
+//! Runs an application: starts and supervises its workers.
 
 pub mod run;
 pub mod watchdog;

@@ -7,8 +7,8 @@
 //!    └──────────────── stand by ◀── fenced ───────────────────────┘
 //! ```
 //!
-//! To stop, the workers take no more steps and drop the operators as they are. If the operators dropped their
-//! capabilities while the workers still took steps, windows would close early.
+//! To stop, the workers take no more steps and drop the operators as they are. If the workers still took steps after an
+//! operator has dropped its capability, windows would close early.
 
 #![allow(
     clippy::disallowed_methods,
@@ -61,7 +61,7 @@ use crate::{
 pub enum Activity {
     /// The process is part of the active run, which reads and commits.
     Active,
-    /// The process waits until the active run has ended. Contains a description of that run for messages.
+    /// The process waits until the active run has ended. The value describes the active run in messages.
     Standby(String),
 }
 
@@ -72,7 +72,7 @@ pub type Ready = Arc<dyn Fn(Result<Activity, String>) + Send + Sync>;
 /// Maximum time that a worker sleeps before it checks whether a stop is requested.
 const PARK: Duration = Duration::from_millis(100);
 
-/// Timeout for writing an update. After this time a newer update has replaced it.
+/// Timeout for writing an update of an open window. After this time a newer update has replaced it.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interval at which the lag is measured, and the number of partitions is checked.
@@ -118,8 +118,8 @@ pub fn run<F: Format>(
     ended
 }
 
-/// The values of a process that do not change when it becomes a standby or part of the active run. The process runs in
-/// *turns*: each turn is the wait of a standby, if it is one, and then a run.
+/// The values of a process that do not change when it becomes a standby or part of the active run. The process works in
+/// *turns*: in each turn it first waits if it is a standby, and then runs the application.
 struct Dataflow<F: Format> {
     app: Application<F>,
     log: Arc<dyn Log>,
@@ -136,7 +136,8 @@ enum StandbyCause {
     Fenced(StreamsError),
 }
 
-/// The state that a process keeps from one turn (a wait as a standby, then a run) to the next.
+/// The state that a process keeps from one turn to the next. In a turn, the process first waits if it is a standby, and
+/// then runs the application.
 #[derive(Debug, Default)]
 struct ProcessState {
     /// The reason why the process stands by, if it does.
@@ -183,7 +184,7 @@ impl<F: Format> Dataflow<F> {
                     self.metrics.stand_by();
                 }
                 // A standby that loses its cluster does not end, but waits for the cluster: its supervisor might
-                // restart it without --standby, and that run would fence the active one.
+                // restart it without --standby, and the restarted process would fence the active run.
                 Err(error @ (StreamsError::PeerLost { .. } | StreamsError::Incomplete { .. }))
                     if state.standby.is_some() =>
                 {
@@ -196,8 +197,8 @@ impl<F: Format> Dataflow<F> {
                 {
                     return Err(error.clone());
                 }
-                // If a retry may succeed, the standby does not end: it may not have fenced any run yet, and a restart
-                // without --standby would fence one.
+                // If a retry may succeed, the standby does not end: a supervisor might restart it without --standby,
+                // and the restarted process would fence the active run.
                 Err(StreamsError::Start(error)) if state.standby.is_some() && passes(&error) => {
                     tracing::warn!("the standby cannot take over and continues to wait: {error}");
                 }
@@ -229,8 +230,8 @@ impl<F: Format> Dataflow<F> {
         }
         stop.end();
         match ended {
-            // The stuck worker thread is still running, so the process cannot begin another turn. It ends with this
-            // error even if another one came first.
+            // The stuck worker thread is still running, so the process cannot begin another turn. The process ends with
+            // this error even if another error came first.
             Err(StreamsError::Stuck { worker }) => Err(StreamsError::Stuck { worker }),
             _ => stop.why_failed().map_or(Ok(()), Err),
         }
@@ -403,12 +404,12 @@ impl<F: Format> Dataflow<F> {
     ) -> Result<Option<u64>, StreamsError> {
         let fenced = matches!(state.standby, Some(StandbyCause::Fenced(_)));
         let own = self.config().identity();
-        // The active run that was reported last.
+        // The active run that was last reported to `ready`.
         let mut shown: Option<Option<RunIdentity>> = None;
         (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
         let mut report = |newest: Option<&RunIdentity>| {
-            // The first record that a fenced run reads may be from its own last commit, so this record does not name
-            // the active run.
+            // The first record that a fenced run reads may be its own last commit, so this record may not name the
+            // active run.
             let active = newest.filter(|run| !fenced || **run != own);
             if shown.as_ref() == Some(&active.cloned()) {
                 return;
@@ -429,8 +430,8 @@ impl<F: Format> Dataflow<F> {
         if silent_at.is_some() {
             let silence = format!("no run has committed for {:?}", self.config().run.takeover);
             match shown.flatten() {
-                Some(last) => tracing::warn!("taking over from {last}, since {silence} or longer"),
-                None => tracing::info!("becoming the active run, since {silence} or longer"),
+                Some(last) => tracing::warn!("taking over from {last}: {silence} or longer"),
+                None => tracing::info!("becoming the active run: {silence} or longer"),
             }
         }
         Ok(silent_at)
@@ -499,7 +500,7 @@ impl<F: Format> Run<F> {
             match self.shared.stop.why_failed() {
                 Some(StreamsError::Stuck { .. }) => return Some(running),
                 Some(_) if Instant::now() >= until => return Some(running),
-                // A requested stop has no timeout here; the supervisor of the process has one.
+                // A requested stop has no timeout here; the supervisor of the process has a timeout.
                 _ => thread::sleep(END_CHECK_INTERVAL),
             }
         }

@@ -57,9 +57,9 @@ pub struct RunContext<F: Format> {
     /// The final-until time as it was stored, which only the sink needs. After a reset it may lie within a window, and
     /// the final-until time of `progress` is the end of that window.
     pub stored_until_ms: u64,
-    /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
+    /// The retention of final results in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
-    /// Creates the requester of end offsets for a worker.
+    /// Creates, for each worker, the object that requests end offsets.
     pub end_offsets: StartRequests,
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
@@ -79,7 +79,7 @@ pub struct LeaderState {
     pub committer: StartCommitter,
     /// Publishes the read offsets for tools that show lag; `None` if the log has no consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
-    /// The end offset of each partition of the finals at the start of the run.
+    /// The end offset of each partition of the final results at the start of the run.
     pub final_ends: Vec<(u32, u64)>,
 }
 

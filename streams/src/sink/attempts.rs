@@ -15,8 +15,8 @@ use emostream_log::LogError;
 
 use crate::StreamsError;
 
-/// Time for which a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of
-/// a new topic, or until a broker that has just started has the metadata of any topic.
+/// Time for which a topic may be missing before the run ends. It takes some seconds until all brokers have the metadata
+/// of a new topic, and until a broker that has just started has any metadata.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The run ends after one transaction has timed out this many times while the log responds to other requests.
@@ -40,7 +40,7 @@ pub struct Attempts {
 /// A failed attempt: the call that failed, with its error.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    /// No transactor could be opened, or the progress could not be read: the log does not answer.
+    /// No transactor could be opened, or the progress could not be read: the log does not respond.
     #[error(transparent)]
     Opening(LogError),
     /// Records could not be written or committed.
@@ -64,8 +64,8 @@ pub struct Transaction<'a> {
 pub enum Next {
     /// The thread writes the transaction again after this pause.
     Retry(Duration),
-    /// The thread writes the transaction again at once. Rejected records of at least this number of bytes are written
-    /// with their headers alone. If there are no such records, the run ends with the error.
+    /// The thread writes the transaction again at once, but writes only the headers of rejected records that have at
+    /// least this number of bytes. If there are no such records, the run ends with the error.
     Shorten(usize, StreamsError),
     /// The run ends with this error: a retry would not help, or another run commits the transaction.
     End(StreamsError),
@@ -160,7 +160,7 @@ mod tests {
         LogError::Aborted { detail }
     }
 
-    /// Returns the action after each failure. There is one failure a second.
+    /// Returns the action after each of these failures, which occur once a second.
     fn outcomes(failures: impl IntoIterator<Item = Failed>) -> Vec<Next> {
         let (mut attempts, begun) = (Attempts::default(), Instant::now());
         let each = (0..).zip(failures);
@@ -228,7 +228,7 @@ mod tests {
         let next = outcomes((0..31).map(|_| Failed::Writing(missing())));
         assert!(matches!(next[29], Next::Retry(_)));
         assert_eq!(exit_code(next.last()), Some(78));
-        // After a failure of another kind, the half minute for which the topic may be missing starts again.
+        // A topic may be missing for half a minute. After a failure of another kind, this time starts again.
         let mut failures: Vec<Failed> = (0..29).map(|_| Failed::Writing(missing())).collect();
         failures.push(Failed::Writing(aborted()));
         failures.extend((0..29).map(|_| Failed::Opening(missing())));

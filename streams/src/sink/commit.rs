@@ -20,9 +20,9 @@
 //! restore of the tables of many keys takes longer than a standby waits.
 //!
 //! A transaction that fails stays in memory, and is written again with a new transactor as the policy of
-//! [`super::attempts`] decides. The failed transaction may have been committed nevertheless. To find out, the thread
-//! reads the progress topic, where each record has the id of its commit in a header. If another run wrote the newest
-//! record, that run has taken over.
+//! [`super::attempts`] decides. A transaction whose commit returned an error may still have been committed. To find
+//! out, the thread reads the progress topic, where each record has the id of its commit in a header. If another run
+//! wrote the newest record, that run has taken over.
 
 #![allow(
     clippy::disallowed_methods,
@@ -63,15 +63,15 @@ pub type Wakeup = Box<dyn Fn() + Send>;
 /// of the next piece. A close has a handful of pieces: one for each time that the sink runs.
 const MAX_PIECES: usize = 64;
 
-/// Number of records that are encoded for each call of the log: enough to make up for the cost of the call, few enough
-/// that they stay in the processor's cache.
+/// Number of records that are encoded for each call of the log. It is large enough that the cost of the call does not
+/// matter, and small enough that the records stay in the processor's cache.
 const RECORDS_PER_WRITE: usize = 64;
 
-/// Interval at which end offsets of the finals are requested. A restart begins to read finals at one of these offsets,
-/// so it may also read the finals of some seconds that it does not need.
+/// Interval at which end offsets of the final results are requested. A restart begins to read final results at one of
+/// these offsets, so it may also read the final results of some seconds that it does not need.
 const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
+/// Timeout of a request for end offsets. The next transaction waits until the response arrives or this time has passed.
 const ENDS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Interval at which a waiting thread checks whether a stop is requested.
@@ -97,11 +97,13 @@ pub trait Commit {
     /// Whether the last transaction was acknowledged since the last call.
     fn acknowledged(&mut self) -> bool;
 
-    /// Returns the next end offsets of the topic of finals that were requested between two commits, if there are any.
+    /// Returns end offsets of the topic of final results that were requested between two commits and were not returned
+    /// before, if there are any.
     fn ends(&mut self) -> Option<WindowEnds>;
 }
 
-/// End offsets of the topic of finals, requested after a commit and before any record of the next one was written.
+/// End offsets of the topic of final results, requested after a commit and before any record of the next one was
+/// written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowEnds {
     /// The final-until time of the commit.
@@ -170,7 +172,7 @@ struct Piece {
 struct End {
     /// The final-until time that the transaction commits.
     final_until_ms: u64,
-    /// Rejected records, and the progress record as the last one.
+    /// Rejected records, followed by the progress record.
     records: Vec<NewRecord>,
 }
 
@@ -308,7 +310,7 @@ impl Writing {
         let progress = self.committing.progress.clone();
         self.accept(Piece {
             results: Vec::new(),
-            // The final-until time is needed only to request end offsets, which these commits do not do.
+            // The final-until time is needed only for requests of end offsets, and these commits make no such requests.
             end: Some(End {
                 final_until_ms: 0,
                 records: vec![progress],
@@ -413,7 +415,8 @@ impl Writing {
         Ok(())
     }
 
-    /// Returns the end offset of each partition of the topic of finals; `None` if a broker does not answer in time.
+    /// Returns the end offset of each partition of the topic of final results; `None` if a broker does not respond in
+    /// time.
     fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
         let topic = self.topics().finals.clone();
         let ends = self.committing.log.high_watermarks(&topic, ENDS_TIMEOUT);

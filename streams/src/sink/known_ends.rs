@@ -1,4 +1,5 @@
-//! End offsets of the topic of finals as of some commits, from which a restart finds the finals that it needs.
+//! End offsets of the topic of final results as of some commits, from which a restart finds the final results that it
+//! needs.
 //!
 //! ```text
 //!  commits        F1 ─────────── F2 ─────────── F3
@@ -7,7 +8,7 @@
 //!
 //! A transaction does not report the offsets of its records. But an end offset that was requested after one commit and
 //! before the next one is a lower bound: later commits write at that offset or after it. One request every few seconds
-//! is enough, since a restart may read a few more finals than it needs.
+//! is enough, since a restart may read a few more final results than it needs.
 
 use std::collections::VecDeque;
 
@@ -28,19 +29,19 @@ impl KnownEnds {
         KnownEnds(stored.into_iter().collect())
     }
 
-    /// Adds end offsets: all finals of `since` or later are at `offsets` or after them.
+    /// Adds end offsets: all final results of `since` or later are at `offsets` or after them.
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {
-            // An end offset that is lower than before shows that the topic was recreated. New finals are written at
-            // that offset and after it, so older entries get the lower offset, too.
+            // An end offset that is lower than before shows that the topic was recreated. New final results are written
+            // at the lower offset and after it, so the older entries get this offset, too.
             for (partition, offset) in &mut known.offsets {
                 *offset = ends.offset(*partition).min(*offset);
             }
         }
         self.0.push_back(ends);
         if self.0.len() > MAX_ENDS {
-            // The first entry is never dropped, since only it bounds the oldest finals.
+            // The first entry is never dropped, since only this entry bounds the oldest final results.
             let mut index = 0_usize;
             self.0.retain(|_| {
                 index += 1;
@@ -49,8 +50,8 @@ impl KnownEnds {
         }
     }
 
-    /// Returns the newest entry whose end offsets are lower bounds for all finals of `since` or later; `None` if there
-    /// is no such entry.
+    /// Returns the newest entry whose end offsets are lower bounds for all final results of `since` or later; `None` if
+    /// there is no such entry.
     pub fn before(&self, since: ResultOrder) -> Option<&FinalsFrom> {
         self.0.iter().rev().find(|ends| ends.since <= since)
     }
@@ -78,8 +79,8 @@ mod tests {
     }
 
     proptest! {
-        /// The log is a list of the windows of its finals. Each commit writes some finals, and sometimes the end offset
-        /// is requested before the next commit.
+        /// The log is a list of the windows of its final results. Each commit writes some final results, and sometimes
+        /// the end offset is requested before the next commit.
         #[test]
         fn all_finals_from_a_time_on_are_at_the_end_offsets_or_after_them(
             commits in vec((1_u64..4, 0_usize..4, any::<bool>()), 1..300), needed in 0_u64..600,

@@ -64,8 +64,8 @@ use crate::{
     topics::Topics,
 };
 
-/// Maximum bytes of the results of a transaction, unless the results of one window are larger. A transaction must be
-/// committed within its timeout, and in a backlog the windows of hours may be complete at once.
+/// Maximum bytes of the results of a transaction; only the results of a single window may exceed it. A transaction must
+/// be committed within its timeout, and in a backlog the windows of several hours may be complete at once.
 const MAX_TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
 
 /// A message to the sink that is not a result.
@@ -75,7 +75,7 @@ pub enum Notice {
     Rejected(Rejected),
     /// The progress of a partition; see [`crate::progress::record::OpenWindows::advance`].
     Mark(PartitionProgress),
-    /// The oldest final that a worker has not written to the table of totals, as of a window.
+    /// As of a window, the oldest final result that a worker has not written to the table of totals.
     Unwritten(UnwrittenSince),
 }
 
@@ -92,13 +92,13 @@ pub struct SinkContext {
     pub window: WindowSize,
     /// The length of the longest sliding span, milliseconds.
     pub span_ms: u64,
-    /// The end offset of each partition of the finals at the start of the run.
+    /// The end offset of each partition of the final results at the start of the run.
     pub window_ends: Vec<(u32, u64)>,
     /// The interval at which progress is committed when there is nothing else to write.
     pub heartbeat: Duration,
     /// The timers of the worker.
     pub timers: Timers,
-    /// Maximum bytes of rejections of a partition that are not written.
+    /// Maximum bytes of a partition's rejections that are not written yet.
     pub max_unwritten_bytes: usize,
     /// The metrics of the application.
     pub metrics: Metrics,
@@ -107,7 +107,7 @@ pub struct SinkContext {
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
 }
 
-/// A notice that rejections of a partition are durable.
+/// The report to a source that rejections of a partition are durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectionsCommitted {
     /// The partition.
@@ -211,16 +211,18 @@ struct Sink {
     scheduled_at: Option<Instant>,
 }
 
-/// Determines which finals the next run must read, besides the topics of the tables, to restore tables and sliding
-/// spans.
+/// Determines which final results the next run must read, besides the topics of the tables, to restore tables and
+/// sliding spans.
 struct Restoring {
-    /// The notices of windows that are not committed yet, by the last instant of the window.
+    /// For each window that is not committed yet, the notices of the workers. The key is the last instant of the
+    /// window.
     notices: BTreeMap<u64, Vec<UnwrittenSince>>,
-    /// The oldest final of each worker that is in no record of a table, as of the next commit.
+    /// The oldest final result of each worker that is in no record of a table, as of the next commit.
     unwritten: BTreeMap<usize, ResultOrder>,
-    /// The oldest final that was in no record when the run began; `None` once the workers have sent their own notices.
+    /// The oldest final result that was in no record when the run began; `None` once the workers have sent their own
+    /// notices.
     restored: Option<ResultOrder>,
-    /// The oldest final that was in no record as of the previous commit.
+    /// The oldest final result that was in no record as of the previous commit.
     before: Option<ResultOrder>,
     ends: KnownEnds,
 }
@@ -250,7 +252,7 @@ impl Restoring {
 
     /// Applies the notices up to a commit with this final-until time.
     fn advance(&mut self, final_until_ms: u64) {
-        // The notices of restored finals have the time 0, so they have arrived. They replace `restored`.
+        // The notices of restored final results have the time 0, so they have arrived. They replace `restored`.
         self.restored = None;
         let later = self.notices.split_off(&final_until_ms);
         let notices = std::mem::replace(&mut self.notices, later);
@@ -262,8 +264,8 @@ impl Restoring {
         }
     }
 
-    /// Returns the value that the next progress record contains. `sliding` is the order of the oldest final in the
-    /// longest sliding span.
+    /// Returns the value that the next progress record contains. `sliding` is the order of the oldest final result in
+    /// the longest sliding span.
     fn stored(&mut self, sliding: ResultOrder) -> Unwritten {
         let now = self.unwritten.values().copied().chain(self.restored).min();
         // A reader may see this progress together with the tables of the previous commit, so the value is the earlier
@@ -273,7 +275,7 @@ impl Restoring {
         let needed = since.map_or(sliding, |since| since.min(sliding));
         let ends = self.ends.before(needed);
         // If the run began from progress without end offsets, the known end offsets may be old enough for the tables
-        // but not for the sliding span. The next run then finds the finals of the span by their time.
+        // but not for the sliding span. The next run then finds the final results of the span by their time.
         let ends = ends.or_else(|| self.ends.before(since?)).cloned();
         self.ends.forget(needed);
         Unwritten {
@@ -290,13 +292,13 @@ struct Results {
     open_ms: Option<u64>,
     /// Results that are to be written now.
     now: Vec<Box<dyn SinkResult>>,
-    /// Results of windows later than `open_ms`, by the last instants of the windows.
+    /// The results of windows later than `open_ms`. The key is the last instant of the window.
     later: BTreeMap<u64, Vec<Box<dyn SinkResult>>>,
-    /// The windows that have results, here or in the open transaction, by their last instants.
+    /// The windows that have results, here or in the open transaction. The key is the last instant of the window.
     windows: BTreeMap<u64, WindowSum>,
 }
 
-/// The sum of the results of a window.
+/// The number and the bytes of all results of a window.
 #[derive(Debug, Clone, Copy, Default)]
 struct WindowSum {
     has_finals: bool,
@@ -308,7 +310,7 @@ struct WindowSum {
 struct Closing {
     /// The results that were not written yet.
     results: Vec<Box<dyn SinkResult>>,
-    /// The windows in the transaction, by their last instants.
+    /// The windows in the transaction. The key is the last instant of the window.
     windows: BTreeMap<u64, WindowSum>,
 }
 
@@ -338,10 +340,10 @@ impl Results {
         self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
     }
 
-    /// Returns the final-until time of the next transaction: `frontier_ms` if it can contain all windows before that
-    /// time, and otherwise the start of the first window with which it would exceed [`MAX_TRANSACTION_BYTES`]. It
-    /// contains at least the earliest window, and each window of which results were written into it already. `size` is
-    /// the size of the windows.
+    /// Returns the final-until time of the next transaction: `frontier_ms` if the transaction can contain all windows
+    /// before that time, and otherwise the start of the first window with which the transaction would exceed
+    /// [`MAX_TRANSACTION_BYTES`]. The transaction contains at least the earliest window, and each window that has
+    /// results in it already. `size` is the size of the windows.
     fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
         for (time_ms, sum) in self.windows.range(..frontier_ms) {
@@ -377,7 +379,7 @@ impl Results {
 /// A transaction that is not acknowledged yet.
 struct InFlight {
     final_until_ms: u64,
-    /// The windows in the transaction, by their last instants.
+    /// The windows in the transaction. The key is the last instant of the window.
     windows: BTreeMap<u64, WindowSum>,
     /// The sizes of the rejections in the transaction.
     written: Vec<RejectionsCommitted>,
@@ -832,8 +834,8 @@ mod tests {
             let names = topics();
             input.send(a_final());
             input.advance_to(20);
-            // A worker whose frontier is ahead of the other workers sends the rejection while earlier windows are being
-            // closed.
+            // A worker whose frontier is ahead of those of the other workers sends the rejection while earlier windows
+            // are being closed.
             input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
                 offset: 7,
@@ -874,7 +876,7 @@ mod tests {
             for _ in 0..10 {
                 worker.step();
             }
-            // A commit now would contain a final of a window that ends after the final-until time of the commit.
+            // A commit now would contain a final result of a window that ends after the final-until time of the commit.
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!(final_until_ms(&records), 20);
@@ -1021,8 +1023,8 @@ mod tests {
             (stored.since, first(&stored)),
             (Some(order(100)), Some(1000))
         );
-        // Newer records of the tables contain all finals up to the final-until time of this commit, but a reader may
-        // not see these records yet.
+        // Newer records of the tables contain all final results up to the final-until time of this commit, but a reader
+        // may not see these records yet.
         restoring.advance(140);
         let stored = restoring.stored(order(120));
         assert_eq!(
@@ -1082,7 +1084,8 @@ mod tests {
             input.flush();
             let until = Instant::now() + 4 * heartbeat;
             step_until(worker, &timers, || (Instant::now() > until).then_some(()));
-            // A heartbeat now would commit a final of a window that ends after the final-until time of the heartbeat.
+            // A heartbeat now would commit a final result of a window that ends after the final-until time of the
+            // heartbeat.
             assert!(shown.try_recv().is_err());
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());

@@ -2,8 +2,8 @@
 //!
 //! Usually rejections are written when a window closes. Very many rejections would make that transaction grow without a
 //! bound. So when the unwritten rejections of a partition exceed [`MAX_UNWRITTEN_BYTES`], the source pauses the
-//! partition, and the sink writes those that may be written at once (see below). Their transaction moves the committed
-//! offset past them and does not change the final-until time.
+//! partition, and the sink writes the rejections that may be written at once (see below). The transaction of these
+//! rejections moves the committed offset past them and does not change the final-until time.
 //!
 //! A rejection is *settled* once its window is final, or at once if it has no window.
 //!
@@ -56,7 +56,7 @@ impl Rejected {
     }
 }
 
-/// The sink's buffer of rejections that are not written, by partition.
+/// The sink's buffer, which has the unwritten rejections of each partition.
 #[derive(Debug)]
 pub struct Rejections {
     max_bytes: usize,
@@ -65,8 +65,8 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The rejections by the earliest final-until time of a commit that may contain them, so that a search for these
-    /// rejections does not visit the other ones, which may be many more.
+    /// The rejections. The key is the earliest final-until time of a commit that may contain them. With this key, a
+    /// search for the rejections that may be written does not visit the others, which may be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
     /// The lowest committed offset that the next commit may have. It is after all rejections that were removed from the
@@ -111,8 +111,8 @@ impl Rejections {
         together.push(rejected);
     }
 
-    /// Whether the source has paused a partition because of its rejections, or soon will, and a commit with this
-    /// final-until time may contain some of them.
+    /// Whether the source has paused a partition (or will soon pause it) because of its rejections, and a commit with
+    /// this final-until time may contain some of these rejections.
     pub fn is_full(&self, final_until_ms: u64) -> bool {
         let full = |waiting: &Waiting| {
             let first = waiting.records.first_key_value();
@@ -173,7 +173,7 @@ impl Waiting {
 pub struct Unwritten {
     max_bytes: usize,
     bytes: usize,
-    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the earliest
+    /// The bytes of the rejections whose windows the partition's own watermark has not passed. The key is the earliest
     /// final-until time of a commit that may contain them.
     not_passed: BTreeMap<u64, usize>,
 }

@@ -15,7 +15,7 @@ use timely::{
 /// A result that is written in a transaction. The sink receives the result itself, and the commit thread encodes it as
 /// a record: encoding the results of a large close takes as long as computing them, and would block a worker.
 pub trait SinkResult: Debug + Send {
-    /// Whether the result is a final.
+    /// Whether the result is a final result.
     fn is_final(&self) -> bool;
 
     /// Returns the approximate size of the result's record, bytes.
@@ -27,7 +27,7 @@ pub trait SinkResult: Debug + Send {
 
 /// Encodes the results of a stream.
 pub trait ResultEncoder<T>: Send + Sync + 'static {
-    /// Whether the results are finals. Other results are records of tables.
+    /// Whether the results are final results. Other results are records of tables.
     const IS_FINAL: bool;
 
     /// Returns the approximate size of the record of a result, bytes.
@@ -58,18 +58,18 @@ impl<T: Debug + Send, E: ResultEncoder<T> + Debug> SinkResult for Unencoded<T, E
     }
 }
 
-/// A function that removes all results that have arrived at an input of the sink. For each result, it calls the given
-/// function with the time and the result.
+/// A function that removes all results that have arrived at an input of the sink, and calls its argument with the time
+/// and the value of each result.
 pub type DrainResults = Box<dyn FnMut(&mut dyn FnMut(u64, Box<dyn SinkResult>))>;
 
 type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> DrainResults + 'scope>;
 
-/// The oldest final of a worker's keys that is in no record of a table, as of a window.
+/// As of a window, the oldest final result of a worker's keys that is in no record of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnwrittenSince {
     /// The index of the worker.
     pub worker: usize,
-    /// The order of the oldest final that is in no record; `None` if the records contain all finals.
+    /// The order of the oldest final result that is in no record; `None` if the records contain all final results.
     pub since: Option<ResultOrder>,
 }
 
@@ -81,7 +81,7 @@ pub struct UnwrittenSince {
 #[derive(Default)]
 pub struct ResultStreams<'scope> {
     streams: Vec<Connect<'scope>>,
-    /// Notices of the oldest final that is in no totals record; `None` if there is no table of totals.
+    /// Notices of the oldest final result that is in no totals record; `None` if there is no table of totals.
     pub unwritten: Option<StreamVec<'scope, u64, UnwrittenSince>>,
 }
 

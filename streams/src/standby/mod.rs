@@ -16,7 +16,7 @@
 //! - Exactly-once does not depend on this module: a run reads the progress after it has fenced the others, and a fenced
 //!   run cannot commit. If a standby takes over although the active run is alive, the cost is one takeover.
 //! - The wait is measured with the monotonic clock of this process, and a response counts only if its request was sent
-//!   after the end of the wait. So a process that was frozen does not take over too early.
+//!   after the end of the wait. So a process that was frozen during the wait does not take over too early.
 //! - A standby takes over from progress that a run has committed, or from a reset that was made before the standby
 //!   started. After a later reset it ends with an error, so that it can be restarted with the right flags.
 

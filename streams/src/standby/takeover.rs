@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use emostream_log::EndOffsets;
 
-/// Time for which a standby waits if the last record has no heartbeat field. Such a record is from an older version,
-/// which commits at least once a minute, unless it must retry a commit.
+/// Time for which a standby waits if the last record has no heartbeat field. Such a record is from an older version. If
+/// it does not have to retry a commit, that version commits at least once a minute.
 const LEGACY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The times that a standby waits before it takes over.
@@ -214,7 +214,8 @@ mod tests {
     fn an_open_transaction_is_waited_for_as_long_as_it_may_take() {
         let open = EndOffsets { stable: 5, end: 6 };
         assert_eq!(TestStandby::new().takes_over_after(open, true), Some(60));
-        // The wait counts from the first observation of the transaction, although further records are written into it.
+        // The wait begins at the first observation of the transaction, although further records are written into the
+        // transaction later.
         let mut standby = TestStandby::new();
         for end in 6..61 {
             assert_eq!(

@@ -1,6 +1,9 @@
 //! The requests that a standby sends to the log, one after the other.
 
-#![allow(clippy::disallowed_methods, reason = "requests at intervals")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module sends requests at intervals"
+)]
 
 use std::{
     sync::Arc,
@@ -107,8 +110,8 @@ impl Standby {
     }
 
     /// Whether the run that has committed last has heartbeats, so that it commits again within a heartbeat interval.
-    /// Also true after a reset, since a reset ends every run, and if there is no progress, since maybe no run has ever
-    /// committed.
+    /// The result is also true after a reset, since a reset ends every run, and without progress, since maybe no run
+    /// has ever committed.
     fn heartbeats(&self) -> bool {
         let newest = self.newest.as_ref();
         newest.is_none_or(|it| it.heartbeat_ms.is_some() || it.is_of_a_reset())
@@ -142,8 +145,8 @@ impl Standby {
         }
     }
 
-    /// Returns the records below `stable` that were not read yet, by offset; `None` if they do not arrive in time. In
-    /// that case the reader and the records are dropped, and the next call opens another reader.
+    /// Returns the records below `stable` that were not read yet, in the order of their offsets; `None` if they do not
+    /// arrive in time. In that case the reader and the records are dropped, and the next call opens another reader.
     fn read(&mut self, stable: u64) -> Result<Option<Vec<OffsetValue>>, LogError> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,

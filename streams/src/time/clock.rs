@@ -11,8 +11,8 @@
 //! Invariants:
 //! - A partition's watermark is a function of its log alone.
 //! - A frontier is the start of a window; every window that ends at or before it is closed.
-//! - The frontier does not pass the watermark of a partition that is not quiet. It passes over a quiet partition only
-//!   as far as [`crate::time::idleness`] allows, which the worker that reads the partition checks.
+//! - The frontier does not pass the watermark of a partition that is not quiet. The frontier passes over a quiet
+//!   partition only as far as [`crate::time::idleness`] allows. The worker that reads the partition checks this.
 //! - The host's clock can only hold the frontier back. It has no effect on the contents of a window.
 
 use std::collections::BTreeMap;
@@ -125,8 +125,8 @@ impl GroupClock {
     /// partitions that this worker reads, so the caller must check that this is allowed.
     ///
     /// The worker's own partitions that are not quiet limit the frontier. If all of them are quiet, the partitions of
-    /// other workers limit it, unless they are quiet and not held. If no partition limits the frontier, each window
-    /// that has records closes once its end and the lateness have passed on this host's clock.
+    /// other workers limit the frontier, except for those that are quiet and not held. If no partition limits the
+    /// frontier, each window that has records closes once its end and the lateness have passed on this host's clock.
     ///
     /// The frontier is at most [`MAX_AHEAD_MS`] ahead of this host's clock.
     pub fn frontier_ms(&self, now_ms: u64) -> u64 {
@@ -154,7 +154,7 @@ impl GroupClock {
         self.size.floor(until_ms.min(cap_ms))
     }
 
-    /// Returns the least watermark of the partitions that hold back the frontier; `u64::MAX` if there are none.
+    /// Returns the lowest watermark of the partitions that hold back the frontier; `u64::MAX` if there are none.
     pub fn lowest_watermark_ms(&self) -> u64 {
         let waited_for = self.statuses.values().filter(|it| !it.quiet || it.held);
         let lowest = waited_for.map(|status| status.watermark_ms).min();

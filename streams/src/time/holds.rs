@@ -73,12 +73,13 @@ impl fmt::Display for Impediment {
     }
 }
 
-/// The impediments of the partitions of a process, and the failure of its commits.
+/// The reasons why windows of a process do not become final: the impediments of its partitions, and the failure of its
+/// commits.
 pub struct Holds {
     topic: String,
     metrics: Metrics,
     known: Mutex<BTreeMap<u32, Impediment>>,
-    /// The reason why the last attempt to commit failed, until one succeeds.
+    /// The reason why the last attempt to commit failed; `None` after an attempt has succeeded.
     commit: Mutex<Option<String>>,
     version: AtomicU64,
 }

@@ -17,17 +17,17 @@
 //! The rules are pure functions: times and answers are passed in.
 //!
 //! Invariants:
-//! - Each partition has at most one request in flight. Its answer proves nothing about a time that the worker did not
-//!   know when the request was sent.
+//! - Each partition has at most one request in flight. The answer proves nothing about a time that the worker did not
+//!   know when it sent the request.
 //! - A hold times out only with the answer to a request that was sent after the hold timeout expired, so that the time
-//!   of a freeze does not count. It never times out before the partition is read up to N, the committed offset of the
-//!   previous run.
+//!   of a freeze does not count. A hold never times out before the partition is read up to N, the committed offset of
+//!   the previous run.
 
 use std::time::{Duration, Instant};
 
 use emostream_log::EndOffsets;
 
-/// Pause between an answer that did not show that the partition is read to its end, and the next request.
+/// If an answer does not show that the partition is read to its end, the next request is sent after this pause.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The reason why a partition holds the frontier back.
@@ -64,8 +64,8 @@ impl HoldReason {
 pub enum Passage {
     /// The partition is not quiet, so the frontier may advance up to its watermark.
     Watermark,
-    /// The partition is quiet, so the frontier may advance up to the time, Unix milliseconds, for which it is proven
-    /// that the partition was read to its end.
+    /// The partition is quiet, so the frontier may advance up to this time, Unix milliseconds. An answer has proven
+    /// that all records up to this time are read.
     Until(u64),
     /// The hold timeout of the partition expired, so it does not limit the frontier.
     Unlimited,
@@ -127,8 +127,8 @@ struct Hold {
 enum Finding {
     NoAnswer,
     /// The leader answers, and has records below the last stable offset that did not arrive yet. They arrive soon after
-    /// a freeze, or when a broker is available again. So this finding differs from `NoAnswer`: when it follows
-    /// `NoAnswer`, the hold timeout starts again.
+    /// a freeze, or when a broker is available again. If this finding follows `NoAnswer`, the hold timeout starts
+    /// again, so the two findings are distinct.
     Unread,
     OpenTransaction,
 }
@@ -144,8 +144,8 @@ impl Finding {
 
 impl Idleness {
     /// Creates the state of a partition whose reading begins at the time `now`. `was_idle` is whether the previous run
-    /// stored that the partition was idle. If so, the idle timeout does not start again, unless a record was appended
-    /// since then.
+    /// stored that the partition was idle. If so, and if no record was appended since then, the idle timeout does not
+    /// start again.
     pub fn new(timeouts: IdleTimeouts, now: Instant, read_to: u64, was_idle: bool) -> Idleness {
         Idleness {
             timeouts,
@@ -169,7 +169,7 @@ impl Idleness {
         }
     }
 
-    /// Handles a pause of reading, in which the absence of records proves nothing.
+    /// Handles a pause in which the partition was not read, so that the absence of records proves nothing.
     pub fn on_paused(&mut self, now: Instant) {
         self.hold = None;
         self.quiet_since = Some(now);
@@ -185,8 +185,8 @@ impl Idleness {
     /// request counts as sent.
     ///
     /// `wanted_ms` is the time to which the frontier could advance if no partition of another worker were held. A
-    /// request is needed for that time as well, although its response proves nothing about that time: the hold of this
-    /// partition must begin and expire at the same time as the holds of the other partitions, not after them.
+    /// request is needed for that time as well, so that the hold of this partition begins and expires at the same time
+    /// as the holds of the other partitions, not after them.
     pub fn wants_request(&mut self, now: Instant, until_ms: u64, wanted_ms: u64) -> bool {
         let needed = match self.released {
             Some(_) => true,

@@ -67,7 +67,7 @@ impl Cluster {
         format!("http://{}", self.address)
     }
 
-    /// Returns the admin address of each role, by its name.
+    /// Returns the admin address of each role. The key is the role's name.
     fn admins(&self) -> BTreeMap<String, String> {
         let printed = self.printed();
         let lines = printed.lines();
@@ -155,7 +155,7 @@ impl Drop for Cluster {
 #[derive(Default)]
 struct Scraped {
     metrics: BTreeSet<String>,
-    /// The names of labels, by the name of the series that has them.
+    /// For each series, the names of its labels.
     labels: BTreeMap<String, BTreeSet<String>>,
 }
 

@@ -70,7 +70,7 @@ pub fn without_addresses(arguments: &Arguments) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the different roles, by their arguments without addresses.
+/// Returns the different roles. Roles that differ only in addresses count as one.
 pub fn kinds(roles: &[Arguments]) -> BTreeSet<String> {
     roles.iter().map(without_addresses).collect()
 }

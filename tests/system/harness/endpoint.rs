@@ -100,7 +100,8 @@ impl Endpoint {
                 }
                 let serving = serving.clone();
                 thread::spawn(move || {
-                    // Errors are ignored: a client may close at any time, or may not trust the certificate.
+                    // Errors are ignored: a client may close the connection at any time, or may not trust the
+                    // certificate.
                     let _ = serving.serve(client);
                 });
             }

@@ -1,4 +1,4 @@
-//! A host clock that a test can set for one process, by Debian's libfaketime.
+//! A host clock that a test can set for one process, with Debian's libfaketime.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Received finals, and assertions about them.
+//! Received final results, and assertions about them.
 
 use std::collections::BTreeMap;
 
@@ -31,12 +31,12 @@ impl Final {
         })
     }
 
-    /// Returns the offset of the final's record in Kafka, which is a part of its id.
+    /// Returns the offset of the final result's record in Kafka, which is a part of its id.
     pub fn offset(&self) -> u64 {
         self.id.split_once('-').unwrap().1.parse().unwrap()
     }
 
-    /// Asserts the invariants of a final with windows of `window_ms` and swarms of `swarm_size`.
+    /// Asserts the invariants of a final result with windows of `window_ms` and swarms of `swarm_size`.
     pub fn check(&self, window_ms: u64, swarm_size: u64) {
         assert_eq!(self.start % window_ms, 0, "aligned: {self:?}");
         assert_eq!(self.end - self.start, window_ms, "{self:?}");
@@ -58,7 +58,7 @@ pub fn counts(list: &Value) -> BTreeMap<String, u64> {
     list.as_array().unwrap().iter().map(entry).collect()
 }
 
-/// Returns the sum of the counts of several finals, by emoji.
+/// For each emoji, returns the sum of its counts in several final results.
 pub fn sum<'a>(finals: impl IntoIterator<Item = &'a Final>) -> BTreeMap<String, u64> {
     let mut sum = BTreeMap::new();
     for (emoji, count) in finals.into_iter().flat_map(|f| &f.counts) {

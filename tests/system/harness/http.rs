@@ -137,7 +137,7 @@ fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Returns the finals in a response with a room's history.
+/// Returns the final results in a response with a room's history.
 pub fn finals(history: &Answer) -> Vec<super::finals::Final> {
     let json = history.json();
     let list = json.as_array().or_else(|| json["finals"].as_array());

@@ -95,7 +95,7 @@ impl Broker {
         });
     }
 
-    /// Starts another broker in the cluster of this one.
+    /// Starts another broker in the cluster of this broker.
     pub fn joined(&self) -> Broker {
         let broker = Broker::on_a_free_port();
         broker.join(self, &mut Command::new(SCRIPT));

@@ -1,4 +1,4 @@
-//! A load of random reactions, and a comparison of the dataflow's finals with the reactions in the log.
+//! A load of random reactions, and a comparison of the dataflow's final results with the reactions in the log.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ pub const WINDOW_MS: u64 = 500;
 const BEAT: Duration = Duration::from_millis(50);
 /// Timeout for a restart with a killed broker on two busy cores.
 pub const LONG: Duration = Duration::from_secs(150);
-/// Counts by window start, room and emoji.
+/// Counts of reactions. The key is the window start, the room and the emoji.
 pub type Counts = BTreeMap<(u64, String, String), u64>;
 
 pub fn connect(brokers: &str) -> KafkaLog {
@@ -182,8 +182,8 @@ fn count_batches(log: &KafkaLog, topic: &str, until_ms: u64) -> Counts {
     counts
 }
 
-/// Returns the counts of reactions in finals, as Kafka's own consumer reads them, and of rejected reactions. Asserts
-/// that each window of a room has one final.
+/// Returns the counts of reactions in final results, as Kafka's own consumer reads them, and of rejected reactions.
+/// Asserts that each window of a room has one final result.
 fn finals(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) -> Counts {
     let mut counts = Counts::new();
     let mut seen = BTreeMap::new();
@@ -261,7 +261,7 @@ pub fn arguments(brokers: &str, prefix: &str, workers: u32, processes: &[&str]) 
         .collect()
 }
 
-/// Returns the sum of the end offsets of the `windows` topic. It grows only with closes that have finals.
+/// Returns the sum of the end offsets of the `windows` topic. It grows only with closes that have final results.
 pub fn closes(log: &KafkaLog, prefix: &str) -> Result<u64, LogError> {
     let windows = topics(prefix).windows();
     Ok(log.offsets(&windows)?.iter().map(|kept| kept.end).sum())

@@ -1,4 +1,4 @@
-//! A network between clients and a server, which can stop forwarding.
+//! A forwarder between clients and a server, which can stop forwarding as a faulty network does.
 
 use std::{
     io::{Read, Write},
@@ -10,8 +10,8 @@ use std::{
     thread,
 };
 
-/// A forwarder of connections that can stop forwarding without closing them. Clients see this after a change from Wi-Fi
-/// to mobile, or if a firewall has dropped the state of a connection.
+/// A forwarder of connections that can stop forwarding without closing them. A client's connection behaves like this
+/// after the device has changed from Wi-Fi to mobile data, or after a firewall has dropped the connection's state.
 pub struct Network {
     pub address: SocketAddr,
     /// Number of the first connection that is still forwarded. Connections with smaller numbers forward nothing.
@@ -62,7 +62,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, is_alive: impl Fn() -> bool) 
                     return;
                 }
             }
-            // The connection was stopped, so its bytes are discarded. Neither end notices that.
+            // The connection was stopped, so its bytes are discarded. Neither end notices the loss.
             Ok(length) if length > 0 => {}
             _ if is_alive() => {
                 let _ = to.shutdown(std::net::Shutdown::Write);

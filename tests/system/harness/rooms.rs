@@ -1,4 +1,4 @@
-//! A watcher of a room: a thread that collects every final, also across restarts of the server.
+//! A watcher of a room: a thread that collects every final result, also across restarts of the server.
 
 use std::{
     io,
@@ -62,7 +62,7 @@ struct Seen {
 
 impl Watcher {
     /// Starts a watcher that follows `room` until it is dropped. After a reconnection it resumes after the last final
-    /// that it received.
+    /// result that it received.
     pub fn follow(address: Address, room: &str) -> Watcher {
         Watcher::of(vec![address], room, By::WebSocket)
     }
@@ -91,7 +91,7 @@ impl Watcher {
         }
     }
 
-    /// Returns the finals so far, in the order in which they were received.
+    /// Returns the final results so far, in the order in which they were received.
     pub fn finals(&self) -> Vec<Final> {
         self.seen.lock().unwrap().finals.clone()
     }

@@ -56,7 +56,7 @@ pub struct SecuredKafka {
     signer: Arc<Signer>,
     sasl: String,
     ssl: String,
-    /// `host:port` of the listener that has a certificate of another host.
+    /// `host:port` of the listener whose certificate is for another host.
     pub misnamed: String,
 }
 

@@ -8,7 +8,7 @@ use tungstenite::{Error, Message, WebSocket, stream::MaybeTlsStream};
 pub struct Subscriber(WebSocket<MaybeTlsStream<TcpStream>>);
 
 impl Subscriber {
-    /// Connects. With `since` the subscriber resumes after the final with this id.
+    /// Connects. With `since` the subscriber resumes after the final result with this id.
     pub fn connect(address: &str, room: &str, since: Option<&str>) -> io::Result<Subscriber> {
         let since = since.map_or(String::new(), |id| format!("?since={id}"));
         let url = format!("ws://{address}/v1/rooms/{room}/ws{since}");

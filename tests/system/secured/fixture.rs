@@ -65,7 +65,7 @@ impl Fixture {
     /// Gives a role its permissions, by running the commands that `topics check` prints for it.
     pub fn grant(&self, role: &str) {
         let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
-        // If topics are missing, `topics check` ends with 1, but it prints the commands.
+        // If topics are missing, `topics check` exits with 1, but it still prints the commands.
         let check = node::run(&[&["topics", "check"][..], &store].concat());
         let printed = String::from_utf8(check.stdout).unwrap();
         let principal = format!("User:{role}");
@@ -151,7 +151,7 @@ impl Fixture {
         Node::start(&arguments, &self.log("up"))
     }
 
-    /// Waits until `reactions` reactions are in finals. Asserts that each window has one final.
+    /// Waits until `reactions` reactions are in final results. Asserts that each window has one final result.
     pub fn until_counted(&self, reactions: u64) {
         self.until_counted_or_more(reactions, 0);
     }

@@ -12,7 +12,7 @@ use crate::harness::{
 
 /// Time for which a service retries a denied request before it ends.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Maximum time until a process ends; only a test that fails waits this long.
+/// Maximum time for which a test waits until a process ends; only a test that fails waits this long.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(90);
 
 /// Waits until `/readyz` returns 200, or another status if `is_ready` is false. Returns the body of the response.
@@ -25,7 +25,8 @@ fn until_ready(node: &Node, is_ready: bool) -> String {
     })
 }
 
-/// Waits until `/readyz` returns 503 with a reason that contains each of `words`. It may report other reasons before.
+/// Waits until `/readyz` returns 503 with a reason that contains each of `words`. Before that, `/readyz` may report
+/// other reasons.
 fn until_not_ready(node: &Node, words: &[&str]) {
     until("the reason in /readyz", || {
         let reason = until_ready(node, false).to_lowercase();
@@ -50,8 +51,8 @@ fn ends_with_78(node: &mut Node, words: &[&str]) -> Duration {
     after
 }
 
-/// Returns a dataflow that has lost the permission to write finals, its ingest, its client, and the number of stored
-/// reactions.
+/// Returns a dataflow that has lost the permission to write final results, its ingest, its client, and the number of
+/// stored reactions.
 fn denied_to_write(fixture: &Fixture) -> (Node, Node, Client, u64) {
     for role in ["ingest", "dataflow"] {
         fixture.grant(role);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::fixture::{Fixture, logged, post, stored};
 use crate::harness::{secured::Login, until};
 
-/// Lifetime of a token. The client requests a new token before its end.
+/// Lifetime of a token. The client requests a new token before the current one expires.
 const TOKEN_LIFE: Duration = Duration::from_secs(10);
 
 #[test]

@@ -160,13 +160,13 @@ pub fn assert_contains(text: &str, words: &[&str]) {
 /// The outcomes of reactions, read from the result topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Reactions in finals, by room.
+    /// For each room, the number of reactions in final results.
     pub counted: BTreeMap<String, u64>,
-    /// Reactions that were rejected, by reason, partition and room.
+    /// The number of rejected reactions. The key is the reason, the partition and the room.
     pub rejected: BTreeMap<(String, u32, String), u64>,
-    /// Room and start of each final whose window has a final already.
+    /// Room and start of each final result whose window has a final result already.
     pub doubled: Vec<(String, u64)>,
-    /// The end of the newest final.
+    /// The end of the newest final result.
     pub final_until_ms: u64,
 }
 
@@ -228,8 +228,8 @@ impl Outcome {
         of.map(|(_, count)| count).sum()
     }
 
-    /// Asserts that exactly these reactions were counted in each room, that each window has one final, and that no
-    /// reaction was rejected.
+    /// Asserts that exactly these reactions were counted in each room, that each window has one final result, and that
+    /// no reaction was rejected.
     pub fn assert_all_counted(&self, rooms: &[(&str, u64)]) {
         let rooms = rooms
             .iter()
@@ -337,7 +337,8 @@ impl Producers {
         until("stored or refused reactions", || {
             let answers = self.answers.lock().unwrap();
             let newest = answers.newest.is_some_and(|newest| newest >= from);
-            // If requests are refused, perhaps none is stored any more, so the wait ends. `end` reports the refusals.
+            // If a request was refused, later requests may never be stored, so the wait ends. `end` reports the
+            // refusals.
             (newest || !answers.refused.is_empty() && Instant::now() > from).then_some(())
         });
     }

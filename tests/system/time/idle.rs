@@ -31,7 +31,7 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN: &str = "open transaction";
 const UNREACHABLE: &str = "unreachable";
 
-/// A Kafka of two brokers, each of which leads half of the partitions, and a dataflow that connects to the second one
+/// A Kafka of two brokers that each lead half of the partitions, and a dataflow that connects to the second broker
 /// through a proxy. Ingests connect to both directly.
 struct Halves {
     fixture: Fixture,
@@ -126,8 +126,8 @@ fn a_dataflow_that_is_frozen_or_cut_off_makes_nothing_late() {
     assert_eq!(shown, [Some(0.0); 2]);
 }
 
-/// Stops the dataflow by SIGSTOP and lets it continue, as if its machine were suspended or migrated. The clock does not
-/// stop meanwhile. In the second round the network works again a little later than the process.
+/// Stops the dataflow by SIGSTOP and lets it continue, as if its machine were suspended or migrated. The clock
+/// continues during that time. In the second round the network recovers a little later than the process.
 fn while_it_is_frozen(halves: &Halves, producers: &Producers) {
     for network_is_late in [false, true] {
         halves.dataflow.signal("STOP");
@@ -238,7 +238,7 @@ fn a_transaction_that_outlasts_the_hold_timeout_is_late_and_named() {
         acknowledged,
         "{outcome:?}"
     );
-    // No other reaction was rejected, and no window has two finals.
+    // No other reaction was rejected, and no window has two final results.
     let all = late(CROWD) + late(TRANSACTION);
     assert_eq!(outcome.rejected.values().sum::<u64>(), all, "{outcome:?}");
     assert_eq!(outcome.doubled, []);

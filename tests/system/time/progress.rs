@@ -1,4 +1,4 @@
-//! Tests of stored progress that is lost or older than the finals, and of starts that are refused.
+//! Tests of stored progress that is lost or older than the final results, and of starts that are refused.
 
 use std::{thread, time::Duration};
 
@@ -42,7 +42,7 @@ fn react(node: &Node, room: &str) -> u64 {
 }
 
 impl Fixture {
-    /// Waits until the finals of a room contain `reactions` reactions.
+    /// Waits until the final results of a room contain `reactions` reactions in total.
     fn until_counted(&self, room: &str, reactions: u64) {
         until("all are counted", || {
             let outcome = self.outcome();
@@ -51,8 +51,8 @@ impl Fixture {
         });
     }
 
-    /// Asserts that a start is refused, because finals are later than the progress, and that no window has two finals.
-    /// Then resets the dataflow to the present time, and asserts that the next run counts new reactions.
+    /// Asserts that a start is refused, because final results are later than the progress, and that no window has two
+    /// final results. Then resets the dataflow to the present time, and asserts that the next run counts new reactions.
     fn is_refused_until_a_reset(&self, before: &[(&str, u64)], room: &str) {
         let up = ["up", "--listen", "127.0.0.1:0", "--admin", "off"];
         let arguments = [&up[..], &self.store(), &QUICK].concat();

@@ -1,5 +1,5 @@
-//! Tests of a totals topic that gets more partitions: newer records of a room may be in another partition than its
-//! older ones.
+//! Tests of a totals topic that gets more partitions: the newer and the older records of a room may be in different
+//! partitions.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -62,8 +62,8 @@ fn count(fixture: &Fixture, reactions: usize, total: u64) {
     let mut found = Totals::new();
     within(DEADLINE, || {
         found = stored(fixture);
-        // All rooms have the same windows, so their totals are committed together. If one room has the last total, all
-        // should have it.
+        // All rooms have the same windows, so their totals are committed together. If one room has its last total, all
+        // rooms should have theirs.
         let last = *found.values().max()? >= total;
         (last && found.len() as u64 == ROOMS).then_some(())
     });
@@ -78,8 +78,8 @@ fn totals_never_go_back_when_their_topic_gets_partitions() {
     let totals = fixture.topic("totals");
     kafka::add_partitions(&fixture.brokers, &totals, MORE_PARTITIONS);
     count(&fixture, 3, 8);
-    // A publisher computes the totals of a room from the totals topic and from retained finals. These finals are
-    // deleted here, so only the totals topic remains.
+    // A publisher computes the totals of a room from the totals topic and from retained final results. These final
+    // results are deleted here, so only the totals topic remains.
     fixture.recreate("windows");
     let node = fixture.up(&[]);
     let begins = shown(&node);

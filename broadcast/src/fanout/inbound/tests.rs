@@ -139,8 +139,8 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Generates frames that are mostly valid. An invalid frame ends the connection, so with more of them the sequences
-/// would be shorter and cover fewer states.
+/// Generates frames that are mostly valid. An invalid frame ends the connection, so with more invalid frames the
+/// sequences would be shorter and cover fewer states.
 fn sent() -> impl Strategy<Value = Sent> {
     let first = prop_oneof![
         // Unfragmented text and binary messages, pings, pongs.
@@ -160,8 +160,8 @@ fn sent() -> impl Strategy<Value = Sent> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// tungstenite parses whole messages, and checks in another order. So if both report a violation, its kind may
-    /// differ, but it is in the same frame. If one of them reports no violation, the other one reports none either.
+    /// Our parser and tungstenite report a violation in the same frame, or neither reports one. They may report
+    /// different kinds of violation, since tungstenite parses whole messages and checks in another order.
     #[test]
     fn inbound_and_tungstenite_agree(
         frames in proptest::collection::vec(sent(), 0..12),

@@ -158,8 +158,8 @@ impl Principal {
     }
 }
 
-/// Returns the token of the `Authorization: Bearer` header. If a request has two `Authorization` headers, neither is
-/// used, since a proxy may have checked only the other one.
+/// Returns the token of the `Authorization: Bearer` header. If a request has two `Authorization` headers, both are
+/// ignored, since a proxy may have checked only one of them.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let line = lines.next().filter(|_| lines.next().is_none())?;

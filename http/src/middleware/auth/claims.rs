@@ -10,9 +10,10 @@ pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
 /// The claims that every token must have, besides `sub` and `exp`. By default, none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequiredClaims {
-    /// Audiences, of which the claim `aud` must contain at least one. If the list is empty, `aud` is not checked.
+    /// The accepted audiences: the claim `aud` must contain at least one of them. If the list is empty, `aud` is not
+    /// checked.
     pub audiences: Vec<String>,
-    /// Issuers, of which the claim `iss` must be one. If the list is empty, `iss` is not checked.
+    /// The accepted issuers: the claim `iss` must be one of them. If the list is empty, `iss` is not checked.
     pub issuers: Vec<String>,
 }
 

@@ -29,7 +29,7 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 /// client can invent a `kid`.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Pause after a failure, and its maximum. Each further failure in a row doubles the pause.
+/// Pause after a first failure, and maximum pause. Each further failure in a row doubles the pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -50,7 +50,7 @@ pub(super) struct Refresh {
 pub(super) enum UnknownKey {
     /// The request waits for the fetch that is in progress.
     Wait,
-    /// The request wakes up the task that fetches, and waits for its fetch.
+    /// The request wakes up the task that fetches the set, and waits for that fetch.
     Fetch,
     /// The token is refused without a fetch.
     Refuse,
@@ -102,7 +102,7 @@ impl Refresh {
         if self.in_progress {
             return UnknownKey::Wait;
         }
-        // After a failure the next fetch is due soon in any case, so an unknown key causes no other one.
+        // After a failure the next fetch is due soon in any case, so an unknown key causes no additional fetch.
         if self.failures > 0 {
             return UnknownKey::Refuse;
         }

@@ -7,7 +7,7 @@
 //!
 //! Invariants: a set replaces another only if it has a usable key. While the endpoint fails, the last set stays in use.
 
-#![allow(clippy::disallowed_methods, reason = "fetches keys")]
+#![allow(clippy::disallowed_methods, reason = "this module fetches keys")]
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -112,7 +112,8 @@ impl RemoteKeys {
         shared.metrics.unknown_kids.inc();
         let decision = {
             let mut refresh = shared.refresh();
-            // A fetch that has ended since the key was not found may have added it, so another fetch is not needed.
+            // If a fetch has ended since the lookup failed, that fetch may have added the key, so another fetch is not
+            // needed.
             let is_current = shared.current.borrow().fetches == fetches;
             is_current.then(|| refresh.unknown_key(Instant::now()))
         };
@@ -148,8 +149,8 @@ impl Current {
     fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Refused> {
         let set = self.set.as_ref().ok_or(Refused::NoKeys)?;
         set.verify(token, now).map_err(|invalid| match invalid {
-            // The last fetch has failed, so the endpoint may have a key that is not known here. The client gets a 503,
-            // after which it retries with this token. After a 401 the client would not retry.
+            // The last fetch has failed, so the endpoint may have a key that this process does not know. The client
+            // gets a 503, so that it retries with this token. After a 401 it would not retry.
             InvalidToken::UnknownKey if self.failing => Refused::NoKeys,
             invalid => Refused::Token(invalid),
         })

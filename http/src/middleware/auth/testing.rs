@@ -1,4 +1,4 @@
-//! Issuers of tokens, for tests.
+//! Issuers that sign tokens in tests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use aws_lc_rs::{

@@ -31,8 +31,8 @@ struct Kept {
 }
 
 /// A model of a compacted topic, as Kafka documents it. The topic keeps the newest record of each key, and deletes this
-/// record, too, if it is a tombstone that is older than a day. Each element has the kept records of a partition, by
-/// offset.
+/// record, too, if it is a tombstone that is older than a day. Each element has the kept records of a partition; the
+/// key is the offset.
 #[derive(Debug, Clone, Default)]
 struct Model(Vec<BTreeMap<u64, Kept>>);
 

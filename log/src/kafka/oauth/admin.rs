@@ -180,8 +180,8 @@ impl Connection {
         let answer: SaslAuthenticateResponse =
             connection.ask(ApiKey::SaslAuthenticate, 2, &authenticate)?;
         let reason = answer.error_message.map(|message| message.to_string());
-        // A broker that refuses a token first sends JSON without an error code, and waits for another message before it
-        // fails. So JSON already means that the token is refused.
+        // A broker that refuses a token first sends JSON without an error code, and sends the error code only after
+        // another message. So a response in JSON means that the broker refuses the token.
         let json = String::from_utf8_lossy(&answer.auth_bytes).into_owned();
         match (answer.error_code, json.is_empty()) {
             (0, true) => Ok(connection),

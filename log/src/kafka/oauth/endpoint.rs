@@ -1,4 +1,4 @@
-//! Requests tokens from the token endpoint, by the client_credentials grant of RFC 6749, section 4.4.
+//! Requests tokens from the token endpoint with the client_credentials grant of RFC 6749, section 4.4.
 
 use std::{sync::Arc, time::Duration};
 
@@ -315,7 +315,7 @@ mod tests {
         }
     }
 
-    /// Answers one request, and returns it.
+    /// Answers one request, and returns the request.
     fn answer(mut stream: impl Read + Write, body: &str) -> String {
         let mut request = Vec::new();
         let mut part = [0; 4096];

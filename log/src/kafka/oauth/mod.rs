@@ -197,8 +197,7 @@ const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     ),
 ];
 
-/// Returns whether the value of an unsupported property changes nothing, because it is the value that is used in any
-/// case.
+/// Returns whether an unsupported property has the value that is always used, so that the property changes nothing.
 fn is_harmless(property: &str, value: &str) -> bool {
     match property {
         "enable.sasl.oauthbearer.unsecure.jwt" => value == "false",
@@ -391,7 +390,7 @@ impl Schedule {
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "compares the expiry of tokens with the clock"
+    reason = "this module compares the expiry of tokens with the clock"
 )]
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

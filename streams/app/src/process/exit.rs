@@ -50,7 +50,7 @@ impl Failure {
         Self::new(Exit::Usage, format!("{flag}: {why}"))
     }
 
-    /// Returns the failure for a dependency that is not available, for example Kafka or a server.
+    /// Returns the failure for an unavailable dependency, for example Kafka or a server.
     pub fn unavailable(why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Unavailable, why.to_string())
     }

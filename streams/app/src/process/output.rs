@@ -61,8 +61,8 @@ fn is_control(character: char) -> bool {
     character.is_control() || separates || turns
 }
 
-/// Whether the terminal supports escape sequences. With `TERM=dumb` it supports none, and without `TERM` its sequences
-/// are not known.
+/// Whether the terminal supports escape sequences. With `TERM=dumb` it supports none, and without `TERM` it is not
+/// known which sequences it supports.
 pub fn can_be_drawn_on() -> bool {
     let terminal = std::env::var_os("TERM").unwrap_or_default();
     !terminal.is_empty() && terminal != "dumb"

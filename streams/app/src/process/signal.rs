@@ -98,8 +98,8 @@ impl Signals {
         Ok(Self { phase, received })
     }
 
-    /// Makes a signal end the process with the exit code of an interrupted command, so that a script does not continue
-    /// as if the work was done.
+    /// From now on a signal ends the process with the exit code of an interrupted command, so that a script does not
+    /// continue as if the work were done.
     pub fn interrupt_work(&self) {
         *lock(&self.phase) = Phase::Unfinished;
     }

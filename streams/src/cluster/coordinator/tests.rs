@@ -59,8 +59,8 @@ struct Process {
     coordinator: Coordinator,
     is_alive: bool,
     is_frozen: bool,
-    /// The time since which the process is unreachable, since it is isolated or its host has lost its power; `None` if
-    /// it is reachable.
+    /// The time at which the process became unreachable, because it was isolated or its host lost power; `None` if it
+    /// is reachable.
     unreachable_since: Option<Instant>,
     stop_requested: bool,
     failure: Option<StreamsError>,
@@ -783,8 +783,8 @@ fn a_process_that_stops_while_the_group_forms_leaves_alone() {
     assert_eq!(network.active(), [0, 1]);
 }
 
-/// The connections of a host without power stay open for ten seconds, but a process that replaces the lost one must not
-/// wait for that.
+/// The connections of a host without power stay open for ten seconds. A process that replaces the lost one must not
+/// wait until they close.
 #[test]
 fn a_process_is_replaced_as_soon_as_it_counts_as_lost() {
     let mut network = Network::new(3);

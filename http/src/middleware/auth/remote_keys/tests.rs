@@ -299,7 +299,7 @@ async fn replaces_nothing(answer: String, words: &'static str, issuer: Issuer) {
         Err(Refused::NoKeys)
     );
 
-    // The endpoint sends the same answer again after a valid set was fetched.
+    // The endpoint sends the same response again after a valid set was fetched.
     endpoint.answers(keys_of(&[("k1", &issuer)]));
     until_ready(&readiness).await;
     endpoint.answers(answer);
