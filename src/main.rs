@@ -33,6 +33,7 @@ use crate::{
     commands::{
         Command,
         arguments::{self, Parsed},
+        generate,
     },
     exit::{Exit, Failure},
     logging::LogFormat,
@@ -60,6 +61,10 @@ fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
     panic_hook::install(format);
     let command = match arguments::parse(std::env::args_os()) {
         Parsed::Run(matches) => Command::from_arg_matches(&matches),
+        Parsed::Generate(dir) => {
+            generate::run(&arguments::parser(), &dir)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Parsed::Print(text) => return Ok(output::print_and_exit(&text)),
         Parsed::Invalid(line) => return Err(usage_error(&line)),
     };

@@ -4,13 +4,16 @@
 //! Invariants: an empty variable counts as not set. No variable has two meanings: if a flag of a tool means something
 //! else than the flag of a server with the same name, the variable of the tool's flag contains the name of the tool.
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Command as Parser, CommandFactory, Error, error::ErrorKind,
 };
 
-use super::Command;
+use super::{Command, generate};
 
 /// The tools whose environment variables contain the name of the tool, for example `EMOSTREAM_LOAD_RATE`.
 const OWN_VARIABLES: [&str; 3] = ["load", "inspect", "reset"];
@@ -30,6 +33,8 @@ const COMMON_FLAGS: [&str; 7] = [
 pub(crate) enum Parsed {
     /// The command to run.
     Run(ArgMatches),
+    /// Write the man pages and completions to this directory.
+    Generate(PathBuf),
     /// Help or the version, to be printed.
     Print(String),
     /// The error, which names the flag and the reason.
@@ -38,8 +43,12 @@ pub(crate) enum Parsed {
 
 /// Parses the arguments, and the environment variables of flags that are not in the arguments.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
-    match parser().try_get_matches_from(with_help(arguments)) {
-        Ok(matches) => Parsed::Run(matches),
+    let parser = parser().subcommand(generate::parser());
+    match parser.try_get_matches_from(with_help(arguments)) {
+        Ok(matches) => match generate::directory(&matches) {
+            Some(dir) => Parsed::Generate(dir),
+            None => Parsed::Run(matches),
+        },
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Invalid(
@@ -70,7 +79,8 @@ fn with_help(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     arguments
 }
 
-fn parser() -> Parser {
+/// Returns the parser of all commands that `--help` lists.
+pub(crate) fn parser() -> Parser {
     with_environment(Command::command())
 }
 
@@ -183,7 +193,7 @@ mod tests {
         match parse(arguments) {
             Parsed::Invalid(line) => line,
             Parsed::Print(text) => panic!("printed: {text}"),
-            Parsed::Run(_) => panic!("accepted"),
+            Parsed::Run(_) | Parsed::Generate(_) => panic!("accepted"),
         }
     }
 
@@ -272,6 +282,7 @@ mod tests {
                     Parsed::Run(_) => {}
                     Parsed::Invalid(why) => panic!("{example}: {why}"),
                     Parsed::Print(text) => panic!("{example}: {text}"),
+                    Parsed::Generate(_) => panic!("{example}: a hidden command"),
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod arguments;
 mod dataflow;
+pub(crate) mod generate;
 mod ingest;
 mod inspect;
 mod load;
