@@ -7,6 +7,8 @@ mod ingest;
 mod inspect;
 mod load;
 mod publisher;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod reset;
 mod subscribe;
