@@ -21,25 +21,27 @@ test: setup ## Run every test, with a real browser and a real Kafka (KAFKA=3.9.2
 	@tests/run.sh $(TEST_FLAGS)
 
 check: ## Run the tests that need neither Kafka nor a browser: unit and property tests, golden cases, simulation
-	cargo test --workspace --lib --bins --test golden
+	cargo test --workspace --lib --bin emostream --test golden
 
 soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one), then fuzz for FUZZ_SECONDS=60
 	SEEDS=$(or $(SEEDS),100000) cargo test -p emostream-dataflow --lib simulation::whatever
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) cargo test -p emostream-ingest --lib fuzz -- --nocapture --test-threads=4
 
-bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
+bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS, on all cores or on CPUS=1
 ifeq ($(FIGURE),swarms)
-	cargo test --workspace --test swarms -- --ignored --nocapture
+	cargo test --workspace --test system swarms:: -- --ignored --nocapture
 else ifdef FIGURE
 	cargo build --release -p emostream -p emostream-bench
-	KAFKA_SESSION_TIMEOUT_MS=18000 tests/kafka/kafka.sh run target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
+	$(if $(filter words,$(FIGURE)),cargo build --release -p emostream-streams --example word_count)
+	KAFKA_SESSION_TIMEOUT_MS=18000 tests/kafka/kafka.sh run $(if $(CPUS),taskset -c $(CPUS)) \
+		target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
 else
 	@sed -n '/^| `make bench /p' bench/README.md
 endif
 
 screenshots: ## Take the screenshots in docs/img/ again, after some minutes of generated reactions
 	@tests/setup.sh pictures
-	cargo test --workspace --test screenshots -- --ignored
+	cargo test --workspace --test system screenshots:: -- --ignored
 	pngquant --force --strip --skip-if-larger --quality 60-90 --ext .png docs/img/*.png
 
 lint: ## Check format, wording, dependencies, lints and documentation as CI does
@@ -49,7 +51,8 @@ lint: ## Check format, wording, dependencies, lints and documentation as CI does
 	python3 tests/documents.py
 	target/lint/bin/cargo-deny --workspace --locked check -D warnings bans licenses sources
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	# With the examples, so that cargo builds the dependencies with the same features as above, and not a second time.
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --lib --bins --examples
 
 fmt: ## Format the code
 	cargo fmt --all

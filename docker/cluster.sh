@@ -17,11 +17,11 @@ emostream=${EMOSTREAM:-$root/target/release/emostream}
 dir=${CLUSTER_DIR:-$root/target/cluster}
 listen=${CLUSTER_LISTEN:-127.0.0.1:8080}
 
-# Longer than in tests, because a broker on a busy machine may be silent for longer.
+# The session timeout is longer than in tests, because a broker on a busy machine may be silent for longer.
 export KAFKA_SESSION_TIMEOUT_MS=${KAFKA_SESSION_TIMEOUT_MS:-9000}
 # Pause before a restart; without it, a process that cannot start would keep a core busy.
 pause_seconds=0.5
-# Timeout of the start on two busy cores; usually all are ready in some seconds.
+# Timeout of the start. It is long enough for two busy cores; usually all roles are ready within some seconds.
 ready_seconds=120
 
 fail() {
@@ -33,7 +33,7 @@ declare -A taken port
 free_port() { # free_port NAME: sets port[NAME] to a free port of 127.0.0.1
     local number
     for _ in $(seq 1000); do
-        # Below the kernel's range of ephemeral ports.
+        # The port is below the kernel's range of ephemeral ports, so that no outgoing connection uses it.
         number=$((20000 + RANDOM % 12000))
         [ -n "${taken[$number]-}" ] && continue
         if ! (exec 8<>"/dev/tcp/127.0.0.1/$number") 2>/dev/null; then
@@ -45,8 +45,8 @@ free_port() { # free_port NAME: sets port[NAME] to a free port of 127.0.0.1
     fail "no free port found"
 }
 
-# Calls the command $1 with each role and its flags, in the order of the data. It has one relay more than compose.yaml,
-# below the others, as in a deeper tree.
+# Calls the command $1 with each role and its flags, in the order in which data flows. It has one relay more than
+# compose.yaml, below the others, as in a deeper tree.
 roles() { # roles COMMAND…
     local hosts=127.0.0.1:${port[timely-0]},127.0.0.1:${port[timely-1]}
     local n
@@ -89,7 +89,7 @@ if [ "${1-}" = commands ]; then
 fi
 [ $# -eq 0 ] || fail "'$1' is unknown; write nothing, or: commands"
 
-listens() { # listens ADDRESS: whether a process listens on it
+listens() { # listens ADDRESS: whether a process listens on the address
     local host=${1%:*}
     case $host in '*' | 0.0.0.0 | '') host=127.0.0.1 ;; esac
     (exec 8<>"/dev/tcp/$host/${1##*:}") 2>/dev/null
@@ -108,7 +108,7 @@ keep() { # keep NAME COMMAND…
     while [ -z "$stopping" ]; do
         setsid "$@" >>"$dir/$name.log" 2>&1 </dev/null &
         child=$!
-        # Renamed atomically: a reader gets the previous pid or this one, never a part of it.
+        # The file is renamed atomically, so that a reader gets the previous pid or this one, never a part of it.
         echo "$child" >"$dir/$name.pid.new"
         mv "$dir/$name.pid.new" "$dir/$name.pid"
         # SIGTERM may have arrived before `child` was set.
@@ -116,7 +116,7 @@ keep() { # keep NAME COMMAND…
         # A signal to this shell interrupts the wait, not the child.
         while :; do
             code=0
-            # Suppresses the shell's message about killed jobs.
+            # This command suppresses the shell's message about killed jobs.
             { wait "$child" || code=$?; } 2>/dev/null
             kill -0 "$child" 2>/dev/null || break
         done
@@ -160,7 +160,7 @@ stop() { # stop NAME…
     done
 }
 
-# In the order of the data, so that accepted reactions are in the log before anything else ends.
+# The roles stop in the order in which data flows, so that accepted reactions are in the log before anything else ends.
 end() {
     local code=$?
     trap - EXIT
@@ -188,7 +188,7 @@ ready() { # ready PORT: whether the role with this admin port is ready
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-# Files and processes of a run that was killed.
+# These commands remove files and processes of an earlier run that was killed.
 "$kafka_sh" stop "$dir/kafka"
 rm -rf "$dir/kafka" "$dir/failed" "$dir"/*.log "$dir"/*.pid "$dir"/*.pid.new
 trap end EXIT
@@ -231,5 +231,5 @@ EmoStream runs as a cluster of processes on Kafka at $kafka. Open http://$listen
 Kill any process: it is restarted, and no count changes:  kill -9 \$(cat $dir/dataflow-0.pid)
 Logs and pids are in $dir. Ctrl-C stops everything.
 SAY
-# Until a signal, which is also sent if a role cannot continue.
+# The script waits for a signal, which is also sent if a role cannot continue.
 wait

@@ -19,7 +19,7 @@ pub(crate) enum Exit {
     Defect = 70,
     /// The process ended for a reason that a restart may fix.
     Restart = 75,
-    /// The settings differ from those of the stored progress or do not suit the topics, or a permission is missing.
+    /// The settings are not the ones in the stored progress, or do not suit the topics, or a permission is missing.
     OtherSettings = 78,
 }
 

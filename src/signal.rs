@@ -113,7 +113,7 @@ impl Signals {
     pub(crate) async fn next(&mut self) -> &'static str {
         match self.received.recv().await {
             Some(request) => request.name(),
-            // This does not occur, because the thread that sends runs until the process exits.
+            // The channel is never closed, because the thread that sends runs until the process exits.
             None => std::future::pending().await,
         }
     }

@@ -20,9 +20,12 @@ group() { # group NAME COMMAND…
 
 group "build" cargo test --workspace --no-run
 group "client module" npm --prefix broadcast/web test
-group "unit and property tests, simulation" cargo test --workspace --lib --bins "$@"
+group "unit and property tests, simulation" cargo test --workspace --lib --bin emostream "$@"
 group "examples in the documentation" cargo test --workspace --doc "$@"
-group "golden cases and system tests" tests/kafka/kafka.sh run tests/system.py
+# The system tests wait for processes, brokers and browsers most of their time, so there are two threads a core. They
+# are one binary, so a thread that is free takes the next test of any module.
+RUST_TEST_THREADS=$((2 * $(nproc))) group "golden cases and system tests" \
+    tests/kafka/kafka.sh run cargo test --workspace --test '*' "$@"
 
 printf '%s\n' "" "Time of each group:" "${times[@]}"
 exit $failed

@@ -2,16 +2,12 @@
 """Fails on phrases that the style of this repository excludes: see "Style" in CONTRIBUTING.md.
 
 Checks prose: Markdown without its code, the comments of Rust files, and the messages in Rust files that are not tests
-(string literals of four words or more). Text in backticks or quotes is not checked.
-
-    wording.py            the check of `make lint`
-    wording.py --count    where a phrase is not checked yet, and how often it occurs there (0: take the entry out)
+(string literals of four words or more). Text in backticks or quotes is not checked. `make lint` runs this check.
 """
 
 import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,26 +48,6 @@ PHRASES = {
     "nothing of it": (r"\bnothing of (?:it|them)\b", "no part of it, none of its …"),
     "is fed": (r"\b(?:is|are|was|were) fed\b", "receives … from"),
 }
-
-# Where a phrase still occurs: files of Markdown, and top-level folders of Rust. Take a name out with its last hit.
-NOT_YET = {
-    "is no X": "dataflow streams",
-    "said": "streams",
-    "speaks": "streams",
-    "strangers": "streams",
-    "anew": "streams",
-    "go on": "streams",
-    "asked": "streams",
-    "says": "broadcast/web/README.md dataflow streams",
-    "tells": "broadcast/web/README.md",
-    "news": "broadcast/web/README.md",
-    "lies": "broadcast/web/README.md streams",
-}
-
-
-def group(file):
-    """The file of Markdown, or the top-level folder of Rust, that an entry of NOT_YET names."""
-    return file if file.endswith(".md") else file.split("/")[0]
 
 
 def prose(path):
@@ -127,19 +103,11 @@ def hits(file):
 
 def main():
     files = subprocess.check_output(["git", "ls-files", "*.md", "*.rs"], cwd=ROOT, text=True).split()
-    pending, failed = Counter(), False
+    failed = False
     for file in files:
         for line, phrase, text in hits(file):
-            if group(file) in NOT_YET.get(phrase, "").split():
-                pending[phrase, group(file)] += 1
-            else:
-                failed = True
-                print(f'{file}:{line}: "{text}…" ({phrase}); write: {PHRASES[phrase][1]}', file=sys.stderr)
-    if "--count" in sys.argv[1:]:
-        for phrase in PHRASES:
-            counts = [f"{group}: {count}" for (of, group), count in sorted(pending.items()) if of == phrase]
-            stale = [f"{group}: 0" for group in NOT_YET.get(phrase, "").split() if not pending[phrase, group]]
-            print(f"{phrase:16}", ", ".join(counts + stale))
+            failed = True
+            print(f'{file}:{line}: "{text}…" ({phrase}); write: {PHRASES[phrase][1]}', file=sys.stderr)
     sys.exit(failed)
 
 

@@ -2,30 +2,36 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::ValueEnum;
 use emostream_model::{Batch, Reaction, WindowRecord};
+use foldhash::HashMap;
+use serde::Deserialize;
 
 use crate::{
     Result,
     cluster::{Cluster, PARTITIONS, RecordWriter, ResultReader},
-    crowd::{Crowd, Key, Names, Tallies, WINDOW_MS},
+    crowd::{Crowd, Event, Key, Names, Tallies, WINDOW_MS, vocabulary, window_of, word},
 };
 
 /// Number of reactions in a batch.
 pub(crate) const BATCH: usize = 500;
 
-/// Time between the end of the crowd's last window and the closing reactions. It is longer than the lateness or grace
-/// period of every measured program, so the closing reactions close all windows of the crowd.
+/// Time between the end of the crowd's last window and the closing records. It is longer than the lateness or grace
+/// period of every measured program, so the closing records close all windows of the crowd.
 const CLOSING_DELAY_MS: u64 = 45_000;
 
 /// Maximum time between two results. If no result arrives for this long, the collector stops, and the results that have
 /// not arrived count as missing.
 const STALLED: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// What the records of a topic are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
+    /// Reactions as plain JSON.
     Plain,
+    /// Batches of reactions.
     Batches,
+    /// Lines of text, whose words are counted.
+    Lines,
 }
 
 /// Returns a crowd whose last reactions have an event time of about two minutes ago.
@@ -53,44 +59,94 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Writes the crowd's reactions to the partitions in turn, and returns the expected tallies.
-///
-/// Then it writes closing reactions with a later event time to every partition, one for each room and emoji. Without
-/// them the last windows of the crowd would not close, neither in the dataflow nor in Kafka Streams or Flink.
-pub(crate) fn fill(
-    cluster: &Cluster,
+/// A topic with a crowd's reactions or lines, and the tallies that counting them must result in.
+pub(crate) struct Backlog {
+    pub(crate) cluster: Cluster,
+    pub(crate) topic: String,
+    pub(crate) format: Format,
+    end_ms: u64,
+    expected: Tallies,
+}
+
+impl Backlog {
+    /// Writes the crowd's reactions or lines to the partitions in turn.
+    ///
+    /// Then it writes closing records with a later event time to every partition, with every key. Without them the last
+    /// windows of the crowd would not close, neither in the measured program nor in Kafka Streams or Flink.
+    pub(crate) fn fill(
+        cluster: Cluster,
+        topic: String,
+        crowd: &Crowd,
+        format: Format,
+    ) -> Result<Backlog> {
+        cluster.recreate(&topic, PARTITIONS)?;
+        let writer = cluster.writer(50)?;
+        let expected = match format {
+            Format::Lines => write_lines(&writer, &topic, crowd)?,
+            _ => write_reactions(&writer, &topic, crowd, format)?,
+        };
+        writer.finish()?;
+        Ok(Backlog {
+            cluster,
+            topic,
+            format,
+            end_ms: crowd.end_ms(),
+            expected,
+        })
+    }
+}
+
+fn write_lines(writer: &RecordWriter, topic: &str, crowd: &Crowd) -> Result<Tallies> {
+    let mut expected: HashMap<(u64, u32), u64> = HashMap::default();
+    for ((words, at_ms), partition) in crowd.lines().zip((0..PARTITIONS).cycle()) {
+        for word in &words {
+            *expected.entry((window_of(at_ms), *word)).or_default() += 1;
+        }
+        writer.write(topic, partition, at_ms, line(words).as_bytes())?;
+    }
+    let closing = line(vocabulary());
+    for partition in 0..PARTITIONS {
+        writer.write(topic, partition, closing_ms(crowd), closing.as_bytes())?;
+    }
+    let tally = |((start_ms, number), count)| ((start_ms, word(number)), count);
+    Ok(expected.into_iter().map(tally).collect())
+}
+
+fn write_reactions(
+    writer: &RecordWriter,
     topic: &str,
     crowd: &Crowd,
-    names: &Names,
     format: Format,
 ) -> Result<Tallies> {
-    cluster.recreate(topic, PARTITIONS)?;
-    let writer = cluster.writer(50)?;
-    let mut expected = Tallies::default();
-    match format {
-        Format::Plain => {
-            for (event, partition) in crowd.events().zip((0..PARTITIONS).cycle()) {
-                *expected.entry(event.key()).or_default() += 1;
-                writer.write(topic, partition, event.at_ms, event.json(names).as_bytes())?;
-            }
-        }
-        Format::Batches => {
-            let mut batches = Batches {
-                writer: &writer,
-                topic,
-                partition: 0,
-                batch: Vec::new(),
-            };
-            for event in crowd.events() {
-                *expected.entry(event.key()).or_default() += 1;
-                batches.push(event.reaction(names)?)?;
-            }
-            batches.flush()?;
+    let names = Names::of(crowd)?;
+    let mut expected: HashMap<(u64, u32, u32), u64> = HashMap::default();
+    let mut batches = Batches {
+        writer,
+        topic,
+        partition: 0,
+        batch: Vec::new(),
+    };
+    for (event, partition) in crowd.events().zip((0..PARTITIONS).cycle()) {
+        let key = (window_of(event.at_ms), event.room, event.emoji);
+        *expected.entry(key).or_default() += 1;
+        match format {
+            Format::Batches => batches.push(event.reaction(&names)?)?,
+            _ => writer.write(topic, partition, event.at_ms, event.json(&names).as_bytes())?,
         }
     }
-    write_closing_reactions(&writer, topic, crowd, names)?;
-    writer.finish()?;
-    Ok(expected)
+    batches.flush()?;
+    write_closing_reactions(writer, topic, crowd, &names)?;
+    let tally = |((start_ms, room, emoji), count)| ((start_ms, names.key(room, emoji)), count);
+    Ok(expected.into_iter().map(tally).collect())
+}
+
+fn line(words: impl IntoIterator<Item = u32>) -> String {
+    words.into_iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns the event time of the closing records.
+fn closing_ms(crowd: &Crowd) -> u64 {
+    crowd.end_ms() + CLOSING_DELAY_MS
 }
 
 struct Batches<'a> {
@@ -129,11 +185,11 @@ fn write_closing_reactions(
     crowd: &Crowd,
     names: &Names,
 ) -> Result<()> {
-    let at_ms = crowd.end_ms() + CLOSING_DELAY_MS;
+    let at_ms = closing_ms(crowd);
     for partition in 0..PARTITIONS {
         for room in 0..crowd.rooms {
             for emoji in 0..crowd.emojis {
-                let event = crate::crowd::Event {
+                let event = Event {
                     room,
                     emoji,
                     user: 0,
@@ -173,7 +229,15 @@ impl Comparison {
     }
 }
 
-/// Collects results until they contain all expected reactions.
+/// A final of `streams/examples/word_count.rs`.
+#[derive(Deserialize)]
+struct WordCount {
+    key: String,
+    start: u64,
+    count: u64,
+}
+
+/// Collects results until they contain all expected events.
 pub(crate) struct ResultCollector<'a> {
     expected: &'a Tallies,
     expected_sum: u64,
@@ -184,11 +248,11 @@ pub(crate) struct ResultCollector<'a> {
 }
 
 impl<'a> ResultCollector<'a> {
-    pub(crate) fn new(expected: &'a Tallies, crowd: &Crowd) -> ResultCollector<'a> {
+    pub(crate) fn new(backlog: &'a Backlog) -> ResultCollector<'a> {
         ResultCollector {
-            expected_sum: expected.values().sum(),
-            expected,
-            end_ms: crowd.end_ms(),
+            expected_sum: backlog.expected.values().sum(),
+            expected: &backlog.expected,
+            end_ms: backlog.end_ms,
             collected: Tallies::default(),
             sum: 0,
             doubled: 0,
@@ -196,7 +260,7 @@ impl<'a> ResultCollector<'a> {
     }
 
     fn add(&mut self, key: Key, count: u64) {
-        // The window of the closing reactions is not compared, since the expected tallies do not contain it.
+        // The window of the closing records is not compared, since the expected tallies do not contain it.
         if key.0 >= self.end_ms {
             return;
         }
@@ -205,35 +269,31 @@ impl<'a> ResultCollector<'a> {
     }
 
     /// Adds the tallies of a final that the dataflow wrote.
-    pub(crate) fn add_final(&mut self, value: &[u8], names: &Names) -> Result<()> {
+    pub(crate) fn add_final(&mut self, value: &[u8]) -> Result<()> {
         let record: WindowRecord = serde_json::from_slice(value)?;
         for tally in &record.counts {
-            let key = names
-                .key(
-                    record.window.start,
-                    record.room.as_str(),
-                    tally.emoji.as_str(),
-                )
-                .ok_or("a final of an unknown room or emoji")?;
-            self.add(key, tally.count);
+            let key = format!("{} {}", record.room, tally.emoji);
+            self.add((record.window.start, key), tally.count);
         }
         Ok(())
     }
 
-    /// Adds a result that Kafka Streams or Flink wrote, in the form `start room emoji count`.
-    pub(crate) fn add_peer_result(&mut self, line: &str, names: &Names) -> Result<()> {
-        let mut words = line.split_whitespace();
-        let mut word = || words.next().ok_or("a short line");
-        let (start_ms, room, emoji) = (word()?.parse()?, word()?, word()?);
-        let key = names
-            .key(start_ms, room, emoji)
-            .ok_or("a tally of an unknown room or emoji")?;
-        let count = word()?.parse()?;
-        self.add(key, count);
+    /// Adds a final of the word count.
+    pub(crate) fn add_word(&mut self, value: &[u8]) -> Result<()> {
+        let WordCount { key, start, count } = serde_json::from_slice(value)?;
+        self.add((start, key), count);
         Ok(())
     }
 
-    /// Reads results until they contain as many reactions as expected, or until no result has arrived for [`STALLED`].
+    /// Adds a result that Kafka Streams or Flink wrote, in the form `start room emoji count` or `start word count`.
+    pub(crate) fn add_peer_result(&mut self, line: &str) -> Result<()> {
+        let (start_ms, rest) = line.trim().split_once(' ').ok_or("a short line")?;
+        let (key, count) = rest.rsplit_once(' ').ok_or("a short line")?;
+        self.add((start_ms.parse()?, key.to_owned()), count.parse()?);
+        Ok(())
+    }
+
+    /// Reads results until they contain as many events as expected, or until no result has arrived for [`STALLED`].
     /// `alive` returns an error if the measured process has ended.
     pub(crate) fn collect(
         &mut self,

@@ -44,6 +44,14 @@ pub(crate) enum Reader {
     Batch,
 }
 
+impl Reader {
+    /// Returns the name of the reader as a flag.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |it| it.get_name().to_owned())
+    }
+}
+
 #[derive(Deserialize)]
 struct Plain<'a> {
     #[serde(borrow)]

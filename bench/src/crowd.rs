@@ -9,12 +9,21 @@ use crate::Result;
 /// Length of the windows of the dataflow, Kafka Streams and Flink.
 pub(crate) const WINDOW_MS: u64 = 2_000;
 
-/// Maximum time by which a reaction is older than the newest reaction that was written before it, as with an ingest
-/// that flushes twice a second.
+/// Maximum time by which a reaction is older than the newest reaction that was written before it. It is as long as with
+/// an ingest that flushes twice a second.
 const JITTER_MS: u64 = 500;
 
-/// Key of a tally: start of the window, number of the room, number of the emoji.
-pub(crate) type Key = (u64, u32, u32);
+/// Number of words of a line.
+const LINE_WORDS: u64 = 8;
+
+/// Number of different words. A window of a backlog has most of them.
+const VOCABULARY: u32 = 1000;
+
+/// Syllables, by the digit of a word's number that they stand for.
+const SYLLABLES: [&str; 10] = ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "so", "tu"];
+
+/// Key of a tally: start of the window, and the room and emoji with a space between them, or the word.
+pub(crate) type Key = (u64, String);
 
 /// Expected or collected tallies.
 pub(crate) type Tallies = HashMap<Key, u64>;
@@ -54,6 +63,19 @@ impl Crowd {
         })
     }
 
+    /// Generates lines of text instead, with the numbers of their words and the event time: a word for each reaction.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (Vec<u32>, u64)> + '_ {
+        // Times are those of the crowd's reactions, so that a line is as late as one.
+        let mut random = SmallRng::seed_from_u64(self.seed + 1);
+        self.events()
+            .step_by(LINE_WORDS as usize)
+            .map(move |event| {
+                // The logarithm of a number is spread evenly, so words are as frequent as in a text (Zipf's law).
+                let mut word = || f64::from(VOCABULARY).powf(random.random()) as u32;
+                ((0..LINE_WORDS).map(|_| word()).collect(), event.at_ms)
+            })
+    }
+
     /// Returns the end of the last window that has a reaction.
     pub(crate) fn end_ms(&self) -> u64 {
         window_of(self.begin_ms + self.span_ms + JITTER_MS) + WINDOW_MS
@@ -65,19 +87,27 @@ pub(crate) fn window_of(at_ms: u64) -> u64 {
     at_ms / WINDOW_MS * WINDOW_MS
 }
 
-impl Event {
-    pub(crate) fn key(&self) -> Key {
-        (window_of(self.at_ms), self.room, self.emoji)
-    }
+/// Returns the numbers of all words of lines.
+pub(crate) fn vocabulary() -> impl Iterator<Item = u32> {
+    1..VOCABULARY
+}
 
+/// Returns the word with this number.
+pub(crate) fn word(number: u32) -> String {
+    let digits = number.to_string().into_bytes();
+    let syllable = |digit: u8| SYLLABLES[usize::from(digit - b'0')];
+    digits.into_iter().map(syllable).collect()
+}
+
+impl Event {
     /// Encodes the reaction as the value of a plain JSON record.
     pub(crate) fn json(&self, names: &Names) -> String {
         format!(
             r#"{{"user_id":"u-{}","emoji_type":"{}","timestamp":{},"room":"{}"}}"#,
             self.user,
-            names.emojis[self.emoji as usize],
+            names.emoji(self.emoji),
             self.at_ms,
-            names.rooms[self.room as usize],
+            names.room(self.room),
         )
     }
 
@@ -91,12 +121,10 @@ impl Event {
     }
 }
 
-/// The names of a crowd's rooms and emojis by their numbers, and the numbers by name.
+/// The names of a crowd's rooms and emojis by their numbers.
 pub(crate) struct Names {
     rooms: Vec<Room>,
     emojis: Vec<Emoji>,
-    room_numbers: HashMap<String, u32>,
-    emoji_numbers: HashMap<&'static str, u32>,
 }
 
 impl Names {
@@ -104,22 +132,22 @@ impl Names {
         let rooms: Result<Vec<Room>, _> = (0..crowd.rooms)
             .map(|number| Room::new(&format!("match-{number}")))
             .collect();
-        let rooms = rooms?;
-        let emojis: Vec<Emoji> = Emoji::all().take(crowd.emojis as usize).collect();
         Ok(Names {
-            room_numbers: (0..).zip(&rooms).map(|(n, r)| (r.to_string(), n)).collect(),
-            emoji_numbers: (0..).zip(&emojis).map(|(n, e)| (e.as_str(), n)).collect(),
-            rooms,
-            emojis,
+            rooms: rooms?,
+            emojis: Emoji::all().take(crowd.emojis as usize).collect(),
         })
     }
 
-    /// Returns the key of a tally, or `None` if the crowd does not have the room or the emoji.
-    pub(crate) fn key(&self, start_ms: u64, room: &str, emoji: &str) -> Option<Key> {
-        Some((
-            start_ms,
-            *self.room_numbers.get(room)?,
-            *self.emoji_numbers.get(emoji)?,
-        ))
+    pub(crate) fn room(&self, number: u32) -> &str {
+        self.rooms[number as usize].as_str()
+    }
+
+    pub(crate) fn emoji(&self, number: u32) -> &str {
+        self.emojis[number as usize].as_str()
+    }
+
+    /// Returns the text of the key of a tally.
+    pub(crate) fn key(&self, room: u32, emoji: u32) -> String {
+        format!("{} {}", self.room(room), self.emoji(emoji))
     }
 }

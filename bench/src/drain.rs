@@ -1,22 +1,23 @@
-//! Measures how fast a backlog is counted: events for each second of CPU time.
+//! Measures how fast a backlog is counted: events for each second of CPU time. EmoStream counts reactions, and the word
+//! count of `streams/examples` counts words.
 
 use std::{
-    path::Path,
+    fmt,
     process::Command,
     time::{Duration, Instant},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use rdkafka::Offset;
 
 use crate::{
-    EmoStreamFlags, Result,
-    backlog::{Format, ResultCollector, fill, past_crowd},
+    EMOSTREAM, EmoStreamFlags, Result,
+    backlog::{Backlog, Format, ResultCollector, past_crowd},
     baseline::Reader,
-    cluster::Cluster,
-    crowd::{Crowd, Names, Tallies},
+    cluster::{Cluster, PARTITIONS},
     measured_process::MeasuredProcess,
     peers::Peer,
+    rounds::in_turn,
     table::{self, Row, Run},
 };
 
@@ -26,162 +27,164 @@ const EMOJIS: u32 = 30;
 
 const PREFIX: &str = "bench";
 
+/// Prefix of the topics of the word count.
+const WORDS_PREFIX: &str = "words";
+
+/// Path of the word count, which `make bench FIGURE=words` builds.
+const WORD_COUNT: &str = "target/release/examples/word_count";
+
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
     emostream: EmoStreamFlags,
-    /// Number of reactions in the topic
+    /// Number of events in the topic: reactions or words
     #[arg(long, default_value_t = 5_000_000)]
     records: u64,
-    /// Seconds of event time over which the reactions are spread
+    /// Seconds of event time over which the events are spread
     #[arg(long, default_value_t = 600)]
     span: u64,
-    /// Number of rounds of EmoStream and the baseline; the table shows medians
+    /// Number of rounds, in each of which every program drains the topic once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Baselines to compare with, by default all that read such records; none without a value
+    #[arg(long, num_args = 0.., value_delimiter = ',')]
+    floors: Option<Vec<Reader>>,
     /// Peers (Kafka Streams, Flink) that count the same topic, for comparison
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
-    /// Number of rounds of each peer (Kafka Streams or Flink)
-    #[arg(long, default_value_t = 1)]
-    peer_rounds: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-pub(crate) fn plain(flags: &Flags) -> Result<()> {
-    compare(
-        flags,
-        Format::Plain,
-        &[Reader::Nothing, Reader::SerdeJson, Reader::SonicRs],
-    )
+/// A program that drains the topic.
+enum Program {
+    Floor(Reader),
+    /// EmoStream or the word count, by its path.
+    Ours(String),
+    Peer(Peer),
 }
 
-pub(crate) fn batches(flags: &Flags) -> Result<()> {
-    compare(flags, Format::Batches, &[Reader::Nothing, Reader::Batch])
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Program::Floor(reader) => write!(f, "floor: {}", reader.name()),
+            Program::Ours(program) => f.write_str(program),
+            Program::Peer(peer) => f.write_str(peer.name()),
+        }
+    }
 }
 
-fn compare(flags: &Flags, format: Format, baselines: &[Reader]) -> Result<()> {
+pub(crate) fn run(flags: &Flags, format: Format) -> Result<()> {
     for peer in &flags.peers {
         peer.build()?;
     }
-    let cluster = Cluster::connect(&flags.emostream.kafka)?;
-    let topic = format!("{PREFIX}.reactions");
+    let (topic, program, floors): (String, &str, &[Reader]) = match format {
+        Format::Plain => (
+            format!("{PREFIX}.reactions"),
+            EMOSTREAM,
+            &[Reader::Nothing, Reader::SerdeJson, Reader::SonicRs],
+        ),
+        Format::Batches => (
+            format!("{PREFIX}.reactions"),
+            EMOSTREAM,
+            &[Reader::Nothing, Reader::Batch],
+        ),
+        Format::Lines => (format!("{WORDS_PREFIX}.lines"), WORD_COUNT, &[]),
+    };
     let span = Duration::from_secs(flags.span);
     let crowd = past_crowd(ROOMS, EMOJIS, flags.records, span, flags.seed);
-    let names = Names::of(&crowd)?;
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let begun = Instant::now();
-    let expected = fill(&cluster, &topic, &crowd, &names, format)?;
+    let backlog = Backlog::fill(cluster, topic, &crowd, format)?;
     eprintln!(
-        "{} {format:?} reactions, seed {}, filled in {:?}",
+        "{} events as {format:?}, seed {}, filled in {:?}",
         flags.records,
         flags.seed,
         begun.elapsed()
     );
 
-    let row = |name: String| Row {
-        name,
-        runs: Vec::new(),
+    let ours = flags.emostream.programs(program);
+    let floors = flags.floors.as_deref().unwrap_or(floors);
+    let floors = floors.iter().copied().map(Program::Floor);
+    let newest = floors.len() + ours.len() - 1;
+    let ours = ours.into_iter().map(Program::Ours);
+    let peers = flags.peers.iter().copied().map(Program::Peer);
+    let programs: Vec<Program> = floors.chain(ours).chain(peers).collect();
+    let runs = in_turn(&programs, flags.rounds, |program| match program {
+        Program::Floor(reader) => drain_by_baseline(&backlog, *reader),
+        Program::Ours(program) => drain_by_ours(&backlog, program, &flags.emostream),
+        Program::Peer(peer) => peer.drain(&backlog),
+    })?;
+    let row = |(program, runs): (&Program, Vec<Run>)| Row {
+        name: program.to_string(),
+        runs,
     };
-    let baseline_name = |reader: &Reader| {
-        let name = reader
-            .to_possible_value()
-            .map_or_else(String::new, |it| it.get_name().to_owned());
-        format!("floor: {name}")
-    };
-    let mut rows: Vec<Row> = baselines
-        .iter()
-        .map(|reader| row(baseline_name(reader)))
-        .collect();
-    rows.push(row("emostream".to_owned()));
-    for _ in 0..flags.rounds {
-        // The programs run in turn, so that other load on the host affects all of them.
-        for (row, reader) in rows.iter_mut().zip(baselines) {
-            row.runs
-                .push(drain_by_baseline(&flags.emostream.kafka, &topic, *reader)?);
-        }
-        if let Some(row) = rows.last_mut() {
-            row.runs.push(drain_by_dataflow(
-                &flags.emostream,
-                &cluster,
-                &crowd,
-                &names,
-                &expected,
-            )?);
-        }
-    }
-    for peer in &flags.peers {
-        let runs: Result<Vec<Run>> = (0..flags.peer_rounds)
-            .map(|_| peer.drain(&cluster, &topic, &crowd, &names, &expected))
-            .collect();
-        rows.push(Row {
-            name: peer.name().to_owned(),
-            runs: runs?,
-        });
-    }
-    table::print(flags.records, &rows, "emostream");
+    let rows: Vec<Row> = programs.iter().zip(runs).map(row).collect();
+    table::print(flags.records, &rows, &rows[newest]);
     Ok(())
 }
 
 /// Runs a baseline until it has read the topic, and measures it.
-fn drain_by_baseline(kafka: &str, topic: &str, reader: Reader) -> Result<Run> {
-    let reader = reader
-        .to_possible_value()
-        .ok_or("a reader without a name")?;
+fn drain_by_baseline(backlog: &Backlog, reader: Reader) -> Result<Run> {
     let begun = Instant::now();
     let mut baseline = MeasuredProcess::start(Command::new(std::env::current_exe()?).args([
         "baseline",
         "--kafka",
-        kafka,
+        backlog.cluster.brokers(),
         "--topic",
-        topic,
+        &backlog.topic,
         "--reader",
-        reader.get_name(),
+        &reader.name(),
     ]))?;
     let counted = baseline.wait_for_line("counted")?;
     Ok(Run {
-        cpu: baseline.cpu()?,
+        usage: baseline.usage()?,
         wall: begun.elapsed(),
         peak_mb: baseline.peak_mb()?,
         comparison: format!("{counted} read"),
     })
 }
 
-/// Measures the dataflow from its start until the last final is committed and visible.
-fn drain_by_dataflow(
-    emostream: &EmoStreamFlags,
-    cluster: &Cluster,
-    crowd: &Crowd,
-    names: &Names,
-    expected: &Tallies,
-) -> Result<Run> {
-    cluster.recreate_results(PREFIX)?;
-    let finals = cluster.reader(&format!("{PREFIX}.windows"), Offset::Beginning)?;
+/// Measures EmoStream's dataflow or the word count from its start until the last final is committed and visible.
+fn drain_by_ours(backlog: &Backlog, program: &str, flags: &EmoStreamFlags) -> Result<Run> {
+    let lines = backlog.format == Format::Lines;
+    let (prefix, finals) = match lines {
+        true => (WORDS_PREFIX, format!("{WORDS_PREFIX}.counts")),
+        false => (PREFIX, format!("{PREFIX}.windows")),
+    };
+    backlog.cluster.recreate_results(prefix)?;
+    backlog.cluster.recreate(&finals, PARTITIONS)?;
+    let finals = backlog.cluster.reader(&finals, Offset::Beginning)?;
     let begun = Instant::now();
-    let mut dataflow = start_dataflow(emostream, PREFIX)?;
-    let mut collector = ResultCollector::new(expected, crowd);
+    let mut process = match lines {
+        true => MeasuredProcess::start(Command::new(program).arg(&flags.kafka).args(&flags.flags))?,
+        false => start_dataflow(program, flags, PREFIX)?,
+    };
+    let mut collector = ResultCollector::new(backlog);
     collector.collect(
         &finals,
-        |collector, _, value| collector.add_final(value, names),
-        || dataflow.check_running(),
+        |collector, _, value| match lines {
+            true => collector.add_word(value),
+            false => collector.add_final(value),
+        },
+        || process.check_running(),
     )?;
-    let run = Run {
-        cpu: dataflow.cpu()?,
+    Ok(Run {
+        usage: process.usage()?,
         wall: begun.elapsed(),
-        peak_mb: dataflow.peak_mb()?,
+        peak_mb: process.peak_mb()?,
         comparison: collector.compare().text(),
-    };
-    eprintln!("emostream: {run:?}");
-    Ok(run)
+    })
 }
 
-/// Starts the dataflow with its default flags.
-pub(crate) fn start_dataflow(emostream: &EmoStreamFlags, prefix: &str) -> Result<MeasuredProcess> {
-    if !Path::new(&emostream.program).exists() {
-        return Err(format!("{} is not built; `make build`", emostream.program.display()).into());
-    }
+/// Starts the dataflow of this program with its default flags.
+pub(crate) fn start_dataflow(
+    program: &str,
+    emostream: &EmoStreamFlags,
+    prefix: &str,
+) -> Result<MeasuredProcess> {
     MeasuredProcess::start(
-        Command::new(&emostream.program)
+        Command::new(program)
             .args([
                 "dataflow",
                 "--kafka",

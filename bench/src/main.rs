@@ -17,18 +17,20 @@ mod decode;
 mod drain;
 mod fanout;
 mod ingest;
+mod machine;
 mod measured_process;
 mod peers;
 mod relays;
 mod rooms;
+mod rounds;
 mod start;
 mod steady;
 mod table;
 mod tap;
 
-use std::path::PathBuf;
-
+use backlog::Format;
 use clap::{Args, Parser, Subcommand};
+use machine::Machine;
 
 /// The result of a function that may fail. The first error ends a measurement.
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -46,6 +48,8 @@ enum Figure {
     Drain(drain::Flags),
     /// Drain a backlog of batches
     Batches(drain::Flags),
+    /// Count the words of lines of text, with the word count of `streams/examples` and with --peers
+    Words(drain::Flags),
     /// Time from the end of a window to its visible final at a steady rate; CPU and memory
     Steady(steady::Flags),
     /// Time from a POST in a quiet room until a WebSocket subscriber has a frame with the reaction
@@ -89,18 +93,61 @@ struct EmoStreamFlags {
     /// Kafka's bootstrap servers; `tests/kafka/kafka.sh run` sets the variable
     #[arg(long, env = "EMOSTREAM_TEST_KAFKA")]
     kafka: String,
-    /// Path of the `emostream` program to measure
-    #[arg(long, default_value = "target/release/emostream")]
-    program: PathBuf,
+    /// Path of the program to measure, by default that in target/release. `drain`, `batches`, `words`, `steady` and
+    /// `rooms` measure several in turn, and compare the last one with each of the others
+    #[arg(long)]
+    program: Vec<String>,
     /// Additional flags for `emostream dataflow`
     #[arg(long, value_delimiter = ' ', allow_hyphen_values = true)]
     flags: Vec<String>,
 }
 
+/// Path of the program to measure if none is given.
+const EMOSTREAM: &str = "target/release/emostream";
+
+impl EmoStreamFlags {
+    /// Returns the programs to measure: `default` if none is given.
+    fn programs(&self, default: &str) -> Vec<String> {
+        match self.program.is_empty() {
+            true => vec![default.to_owned()],
+            false => self.program.clone(),
+        }
+    }
+
+    /// Returns the program to measure in a figure that measures only one.
+    fn program(&self) -> Result<&str> {
+        match &self.program[..] {
+            [] => Ok(EMOSTREAM),
+            [program] => Ok(program),
+            _ => Err("this figure measures one --program".into()),
+        }
+    }
+}
+
 fn main() -> Result<()> {
-    match Cli::parse().figure {
-        Figure::Drain(flags) => drain::plain(&flags),
-        Figure::Batches(flags) => drain::batches(&flags),
+    let figure = Cli::parse().figure;
+    let child = matches!(
+        figure,
+        Figure::Baseline(_)
+            | Figure::HttpBaseline(_)
+            | Figure::FanoutPlain(_)
+            | Figure::FanoutBaseline(_)
+            | Figure::FanoutAudience(_)
+    );
+    if child {
+        return measure(figure);
+    }
+    let before = Machine::now()?;
+    measure(figure)?;
+    println!("\n{}", before.since()?);
+    Ok(())
+}
+
+fn measure(figure: Figure) -> Result<()> {
+    match figure {
+        Figure::Drain(flags) => drain::run(&flags, Format::Plain),
+        Figure::Batches(flags) => drain::run(&flags, Format::Batches),
+        Figure::Words(flags) => drain::run(&flags, Format::Lines),
         Figure::Steady(flags) => steady::run(&flags),
         Figure::Tap(flags) => tap::run(&flags),
         Figure::Rooms(flags) => rooms::run(&flags),

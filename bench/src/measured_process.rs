@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    ops::Sub,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -11,6 +12,39 @@ use crate::Result;
 
 /// Unit of the CPU times in /proc: a hundredth of a second, since `USER_HZ` is 100 on Linux.
 const TICK: Duration = Duration::from_millis(10);
+
+/// What a process has used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
+    /// Number of times that a thread waited, for another thread or for the kernel. Ended threads do not count.
+    pub(crate) waits: f64,
+    /// Number of times that the kernel took the core from a thread.
+    pub(crate) preemptions: f64,
+    /// Number of pages that the kernel mapped.
+    pub(crate) page_faults: f64,
+}
+
+impl Usage {
+    pub(crate) fn cpu(&self) -> Duration {
+        self.user + self.system
+    }
+}
+
+impl Sub for Usage {
+    type Output = Usage;
+
+    fn sub(self, before: Usage) -> Usage {
+        Usage {
+            user: self.user - before.user,
+            system: self.system - before.system,
+            waits: self.waits - before.waits,
+            preemptions: self.preemptions - before.preemptions,
+            page_faults: self.page_faults - before.page_faults,
+        }
+    }
+}
 
 /// A running process, which is killed when this value is dropped.
 pub(crate) struct MeasuredProcess {
@@ -54,13 +88,29 @@ impl MeasuredProcess {
 
     /// Returns the CPU time of all threads, in user and kernel mode.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The second field is the command's name in parentheses. It may contain spaces, so fields are counted after it.
-        // `utime` is the 14th field, and `stime` the 15th.
-        let (_, fields) = stat.rsplit_once(')').ok_or("/proc/stat without a name")?;
-        let mut ticks = fields.split_whitespace().skip(11);
-        let mut next = || -> Result<u32> { Ok(ticks.next().ok_or("a short /proc/stat")?.parse()?) };
-        Ok(TICK * (next()? + next()?))
+        Ok(self.usage()?.cpu())
+    }
+
+    /// Returns what the process has used since its start.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let pid = self.child.id();
+        // `minflt`, `utime` and `stime`.
+        let [page_faults, user, system] = stat_fields(&pid.to_string(), [10, 14, 15])?;
+        let mut usage = Usage {
+            user: TICK.mul_f64(user),
+            system: TICK.mul_f64(system),
+            page_faults,
+            ..Usage::default()
+        };
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // The thread may have ended meanwhile.
+            let Ok(status) = fs::read_to_string(thread?.path().join("status")) else {
+                continue;
+            };
+            usage.waits += number(&status, "voluntary_ctxt_switches:").unwrap_or_default();
+            usage.preemptions += number(&status, "nonvoluntary_ctxt_switches:").unwrap_or_default();
+        }
+        Ok(usage)
     }
 
     /// Returns the peak resident memory, in MB.
@@ -75,11 +125,7 @@ impl MeasuredProcess {
 
     fn status(&self, field: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let kb: f64 = line
-            .and_then(|line| line.split_whitespace().next())
-            .ok_or("the process has ended")?
-            .parse()?;
+        let kb = number(&status, field).ok_or("the process has ended")?;
         Ok(kb / 1024.0)
     }
 
@@ -90,6 +136,25 @@ impl MeasuredProcess {
             None => Ok(()),
         }
     }
+}
+
+/// Returns fields of /proc/PID/stat, which are numbered as in the manual page `proc_pid_stat(5)`.
+pub(crate) fn stat_fields<const N: usize>(pid: &str, fields: [usize; N]) -> Result<[f64; N]> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the command's name in parentheses. It may contain spaces, so fields are counted after it.
+    let (_, after) = stat.rsplit_once(')').ok_or("/proc/stat without a name")?;
+    let after: Vec<&str> = after.split_whitespace().collect();
+    let mut values = [0.0; N];
+    for (value, field) in values.iter_mut().zip(fields) {
+        *value = after.get(field - 3).ok_or("a short /proc/stat")?.parse()?;
+    }
+    Ok(values)
+}
+
+/// Returns the number of a field of /proc/PID/status.
+fn number(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 impl Drop for MeasuredProcess {

@@ -12,9 +12,8 @@ use rdkafka::Offset;
 
 use crate::{
     Result,
-    backlog::{ResultCollector, now_ms},
-    cluster::{Cluster, PARTITIONS},
-    crowd::{Crowd, Names, Tallies},
+    backlog::{Backlog, Format, ResultCollector, now_ms},
+    cluster::PARTITIONS,
     measured_process::MeasuredProcess,
     table::Run,
 };
@@ -85,14 +84,12 @@ impl Peer {
 
     /// Runs the program until it has counted `topic`. CPU time is measured after it has printed `running`, so the
     /// start of the JVM does not count.
-    pub(crate) fn drain(
-        self,
-        cluster: &Cluster,
-        topic: &str,
-        crowd: &Crowd,
-        names: &Names,
-        expected: &Tallies,
-    ) -> Result<Run> {
+    pub(crate) fn drain(self, backlog: &Backlog) -> Result<Run> {
+        let cluster = &backlog.cluster;
+        let keys = match backlog.format {
+            Format::Lines => "words",
+            _ => "reactions",
+        };
         let output = format!("bench.{}.{}", self.name(), now_ms());
         cluster.recreate(&output, PARTITIONS)?;
         let finals = cluster.reader(&output, Offset::Beginning)?;
@@ -107,25 +104,26 @@ impl Peer {
                     &self.classes(),
                     "Tallies",
                     cluster.brokers(),
-                    topic,
+                    &backlog.topic,
                     &output,
                 ])
                 .arg(state.path())
-                .arg(self.grace().as_millis().to_string()),
+                .arg(self.grace().as_millis().to_string())
+                .arg(keys),
         )?;
         peer.wait_for_line("running")?;
-        let (begun, before) = (Instant::now(), peer.cpu()?);
-        let mut collector = ResultCollector::new(expected, crowd);
+        let (begun, before) = (Instant::now(), peer.usage()?);
+        let mut collector = ResultCollector::new(backlog);
         collector.collect(
             &finals,
             |collector, key, value| {
                 let line = [key, b" ", value].concat();
-                collector.add_peer_result(&String::from_utf8_lossy(&line), names)
+                collector.add_peer_result(&String::from_utf8_lossy(&line))
             },
             || peer.check_running(),
         )?;
         Ok(Run {
-            cpu: peer.cpu()? - before,
+            usage: peer.usage()? - before,
             wall: begun.elapsed(),
             peak_mb: peer.peak_mb()?,
             comparison: collector.compare().text(),

@@ -154,7 +154,7 @@ pub(crate) fn start(
     let address = listener.local_addr()?.to_string();
     drop(listener);
     let process = MeasuredProcess::start(
-        Command::new(&emostream.program)
+        Command::new(emostream.program()?)
             .args([role, "--listen", &address, "--admin", "off"])
             .args(arguments)
             .args(&emostream.flags),

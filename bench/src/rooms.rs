@@ -14,15 +14,16 @@ use std::{
 };
 
 use clap::Args;
-use emostream_model::{Batch, Reaction};
+use emostream_model::{Batch, ReactionRef};
 use rdkafka::Offset;
 
 use crate::{
-    EmoStreamFlags, Result,
+    EMOSTREAM, EmoStreamFlags, Result,
     backlog::now_ms,
     cluster::{Cluster, PARTITIONS, RecordWriter, ResultReader},
-    crowd::{Crowd, Event, Names, WINDOW_MS, window_of},
+    crowd::{Crowd, Names, WINDOW_MS, window_of},
     drain::start_dataflow,
+    rounds::{Measured, in_turn, print_ratios},
     table::{median, quantile},
 };
 
@@ -31,8 +32,8 @@ const PREFIX: &str = "rooms";
 /// Default flush interval of an ingest.
 const FLUSH_MS: u64 = 500;
 
-/// Maximum number of reactions in a record. A record with so many reactions is not larger than 1 MB, the default limit
-/// of a topic.
+/// Maximum number of reactions in a record. A record with this number of reactions is not larger than 1 MB, the default
+/// limit of a topic.
 const MAX_RECORD_REACTIONS: usize = 20_000;
 
 /// Default lateness of the dataflow.
@@ -56,6 +57,9 @@ pub(crate) struct Flags {
     /// Number of measured windows
     #[arg(long, default_value_t = 20)]
     windows: usize,
+    /// Number of rounds, in each of which every program is measured once
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
 }
 
 #[derive(Debug, Args)]
@@ -86,7 +90,7 @@ pub(crate) struct RestoreFlags {
 /// A crowd that sends one reaction of every emoji in every room in each window.
 struct UniformCrowd {
     names: Names,
-    crowd: Crowd,
+    emojis: u32,
     /// Keys in a pseudo-random order, so that every batch contains most rooms. The order is the same in each window.
     order: Vec<u32>,
 }
@@ -106,7 +110,7 @@ impl UniformCrowd {
         order.shuffle(&mut SmallRng::seed_from_u64(crowd.seed));
         Ok(UniformCrowd {
             names: Names::of(&crowd)?,
-            crowd,
+            emojis,
             order,
         })
     }
@@ -124,37 +128,84 @@ impl UniformCrowd {
                 writer.write(topic, partition, end_ms, &Batch::heartbeat(end_ms - 1))?;
             }
             for keys in keys.chunks(MAX_RECORD_REACTIONS) {
-                let reactions: Result<Vec<Reaction>> = (0..)
+                let reactions = (0..)
                     .zip(keys)
-                    .map(|(index, key)| self.reaction(*key, base_ms + index % FLUSH_MS))
-                    .collect();
-                let value = Batch::encode(base_ms, &reactions?);
+                    .map(|(index, key)| self.reaction(*key, base_ms + index % FLUSH_MS));
+                let value = Batch::encode(base_ms, reactions);
                 writer.write(topic, partition, end_ms, &value)?;
             }
         }
         Ok(())
     }
 
-    fn reaction(&self, key: u32, at_ms: u64) -> Result<Reaction> {
-        let (room, emoji) = (key / self.crowd.emojis, key % self.crowd.emojis);
-        Event {
+    /// Returns the reaction of a key. It borrows all texts, also the user's, so that the load of many rooms leaves the
+    /// cores to the dataflow.
+    fn reaction(&self, key: u32, at_ms: u64) -> ReactionRef<'_> {
+        let room = self.names.room(key / self.emojis);
+        ReactionRef {
+            user: room,
+            emoji: self.names.emoji(key % self.emojis),
             room,
-            emoji,
-            user: key,
             at_ms,
         }
-        .reaction(&self.names)
     }
 }
 
+/// The topics of results whose delay is measured.
+const RESULTS: [&str; 3] = ["windows", "totals", "trending"];
+
 /// The results of one window: for each topic, how many results were read, and when the last one was read.
-#[derive(Debug, Default, Clone)]
-struct Close {
-    results: BTreeMap<&'static str, (u32, u64)>,
+type Close = [(u32, u64); RESULTS.len()];
+
+/// The result of one run.
+struct Run {
+    /// For each topic, the time of each close: from the flush that lets it close until all results are visible.
+    closes_ms: [Vec<f64>; RESULTS.len()],
+    /// CPU time of each window.
+    cpu_s: Vec<f64>,
+    /// Resident memory after each window.
+    resident_mb: Vec<f64>,
+}
+
+impl Run {
+    fn cpu_s(&self) -> f64 {
+        median(self.cpu_s.clone())
+    }
+
+    fn finals_ms(&self) -> f64 {
+        median(self.closes_ms[0].clone())
+    }
+}
+
+impl Measured for Run {
+    const COLUMNS: &str = "windows: number, p50 ms, max | totals | trending | CPU s a window | resident MB after each";
+
+    fn cells(&self) -> String {
+        let closes = self.closes_ms.clone().map(|mut ms| {
+            let [p50, max] = [0.5, 1.0].map(|share| quantile(&mut ms, share));
+            format!("{}, {p50:.0}, {max:.0}", ms.len())
+        });
+        let (closes, cpu_s) = (closes.join(" | "), self.cpu_s());
+        format!("{closes} | {cpu_s:.2} | {:.0?}", self.resident_mb)
+    }
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let cluster = Cluster::connect(&flags.emostream.kafka)?;
+    println!(
+        "{} rooms x {} emojis a window; each from the flush that lets it close until all is visible:",
+        flags.rooms, flags.emojis
+    );
+    let programs = flags.emostream.programs(EMOSTREAM);
+    let runs = in_turn(&programs, flags.rounds, |program| {
+        measure(program, flags, &cluster)
+    })?;
+    print_ratios("CPU a window", &programs, &runs, Run::cpu_s);
+    print_ratios("p50 of the finals", &programs, &runs, Run::finals_ms);
+    Ok(())
+}
+
+fn measure(program: &str, flags: &Flags, cluster: &Cluster) -> Result<Run> {
     let topic = format!("{PREFIX}.reactions");
     cluster.recreate(&topic, PARTITIONS)?;
     cluster.recreate_results(PREFIX)?;
@@ -168,58 +219,38 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         })
     };
 
-    let mut dataflow = start_dataflow(&flags.emostream, PREFIX)?;
-    let readers: Result<Vec<(&'static str, ResultReader)>> = ["windows", "totals", "trending"]
-        .into_iter()
-        .map(|name| {
-            Ok((
-                name,
-                cluster.reader(&format!("{PREFIX}.{name}"), Offset::Beginning)?,
-            ))
-        })
+    let mut dataflow = start_dataflow(program, &flags.emostream, PREFIX)?;
+    let readers: Result<Vec<ResultReader>> = RESULTS
+        .iter()
+        .map(|name| cluster.reader(&format!("{PREFIX}.{name}"), Offset::Beginning))
         .collect();
     let readers = readers?;
     let mut closes: BTreeMap<u64, Close> = BTreeMap::new();
-    let (mut cpu, mut resident) = (Vec::new(), Vec::new());
-    let complete = |closes: &BTreeMap<u64, Close>, name: &str| {
-        closes
-            .values()
-            .filter(|close| {
-                close
-                    .results
-                    .get(name)
-                    .is_some_and(|(n, _)| *n >= flags.rooms)
-            })
-            .count()
-    };
-    // The dataflow does not write the totals of rooms with more emojis in each window, so the loop waits for finals
-    // instead.
-    let last = if flags.emojis <= SMALL_EMOJIS {
-        "totals"
-    } else {
-        "windows"
+    let (mut cpu, mut resident_mb) = (Vec::new(), Vec::new());
+    // The loop waits for the totals of each window. The dataflow does not write the totals of rooms with more emojis in
+    // each window, so the loop waits for the finals instead.
+    let last = usize::from(flags.emojis <= SMALL_EMOJIS);
+    let complete = |closes: &BTreeMap<u64, Close>| {
+        let complete = closes.values().filter(|close| close[last].0 >= flags.rooms);
+        complete.count()
     };
     let until = Instant::now() + Duration::from_secs(30 + 4 * flags.windows as u64);
-    let mut sampled = 0;
-    while complete(&closes, last) < flags.windows && Instant::now() < until {
-        for (name, finals) in &readers {
+    while complete(&closes) < flags.windows && Instant::now() < until {
+        for (which, results) in readers.iter().enumerate() {
             for _ in 0..1000 {
                 let mut start = None;
-                if !finals.next(Duration::from_millis(1), |_, value| start = start_of(value))? {
+                if !results.next(Duration::from_millis(1), |_, value| start = start_of(value))? {
                     break;
                 }
-                let start = start.ok_or("a result without a start")?;
-                let close = closes.entry(start).or_default();
-                let (count, at_ms) = close.results.entry(*name).or_default();
+                let close = closes.entry(start.ok_or("a result without a start")?);
+                let (count, at_ms) = &mut close.or_default()[which];
                 *count += 1;
                 *at_ms = now_ms();
             }
         }
-        let done = complete(&closes, last);
-        if done > sampled {
-            sampled = done;
+        if complete(&closes) > cpu.len() {
             cpu.push(dataflow.cpu()?.as_secs_f64());
-            resident.push(dataflow.resident_mb()?);
+            resident_mb.push(dataflow.resident_mb()?);
         }
         dataflow.check_running()?;
     }
@@ -227,37 +258,20 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     load.join().map_err(|_| "the load panicked")??;
 
     let written = written.lock().unwrap_or_else(PoisonError::into_inner);
-    println!(
-        "{} rooms x {} emojis a window; each from the flush that lets it close until all is visible:",
-        flags.rooms, flags.emojis
-    );
-    println!("| results | windows | p50 ms | max ms |");
-    println!("|---|---|---|---|");
-    for (name, _) in &readers {
-        let mut took: Vec<f64> = closes
-            .iter()
-            .filter_map(|(start, close)| {
-                let closing = written.range(start + WINDOW_MS + LATENESS_MS..).next()?.1;
-                let (count, at_ms) = close.results.get(name)?;
-                (*count >= flags.rooms).then_some(*at_ms as f64 - *closing as f64)
-            })
-            // The first windows are a warm-up, so they are not measured.
-            .skip(2)
-            .collect();
-        println!(
-            "| {name} | {} | {:.0} | {:.0} |",
-            took.len(),
-            quantile(&mut took, 0.5),
-            quantile(&mut took, 1.0)
-        );
-    }
-    let steps: Vec<f64> = cpu.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    println!(
-        "CPU s a window {:.2}; resident MB {:.0?}",
-        median(steps),
-        resident
-    );
-    Ok(())
+    let closes_ms = std::array::from_fn(|which| {
+        let took = |(start, close): (&u64, &Close)| {
+            let closing = written.range(start + WINDOW_MS + LATENESS_MS..).next()?.1;
+            let (count, at_ms) = close[which];
+            (count >= flags.rooms).then_some(at_ms as f64 - *closing as f64)
+        };
+        // The first windows are a warm-up, so they are not measured.
+        closes.iter().filter_map(took).skip(2).collect()
+    });
+    Ok(Run {
+        closes_ms,
+        cpu_s: cpu.windows(2).map(|pair| pair[1] - pair[0]).collect(),
+        resident_mb,
+    })
 }
 
 /// Measures the time from a start to its first final. Each start restores the totals of all rooms, and one room
@@ -285,7 +299,7 @@ pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     };
     let totals = cluster.reader(&format!("{prefix}.totals"), Offset::Beginning)?;
     let finals = cluster.reader(&format!("{prefix}.windows"), Offset::Beginning)?;
-    let mut dataflow = start_dataflow(&flags.emostream, prefix)?;
+    let mut dataflow = start_dataflow(flags.emostream.program()?, &flags.emostream, prefix)?;
     let mut seen = 0;
     while seen < flags.rooms {
         match totals.next(Duration::from_millis(100), |_, _| {})? {
@@ -298,7 +312,7 @@ pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
         drop(dataflow);
         while finals.next(QUIET, |_, _| {})? {}
         let begun = Instant::now();
-        dataflow = start_dataflow(&flags.emostream, prefix)?;
+        dataflow = start_dataflow(flags.emostream.program()?, &flags.emostream, prefix)?;
         while !finals.next(Duration::from_millis(5), |_, _| {})? {
             dataflow.check_running()?;
         }
@@ -364,7 +378,7 @@ pub(crate) fn memory(flags: &MemoryFlags) -> Result<()> {
     writer.finish()?;
 
     let begun = Instant::now();
-    let mut dataflow = start_dataflow(&flags.emostream, prefix)?;
+    let mut dataflow = start_dataflow(flags.emostream.program()?, &flags.emostream, prefix)?;
     let finals = cluster.reader(&format!("{prefix}.windows"), Offset::Beginning)?;
     let windows = span_ms / WINDOW_MS - 1;
     let mut resident = Vec::new();

@@ -44,7 +44,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         cluster.recreate_results(PREFIX)?;
         let finals = cluster.reader(&format!("{PREFIX}.windows"), Offset::Beginning)?;
         let begun = Instant::now();
-        let mut dataflow = start_dataflow(&flags.emostream, PREFIX)?;
+        let mut dataflow = start_dataflow(flags.emostream.program()?, &flags.emostream, PREFIX)?;
         while !finals.next(Duration::from_millis(5), |_, _| {})? {
             dataflow.check_running()?;
         }

@@ -17,11 +17,12 @@ use emostream_model::WindowRecord;
 use rdkafka::Offset;
 
 use crate::{
-    EmoStreamFlags, Result,
+    EMOSTREAM, EmoStreamFlags, Result,
     backlog::{end_of, now_ms},
     cluster::{Cluster, PARTITIONS},
     crowd::{Crowd, Names},
     drain::start_dataflow,
+    rounds::{Measured, in_turn, print_ratios},
     table::quantile,
 };
 
@@ -43,15 +44,60 @@ pub(crate) struct Flags {
     /// Duration of the warm-up, in seconds
     #[arg(long, default_value_t = 6)]
     warm_up: u64,
+    /// Number of rounds, in each of which every program is measured once
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+}
+
+/// The result of one run.
+struct Run {
+    delays_ms: Vec<f64>,
+    /// CPU time as a share of one core.
+    share: f64,
+    resident_mb: f64,
+    peak_mb: f64,
+}
+
+impl Run {
+    fn delay_ms(&self, share: f64) -> f64 {
+        quantile(&mut self.delays_ms.clone(), share)
+    }
+}
+
+impl Measured for Run {
+    const COLUMNS: &str =
+        "finals | p50 ms | p99 ms | max ms | CPU of a core | resident MB | peak MB";
+
+    fn cells(&self) -> String {
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| self.delay_ms(share));
+        format!(
+            "{} | {p50:.0} | {p99:.0} | {max:.0} | {:.1} % | {:.0} | {:.0}",
+            self.delays_ms.len(),
+            self.share * 100.0,
+            self.resident_mb,
+            self.peak_mb,
+        )
+    }
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let cluster = Cluster::connect(&flags.emostream.kafka)?;
+    println!("{} records/s:", flags.rate);
+    let programs = flags.emostream.programs(EMOSTREAM);
+    let runs = in_turn(&programs, flags.rounds, |program| {
+        measure(program, flags, &cluster)
+    })?;
+    print_ratios("CPU", &programs, &runs, |run| run.share);
+    print_ratios("p50", &programs, &runs, |run| run.delay_ms(0.5));
+    Ok(())
+}
+
+fn measure(program: &str, flags: &Flags, cluster: &Cluster) -> Result<Run> {
     let topic = format!("{PREFIX}.reactions");
     cluster.recreate(&topic, PARTITIONS)?;
     cluster.recreate_results(PREFIX)?;
-    let load = Load::start(&cluster, &topic, flags.rate)?;
-    let mut dataflow = start_dataflow(&flags.emostream, PREFIX)?;
+    let load = Load::start(cluster, &topic, flags.rate)?;
+    let mut dataflow = start_dataflow(program, &flags.emostream, PREFIX)?;
     let finals = cluster.reader(&format!("{PREFIX}.windows"), Offset::Beginning)?;
 
     let warm = Instant::now() + Duration::from_secs(flags.warm_up);
@@ -71,25 +117,14 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         read?;
         dataflow.check_running()?;
     }
-    let share = (dataflow.cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
-    let resident = dataflow.resident_mb()?;
+    let run = Run {
+        delays_ms,
+        share: (dataflow.cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64(),
+        resident_mb: dataflow.resident_mb()?,
+        peak_mb: dataflow.peak_mb()?,
+    };
     load.stop()?;
-    println!(
-        "| records/s | finals | p50 ms | p99 ms | max ms | CPU of a core | resident MB | peak MB |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
-    println!(
-        "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} % | {:.0} | {:.0} |",
-        flags.rate,
-        delays_ms.len(),
-        quantile(&mut delays_ms, 0.5),
-        quantile(&mut delays_ms, 0.99),
-        quantile(&mut delays_ms, 1.0),
-        share * 100.0,
-        resident,
-        dataflow.peak_mb()?,
-    );
-    Ok(())
+    Ok(run)
 }
 
 /// A thread that writes each record when it is due.

@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
+use crate::{
+    measured_process::Usage,
+    rounds::{Measured, ratio},
+};
+
 /// Returns the median of `figures`.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = |at: usize| figures.get(at).copied().unwrap_or(f64::NAN);
+    let count = figures.len();
+    f64::midpoint(middle(count.saturating_sub(1) / 2), middle(count / 2))
 }
 
 /// Returns the quantile of `figures` at `share`, which is between 0 and 1.
@@ -18,10 +25,36 @@ pub(crate) fn quantile(figures: &mut [f64], share: f64) -> f64 {
 /// Resources that one run used, and the comparison of its results with the expected ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
-    pub(crate) cpu: Duration,
+    pub(crate) usage: Usage,
     pub(crate) wall: Duration,
     pub(crate) peak_mb: f64,
     pub(crate) comparison: String,
+}
+
+impl Run {
+    fn cpu(&self) -> f64 {
+        self.usage.cpu().as_secs_f64()
+    }
+}
+
+impl Measured for Run {
+    const COLUMNS: &str =
+        "CPU s | in the kernel | wall s | waits | preempted | page faults | peak MB | tallies";
+
+    fn cells(&self) -> String {
+        let usage = &self.usage;
+        format!(
+            "{:.2} | {:.2} | {:.1} | {} | {} | {} | {:.0} | {}",
+            self.cpu(),
+            usage.system.as_secs_f64(),
+            self.wall.as_secs_f64(),
+            usage.waits,
+            usage.preemptions,
+            usage.page_faults,
+            self.peak_mb,
+            self.comparison
+        )
+    }
 }
 
 /// The runs of one program.
@@ -31,21 +64,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Returns millions of events for each second of CPU time.
-    pub(crate) fn rate(&self, events: u64) -> f64 {
-        events as f64 / 1e6 / self.cpu()
-    }
-
-    pub(crate) fn cpu(&self) -> f64 {
-        median(self.runs.iter().map(|run| run.cpu.as_secs_f64()).collect())
-    }
-
-    fn wall(&self) -> f64 {
-        median(self.runs.iter().map(|run| run.wall.as_secs_f64()).collect())
-    }
-
-    fn peak_mb(&self) -> f64 {
-        median(self.runs.iter().map(|run| run.peak_mb).collect())
+    fn median(&self, figure: impl Fn(&Run) -> f64) -> f64 {
+        median(self.runs.iter().map(figure).collect())
     }
 
     fn comparison(&self) -> String {
@@ -60,24 +80,21 @@ impl Row {
     }
 }
 
-/// Prints the rows. One column has the CPU time of the row `ours`, divided by the CPU time of each row.
-pub(crate) fn print(events: u64, rows: &[Row], ours: &str) {
-    let own = rows
-        .iter()
-        .find(|row| row.name == ours)
-        .map_or(f64::NAN, Row::cpu);
+/// Prints the medians of the rows. One column has the CPU time of the row `ours`, divided by that of each row: the
+/// median of the ratios of each round.
+pub(crate) fn print(events: u64, rows: &[Row], ours: &Row) {
     println!("| | runs | CPU s | M events/CPU s | ours / its CPU | wall s | peak MB | tallies |");
     println!("|---|---|---|---|---|---|---|---|");
     for row in rows {
+        let cpu = row.median(Run::cpu);
         println!(
-            "| {} | {} | {:.2} | {:.3} | {:.2} | {:.1} | {:.0} | {} |",
+            "| {} | {} | {cpu:.2} | {:.3} | {} | {:.1} | {:.0} | {} |",
             row.name,
             row.runs.len(),
-            row.cpu(),
-            row.rate(events),
-            own / row.cpu(),
-            row.wall(),
-            row.peak_mb(),
+            events as f64 / 1e6 / cpu,
+            ratio(&ours.runs, &row.runs, Run::cpu),
+            row.median(|run| run.wall.as_secs_f64()),
+            row.median(|run| run.peak_mb),
             row.comparison(),
         );
     }

@@ -33,7 +33,7 @@ use crate::{
 
 const PREFIX: &str = "tap";
 const ROOM: &str = "quiet";
-/// Number of the first taps that are not measured.
+/// Number of taps at the beginning that are not measured.
 const WARM_UP_TAPS: usize = 5;
 /// Timeout of a tap, and of the start of `up`.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -7,8 +7,8 @@ use emostream_log::EventClock;
 use emostream_model::Topics;
 use hyper::{Uri, http::uri::Authority};
 
-/// Maximum time without a frame on a subscriber's connection, unless a [`SubscriberConfig`] has another. Proxies close
-/// silent connections, most of them after 30 or 60 s, so the time is shorter than that.
+/// Maximum time without a frame on a subscriber's connection, unless a [`SubscriberConfig`] has another value. Proxies
+/// close silent connections, most of them after 30 or 60 s, so the time is shorter than that.
 pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The validated configuration of a publisher.
@@ -33,7 +33,8 @@ pub struct SubscriberConfig {
     pub ring: Duration,
     /// Origin of the ingest to which the page sends reactions. `None`: the server from which the page was loaded.
     pub ingest_url: Option<IngestUrl>,
-    /// Whether the viewer page offers a demo crowd. Its reactions are posted to this server, so it must have an ingest.
+    /// Whether the viewer page offers a demo crowd. The page posts the reactions of the demo crowd to this server, so
+    /// this server must have an ingest.
     pub demo_crowd: bool,
     /// Origins whose pages may subscribe.
     pub allow_origin: AllowOrigin,
@@ -43,7 +44,7 @@ pub struct SubscriberConfig {
     pub shards: Option<NonZeroUsize>,
     /// Maximum time within which subscribers reconnect after a shutdown.
     pub drain: Duration,
-    /// Clock that dates events. If the log and the ingest run in this process, all of them use this clock.
+    /// The clock that sets the times of events. If the log and the ingest run in this process, they use the same clock.
     pub clock: EventClock,
     /// Maximum time without a frame on a subscriber's connection: a `heartbeat` is sent before it has passed. `hello`
     /// announces this time. It must be at least 2 s, since a shard sweeps each connection only once a second.

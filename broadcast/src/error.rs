@@ -2,7 +2,7 @@
 
 use emostream_log::LogError;
 
-/// Why a publisher or a relay did not start, or ended.
+/// The reason why a publisher or a relay did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {

@@ -69,7 +69,10 @@ impl Metrics {
                 "skipped_live_total",
                 "Live frames that were not sent to a slow subscriber.",
             )?,
-            gaps: counter("gaps_total", "Gaps of which subscribers were notified.")?,
+            gaps: counter(
+                "gaps_total",
+                "Frames that notify a subscriber of missed finals (gap frames).",
+            )?,
             delivery: seconds(
                 "delivery_seconds",
                 "Time from the record of a final in the log until the final is sent to a subscriber that was already connected.",

@@ -1,5 +1,5 @@
 /**
- * The mood as a stacked area chart (SVG), and as a table.
+ * Shows the counts of each emoji over time (the mood) as a stacked area chart (SVG), and as a table.
  *
  *     finals ──mood.js──▶ bins ──▶ an area for each emoji, axes, peaks ──▶ a cursor, by pointer or by keys
  *                     └──▶ wider bins ──▶ a table
@@ -13,21 +13,23 @@
 import { clock, exact, leaf, minute, rate, setText } from "./dom.js";
 import { OTHERS, bins, layers } from "./mood.js";
 
-/** As many layers as there are colours that can be told apart. */
+/** Maximum number of layers: as many as there are colours that readers can distinguish. */
 const LAYERS = 7;
 /** Lengths are in CSS pixels at a font size of 16 pixels, and grow with the reader's font size. */
 const BIN_WIDTH = 5;
 const MARGIN = { top: 32, right: 12, bottom: 26, left: 46 };
 const CHARACTER_WIDTH = 7;
 const TIP_GAP = 14;
-/** The emoji of a peak needs this much space; a peak that is closer to a greater one has only a dot. */
+/**
+ * Minimum distance between two peaks that both show an emoji. A peak that is closer to a greater one has only a dot.
+ */
 const PEAK_WIDTH = 22;
-/** A pointer this close to a peak reads the peak. */
+/** Distance from a peak within which the pointer selects this peak. */
 const SNAP = 9;
 const MINUTE_MS = 60_000;
-/** Steps of the time axis. The first one whose labels do not touch is used. */
+/** Possible steps of the time axis. The chart uses the first step with which the labels do not touch. */
 const TICKS_MS = [15_000, 30_000, MINUTE_MS, 2 * MINUTE_MS, 5 * MINUTE_MS];
-/** A table with more rows is tedious to listen to. */
+/** Maximum rows of the table. A longer table is tedious to hear in a screen reader. */
 const TABLE_ROWS = 20;
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -41,14 +43,17 @@ export class Chart {
   #colours = new Map();
   #bins = [];
   #shown = [];
-  /** Indices of the bins of peaks, in order of time. */ #peaks = [];
+  /** Indices of the bins that contain peaks, in order of time. */ #peaks = [];
   #x = (time_ms) => time_ms;
   #y = (count) => count;
   #scale = 1;
-  /** The moment of the cursor, if it is shown. */ #time;
+  /** The time of the cursor, if it is shown. */ #time;
   #last = [[], [], 0, 0, 1];
 
-  /** Draws into `place`, an element that can have the focus. `reading` is a live region for the cursor's moment. */
+  /**
+   * Draws into `place`, an element that can have the focus. `reading` is a live region, to which the cursor's time and
+   * counts are written.
+   */
   constructor(place, reading) {
     this.#place = place;
     this.#reading = reading;
@@ -58,7 +63,7 @@ export class Chart {
     place.append(this.#svg, this.#tip);
     place.addEventListener("pointerdown", (event) => this.#point(event));
     place.addEventListener("pointermove", (event) => this.#point(event));
-    // On a touch screen the tip stays when the finger leaves, so that it can be read.
+    // On a touch screen the tip stays visible when the finger leaves, so that it can be read.
     place.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && this.#show(-1));
     place.addEventListener("blur", () => this.#show(-1));
     place.addEventListener("keydown", (event) => this.#key(event));
@@ -96,13 +101,16 @@ export class Chart {
     this.#show(this.#time === undefined ? -1 : this.#binAt(this.#time));
   }
 
-  /** Moves the cursor to the moment of a final, and reads it. */
+  /** Moves the cursor to the window of a final, and reads it to the screen reader. */
   read({ start }) {
     this.#show(this.#binAt(start));
     this.#say();
   }
 
-  /** Fills a table with the counts of the chart, oldest first. Rows that stay are kept, and so is a reader's place. */
+  /**
+   * Fills a table with the counts of the chart, oldest first. Rows that are still needed are kept, so a reader keeps
+   * their place.
+   */
   tabulate(table) {
     const [finals, , from, to, window_ms] = this.#last;
     const windows = Math.ceil((to - from) / window_ms / TABLE_ROWS);
@@ -129,7 +137,7 @@ export class Chart {
     return Object.fromEntries(Object.entries(MARGIN).map(([side, length]) => [side, length * this.#scale]));
   }
 
-  /** The areas, the emoji with the greatest count lowest. */
+  /** The areas. The emoji with the greatest count is at the bottom. */
   #areas() {
     const below = this.#bins.map(() => 0);
     return this.#shown.map(({ emoji, count }, layer) => {
@@ -172,7 +180,7 @@ export class Chart {
     return times;
   }
 
-  /** A dot on each peak, and its first emoji above it. */
+  /** A dot on each peak, and the most frequent emoji of the peak above it. */
   #marks(peaks, bin_ms) {
     const first = this.#bins[0].start;
     const found = peaks.map(({ start, counts, total }) => ({ bin: Math.floor((start - first) / bin_ms), counts, total }));
@@ -206,7 +214,7 @@ export class Chart {
     return this.#x((start + end) / 2);
   }
 
-  /** The bin of a moment; the first or the last one of a moment before or after the chart. */
+  /** Returns the bin of a time; for a time before or after the chart, the first or the last bin. */
   #binAt(time_ms) {
     const last = this.#bins.length - 1;
     const bin = this.#bins.findIndex(({ end }) => end > time_ms);
@@ -220,7 +228,7 @@ export class Chart {
   }
 
   #key(event) {
-    // With these keys the browser goes back, or scrolls.
+    // With these modifier keys the browser goes back, or scrolls.
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const last = this.#bins.length - 1;
     const from = this.#time === undefined ? last : this.#binAt(this.#time);
@@ -239,7 +247,7 @@ export class Chart {
     this.#say();
   }
 
-  /** Shows the cursor and the tip at a bin; none at -1. */
+  /** Shows the cursor and the tip at the bin with this index; hides them if the index is -1. */
   #show(at) {
     const bin = this.#bins[at];
     this.#time = bin?.start;
@@ -258,7 +266,7 @@ export class Chart {
     const far = x > width / 2;
     this.#tip.style.left = far ? "auto" : `${x + TIP_GAP * this.#scale}px`;
     this.#tip.style.right = far ? `${width - x + TIP_GAP * this.#scale}px` : "auto";
-    // Beside the highest point at this moment, and inside of the chart.
+    // The tip is beside the highest point at this time, and inside the chart.
     const beside = this.#y(bin.total) - this.#tip.offsetHeight / 2;
     this.#tip.style.top = `${Math.max(0, Math.min(height - this.#tip.offsetHeight, beside))}px`;
   }
@@ -276,14 +284,17 @@ export class Chart {
   }
 }
 
-/** Returns the next greater number that is easy to read, as is its half; at least 1, so that a single tap stays small. */
+/**
+ * Returns the next greater number that is easy to read, and whose half is easy to read. At least 1, so that a single
+ * tap stays small.
+ */
 function ceiling(most) {
   if (!(most > 1)) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= most) * power;
 }
 
-/** Sets the texts of a row's cells; `cell` makes the cells that it lacks. */
+/** Sets the texts of a row's cells; `cell` creates the cells that are missing. */
 function fill(row, texts, cell) {
   while (row.cells.length > texts.length) row.lastElementChild.remove();
   texts.forEach((text, index) => setText(row.cells[index] ?? row.appendChild(cell()), text));

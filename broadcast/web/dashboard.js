@@ -23,30 +23,30 @@ import { Activity, Busiest, SPANS_MS, csv, pace, peaks, queryOf, rises, viewOf }
 
 /** Finals that the page keeps: the longest span of the chart. */
 const KEPT_MS = SPANS_MS.at(-1);
-/** The shortest span of the chart: the first seconds of a room are not stretched over its whole width. */
+/** Minimum span of the chart. Otherwise the first seconds of a room would be stretched over the whole width. */
 const YOUNG_MS = 20_000;
 const ROOMS_EVERY_MS = 3_000;
-/** Each rate is the mean of the last windows that make this span, and of three windows at least. */
+/** Time over which each rate is averaged, but at least three windows. */
 const PACE_MS = 10_000;
 const PACE_WINDOWS = 3;
 const ROOMS_SHOWN = 50;
-/** A final usually arrives within this many windows after the end of its own. */
+/** Number of windows after the end of a window within which its final usually arrives. */
 const FINAL_WINDOWS = 3;
 const PEAKS = 5;
 const PEAKS_APART_MS = 20_000;
 const RISES = 6;
 const RISE_MS = 60_000;
-/** What a tile shows if the value is not known. */
+/** Text of a tile whose value is not known. */
 const UNKNOWN = "–";
-/** The delay of finals that is shown is the median of this many. */
+/** Number of delays of finals whose median is shown. */
 const DELAYS = 15;
 const NOTE_MS = 8_000;
 
 class Dashboard {
-  /** What the address names. */ #view = viewOf("");
+  /** The view that the address names. */ #view = viewOf("");
   #room;
   #rooms = [];
-  /** When the list of rooms was received, by this device's clock. */ #listedAt = 0;
+  /** Time at which the list of rooms was received, by this device's clock. */ #listedAt = 0;
   #problems = { address: "", rooms: "", room: "" };
   #stream;
   #chart = new Chart(byId("chart"), byId("chart-reading"));
@@ -56,16 +56,16 @@ class Dashboard {
   #windowMs = 2000;
   /** @type {Map<number, import("./emostream.js").Final>} by start */ #finals = new Map();
   #finalDelays = [];
-  /** Whether these include the finals that the server kept of the room. */ #recalled = false;
+  /** Whether the finals include those that the server has kept of the room. */ #recalled = false;
   /** The room's `total` and `subscribers`, undefined while they are not known. The list has only active rooms. */ #state;
-  /** Where the present ends, by the server's time; 0 before the first connection. */ #to = 0;
+  /** End of the chart, by the server's time; 0 before the first connection. */ #to = 0;
   /** Reactions per second in the room that is shown; undefined while it is not known. */ #pace;
   #noteTimer = 0;
 
   async start() {
     await this.#list();
     this.#open();
-    // So that going back in the history returns to this room.
+    // The address is stored now, so that going back in the history returns to this room.
     if (!this.#problems.address) history.replaceState(null, "", this.#address());
     window.addEventListener("popstate", () => this.#open());
     byId("csv").addEventListener("click", () => void this.#download("csv"));
@@ -81,7 +81,7 @@ class Dashboard {
 
   // The address.
 
-  /** Shows what the address names. */
+  /** Shows the view that the address names. */
   #open() {
     const first = this.#rooms[0]?.room ?? "default";
     const wrong = wrongRoom();
@@ -91,7 +91,7 @@ class Dashboard {
     this.#draw();
   }
 
-  /** The address of a room with this view, with the token that only the browser sees. */
+  /** Returns the address of a room with this view, and with the token, which only the browser sees. */
   #address(view = {}) {
     return `/dashboard${queryOf({ room: this.#room, ...this.#view, ...view })}${location.hash}`;
   }
@@ -116,7 +116,7 @@ class Dashboard {
     this.#change({ until, follow: false });
   }
 
-  /** The link shows this room and span, wherever and whenever it is opened. It has no token. */
+  /** Shares a link that always shows this room and this span. The link contains no token. */
   async #share() {
     const { origin } = location;
     const until = this.#view.until ?? (this.#to || undefined);
@@ -149,12 +149,12 @@ class Dashboard {
     this.#drawRooms();
   }
 
-  /** Finds the state of the room that is shown: an idle room is not listed, but it may have an audience. */
+  /** Finds the state of the room that is shown. An idle room is not in the list, but it may have an audience. */
   async #look() {
     const room = this.#room;
     if (room === undefined) return;
     const listed = this.#rooms.find((other) => other.room === room);
-    // A refusal is shown with the response for the history.
+    // If the server refuses the request, the response for the history shows the reason.
     const state = listed ?? await ask(`/v1/rooms/${room}`).catch(() => undefined);
     if (room === this.#room) this.#state = state;
   }
@@ -171,7 +171,10 @@ class Dashboard {
     return this.#windowMs * Math.max(PACE_WINDOWS, Math.ceil(PACE_MS / this.#windowMs));
   }
 
-  /** Reactions per second: of the room that is shown as in its tile, of other rooms by their totals. */
+  /**
+   * Returns reactions per second: for the room that is shown, the rate in its tile; for other rooms, the rate of their
+   * totals.
+   */
   #paceOf(room) {
     return room === this.#room ? this.#pace : this.#activity.of(room);
   }
@@ -199,7 +202,10 @@ class Dashboard {
     setText(byId("audience-all"), lost ? "" : `${exact.format(all)} in all active rooms`);
   }
 
-  /** The rooms of the list. While the user points at it or is in it by keyboard, no row moves: it would be missed. */
+  /**
+   * Returns the rooms in the order in which they are shown. While the pointer or the keyboard focus is in the list, no
+   * row moves, since the user would miss it.
+   */
   #inOrder(former) {
     const rooms = this.#rooms.slice(0, ROOMS_SHOWN);
     const list = byId("rooms");
@@ -292,7 +298,7 @@ class Dashboard {
     on("refused", ({ detail }) => this.#problem("room", detail));
   }
 
-  /** Requests the finals from before this page was opened, or from a gap. */
+  /** Requests the finals from before this page was opened, or the finals that were missed. */
   async #recall(room) {
     try {
       const { finals } = await ask(`/v1/rooms/${room}/history`);
@@ -311,7 +317,7 @@ class Dashboard {
   #draw() {
     const isOpen = this.#stream.status === "open";
     if (isOpen) {
-      // Up to the newest final; in a quiet room up to where a final would be by now.
+      // The chart ends at the newest final; in a quiet room, at the time up to which a final would have arrived by now.
       const due = this.#stream.now - FINAL_WINDOWS * this.#windowMs;
       const ends = Math.max(due, ...[...this.#finals.values()].map(({ end }) => end));
       this.#to = this.#toWindow(ends);
@@ -325,7 +331,7 @@ class Dashboard {
     }
     const all = [...this.#finals.values()].sort((a, b) => a.start - b.start);
     const finals = all.filter(({ start }) => isShown(start));
-    // The chart begins with the first counts, so that those of a young room fill it.
+    // The chart begins with the first counts, so that the counts of a young room fill it.
     const from = Math.min(finals[0]?.start ?? to - span_ms, to - YOUNG_MS);
     const found = peaks(finals, PEAKS, PEAKS_APART_MS);
     if (to > 0) {
@@ -352,10 +358,10 @@ class Dashboard {
   }
 
   #drawTiles(all, finals, isOpen) {
-    // Of a span in the past without finals it is not known whether nothing was counted or nothing is kept.
+    // A past span without finals may have had no reactions, or its finals may not be kept any more: this is not known.
     const isKnown = this.#recalled && this.#to > 0 && (finals.length > 0 || this.#view.until === undefined);
     this.#drawSum("kept-sum", isKnown ? finals.reduce((sum, { total }) => sum + total, 0) : undefined);
-    // As of the newest final, so that it fits the chart.
+    // The sum is as of the newest final, so that it matches the chart.
     const { totals, totals_others = 0 } = all.at(-1) ?? {};
     this.#drawSum("ever-sum", totals?.reduce((sum, { count }) => sum + count, totals_others) ?? this.#state?.total);
     setText(byId("ever-at"), isOpen || this.#to === 0 ? "reactions" : `reactions at ${minute(this.#to)}`);
@@ -406,7 +412,7 @@ class Dashboard {
     drawMoments(byId("peaks"), found, (final) => this.#chart.read(final));
   }
 
-  /** Shows the problem of the `address`, of the list of `rooms`, or of the `room`; an empty text ends it. */
+  /** Shows the problem of the `address`, of the list of `rooms`, or of the `room`; an empty text removes it. */
   #problem(of, text) {
     this.#problems[of] = text;
     const { address, rooms, room } = this.#problems;
@@ -415,7 +421,7 @@ class Dashboard {
     setText(byId("problem"), worst);
   }
 
-  /** Saves the kept finals as a file. A link to the server could not carry the token. */
+  /** Saves the kept finals as a file. A link to the server could not contain the token. */
   async #download(kind) {
     const room = this.#room;
     try {

@@ -4,26 +4,36 @@
  *     idle rooms:  tap ──▶ its count rises by exactly the taps of this page
  *     busy rooms:  mean time at which a window's reactions were shown ── minus ── the middle of the window
  *
- * In a busy room the own tap cannot be told apart from others. But its reactions come evenly, so on average they were
- * made in the middle of their window; the median of several windows reduces the error. The clocks of server and screen
- * differ by an unknown time: the fastest tally is assumed to have taken none, so only variations of the network count.
+ * In a busy room a tap of this page cannot be distinguished from taps of others. But reactions arrive evenly there, so
+ * on average they were sent in the middle of their window. The median of several windows reduces the error. The clocks
+ * of server and screen differ by an unknown time: the tally that arrived fastest is assumed to have taken no time, so
+ * only the differences between tallies are measured.
  *
  * @module emostream/delay
  */
 
 import { plain } from "./scoreboard.js";
 
-/** Measurements that are kept; their median is shown. */
+/** Number of measurements that are kept. Their median is shown. */
 const SAMPLES = 15;
-/** Windows that must be measured before the median is shown, since one of them may be uneven. One tap is enough. */
+/**
+ * Number of windows that must be measured before the median is shown, since the reactions of one window may be uneven.
+ * One measured tap is enough.
+ */
 const SURE = 3;
-/** A tap that is not counted after this time was rejected, or hidden by the crowd's. */
+/** Time after which a tap that is not counted was rejected, or cannot be distinguished from taps of others. */
 const TAP_MS = 10_000;
-/** Least reactions of a window: the mean time of fewer may be far from the window's middle. */
+/**
+ * Minimum reactions of a measured window. With fewer reactions, their mean time may be far from the middle of the
+ * window.
+ */
 const BUSY = 30;
-/** A crowd that changes by a greater factor from window to window is not even within one. */
+/**
+ * Maximum factor by which the count may change from one window to the next. With a greater factor, the reactions are
+ * not even within a window.
+ */
 const EVEN = 1.25;
-/** Maximum number of open windows; lateness is far below a window, so there are few. */
+/** Maximum number of open windows. The lateness is much shorter than a window, so there are few. */
 const OPEN = 8;
 
 export class Delay {
@@ -39,20 +49,20 @@ export class Delay {
   #newest = Infinity;
   #skew_ms = Infinity;
 
-  /** The median of the newest measurements in milliseconds; undefined before there are enough. */
+  /** The median of the newest measurements in milliseconds; undefined until there are enough. */
   get ms() {
     if (!this.#tapped && this.#samples.length < SURE) return undefined;
     const sorted = [...this.#samples].sort((a, b) => a - b);
     return sorted[sorted.length >> 1];
   }
 
-  /** Notes a tap of this page, made when the emoji's count was `total`. */
+  /** Stores a tap of this page, made when the emoji's count was `total`. */
   tap(emoji, total, now = performance.now()) {
     const before = this.#taps.findLast((tap) => tap.emoji === plain(emoji))?.need ?? total;
     this.#taps.push({ emoji: plain(emoji), at: now, need: before + 1 });
   }
 
-  /** Compares the changed counts with the taps. Returns whether one was measured. */
+  /** Compares the changed counts with the taps. Returns whether a tap was measured. */
   rose(total, now = performance.now()) {
     const waiting = [];
     let measured = false;
@@ -62,7 +72,7 @@ export class Delay {
         if (now - tap.at < TAP_MS) waiting.push(tap);
         continue;
       }
-      // A higher count includes taps of others, and which of them was counted first is unknown.
+      // A higher count includes taps of others, and it is not known which of the taps was counted first.
       const last = this.#taps.findLast((other) => other.emoji === tap.emoji);
       if (stands > last.need) continue;
       this.#tapped = true;
@@ -72,23 +82,26 @@ export class Delay {
     return measured;
   }
 
-  /** Discards open windows on a connection: replayed frames are late by the break, and open windows were seen in part. */
+  /**
+   * Discards the open windows when a connection begins: replayed frames are late by the duration of the break, and this
+   * page has seen only a part of the open windows.
+   */
   joined() {
     this.#windows.clear();
     this.#newest = Infinity;
   }
 
-  /** Notes that a live tally was shown. */
+  /** Stores that a live tally was shown. */
   live({ start, total, emitted_at }, now = Date.now()) {
     this.#skew_ms = Math.min(this.#skew_ms, now - emitted_at);
-    // The window that was open on joining was seen in part.
+    // This page has seen only a part of the window that was open when it joined.
     if (start > this.#newest) this.#windows.set(start, { shown: 0, moments: 0 });
     this.#newest = Math.max(start, this.#newest === Infinity ? 0 : this.#newest);
     this.#show(start, total, now);
     if (this.#windows.size > OPEN) this.#windows.delete(Math.min(...this.#windows.keys()));
   }
 
-  /** Notes that a final was shown. Returns whether {@link ms} changed by its window. */
+  /** Stores that a final was shown. Returns whether {@link ms} changed by its window. */
   final({ start, end, total }, now = Date.now()) {
     const window = this.#show(start, total, now);
     this.#windows.delete(start);
@@ -98,7 +111,7 @@ export class Delay {
     return this.#add(window.moments / total - (end - start) / 2 - this.#skew_ms);
   }
 
-  /** Notes that the reactions added to a window since its last frame are shown `now`. */
+  /** Stores that the reactions that were added to a window since its last frame are shown `now`. */
   #show(start, total, now) {
     const window = this.#windows.get(start);
     if (!window || total <= window.shown) return window;

@@ -2,9 +2,9 @@
  * The demo crowd of `up`: generated reactions, for a newcomer who is alone in a room.
  *
  * The crowd exists only while a page that asked for it is open, since the page sends it: over the same API and under
- * the same limits as a real crowd, as the users `demo-1` to `demo-500`. So the server has no second source of
- * reactions, and what the page shows is what a real crowd would look like. Its reactions are counted and stay in the
- * totals; the page says so while the crowd is there.
+ * the same limits as a real crowd, as the users `demo-1` to `demo-500`. So the server needs no generator of reactions,
+ * and the page looks as it does with a real crowd. Its reactions are counted and stay in the totals; the page says so
+ * while the crowd is there.
  *
  * @module emostream/demo
  */
@@ -13,18 +13,18 @@ export const DEMO_MS = 60_000;
 const POST_MS = 250;
 const USERS = 500;
 const EMOJIS = ["🔥", "👏", "😂", "❤️", "😮", "🎉", "👍"];
-/** At these seconds the crowd has something to celebrate. */
+/** Seconds after the start at which the crowd sends many reactions at once, as after a goal. */
 const MOMENTS = [{ at: 12, emoji: "🎉" }, { at: 36, emoji: "🔥" }];
 const MOMENT_SECONDS = 4;
 const MOMENT_PER_SECOND = 600;
 
-/** Returns how many reactions a second the crowd sends, `seconds` after its start: of each kind, and of one emoji. */
+/** Returns how many reactions per second the crowd sends, `seconds` after its start: of each kind, and of one emoji. */
 export function pace(seconds) {
   const moment = MOMENTS.find(({ at }) => seconds >= at && seconds < at + MOMENT_SECONDS);
   return { mixed: 12 + 40 * Math.sin((Math.PI * seconds * 1000) / DEMO_MS), moment: moment ? MOMENT_PER_SECOND : 0, emoji: moment?.emoji };
 }
 
-/** Returns the reactions of one post. `random` returns a number from 0 to below 1. */
+/** Returns the reactions of one request. `random` returns a number from 0 to below 1. */
 export function reactions(room, seconds, random = Math.random) {
   const { mixed, moment, emoji } = pace(seconds);
   const one = (emoji_type) => ({ user_id: `demo-${1 + Math.floor(random() * USERS)}`, emoji_type, room });

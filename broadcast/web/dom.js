@@ -5,7 +5,7 @@
  * @module emostream/dom
  */
 
-/** A request without a response for this long has failed. */
+/** Maximum time of a request. A request without a response after this time has failed. */
 const RESPONSE_MS = 10_000;
 const ROOM = /^(?!\.\.?$)[A-Za-z0-9._~-]{1,64}$/;
 
@@ -35,7 +35,7 @@ export function passed(ms) {
   return ms < 1000 ? `${Math.round(ms / 10) * 10} ms` : `${oneDigit.format(ms / 1000)} s`;
 }
 
-/** Formats a rate or a ratio: one digit after the point, none from ten on. */
+/** Formats a rate or a ratio: with one decimal below ten, and without decimals from ten on. */
 export function rate(per_second) {
   if (per_second < 0.05) return exact.format(0);
   return per_second >= 10 ? exact.format(Math.round(per_second)) : oneDigit.format(per_second);
@@ -57,7 +57,7 @@ export function leaf(tag, className, text) {
   return element;
 }
 
-/** Updates a list of counts. Elements that stay are kept; an entry may have a `text` and a `tag` of its own. */
+/** Updates a list of counts. Elements that are still needed are kept; an entry may have its own `text` and `tag`. */
 export function drawChips(list, counts) {
   while (list.children.length > counts.length) list.lastElementChild.remove();
   counts.forEach(({ emoji, count, swarms, text = short(count), tag = swarmsText(swarms) }, index) => {
@@ -101,7 +101,7 @@ export function drawMoments(list, finals, choose) {
   }));
 }
 
-/** Returns the time of a closed window, its greatest counts and the rest, which add up to its total, and the total. */
+/** Returns the time of a closed window, its greatest counts, the sum of the other counts, and the total. */
 function moment({ start, total, counts }) {
   const top = leaf("span", "top3", "");
   const listed = counts.slice(0, 3);
@@ -121,7 +121,7 @@ export function roomOfAddress(otherwise) {
   return roomParameter() || otherwise;
 }
 
-/** Returns why the room of the address is not valid, or "" if it is valid or absent. */
+/** Returns the reason why the room of the address is not valid, or "" if it is valid or absent. */
 export function wrongRoom() {
   const room = roomParameter();
   return room && !ROOM.test(room) ? `“${room}” is not a room: a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..` : "";
@@ -131,7 +131,10 @@ function roomParameter() {
   return new URLSearchParams(location.search).get("room") ?? "";
 }
 
-/** Returns the token of `#token=…`. Browsers do not send the part after `#`, so it is in no server's access log. */
+/**
+ * Returns the token of `#token=…`. Browsers do not send the part after `#`, so no server's access log contains the
+ * token.
+ */
 export function tokenOfAddress() {
   return new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
 }
@@ -149,12 +152,15 @@ export async function share(title, url) {
     await navigator.clipboard.writeText(url);
     return "The link is copied.";
   } catch {
-    // Without TLS there is no clipboard: the user copies the text.
+    // Without TLS there is no clipboard, so the user copies the text.
     return url;
   }
 }
 
-/** Returns the JSON at `path`. Throws an error with the server's sentence if it refuses, or with one of its own. */
+/**
+ * Returns the JSON at `path`. If the server refuses the request, throws an error with the server's sentence, otherwise
+ * one with a sentence of its own.
+ */
 export async function ask(path) {
   const token = tokenOfAddress();
   const late = new AbortController();

@@ -16,7 +16,7 @@ export type Message<Values = Record<string, never>> = string | ((values: Values)
 export interface Messages {
   /** Label of the group of buttons. */
   buttons: Message;
-  /** Label of a button while its count is unknown. `emoji` is the name where an own emote has one. */
+  /** Label of a button while its count is unknown. `emoji` is the emoji, or the name of an own emote. */
   react: Message<{ emoji: string }>;
   /** Label of a button. `count` is formatted, as on the button. */
   counted: Message<{ emoji: string; count: string }>;
@@ -56,7 +56,7 @@ export interface EmoStreamRoomAttributes {
   token?: string;
   /** As in {@link Options}. */
   user?: string;
-  /** Transparent, over the positioned element that contains it. Clicks reach what is below, except on buttons. */
+  /** The element is transparent over the positioned element that contains it. Clicks reach the page, except on buttons. */
   overlay?: boolean | "";
   /** `none`: the element has no buttons. */
   buttons?: "none" | (string & {});
@@ -78,14 +78,14 @@ export declare class EmoStreamRoom extends HTMLElement {
   url: string;
   ingest: string;
   user: string;
-  /** Not reflected in the attribute. A new token does not interrupt the connection. */
+  /** The token is not reflected in the attribute. A new token does not interrupt the connection. */
   token: Options["token"];
   overlay: boolean;
   buttons: string;
   paused: boolean;
   maxParticles: number;
   emojiBase: string;
-  /** The sentences; those that are not given stay English. */
+  /** The sentences. A sentence that is not given stays English. */
   get messages(): Readonly<Messages>;
   set messages(messages: Partial<Messages> | undefined);
   /** Undefined while the element is in no page. */
@@ -97,7 +97,7 @@ export declare class EmoStreamRoom extends HTMLElement {
   readonly particles: number;
   /** Whether the room is joined, and nothing has been counted in it for ten seconds. */
   readonly idle: boolean;
-  /** Reacts as the emoji's button does, also by the name of an own emote. Returns whether it was accepted. */
+  /** Reacts as the emoji's button does. `emoji` may be the name of an own emote. Returns whether it was accepted. */
   react(emoji: string): boolean;
   /** Shows a sentence over the canvas for some seconds. */
   notify(text: string): void;

@@ -27,24 +27,30 @@ const EMOJIS = "🔥👏😂❤️😮😢🎉👍";
 const PARTICLES = 5_000;
 /** Minimum time between two summaries for screen readers. */
 const SUMMARY_MS = 6_000;
-/** Frames that arrive together, as after a reconnect, are drawn once. */
+/**
+ * Time for which frames are collected before they are drawn. Frames that arrive together, as after a reconnect, are
+ * drawn once.
+ */
 const DRAW_MS = 40;
 const NOTICE_MS = 5_000;
-/** A shorter break of the connection is not shown. */
+/** Minimum duration of a break of the connection that is shown. */
 const BREAK_MS = 2_000;
-/** A room is idle if its newest window ended longer ago. A final follows its window within seconds. */
+/** Time after the end of the newest window from which on a room is idle. A final follows its window within seconds. */
 const IDLE_MS = 10_000;
-/** A button that is held sends after the first time, then at each repetition. Slower than a fast thumb. */
+/**
+ * Times after which a button that is held sends the first repetition, and each further one. They are longer than the
+ * pauses between fast taps.
+ */
 const HOLD_MS = 400;
 const REPEAT_MS = 150;
-/** Taps on one emoji with pauses of at most this length are a combo, shown from COMBO taps on. */
+/** Maximum pause between two taps of a combo, which are taps on one emoji. A combo is shown from COMBO taps on. */
 const COMBO_MS = 1_200;
 const COMBO = 3;
 const TICK_MS = 10;
-/** Shown for counts until the room is joined. */
+/** Text that is shown instead of a count until the room is joined. */
 const UNKNOWN = "–";
 const RELAYED = ["hello", "live", "final", "trending", "gap", "state", "status", "refused"];
-/** Attributes with a property of the same name, and its value without the attribute. */
+/** Attributes with a property of the same name, and the value of the property without the attribute. */
 const TEXTS = { room: "default", emojis: EMOJIS, url: "", ingest: "", user: "", buttons: "", emojiBase: "" };
 const FLAGS = ["overlay", "paused"];
 
@@ -101,7 +107,7 @@ canvas {
   accent-color: var(--strong);
   outline-color: var(--emostream-on-accent, #fff);
 }
-/* In front of the emojis, so that text stays readable. */
+/* The notice is in front of the emojis, so that its text stays readable. */
 ::slotted(*) { z-index: 1; pointer-events: none; }
 .hint, .notice { margin: 0; pointer-events: none; text-align: center; }
 .hint { grid-row: 2; z-index: 1; padding: .5rem 1rem 1rem; font-size: var(--emostream-hint, 1rem); font-weight: 600; text-wrap: balance; }
@@ -141,7 +147,7 @@ button {
   -webkit-tap-highlight-color: transparent;
   transition: transform .12s ease-out, border-color .12s;
 }
-/* A pointer that moves inside a button does not leave it. */
+/* A pointer that moves inside a button does not leave the button. */
 button * { pointer-events: none; }
 button:focus-visible { outline: 3px solid var(--strong); outline-offset: 2px; }
 button:active { transform: scale(.93); border-color: var(--strong); }
@@ -191,7 +197,7 @@ export class EmoStreamRoom extends Base {
   #started = false;
   /** Whether the room has been joined. Before that its counts are unknown, not 0. */ #known = false;
   /** Server time at which the newest window ends. */ #newest = -Infinity;
-  /** What the next microtask does again: "join" or "dress". */ #stale = new Set();
+  /** The work that the next microtask does again: "join" or "dress". */ #stale = new Set();
   #timers = { draw: 0, notice: 0, summary: 0, broken: 0, hold: 0, combo: 0 };
   #combo = { emoji: "", count: 0, at: 0 };
   #held = false;
@@ -240,7 +246,7 @@ export class EmoStreamRoom extends Base {
   /** Whether the room is joined, and nothing has been counted in it for some seconds. */
   get idle() { return this.#known && this.dataset.status === "open" && this.#stream.now - this.#newest > IDLE_MS; }
 
-  /** Not reflected, so that the page's markup does not show it. */
+  /** The token is not reflected, so that the page's markup does not show it. */
   get token() { return this.#token; }
 
   set token(token) {
@@ -268,7 +274,7 @@ export class EmoStreamRoom extends Base {
   }
 
   connectedCallback() {
-    // A framework may have set properties before the element was defined. They hide the accessors.
+    // A framework may have set properties before the element was defined. Such properties hide the accessors.
     for (const name of [...Object.keys(TEXTS), ...FLAGS, "token", "maxParticles", "messages"]) {
       if (!Object.hasOwn(this, name)) continue;
       const value = this[name];
@@ -286,7 +292,10 @@ export class EmoStreamRoom extends Base {
     else this.#renew(name.startsWith("emoji") ? "dress" : "join");
   }
 
-  /** Reacts as the emoji's button does, also by the name of an own emote. Returns whether it was accepted. */
+  /**
+   * Reacts as the emoji's button does. `emoji` may be the name of an own emote. Returns whether the reaction was
+   * accepted.
+   */
   react(emoji) {
     const named = this.#emotes.find(({ name }) => name && name === emoji.replace(/^:(.*):$/, "$1"));
     const wanted = named?.emoji ?? emoji;
@@ -329,7 +338,7 @@ export class EmoStreamRoom extends Base {
     if (this.#noticed) this.#notice.textContent = this.#say(this.#noticed);
   }
 
-  /** For developers: in the console, once in a row. */
+  /** Writes a message for developers to the console, but not the same message twice in succession. */
   #log(detail) {
     if (detail !== this.#logged) console.warn(`<emostream-room>: ${detail}`);
     this.#logged = detail;
@@ -344,7 +353,7 @@ export class EmoStreamRoom extends Base {
     this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, composed: true }));
   }
 
-  /** Attributes that are set together cause one rebuild. */
+  /** Rebuilds the element once after several attributes were set together. */
   #renew(what) {
     if (!this.#started) return;
     if (this.#stale.size === 0) queueMicrotask(() => {
@@ -393,9 +402,9 @@ export class EmoStreamRoom extends Base {
     this.#stream = undefined;
   }
 
-  /** Makes the buttons and the picture as the attributes want them. */
+  /** Creates the buttons and the picture that the attributes describe. */
   #dress() {
-    // A button that is replaced while it is held gets no end of the press.
+    // A button that is replaced while it is held gets no event for the end of the press.
     this.#release();
     const { found, strange } = emotes(this.emojis);
     if (strange.length > 0) {
@@ -432,7 +441,7 @@ export class EmoStreamRoom extends Base {
       this.#log(detail);
       this.#tell(retry_ms > 0 ? "delayed" : "unavailable");
     });
-    // Registered last, so that a listener of the element sees it up to date.
+    // These listeners are registered last, so that the element is up to date when it emits the events.
     for (const type of RELAYED) on(type, (detail) => this.#emit(type, detail));
   }
 
@@ -446,7 +455,7 @@ export class EmoStreamRoom extends Base {
     this.#drawSoon();
   }
 
-  /** The room's state on joining. Nothing of it rises, since it was counted before. */
+  /** Shows the room's state on joining. No emoji of it rises, since it was counted before. */
   #seed({ final, live, totals, totals_others }) {
     if (final) this.#board.final(final);
     else if (totals) this.#board.seed(totals, totals_others);
@@ -460,7 +469,7 @@ export class EmoStreamRoom extends Base {
     this.#newest = Math.max(this.#newest, frame.end);
     if (!this.#stream.isPast(frame)) {
       this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
-      // Over a video the still picture would cover the video.
+      // Over a video, the still picture would hide the video.
       if (frame.type === "final" && this.#swarms.calm && !this.overlay) this.#swarms.mosaic(frame.counts);
     }
     if (this.#delay.rose((emoji) => this.#board.total(emoji))) this.#measured();
@@ -471,7 +480,7 @@ export class EmoStreamRoom extends Base {
     this.#emit("delay", { ms: this.#delay.ms });
   }
 
-  /** The hint is shown in an idle room, and the still picture of a window that is long over is not. */
+  /** Shows the hint in an idle room, and removes the still picture of a window that ended long ago. */
   #idle() {
     const { idle } = this;
     this.#hint.hidden = !idle;
@@ -512,7 +521,7 @@ export class EmoStreamRoom extends Base {
       if (button) act(event, button);
     }));
     on("click", ({ detail }, button) => {
-      // The click that ends a hold is not another tap. A click by keyboard has the detail 0.
+      // The click that ends a hold is not another tap. A click by the keyboard has the detail 0.
       if (!this.#held || detail === 0) this.#press(button);
     });
     on("pointerdown", (event, button) => {
@@ -522,7 +531,7 @@ export class EmoStreamRoom extends Base {
       this.#buttons.addEventListener(type, () => this.#release());
     }
     on("contextmenu", (event) => { if (this.#timers.hold) event.preventDefault(); });
-    // Enter that is held down clicks as often as the keyboard repeats it.
+    // If Enter is held down, the keyboard repeats clicks, so clicks that are too fast are ignored.
     on("keydown", (event) => {
       if (event.repeat && event.key === "Enter" && performance.now() - this.#combo.at < REPEAT_MS) event.preventDefault();
     });
@@ -536,7 +545,7 @@ export class EmoStreamRoom extends Base {
     }, wait_ms);
   }
 
-  /** A tap by a person: the device ticks, too. */
+  /** Handles a tap by a person, after which the device also vibrates. */
   #press(button) {
     if (!this.#react(button.dataset.emoji, button)) return false;
     if (!this.#swarms.calm) navigator.vibrate?.(TICK_MS);
@@ -548,7 +557,7 @@ export class EmoStreamRoom extends Base {
     this.#timers.hold = 0;
   }
 
-  /** As few rows as possible, with the same number of buttons each: 4 and 4, not 7 and 1. */
+  /** Arranges the buttons in as few rows as possible, with the same number of buttons in each: 4 and 4, not 7 and 1. */
   #arrange() {
     const [first] = this.#buttons.children;
     if (!first) return;
@@ -576,7 +585,7 @@ export class EmoStreamRoom extends Base {
     return true;
   }
 
-  /** Counts the taps of a combo, and shows them at the button. */
+  /** Counts the taps of a combo, and shows their number at the button. */
   #combine(emoji, button) {
     const { combo } = this.#timers;
     clearTimeout(combo);
@@ -611,7 +620,7 @@ export class EmoStreamRoom extends Base {
     this.#emit("counts", { sum: this.#board.sum });
   }
 
-  /** For screen readers: the room in a sentence. */
+  /** Describes the room in a sentence for screen readers. */
   #speak() {
     const { sum } = this.#board;
     if (sum === 0) return;
@@ -650,7 +659,7 @@ function reflect(room, attribute, value) {
 const PRESS = [{ transform: "scale(.8)" }, { transform: "scale(1.28) rotate(-6deg)" }, { transform: "none" }];
 const PRESS_TIME = { duration: 320, easing: "cubic-bezier(.2,.9,.3,1.2)" };
 
-/** Makes an element that is a part for the page's style sheets. */
+/** Creates an element that style sheets of the page can address as a part. */
 function element(tag, part, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   if (part) {
@@ -661,5 +670,5 @@ function element(tag, part, properties = {}, ...children) {
   return made;
 }
 
-// A page may load the module twice, from a package and from a server. The first one is used.
+// A page may load the module twice, from a package and from a server. Only the first one is used.
 if (!globalThis.customElements?.get("emostream-room")) globalThis.customElements?.define("emostream-room", EmoStreamRoom);

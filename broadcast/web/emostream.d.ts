@@ -6,13 +6,13 @@ export interface Count {
   loose: number;
 }
 
-/** One emoji's count where swarms do not matter. */
+/** The count of one emoji, without swarms. */
 export interface Total {
   emoji: string;
   count: number;
 }
 
-/** The running tally of an open window; the newest one wins. Times are Unix milliseconds. */
+/** The tally of an open window. A newer tally of the same window replaces it. Times are Unix milliseconds. */
 export interface Live {
   type: "live";
   room: string;
@@ -22,14 +22,14 @@ export interface Live {
   total: number;
   /** The top 20. */
   counts: Count[];
-  /** The sum of the rest, where there is one. */
+  /** The sum of the counts that are not listed, if there are any. */
   others?: number;
 }
 
 /** The exact tally of a closed window. */
 export interface Final extends Omit<Live, "type"> {
   type: "final";
-  /** `partition-offset`: where to resume. */
+  /** The id, `partition-offset`, from which a later stream can resume. */
   id: string;
   /** The room's cumulative counts as of this window, the top 20. */
   totals: Total[];
@@ -57,21 +57,21 @@ export interface Hello {
   room: string;
   /** The server's time. */
   now: number;
-  /** The server sends a heartbeat if nothing else was sent for so long. The client replaces a connection without two of them. */
+  /** Time without another frame after which the server sends a heartbeat. After two missing ones, the client reconnects. */
   heartbeat_ms: number;
   /** The newest final that the server keeps of the room. Finals up to it are replayed. Null if it keeps none. */
   latest: string | null;
   window_ms: number;
   live_ms: number;
   swarm_size: number;
-  /** Whether every final since the last one follows. */
+  /** Whether all finals after the last received one follow. */
   resumed: boolean;
 }
 
-/** The room now: what `GET /v1/rooms/{room}` answers. */
+/** The current state of the room, as `GET /v1/rooms/{room}` returns it. */
 export interface RoomState {
   room: string;
-  /** The last final; null if it is older than ten minutes. The totals stay. */
+  /** The last final; null if it is older than ten minutes. The totals are kept. */
   final: Final | null;
   live: Live | null;
   total: number;
@@ -121,7 +121,7 @@ export interface Refused {
   /** An English sentence. */
   detail: string;
   retry_ms: number;
-  /** As given to `react()`, one for each reaction. Empty if not reactions but the room was refused. */
+  /** The emojis that were given to `react()`, one for each reaction. Empty if the room was refused. */
   emojis: string[];
 }
 
@@ -159,7 +159,7 @@ export interface ListenerOptions {
   signal?: any;
 }
 
-/** The part of a `WebSocket` that is used. That of the package `ws` has it. */
+/** The part of the `WebSocket` interface that is used. The class of the package `ws` has it, too. */
 export interface WebSocketConstructor {
   new (url: any, protocols?: string[]): {
     onmessage: ((event: any) => any) | null;
@@ -186,7 +186,7 @@ export interface Options {
   token?: string | (() => string | Promise<string>) | undefined;
   /** The `user_id` of reactions; by default the token's `sub`, and without a token a random name that the browser stores. */
   user?: string | undefined;
-  /** By default a WebSocket, and Server-Sent Events where no WebSocket gets through. */
+  /** By default a WebSocket, or Server-Sent Events if no WebSocket can be opened. */
   transport?: "auto" | "websocket" | "sse" | undefined;
   /** The connection stays open while the page is hidden. */
   background?: boolean | undefined;
@@ -194,7 +194,7 @@ export interface Options {
   observer?: boolean | undefined;
   /** The `lastId` of an earlier stream. The finals after it are received, or `hello.resumed` is false. */
   since?: string | undefined;
-  /** By default the global one. Node before 22 has none; that of the package `ws` works. */
+  /** By default the global `WebSocket`. Node before version 22 has none: use the one of the package `ws`. */
   WebSocket?: WebSocketConstructor | undefined;
 }
 
@@ -215,15 +215,15 @@ export declare class EmoStream {
   /** The server's time, Unix milliseconds; this device's before the first `hello`. */
   readonly now: number;
   /**
-   * Whether a frame says what was counted before this connection (the finals that are replayed on joining or were
-   * missed during an outage, the tally of a window that was open then) or over ten seconds ago. Show such a frame, but
-   * not as news.
+   * Whether a frame has counts from before this connection (the finals that are replayed on joining or were missed
+   * during an outage, the tally of a window that was open then) or from over ten seconds ago. Show such a frame, but
+   * not as a new event.
    */
   isPast(frame: Live | Final): boolean;
   /**
    * Sends one reaction soon: one emoji, its shortcode as on GitHub (gemoji's names: `fire`, `:fire:`) or an
-   * alias of the server's (`love`). Reactions of 250 ms share a request. What cannot be sent for 10 s is dropped, as
-   * `refused` reports.
+   * alias of the server's (`love`). Reactions of 250 ms share a request. Reactions that cannot be sent for
+   * 10 s are dropped, which a `refused` event reports.
    * @returns false if too many are waiting, or the stream is closed
    */
   react(emoji: string): boolean;

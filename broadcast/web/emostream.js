@@ -19,39 +19,42 @@
 const FLUSH_MS = 250;
 /** Maximum reactions that the server accepts in one array. */
 const BATCH_REACTIONS = 1000;
-/** Maximum queued reactions. A person does not tap this often in FRESH_MS; a script may. */
+/** Maximum queued reactions. A person cannot tap this often in FRESH_MS, but a script can. */
 const PENDING_REACTIONS = 2000;
-/** A reaction belongs to its moment, so one that could not be sent for this long is dropped. */
+/** Maximum age of a queued reaction. An older one is dropped, since a reaction is about its moment. */
 const FRESH_MS = 10_000;
 /** Maximum backoff between attempts to connect or to send. */
 const BACKOFF_MAX_MS = 10_000;
 const BACKOFF_BASE_MS = 250;
-/** After a connection that lasted this long, the backoff starts from its base. */
+/** Minimum duration of a connection after which the backoff starts from its base again. */
 const STEADY_MS = 5_000;
-/** Time until `hello`. Some proxies accept a connection and never forward anything. */
+/** Maximum time until `hello`. Some proxies accept a connection and never forward any bytes. */
 const HELLO_MS = 10_000;
-/** A connection is dead after this many heartbeats in a row did not come. */
+/** Number of missing heartbeats in a row after which a connection is dead. */
 const MISSED_HEARTBEATS = 2;
-/** Interval of the checks for missed heartbeats, and for a machine that was asleep. */
+/** Interval of the checks for missed heartbeats, and for a machine that has slept. */
 const CHECK_MS = 2_000;
-/** If a check is this late, the machine was asleep or the page was frozen. */
+/** Delay of a check from which on the machine must have slept, or the page must have been frozen. */
 const ASLEEP_MS = 3 * CHECK_MS;
-/** A connection that may be dead is replaced if no frame comes within this time. */
+/** Time after which a connection that may be dead is replaced if no frame has arrived. */
 const DOUBT_MS = 2_000;
 /** Maximum wait that a `Retry-After` or a `retry_ms` can request. */
 const RETRY_MAX_MS = 60_000;
-/** A page that is hidden for this long closes its connection. When it is visible again, it receives what it missed. */
+/**
+ * Time after which a hidden page closes its connection. When the page is visible again, it receives the frames that it
+ * missed.
+ */
 const HIDDEN_MS = 60_000;
 /** A window that ended longer ago is not the present. Its final normally follows within seconds, but a relay that was
  * disconnected from its upstream sends all that it missed. */
 const PRESENT_MS = 10_000;
-/** Maximum time before its expiry at which a token is renewed. */
+/** Maximum time before the expiry of a token at which it is renewed. */
 const RENEW_MS = 60_000;
-/** `setTimeout` fires at once if the time is longer. */
+/** Maximum time of `setTimeout`, which fires at once if the time is longer. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
-/** Browsers refuse beacons and keepalive requests if more than 64 KiB are in flight. */
+/** Maximum bytes in flight of beacons and keepalive requests. Browsers refuse more than 64 KiB. */
 const KEEPALIVE_BYTES = 60_000;
-/** This many reactions with the longest names fit into a beacon. */
+/** Maximum reactions of a beacon, if all of them have the longest names. */
 const BEACON_REACTIONS = 200;
 /** Close codes from FINAL_CODE to 3999 request the client not to reconnect; TOKEN_CODE, not with this token. */
 const FINAL_CODE = 3500;
@@ -75,16 +78,16 @@ const REASONS = {
 
 /** One room; the type declarations describe its events. */
 export class EmoStream extends EventTarget {
-  /** Without a slash at its end. */ #base;
+  /** The server's address, without a slash at its end. */ #base;
   #ingest;
   #room;
   #user;
   #anonymous;
-  /** The option `token`: a string, a function that returns one, or undefined. */ #tokenSource;
-  /** The token for requests, "" without one; undefined until the function has returned. */ #token;
+  /** The option `token`: a string, a function that returns a token, or undefined. */ #tokenSource;
+  /** The token for requests; "" without a token, and undefined until the function has returned. */ #token;
   /** The token of the newest connection. */ #dialedToken;
   #tokenTimer = 0;
-  /** Tokens in a row that the server refused. */ #refusals = 0;
+  /** Number of tokens in a row that the server refused. */ #refusals = 0;
   #transport;
   #background;
   #observer;
@@ -92,7 +95,11 @@ export class EmoStream extends EventTarget {
   #status = "connecting";
   #reason = "start";
   /** @type {Socket | Events | undefined} */ #channel;
-  /** Identifies the attempt to connect, so that a token that comes after its end opens no connection. */ #attempt;
+  /**
+   * Identifies the current attempt to connect. If its token arrives after the attempt has ended, no connection is
+   * opened.
+   */
+  #attempt;
   #lastId;
   #attempts = 0;
   #unreached = 0;
@@ -106,9 +113,10 @@ export class EmoStream extends EventTarget {
   #hiddenTimer = 0;
   /** The server's interval of heartbeats. Older servers do not send any. */ #heartbeatMs = Infinity;
   #receivedAt = 0;
-  /** The server's time less `performance.now()`. */ #ahead_ms;
-  /** Maximum of `#ahead_ms` that is possible. */ #mostAhead_ms;
-  /** The server's time at the beginning of the connection, and the room's newest final then. */ #joined = { now: 0, latest: null };
+  /** Difference between the server's time and `performance.now()`. */ #ahead_ms;
+  /** Maximum possible value of `#ahead_ms`. */ #mostAhead_ms;
+  /** The server's time when the connection began, and the newest final that the room had then. */
+  #joined = { now: 0, latest: null };
   #checkTimer = 0;
   #checkedAt = Date.now();
   #doubtTimer = 0;
@@ -116,11 +124,13 @@ export class EmoStream extends EventTarget {
 
   /** @type {{emoji: string, at: number}[]} */ #pending = [];
   #sending = false;
-  /** Maximum of the next batch. A server that limits users accepts only the reactions of a second at once. */
+  /**
+   * Maximum size of the next batch. A server with a limit per user accepts only the reactions of one second at once.
+   */
   #batchMost = BATCH_REACTIONS;
   #sendAttempts = 0;
   #notBefore = 0;
-  /** Whether `#notBefore` was requested by the server. */ #held = false;
+  /** Whether the server has requested `#notBefore`. */ #held = false;
   #flushTimer = 0;
 
   /** Use {@link connect}. */
@@ -174,17 +184,22 @@ export class EmoStream extends EventTarget {
 
   get token() { return this.#tokenSource; }
 
-  /** Requests and the next connection use it. The server closes a connection when that one's token expires. */
+  /**
+   * A token that is set is used by requests and by the next connection. The server closes the current connection when
+   * the token of this connection expires.
+   */
   set token(token) {
     this.#tokenSource = token;
     if (typeof token !== "function") this.#token = token || "";
     this.#retryNow();
   }
 
-  /** The server's time: the greatest that was seen, plus the time since then. This device's before the first `hello`. */
+  /**
+   * The greatest server time that was received, plus the time since then. Before the first `hello`, this device's time.
+   */
   get now() { return this.#ahead_ms === undefined ? Date.now() : Math.round(performance.now() + this.#ahead_ms); }
 
-  /** Whether a live or final frame says what was counted before this connection, or long ago. */
+  /** Whether a live or final frame contains counts from before this connection, or from long ago. */
   isPast({ type, id, emitted_at, end }) {
     const { now, latest } = this.#joined;
     if (emitted_at < now || end + PRESENT_MS < this.now) return true;
@@ -230,21 +245,21 @@ export class EmoStream extends EventTarget {
 
   // Tokens.
 
-  /** Whether another token than that of the last connection can be used. */
+  /** Whether there may be another token than the one of the last connection. */
   get #hasNewToken() { return typeof this.#tokenSource === "function" || this.#token !== this.#dialedToken; }
 
   async #requestToken() {
     const source = this.#tokenSource;
     const token = await source();
-    // The property may have been set meanwhile.
+    // The property may have been set in the meantime.
     if (source === this.#tokenSource) this.#token = token || "";
   }
 
-  /** A connection cannot change its token, so it is replaced before the server closes it. */
+  /** The token of a connection cannot be changed, so the connection is replaced before the server closes it. */
   #scheduleRenewal() {
     const left_ms = claimsOf(this.#dialedToken).exp * 1000 - this.now;
     if (typeof this.#tokenSource !== "function" || !(left_ms > 0)) return;
-    // The tokens of an audience may all expire at once.
+    // All tokens of an audience may expire at the same time, so the times are randomized.
     const wait_ms = Math.max(left_ms / 2, left_ms - RENEW_MS * (0.5 + Math.random() / 2));
     this.#tokenTimer = setTimeout(this.#renew, Math.min(wait_ms, TIMER_MAX_MS));
   }
@@ -293,7 +308,7 @@ export class EmoStream extends EventTarget {
     this.#channel = new Channel(`${this.#base}/v1/rooms/${this.#room}`, query, this.#token, receive, closed, this.#WebSocket);
   }
 
-  /** A WebSocket. Until one was opened, every second attempt uses Server-Sent Events. */
+  /** Opens a WebSocket. Until one was opened successfully, every second attempt uses Server-Sent Events. */
   #next() {
     if (this.#transport !== "auto") return this.#transport === "sse" ? Events : Socket;
     if (!this.#WebSocket) return Events;
@@ -356,7 +371,8 @@ export class EmoStream extends EventTarget {
     this.#scheduleRenewal();
     this.#setStatus("open", this.#reason, "Connected.");
     const continues = hello.resumed && this.#lastId !== undefined;
-    // A server that cannot resume after this id may have begun new ids, and comparing with the old one would hide finals.
+    // A server that cannot resume after this id may have started with new ids. If the old id was still compared, finals
+    // would be hidden.
     if (!continues) this.#lastId = undefined;
     this.#emit("hello", hello);
     if (!continues || !this.#hasJoined) void this.#loadState();
@@ -376,7 +392,7 @@ export class EmoStream extends EventTarget {
       answer = await fetch(`${this.#base}/v1/rooms/${this.#room}`, { headers: bearer(token) });
       body = await answer.json();
     } catch {
-      // The next final has the totals, too.
+      // A request that fails is ignored, since the next final contains the totals, too.
       return;
     }
     if (this.#status === "closed") return;
@@ -398,7 +414,7 @@ export class EmoStream extends EventTarget {
 
   #lost(reason = this.#openedAt === Infinity ? "unreachable" : "lost", detail) {
     this.#drop();
-    // Browsers do not say why a connection was refused. The response of the state does.
+    // Browsers do not report why a connection was refused. The response to a request of the state contains the reason.
     if (this.#openedAt === Infinity && reason !== "token") {
       this.#unreached += 1;
       void this.#loadState();
@@ -420,7 +436,7 @@ export class EmoStream extends EventTarget {
 
   // A network may stop forwarding without closing connections. Then only missing frames show that a connection is dead.
 
-  /** `performance.now()` may stand still while a machine sleeps, so the wall clock is compared. */
+  /** `performance.now()` may not advance while a machine sleeps, so the wall clock is compared, too. */
   #check = () => {
     const late_ms = Date.now() - this.#checkedAt;
     this.#checkedAt = Date.now();
@@ -434,7 +450,7 @@ export class EmoStream extends EventTarget {
     if (this.#status === "open" && silent_ms >= MISSED_HEARTBEATS * this.#heartbeatMs) this.#lost();
   };
 
-  /** Replaces the connection unless a frame comes soon. */
+  /** Replaces the connection unless a frame arrives soon. */
   #suspect = () => {
     if (this.#status !== "open") return this.#retryNow();
     if (this.#doubtTimer) return;
@@ -495,7 +511,7 @@ export class EmoStream extends EventTarget {
     if (this.#status !== "closed") this.#scheduleFlush();
   }
 
-  /** Whether the first token has not come yet. */
+  /** Whether the first token has not arrived yet. */
   get #lacksToken() { return this.#token === undefined; }
 
   /** Puts a batch back to the front of the queue, to be sent when the server allows it. */
@@ -520,7 +536,7 @@ export class EmoStream extends EventTarget {
       method: "POST",
       headers: { "content-type": "application/json", ...bearer(this.#token) },
       body,
-      keepalive: body.size < KEEPALIVE_BYTES, // A request in flight survives leaving the page.
+      keepalive: body.size < KEEPALIVE_BYTES, // A request in flight continues after the user has left the page.
       signal: late.signal,
     });
     const timer = setTimeout(() => late.abort(), FRESH_MS);
@@ -531,14 +547,14 @@ export class EmoStream extends EventTarget {
     }
   }
 
-  /** Returns the outcome; `again`: the server has kept none of the batch. */
+  /** Returns the outcome; `again` means that the server has accepted no reaction of the batch. */
   async #send(request, batch) {
     const token = this.#token;
     let answer;
     try {
       answer = await fetch(request);
     } catch {
-      // If only the ingest is down, the connection for frames is not in doubt each time a request fails.
+      // If only the ingest is down, a failed request does not mean that the connection for frames is dead.
       if (performance.now() - this.#openedAt > this.#heartbeatMs) this.#suspect();
       return { again: true, detail: "The server cannot be reached." };
     }
@@ -556,13 +572,14 @@ export class EmoStream extends EventTarget {
       return { detail: rejected[0]?.detail, refused: rejected.map(({ index }) => batch[index]) };
     }
     const detail = report.detail ?? report.title ?? `The server answered ${status}.`;
-    // With these statuses the server has kept none of the batch, so sending it again doubles nothing.
+    // With these statuses the server has accepted no reaction of the batch, so sending the batch again counts no
+    // reaction twice.
     const tooMany = status === 429;
     return tooMany || status >= 500 ? { again: true, tooMany, retry_ms: retryAfter(answer), detail } : { detail };
   }
 
   #sendRest = () => {
-    // The wait that a server requested is also kept when the page is left.
+    // The wait that a server has requested also applies when the user leaves the page.
     if (this.#lacksToken || (this.#held && performance.now() < this.#notBefore)) return;
     const url = `${this.#ingest}/v1/reactions`;
     while (this.#pending.length > 0) {
@@ -587,11 +604,11 @@ class Socket {
   constructor(room, query, token, receive, closed, WebSocket) {
     const url = withQuery(`${room}/ws`, query);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    // A page cannot set headers of a WebSocket, and addresses are logged.
+    // A page cannot set headers of a WebSocket, and URLs are logged, so the token is in a subprotocol.
     this.#socket = new WebSocket(url, token ? ["emostream", `emostream.token.${token}`] : []);
     this.#socket.onmessage = ({ data }) => receive(data);
     this.#socket.onclose = ({ code }) => closed(code);
-    // The package ws throws errors that have no listener.
+    // The package ws throws an error if it has no listener.
     this.#socket.onerror = () => {};
   }
 
@@ -635,7 +652,10 @@ export function connect(options) {
   return new EmoStream(options);
 }
 
-/** Returns a server's address without a slash at its end. It may have a path, which a proxy puts before the server's own. */
+/**
+ * Returns a server's address without a slash at its end. It may have a path that a proxy puts before the server's own
+ * paths.
+ */
 function addressOf(url) {
   let address;
   try {
@@ -656,13 +676,13 @@ function failed(error) {
   return { detail: `Your reactions were not sent: ${error.message}` };
 }
 
-/** Returns the origin of this module. In a bundle that is the page's. */
+/** Returns the origin of this module. In a bundle, this is the origin of the page. */
 function home() {
   const { origin } = new URL(import.meta.url);
   return origin === "null" ? globalThis.location?.origin : origin;
 }
 
-/** Returns a random name of this browser, stored if the browser allows it. */
+/** Returns a random name of this browser, which is stored if the browser allows it. */
 function browserUser() {
   const random = crypto.getRandomValues(new Uint8Array(12));
   const fresh = "web-" + Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -671,12 +691,12 @@ function browserUser() {
     if (known) return known;
     localStorage.setItem(USER_KEY, fresh);
   } catch {
-    // Without storage, the name is that of this visit.
+    // Without storage, the name is valid for this visit only.
   }
   return fresh;
 }
 
-/** Returns the claims of a token without verifying it, which is the server's task. */
+/** Returns the claims of a token without verifying it, since only the server can verify it. */
 function claimsOf(token) {
   try {
     const claims = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));

@@ -6,7 +6,7 @@
 
 import { plain } from "./scoreboard.js";
 
-/** Pictures, flags and keycaps. Letters do not match. */
+/** Matches pictures, flags and keycaps, and no letters. */
 const EMOJI = /[\p{Extended_Pictographic}\p{Regional_Indicator}\u20E3]/u;
 const NAME = /^:([\p{L}\p{N}_+-]+):=$/u;
 /** Maximum number of pictures in memory: more than a crowd uses at once. The oldest one is dropped. */
@@ -51,7 +51,7 @@ export class Pictures {
     this.#names = new Map(emotes.map(({ emoji, name }) => [plain(emoji), name]));
   }
 
-  /** Returns the address of an emoji's picture; undefined without a base. */
+  /** Returns the address of an emoji's picture; undefined without a base address. */
   url(emoji) {
     const name = this.#names.get(plain(emoji)) ?? codePoints(emoji);
     return this.#base ? this.#base.replaceAll("{name}", encodeURIComponent(name)) : undefined;
@@ -67,7 +67,7 @@ export class Pictures {
       image = Object.assign(new Image(), { src: url });
       this.#images.set(url, image);
     }
-    // An image that failed is complete, too, without a size.
+    // An image that failed to load is also complete, but has no size.
     return image.complete && image.naturalWidth > 0 ? image : undefined;
   }
 }

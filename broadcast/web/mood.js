@@ -1,5 +1,6 @@
 /**
- * The rules of the dashboard: what it shows of the finals, of which room and of which span. Pure: no page, no clock.
+ * The rules of the dashboard: which counts, which room and which span it shows. All functions are pure, so they use
+ * neither the page nor a clock.
  *
  *     finals ──▶ layers: which emojis get a colour ──▶ bins: counts by time and emoji
  *            ├─▶ pace: the rate at the end of the chart
@@ -13,28 +14,31 @@
  * @module emostream/mood
  */
 
-/** The name of all emojis together that have no layer of their own. */
+/** The name of the group of all emojis that have no layer of their own. */
 export const OTHERS = "others";
 
-/** How many times the median window a peak is, at least. */
+/** Minimum ratio of a peak to the median window. */
 const PEAK_TIMES = 1.6;
-/** With fewer windows than this a median says nothing. */
+/** Minimum number of windows. With fewer windows, a median has no meaning. */
 const PEAK_MOMENTS = 5;
 /**
- * By how many standard deviations a count must exceed the one before. With a steady crowd, one of 160 emojis exceeds
- * it by chance; with two deviations it would be one of 44, and a frame lists 20.
+ * The number of standard deviations by which a count must exceed the count before it. With a steady crowd, one of 160
+ * emojis exceeds it by chance; with two deviations it would be one of 44, and a frame lists 20.
  */
 const RISE_DEVIATIONS = 2.5;
 /** A room is clearly busier if its rate is this many times that of the room shown. */
 const BUSIER_TIMES = 1.5;
-/** Reactions per second below which no room is busy: a few taps must not change the page. */
+/** Minimum reactions per second of a busy room, so that a few taps do not change the page. */
 const BUSY_RATE = 0.5;
-/** How long another room must stay clearly busier. A rate is a mean over 10 s, so one peak passes within this time. */
+/**
+ * Time for which another room must stay clearly busier. A rate is a mean over 10 s, so one peak passes within this
+ * time.
+ */
 const BUSIER_MS = 9_000;
-/** How long a room stays on the page at least, so that people can read it. */
+/** Minimum time for which a room stays on the page, so that people can read it. */
 const SHOWN_MS = 20_000;
 
-/** Returns pairs of emoji and count of a final. Counts that the frame does not list are those of {@link OTHERS}. */
+/** Returns pairs of emoji and count of a final. The counts that the frame does not list are those of {@link OTHERS}. */
 export function countsOf({ counts, others = 0 }) {
   const listed = counts.map(({ emoji, count }) => [emoji, count]);
   return others > 0 ? [...listed, [OTHERS, others]] : listed;
@@ -98,7 +102,7 @@ export function pace(finals, to, span_ms) {
  *
  * The order is by standard deviations (of a difference of two Poisson counts, the root of their sum) and not by the
  * ratio, which would put every rare emoji first. `isNew` is false if the emoji may have been among `others` before.
- * Nothing rises after a span without reactions: that list would be a copy of the counts.
+ * After a span without reactions the list is empty, since it would only repeat the counts.
  */
 export function rises(finals, to, span_ms, most) {
   const now = sums(within(finals, to - span_ms, to));
@@ -136,7 +140,7 @@ export function csv(room, finals) {
   return [["room", "id", "start", "end", "emoji", "count"], ...rows].map((row) => `${row.join(",")}\r\n`).join("");
 }
 
-/** The rate of each room, from its totals in the lists of the last `span_ms`. */
+/** Computes the rate of each room from its totals in the lists of the last `span_ms`. */
 export class Activity {
   /** @type {{at: number, totals: Map<string, number>}[]} */ #lists = [];
 
@@ -164,7 +168,7 @@ export class Activity {
 export class Busiest {
   #shown;
   #shownAt = -Infinity;
-  /** Since when other rooms have been clearly busier. */ #since;
+  /** The time since which other rooms have been clearly busier. */ #since;
 
   /**
    * Returns the room to show at the time `now`. `rates` has pairs of room and reactions per second, only known ones;

@@ -6,11 +6,16 @@
  * @module emostream/mosaic
  */
 
-/** Emojis shown: in more tiles the smallest would be too small to see. */
+/** Maximum number of emojis that are shown. With more tiles, the smallest ones could not be seen. */
 const TOP = 12;
-/** Cells of the whole picture, in a window of more reactions: enough for proportions, and few enough to be seen. */
+/**
+ * Number of cells of the whole picture if a window has more reactions: enough to show proportions, and few enough to be
+ * seen.
+ */
 const CELLS = 240;
-/** The largest side of a cell, as a share of the shorter side of the picture: one reaction does not fill a screen. */
+/**
+ * Maximum side of a cell, as a share of the shorter side of the picture, so that one reaction does not fill a screen.
+ */
 const LARGEST = 0.3;
 const GAP = 6;
 
@@ -42,8 +47,8 @@ function grid(cells, { width, height }, largest) {
 }
 
 /**
- * Returns rectangles of the given areas, largest first, that fill `rest`: along its shorter side, as many in one row as
- * make them most like squares (the algorithm of Bruls, Huizing and van Wijk).
+ * Returns rectangles of the given areas, largest first, that fill `rest`. Each row of rectangles lies along the shorter
+ * side, and has as many of them as make them most similar to squares (the algorithm of Bruls, Huizing and van Wijk).
  */
 function squarify(areas, rest) {
   if (areas.length === 0) return [];
@@ -51,7 +56,7 @@ function squarify(areas, rest) {
   let [taken, sum, worst] = [0, 0, Infinity];
   for (const area of areas) {
     const thick = (sum + area) / side;
-    // The areas fall, so the first and the last of a row are the least like squares.
+    // The areas decrease, so the first and the last rectangle of a row are the least like squares.
     const next = Math.max(areas[0] / thick ** 2, thick ** 2 / area);
     if (next > worst) break;
     [taken, sum, worst] = [taken + 1, sum + area, next];

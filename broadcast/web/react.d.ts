@@ -2,7 +2,7 @@ import type { DetailedHTMLProps, HTMLAttributes, ReactElement } from "react";
 import type { EmoStream, Final, Live, Options, Status, Total, Trending } from "./emostream.js";
 import type { EmoStreamRoom, EmoStreamRoomEventMap, Messages } from "./emostream-room.js";
 
-/** What a component shows of a room. */
+/** The values of a room that a component can show. */
 export interface ShownRoom {
   /** Undefined until the component is mounted. */
   stream: EmoStream | undefined;
@@ -47,7 +47,10 @@ export type RoomListeners = {
   [Type in OwnEvents as `on${Type}`]?: ((event: EmoStreamRoomEventMap[Type]) => void) | undefined;
 };
 
-/** The custom element, whose module is loaded when this is mounted. Until then its children are shown in a `<div>`. */
+/**
+ * The custom element, whose module is loaded when this component is mounted. Until then its children are shown in a
+ * `<div>`.
+ */
 export declare function Room(props: RoomProps): ReactElement;
 
 declare module "react" {

@@ -26,7 +26,7 @@ export function useRoom(options = {}) {
   const [shown, setShown] = useState(BEFORE);
   const { stream } = shown;
 
-  // A function that is written into a component is another one each time, which must not end the connection.
+  // A function that is written into a component is a new function at each render, which must not end the connection.
   const newestToken = useRef(token);
   useEffect(() => { newestToken.current = token; });
   const requestToken = useCallback(() => newestToken.current(), []);
@@ -41,11 +41,11 @@ export function useRoom(options = {}) {
     };
     on("status", ({ status }) => ({ status }));
     on("live", (live) => ({ live }));
-    // Its window is closed, and perhaps the next one has no reactions.
+    // The window of this tally is closed, and the next window may have no reactions.
     on("final", (final, { live }) => ({ final, totals: final.totals, live: live?.start > final.start ? live : undefined }));
     on("trending", (trending) => ({ trending }));
     on("state", ({ live, final, totals, trending }, before) => {
-      // A final that came while the state was on its way is newer.
+      // A final that arrived while the state was requested is newer than the state.
       if (before.final && !(final?.start >= before.final.start)) return {};
       return { live: live ?? undefined, final: final ?? undefined, totals, trending: trending ?? undefined };
     });

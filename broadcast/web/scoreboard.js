@@ -9,10 +9,12 @@
  * @module emostream/scoreboard
  */
 
-/** Maximum number of open windows. Lateness is shorter than a window, so more of them come from a broken clock. */
+/**
+ * Maximum number of open windows. The lateness is shorter than a window, so more of them mean that a clock is wrong.
+ */
 const OPEN_WINDOWS = 8;
 
-/** Removes variation selectors and skin tones, as the server does: ❤ and ❤️ are one emoji, and 👍 and 👍🏽. */
+/** Removes variation selectors and skin tones, as the server does: ❤ and ❤️ are one emoji, and so are 👍 and 👍🏽. */
 export const plain = (emoji) => emoji.replace(/[\uFE0E\uFE0F]|\p{Emoji_Modifier}/gu, "") || emoji;
 
 export class Scoreboard {
@@ -22,7 +24,7 @@ export class Scoreboard {
   /** @type {Map<number, {frame: Live, counts: Map<string, number>}>} */ #open = new Map();
   /** @type {Map<string, string>} by plain emoji: as the server writes it */ #faces = new Map();
 
-  /** The newest open window's frame, if one is open. */
+  /** The frame of the newest open window, if a window is open. */
   get newest() {
     const start = Math.max(...this.#open.keys());
     return this.#open.get(start)?.frame;
@@ -49,7 +51,7 @@ export class Scoreboard {
   /** Applies a live frame. Returns the rise of each emoji. */
   live(frame) {
     if (frame.start < this.#lastEnd) return [];
-    // Windows of another size are those of a former dataflow, and no final closes them.
+    // Windows of another size are from an earlier dataflow, and no final closes them.
     this.keepOpen(frame.end - frame.start);
     const counts = this.#open.get(frame.start)?.counts ?? new Map();
     const rises = this.#raise(counts, frame.counts);
@@ -62,7 +64,7 @@ export class Scoreboard {
   final(frame) {
     if (frame.start < this.#lastEnd) return [];
     const rises = this.#raise(this.#open.get(frame.start)?.counts ?? new Map(), frame.counts);
-    // Emojis that are not in the listed top keep their known count, plus that of this window.
+    // Emojis that are not in the listed top keep their known count, plus their count in this window.
     if (frame.totals_others) {
       for (const { emoji, count } of frame.counts) {
         this.#closed.set(plain(emoji), (this.#closed.get(plain(emoji)) ?? 0) + count);

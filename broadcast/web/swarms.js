@@ -23,27 +23,27 @@ import {
 } from "./motion.js";
 import { plain } from "./scoreboard.js";
 
-/** Most swarms of one emoji that start with one tally. */
+/** Maximum number of swarms of one emoji that start with one tally. */
 const SWARMS_AT_ONCE = 6;
-/** How long a labelled flock may wait for a free lane. */
+/** Maximum time for which a flock with a label waits for a free lane. */
 const PATIENCE_MS = 700;
-/** Flights that end early, because drawing is too slow, fade for so long. */
+/** Time for which flights fade if they end early, because drawing is too slow. */
 const FADE_MS = 250;
-/** Pictures kept: an emoji in a size, or a label. The oldest is dropped first. */
+/** Maximum number of pictures that are kept: emojis in a size, and labels. The oldest is dropped first. */
 const SPRITES = 256;
 /** Flocks kept, 0.1 to 1.4 MB each: three kinds of more emojis than a frame lists (20). */
 const FLOCKS = 64;
-/** Steps of the golden ratio spread flights over the width, whatever their number. */
+/** The golden ratio, as a share and as an angle. Its steps spread flights evenly, whatever their number. */
 const GOLDEN = 0.618034;
 const GOLDEN_ANGLE = 2.399963;
-/** A tap that is not in the counts after this time was lost: from then on the crowd's emojis are shown again. */
+/** Time after which a tap that is not in the counts was lost. From then on, the crowd's emojis are shown again. */
 const OWN_MS = 3_000;
-/** Small emojis of bursts, when a user taps without a pause. */
+/** Number of small emojis in a burst, if a user taps without a pause. */
 const SPARKS = 72;
 const SPARK_MS = 700;
-/** How long the picture stands still before the crowd is tried again. */
+/** Time for which the picture stands still before rising emojis are tried again. */
 const STILL_MS = 60_000;
-/** Emojis that `emostream load` measures with: they are counted as all others are, and do not rise. */
+/** Emojis with which `emostream load` measures: they are counted as all others are, and do not rise. */
 const MARKS = ["⏮️", "⏭️", "⏱️"].map(plain);
 const FONT = '"Apple Color Emoji","Segoe UI Emoji","Noto Color Emoji",sans-serif';
 
@@ -52,14 +52,15 @@ const compact = new Intl.NumberFormat(undefined, { notation: "compact" });
 const times = (count) => `×${(count < 100_000 ? whole : compact).format(count)}`;
 
 export class Swarms {
-  /** The most emojis in the air. */
+  /** Maximum number of emojis in the air. */
   maxParticles;
   /** Returns a picture of an emoji, or undefined for its glyph. */
   picture;
   #canvas;
   #context;
   #reduced = globalThis.matchMedia("(prefers-reduced-motion: reduce)");
-  /** Oldest first, in the order in which they are drawn. */ #aloft = { one: [], ten: [], hundred: [], swarm: [] };
+  /** The flights, oldest first, which is the order in which they are drawn. */
+  #aloft = { one: [], ten: [], hundred: [], swarm: [] };
   #sparks = [];
   /** The last flight of each lane. */ #lanes = [];
   #turn = Math.random();
@@ -67,7 +68,7 @@ export class Swarms {
   /** @type {Map<string, number>} swarms that found no place yet */ #waiting = new Map();
   /** @type {Map<string, number>} reactions of small flocks that found no place yet */ #left = new Map();
   /** @type {Map<string, HTMLCanvasElement>} */ #sprites = new Map();
-  /** The least recently drawn one first. */ #flocks = new Map();
+  /** The flocks, the least recently drawn one first. */ #flocks = new Map();
   #screen = { width: 0, height: 0, base: 0, scale: 1 };
   #rate = 0;
   #ratedAt = 0;
@@ -103,7 +104,9 @@ export class Swarms {
     this.#clear();
   }
 
-  /** Whether only {@link mosaic} is shown: reduced motion, or frames were too slow for some seconds. */
+  /**
+   * Whether only {@link mosaic} is shown, because of reduced motion, or because frames were too slow for some seconds.
+   */
   get calm() { return this.#reduced.matches || performance.now() < this.#stillUntil; }
 
   get paused() { return this.#paused; }
@@ -114,13 +117,16 @@ export class Swarms {
     this.#paused = paused;
   }
 
-  /** How many emojis are in the air. */
+  /** Returns the number of emojis in the air. */
   get particles() {
     const flying = Object.entries(this.#aloft).reduce((sum, [kind, { length }]) => sum + length * KINDS[kind].emojis, 0);
     return flying + this.#sparks.length;
   }
 
-  /** Shows the user's own tap, the `combo`th in a row, at `x` pixels of the canvas. Its echo in the counts does not rise. */
+  /**
+   * Shows the user's own tap, the `combo`th in a row, at `x` pixels of the canvas. When the counts contain this tap, no
+   * emoji rises for it.
+   */
   tap(emoji, x, combo = 1) {
     if (this.#rests()) return;
     const own = this.#own.get(plain(emoji)) ?? { count: 0, at: 0 };
@@ -138,7 +144,7 @@ export class Swarms {
     }
   }
 
-  /** Shows by how much each emoji rose in one window, spread over the time until the next tally. */
+  /** Shows the increase of each emoji in one window, spread over the time until the next tally. */
   rise(rises, swarmSize, spread_ms) {
     const crowd = rises.filter(({ emoji }) => !MARKS.includes(plain(emoji)));
     const now = performance.now();
@@ -160,7 +166,7 @@ export class Swarms {
       this.#left.set(emoji, flies ? 0 : units.hundred);
       for (const kind in small) small[kind].push(...Array(units[kind]).fill(emoji));
     }
-    // A quarter of the free places each time: a steady stream instead of bursts.
+    // Each tally fills a quarter of the free places, so that emojis rise steadily and not in bursts.
     for (const kind in small) {
       shuffle(small[kind]);
       const free = Math.ceil(this.#places(kind) / 4);
@@ -175,7 +181,7 @@ export class Swarms {
   async mosaic(counts) {
     if (!this.calm || this.#paused) return;
     this.#counts = counts;
-    // Most pages never need it.
+    // The module is loaded when it is needed, since most pages never need it.
     const { mosaicOf } = await import("./mosaic.js");
     if (this.#counts !== counts || !this.calm || this.#paused) return;
     this.#clear();
@@ -215,7 +221,7 @@ export class Swarms {
     return rise - echo;
   }
 
-  /** Starts a flight. Returns whether it found a place. */
+  /** Starts a flight. Returns whether there was a free place for it. */
   #fly(kind, emoji, { x, own = false, count = 0, delay_ms = 0 }) {
     if (this.#rests() || (own ? this.particles >= this.maxParticles : this.#places(kind) < 1)) return false;
     const { width, height, base } = this.#screen;
@@ -239,7 +245,7 @@ export class Swarms {
       const margin = kind === "ten" ? Math.min(60, width / 8) : Math.min(28, width / 12);
       const at = x ?? margin + this.#turn * (width - 2 * margin);
       Object.assign(flight, {
-        // A button may be beside the canvas.
+        // A button may be outside of the canvas.
         x: Math.min(width - margin, Math.max(margin, at)),
         born,
         life_ms: life_ms * (0.85 + Math.random() * 0.3),
@@ -275,7 +281,7 @@ export class Swarms {
     this.#canvas.height = Math.round(height * scale);
     if (turned) {
       this.#clear();
-      // As wide as "×10,000", with room to sway.
+      // Width of a lane: that of "×10,000", with room for swaying.
       const { base } = this.#screen;
       const lane = this.#label("swarm") * 5.6 + base * 0.012 + 4;
       this.#lanes = Array(Math.max(1, Math.floor((width - 2 * Math.min(base * 0.09, width / 8)) / lane) + 1)).fill(undefined);
@@ -296,7 +302,7 @@ export class Swarms {
     const labels = [];
     for (const flights of Object.values(this.#aloft)) this.#drawAll(flights, now, labels);
     this.#drawSparks(now);
-    // In front of all flocks, so that they can be read.
+    // Labels are drawn in front of all flocks, so that they can be read.
     for (const { count, kind, left, above, alpha } of labels) {
       this.#context.globalAlpha = alpha;
       this.#stamp(this.#badge(times(count), this.#label(kind)), left, above, 1);
@@ -319,7 +325,7 @@ export class Swarms {
     flights.length = flying;
   }
 
-  /** Draws a flight: it grows out of the buttons, sways, and fades before the edge. */
+  /** Draws a flight: it grows as it leaves the buttons, sways, and fades before the edge. */
   #place(flight, share, now, labels) {
     const { kind, emoji, count, size, x, sway, turn, top, fades } = flight;
     const { height, base, scale } = this.#screen;
@@ -361,7 +367,7 @@ export class Swarms {
     }
   }
 
-  /** Copies a picture around a point: to whole pixels, mostly in its own size, which is by far the fastest way. */
+  /** Copies a picture around a point, to whole pixels and mostly in its own size, which is by far the fastest way. */
   #stamp(picture, x, y, grown) {
     if (grown === 1) {
       this.#context.drawImage(picture, Math.round(x - picture.width / 2), Math.round(y - picture.height / 2));
@@ -376,7 +382,7 @@ export class Swarms {
     const { middle, around, small, core, step, reach } = KINDS[kind];
     const key = `${kind} ${emoji} ${size}`;
     const [canvas, context, at] = this.#flocks.get(key) ?? blank(Math.ceil(size * reach[0]), Math.ceil(size * reach[1]));
-    // A slow device moves flocks as a whole, and the emojis in them less often.
+    // On a slow device, a flock moves as a whole at each frame, and the emojis in it move less often.
     if (now - at <= (this.#pace.capacity < 0.5 ? 60 : 0)) return canvas;
     this.#flocks.delete(key);
     this.#flocks.set(key, [canvas, context, now]);
@@ -428,7 +434,7 @@ export class Swarms {
   #sprite(emoji, pixels) {
     const size = Math.max(8, Math.round(pixels / 4) * 4);
     const picture = this.picture?.(emoji);
-    // A picture may be loaded after its glyph was drawn.
+    // A picture may be loaded after the glyph of its emoji was drawn.
     return this.#cached(`${emoji} ${size} ${!picture}`, () => {
       const [sprite, context] = blank(Math.ceil(size * 1.3));
       if (picture) {

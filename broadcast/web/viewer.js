@@ -17,15 +17,17 @@ import { plain } from "./scoreboard.js";
 
 /** Time over which the rate is measured: two windows. */
 const RATE_MS = 4_000;
-/** An open window is shown as the present until this long after its end, by the server's time. Its final follows
- * within seconds, unless the dataflow has stopped. */
+/**
+ * Time after its end for which an open window is still shown as the current one, by the server's time. Its final
+ * follows within seconds, unless the dataflow has stopped.
+ */
 const PRESENT_MS = 10_000;
 /** The emojis of the buttons, and two others that the crowd sends. */
 const ROWS = 10;
 const CHIPS = 6;
 const TRENDING = 3;
 const MOMENTS = 8;
-/** Rooms in the menu, and under the headline of an idle room. */
+/** Maximum number of rooms in the menu, and under the headline of an idle room. */
 const LISTED = 50;
 const SUGGESTED = 4;
 /** An idle room with fewer people suggests other rooms. At the start of a great match all viewers join an idle room
@@ -46,7 +48,7 @@ class Viewer {
   /** @type {{at: number, sum: number}[]} */ #samples = [];
   /** @type {Map<string, HTMLElement>} */ #rows = new Map();
   #isOpen = false;
-  /** Number of people here, this one included; 0 while it is unknown. */ #people = 0;
+  /** Number of people in the room, this one included; 0 while it is unknown. */ #people = 0;
   #peopleAt = 0;
   #suggested = false;
   /** @type {AbortController | undefined} */ #demo;
@@ -106,7 +108,7 @@ class Viewer {
     this.#samples.length = 0;
     if (resumed) return;
     this.#finals.length = 0;
-    // A frame follows if something is trending.
+    // If something is trending, a frame follows.
     this.#drawTrending({ span_ms: 0, top: [] });
   }
 
@@ -129,11 +131,11 @@ class Viewer {
         this.#drawFinals();
       }
     } catch {
-      // The next finals fill the list, too.
+      // The next finals are added to the list, too.
     }
   }
 
-  /** Shares the address by the system's sheet, else by the clipboard, else as text to be copied. */
+  /** Shares the address by the system's dialog; without one, by the clipboard, or as text to be copied. */
   async #share() {
     const url = `${location.origin}/?room=${this.#room}`;
     if (navigator.share) {
@@ -156,7 +158,7 @@ class Viewer {
     this.#drawIdle();
   }
 
-  /** Returns how many people are here, where it is known and of use. */
+  /** Returns the number of people in the room, if it is known and useful. */
   #audience() {
     if (!this.#isOpen || this.#people === 0) return "";
     if (this.#people > 1) return `${exact.format(this.#people)} people are here.`;
@@ -179,20 +181,20 @@ class Viewer {
 
   async #count() {
     this.#peopleAt = performance.now();
-    // Without an answer the former number stays, and the lamp shows whether there is a connection.
+    // Without a response the previous number stays, and the lamp shows whether there is a connection.
     const { subscribers } = await ask(`/v1/rooms/${this.#room}`).catch(() => ({}));
     if (subscribers > 0 && this.#isOpen) this.#here(subscribers);
   }
 
   async #suggest() {
-    // The menu lists the rooms, too, and says why if it cannot.
+    // The menu lists the rooms, too, and shows the reason if the list cannot be loaded.
     const { rooms } = await ask("/v1/rooms").catch(() => ({ rooms: [] }));
     const others = rooms.filter(({ room }) => room !== this.#room).slice(0, SUGGESTED);
     byId("elsewhere-list").replaceChildren(...others.map((room) => link(room)));
     this.#drawIdle();
   }
 
-  /** Starts or stops the demo crowd. Its code is loaded only then. */
+  /** Starts or stops the demo crowd. Its code is loaded only when it is started. */
   async #toggleDemo() {
     if (this.#demo) return this.#demo.abort();
     const running = (this.#demo = new AbortController());
@@ -220,7 +222,7 @@ class Viewer {
     this.#drawIdle();
   }
 
-  // Drawing: text is written only where it changed, so that a large screen is not painted again.
+  // The functions that draw write text only if it has changed, so that a large screen is not painted again.
 
   #draw() {
     // Without a connection the counts are old or unknown.
@@ -254,7 +256,7 @@ class Viewer {
     this.#sortRows();
   }
 
-  /** Returns the row of an emoji. The first call makes it. */
+  /** Returns the row of an emoji, which the first call creates. */
   #row(emoji) {
     const known = this.#rows.get(plain(emoji));
     if (known) return known;
@@ -271,7 +273,7 @@ class Viewer {
     return row;
   }
 
-  /** Moves rows to their rank, with an animation from their former place. */
+  /** Moves the rows to their ranks, with an animation from their previous places. */
   #sortRows() {
     const rows = [...this.#rows.values()];
     const ranked = [...rows].sort((a, b) => b.dataset.count - a.dataset.count);
@@ -320,7 +322,7 @@ class Viewer {
   }
 }
 
-/** The address that keeps the token: it is behind the #, so it is not sent to a server. */
+/** Returns an address with the token, which is after the #, so browsers do not send it to a server. */
 function address(room) {
   return `/?room=${encodeURIComponent(room)}${location.hash}`;
 }
@@ -364,7 +366,10 @@ function wireMenu(current) {
   });
 }
 
-/** Joins no room: reactions would be counted in a room that was not meant. */
+/**
+ * If the room of the address is not valid, no room is joined: reactions would be counted in a room that the user did
+ * not mean.
+ */
 function refuse(why) {
   setText(byId("room-here"), "Rooms");
   byId("share").hidden = true;

@@ -61,7 +61,7 @@ impl Format for Users {
 
 /// Returns the application.
 pub fn distinct_users() -> Result<Application<Users>, StreamsError> {
-    let size = WindowSize::from_ms(2000).expect("windows are not empty");
+    let size = WindowSize::from_ms(2000).expect("the size of a window is above 0");
     Application::new(AppConfig::new("emostream.users"), |t: &Topology<Users>| {
         t.source("emostream.reactions", Users)
             .group_by_key()

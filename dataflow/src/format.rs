@@ -73,8 +73,8 @@ impl Format for ReactionFormat {
                 let part = part.iter().map(|index| reactions[*index]);
                 Batch::encode(base_ms, part)
             }
-            // The users of the batch cannot be decoded, so the parts cannot be encoded. The last part gets the whole
-            // value, so that it is written only once.
+            // The users in the batch cannot be decoded, so its rejected parts cannot be encoded separately. The last
+            // part gets the whole value, so that it is written only once.
             None if number + 1 == parts.len() => record.value.to_vec(),
             None => Vec::new(),
         };
@@ -350,8 +350,8 @@ mod tests {
             assert_eq!(resume, 0, "its last window is open");
             let marks = fixture.reading.advance(T0 + 2000, T0 + 4000, 2, false);
             assert_eq!(marks.last().unwrap().1.resume_offset, 2);
-            // The next run reads the record again. It does not reject the events whose window was final, since they are
-            // settled.
+            // The next run reads the record again. It does not reject the events whose window was final, since this run
+            // has committed their rejection.
             let mut again = Fixture::new(2, T0 + 2000);
             again.accept(T0 + 2500, record);
             let settled_at_ms: Vec<u64> = again.rejected.iter().map(|r| r.settled_at_ms).collect();
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(rejections(&fixture), expected);
         let part = [5_001, 9_000].map(|at_ms| reaction("🔥", T0 + at_ms));
         assert_eq!(reactions_of(&fixture.rejected[0]), part);
-        // The limit does not apply to records from `below_offset` on.
+        // The limit does not apply to records at `below_offset` and later offsets.
         fixture.offset = 3;
         fixture.accept(T0 + 9_000, &batch(&[9_000]));
         assert_eq!(fixture.reading.clock().newest_ms(), T0 + 9_000);
@@ -436,7 +436,7 @@ mod tests {
             fixture.counts(),
             [(4_000, "a 🔥".into(), 1), (8_000, "a 🔥".into(), 1)]
         );
-        // A later run reads the first record again. The offset is below N, the committed offset, so the run does not
+        // A later run reads the first record again. The offset is below the committed offset, so the run does not
         // reject the events again.
         let mut again = Fixture::with(2, 0, Some(limit), &[]);
         again.accept(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
@@ -457,8 +457,8 @@ mod tests {
             ahead: Vec::new(),
         };
         let mut fixture = Fixture::with(0, 0, Some(limit), &[epoch]);
-        // The first two events of the first record are settled, since they were counted before the reset. So they are
-        // neither counted nor rejected again.
+        // The first two events of the first record were counted before the reset, so they are neither counted nor
+        // rejected again.
         fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
         fixture.accept(T0 + 9_000, &batch(&[4_000, 7_000]));
         let offsets: Vec<u64> = fixture.rejected.iter().map(|r| r.offset).collect();

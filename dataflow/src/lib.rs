@@ -74,8 +74,8 @@ pub struct Config {
     /// Time without a final, in event time, after which a room is removed and its totals begin at 0 with its next
     /// final.
     pub totals_retention: Duration,
-    /// How the process runs the application. The lateness must exceed the flush interval of the ingest plus the clock
-    /// skew.
+    /// The settings with which the process runs the application. The lateness must exceed the flush interval of the
+    /// ingest plus the clock skew.
     pub run: RunConfig,
 }
 
@@ -84,7 +84,7 @@ impl Config {
     pub fn new(topics: Topics) -> Config {
         Config {
             topics,
-            window: WindowSize::from_ms(2000).expect("windows are not empty"),
+            window: WindowSize::from_ms(2000).expect("the size of a window is above 0"),
             live: Duration::from_millis(250),
             swarm_size: 1000,
             trending_span: Duration::from_secs(60),

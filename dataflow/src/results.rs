@@ -30,7 +30,7 @@ const TALLY_BYTES: usize = 54;
 /// Approximate bytes of a count in totals: `{"emoji":"🔥","count":1234},`.
 const COUNT_BYTES: usize = 32;
 
-/// Returns the approximate size of a totals record with this number of emojis, bytes.
+/// Returns the approximate size in bytes of a totals record with `emojis` emojis.
 fn totals_bytes(emojis: usize) -> usize {
     RECORD_BYTES + emojis * COUNT_BYTES
 }

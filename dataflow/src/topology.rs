@@ -49,9 +49,9 @@ pub fn topology(t: &Topology<ReactionFormat>, config: &Config) {
 
     let finals = t
         .source(reactions, format)
-        .group_by_key() // the room
+        .group_by_key() // The key is the room.
         .window(Tumbling::of(config.window))
-        .count_by_item() // the emoji
+        .count_by_item() // The item is the emoji.
         .updates(config.live, live, move |tally| live_json(tally, swarm_size))
         .finals();
 

@@ -66,8 +66,8 @@ impl Process {
         }
     }
 
-    /// Returns F, the time up to which all windows are final, from the metrics of the process, seconds; `None` if the
-    /// metrics do not contain it yet.
+    /// Returns the final-until time, up to which all windows are final, from the metrics of the process, seconds;
+    /// `None` if the metrics do not contain it yet.
     fn final_until(&self) -> Option<f64> {
         let families = self.registry.gather();
         let name = "emostream_dataflow_final_until_timestamp_seconds";
@@ -81,8 +81,8 @@ impl Process {
     }
 }
 
-/// Appends one reaction per 100 ms, from `from_ms` on, to every partition, and then a heartbeat that closes all
-/// windows.
+/// Appends reactions to every partition, one per 100 ms, beginning with the time `from_ms`. Then appends a heartbeat
+/// that closes all windows.
 fn fill(fixture: &Fixture, from_ms: u64, span_ms: u64) {
     let mut records = Vec::new();
     let mut append = |partition, at_ms, value| {

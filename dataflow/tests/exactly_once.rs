@@ -71,7 +71,7 @@ impl Fixture {
         self.launch(config, prometheus::Registry::new(), Arc::new(|_| {}))
     }
 
-    /// Runs the dataflow until `enough` returns `true`, then stops it.
+    /// Runs the dataflow until `enough` returns `true`, and then stops the run.
     fn run_until(&self, config: Config, mut enough: impl FnMut() -> bool) {
         let (stop, running) = self.start(config);
         until("the run meets the condition or ends", || {
@@ -226,9 +226,9 @@ fn events(fixture: &Fixture, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord
     (records, oracle)
 }
 
-/// Returns the F at which all windows of [`events`] are final. The last events are in the window that begins at the end
-/// of the span, so F is the end of that window. A test must not wait for an earlier F, since the frontier may stop
-/// there.
+/// Returns the final-until time at which all windows of [`events`] are final. The last events are in the window that
+/// begins at the end of the span, so this time is the end of that window. A test must not wait for an earlier time: the
+/// last windows may not be final then.
 fn all_final_ms(span_ms: u64) -> u64 {
     T0 + span_ms + 2000
 }
@@ -371,9 +371,9 @@ fn a_restart_judges_lateness_by_the_watermark_that_was() {
         let value = Batch::encode(T0 + time_ms, [&reaction(T0 + time_ms)]);
         fixture.reaction_record(partition, T0 + time_ms, value)
     };
-    // The event at 9 s is late because of the heartbeat before it. Partition 1 holds all windows from 4 s on open, so
-    // the restart reads partition 0 again from the event at 10.1 s on, after the heartbeat. The event at 9 s must still
-    // be late.
+    // The event at 9 s is late because of the heartbeat before it. Partition 1 keeps all windows from 4 s on open, so
+    // the restart reads partition 0 again from the event at 10.1 s on. This event is after the heartbeat, and the event
+    // at 9 s must still be late.
     fixture.append(vec![
         fixture.reaction_record(0, T0 + 10_750, Batch::heartbeat(T0 + 10_750)),
         at(0, 10_100),
@@ -411,7 +411,7 @@ fn a_record_of_the_maximum_size_is_rejected_and_the_others_are_counted() {
     assert_eq!(fixture.rejected(), [(0, 0, "malformed".to_owned())]);
 }
 
-/// Regression: when another build had counted an emoji that this build does not know, the totals of the room were lost.
+/// An earlier version lost the totals of a room if another build had counted an emoji that the version did not know.
 #[test]
 fn totals_keep_emojis_that_this_build_does_not_know() {
     let fixture = Fixture::new(1);
@@ -518,7 +518,7 @@ fn a_newer_run_fences_the_older_one_which_stands_by() {
         let (begin, begun) = channel();
         let ready: Ready = Arc::new(move |state| {
             if state.is_ok() {
-                // The send fails after the first report, since the receiver is dropped then.
+                // The send fails for all reports after the first one, since the receiver is dropped then.
                 let _ = begin.send(());
             }
         });

@@ -2,7 +2,7 @@
 //
 //     node bot.js http://127.0.0.1:8080 match-7
 import { connect } from "emostream";
-import WebSocket from "ws"; // From version 22 on, Node has its own WebSocket: leave this line and the option out.
+import WebSocket from "ws"; // From version 22 on, Node has its own WebSocket: then remove this line and the option.
 
 const ENOUGH = 10;
 const [url = "http://127.0.0.1:8080", room = "match-7"] = process.argv.slice(2);

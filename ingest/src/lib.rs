@@ -27,7 +27,7 @@ mod admission;
 mod api;
 mod buffer;
 mod config;
-// This module is in `src/` and not in `tests/`, because it tests parsers that are not public.
+// The fuzz tests are in `src/` and not in `tests/`, because they test parsers that are not public.
 #[cfg(test)]
 mod fuzz;
 mod metrics;

@@ -33,7 +33,8 @@ pub(crate) struct Metrics {
     request_seconds: Histogram,
     /// Reactions with a 2xx response.
     pub(crate) accepted: IntCounter,
-    /// Reactions that were rejected alone, as invalid or because too many rooms are in use.
+    /// Reactions that were rejected because they were invalid or because too many rooms were in use. Other reactions of
+    /// the same request may have been accepted.
     pub(crate) rejected: IntCounter,
     /// Reactions that the sender's token does not allow.
     pub(crate) forbidden: IntCounter,
@@ -65,7 +66,7 @@ impl Metrics {
         )?;
         let flushes = register_int_counter_vec_with_registry!(
             "emostream_ingest_flushes_total",
-            "Flushes to the log by outcome, including those of first reactions after a quiet interval.",
+            "Flushes (writes of buffered reactions to the log), by outcome.",
             &["outcome"],
             registry
         )?;
@@ -135,7 +136,7 @@ impl Metrics {
         })
     }
 
-    /// Records a response.
+    /// Counts a response in the metrics.
     pub(crate) fn observe_response(&self, status: StatusCode, duration: Duration) {
         match status {
             StatusCode::ACCEPTED => self.requests_202.inc(),
@@ -144,7 +145,8 @@ impl Metrics {
         self.request_seconds.observe(duration.as_secs_f64());
     }
 
-    /// Records the difference between the time of receipt `now_ms` and the timestamp `claimed_ms` of a reaction.
+    /// Adds to the metrics the difference between the time of receipt `now_ms` and the timestamp `claimed_ms` of a
+    /// reaction.
     pub(crate) fn observe_skew(&self, claimed_ms: u64, now_ms: u64) {
         self.skew_seconds
             .observe((now_ms as f64 - claimed_ms as f64) / 1000.0);

@@ -1,6 +1,9 @@
 //! The running ingest: its start, the task that reads the number of partitions, and its drain.
 
-#![allow(clippy::disallowed_methods, reason = "the start of the service")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the clock while the service starts"
+)]
 
 use std::{
     sync::{
@@ -34,8 +37,8 @@ use crate::{
     producer::partition_health::PartitionHealth,
 };
 
-/// A running ingest. If it is dropped without [`Ingest::drain`], it flushes once more, and does not wait until the log
-/// has stored the reactions.
+/// A running ingest. If it is dropped without [`Ingest::drain`], it flushes a last time, but does not wait until the
+/// log has stored the reactions.
 pub struct Ingest {
     service: Arc<Service>,
     flusher: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
@@ -46,7 +49,7 @@ pub struct Ingest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DrainError {
     /// The log refused reactions.
-    #[error("the log refused {reactions} accepted reactions at the end, and they are lost")]
+    #[error("the log refused {reactions} accepted reactions during the shutdown, so they are lost")]
     Refused {
         /// Number of reactions.
         reactions: u64,

@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 pub enum LogError {
     /// No broker responds.
     #[error(
-        "Kafka at {brokers} does not answer ({detail}); check the address and that the broker runs"
+        "Kafka at {brokers} does not respond ({detail}); check the address and that the broker runs"
     )]
     Unreachable {
         /// The brokers as configured.
@@ -18,7 +18,7 @@ pub enum LogError {
     },
     /// A broker responds, but none of the brokers that it advertises is reachable.
     #[error(
-        "Kafka at {brokers} answers, but the brokers that it advertises do not ({detail}); check their advertised.listeners, and that this host knows those names"
+        "Kafka at {brokers} responds, but the brokers that it advertises do not ({detail}); check their advertised.listeners, and that this host can resolve these names"
     )]
     Advertised {
         /// The brokers as configured.
@@ -88,7 +88,7 @@ pub enum LogError {
     },
     /// The brokers do not allow a transaction timeout of this length.
     #[error(
-        "the brokers allow no transaction of {timeout:?} (--commit-timeout); shorten it, or raise their transaction.max.timeout.ms"
+        "the brokers do not allow a transaction timeout of {timeout:?} (--commit-timeout); use a shorter one, or raise their transaction.max.timeout.ms"
     )]
     TransactionTimeout {
         /// The requested timeout.
@@ -125,7 +125,7 @@ pub enum LogError {
     Ahead {
         /// The topic's name.
         topic: String,
-        /// Milliseconds in the future.
+        /// The milliseconds by which the record's time is in the future.
         ahead_ms: u64,
     },
     /// A newer transactor of the same id exists.

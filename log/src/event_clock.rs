@@ -10,7 +10,7 @@
 //! clock must not go back. Otherwise, after the host clock has stepped back (NTP, an administrator, a resumed machine),
 //! the records of the process could be in the future: the log would refuse them, and no window would close.
 
-#![allow(clippy::disallowed_methods, reason = "this is a clock")]
+#![allow(clippy::disallowed_methods, reason = "this module provides the clock")]
 
 use std::{
     sync::{

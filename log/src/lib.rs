@@ -87,8 +87,8 @@ pub trait Log: Send + Sync {
         partition: u32,
         timeout: Duration,
     ) -> Result<EndOffsets, LogError> {
-        // This default is for a log that stores the records of a transaction only when it is committed: both ends are
-        // equal.
+        // The default implementation is for a log that stores the records of a transaction only when it is committed:
+        // both ends are equal.
         let _ = timeout;
         let offsets = self.offsets(topic)?;
         let kept = offsets.get(partition as usize);

@@ -33,7 +33,7 @@ impl Headers for Vec<Header> {
     }
 }
 
-/// No headers.
+/// Headers of a record that has none.
 impl Headers for () {
     fn read(&self) -> Vec<Header> {
         Vec::new()
@@ -43,9 +43,9 @@ impl Headers for () {
 /// A header of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// The name.
+    /// The name of the header.
     pub name: String,
-    /// The value.
+    /// The value of the header.
     pub value: Bytes,
 }
 

@@ -1,6 +1,9 @@
 //! Reads the present records of a topic: from the beginning, from a time or from an offset, to the end.
 
-#![allow(clippy::disallowed_methods, reason = "times reads that bring nothing")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures for how long reads return no record"
+)]
 
 use std::{
     collections::BTreeSet,
@@ -43,7 +46,7 @@ impl StallTimer {
         if self.elapsed() <= STALLED || log.denied().is_some() {
             return Ok(());
         }
-        let detail = format!("reading {what} has stalled");
+        let detail = format!("no record of {what} was read for too long");
         Err(LogError::TimedOut { detail })
     }
 }

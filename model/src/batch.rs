@@ -81,7 +81,7 @@ pub enum BatchError {
     #[error("entry {0} refers to a room or an emoji that the batch does not list")]
     Reference(usize),
     /// A time does not fit into 64 bits.
-    #[error("the batch's times overflow")]
+    #[error("a time in the batch exceeds 64 bits")]
     Time,
     /// The number of users differs from the number of entries, or a user id is not valid.
     #[error("the batch's users do not match its entries")]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Emoji(u16);
 
-/// The error of a text that is not a Unicode emoji, a shortcode or an alias.
+/// The error for a text that is neither a Unicode emoji nor a shortcode nor an alias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an emoji: send one Unicode emoji (🔥), its shortcode (fire) or an alias (love)")]
 pub struct UnknownEmoji;
@@ -109,7 +109,7 @@ impl Emoji {
         self.0
     }
 
-    /// Returns the emoji with this number in this build of the program.
+    /// Returns the emoji that has the number `id` in this build of the program.
     pub fn from_id(id: u16) -> Option<Emoji> {
         (usize::from(id) < TABLE.texts.len()).then_some(Emoji(id))
     }
@@ -166,7 +166,7 @@ pub struct EmojiNames {
     aliases: BTreeMap<String, Emoji>,
 }
 
-/// The error of an `--emoji-alias` that is not `NAME=EMOJI`.
+/// The error for a value of `--emoji-alias` that is not `NAME=EMOJI`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AliasError {
     /// The text has no `=`, or no name before the `=`.

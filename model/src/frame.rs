@@ -15,7 +15,7 @@ pub const FRAME_COUNTS: usize = 20;
 pub struct Count {
     /// The emoji.
     pub emoji: Emoji,
-    /// Its count.
+    /// The count of the emoji.
     pub count: u64,
 }
 
@@ -25,7 +25,7 @@ pub struct Count {
 pub struct ResultId {
     /// The partition. All finals of a room are in one partition, so the ids of a room are ordered by their offsets.
     pub partition: u32,
-    /// The offset.
+    /// The offset of the final in the partition.
     pub offset: u64,
 }
 
@@ -125,7 +125,7 @@ pub enum Frame {
         /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
-        /// When the dataflow emitted the tally, Unix milliseconds.
+        /// The time at which the dataflow emitted the tally, Unix milliseconds.
         emitted_at: u64,
         /// The sum of all counts.
         total: u64,
@@ -145,7 +145,7 @@ pub enum Frame {
         /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
-        /// When the final was committed to the log, Unix milliseconds.
+        /// The time at which the final was committed to the log, Unix milliseconds.
         emitted_at: u64,
         /// The sum of all counts.
         total: u64,

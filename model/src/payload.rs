@@ -25,7 +25,7 @@ pub enum PayloadError {
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The value is neither a batch nor JSON.
-    #[error("neither a batch nor JSON: {0}")]
+    #[error("the record is neither a batch nor JSON: {0}")]
     Json(String),
     /// The value is JSON with a number or string that cannot be represented.
     #[error("the record is JSON, but a value in it cannot be read: {0}")]

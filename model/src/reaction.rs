@@ -46,7 +46,7 @@ pub struct ParsedReaction<'a> {
 /// A reaction with its event time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reaction {
-    /// The user.
+    /// The user who sent the reaction.
     pub user: UserId,
     /// The emoji.
     pub emoji: Emoji,
@@ -100,7 +100,7 @@ pub enum InvalidReaction {
         /// The error and the expected value, as text for the client.
         why: String,
     },
-    /// This build does not know the emoji. This is a separate variant, since another build may know the emoji.
+    /// This build does not know the emoji. The error has a variant of its own, since another build may know the emoji.
     #[error("{field} {why}")]
     UnknownEmoji {
         /// The field's name.

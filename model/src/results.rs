@@ -15,8 +15,8 @@ pub struct WindowRecord {
     /// `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
     pub window: Window,
-    /// When the dataflow emitted the tally, Unix milliseconds. Only live tallies have this field, so that the bytes of
-    /// a final do not depend on the time when it was computed.
+    /// The time at which the dataflow emitted the tally, Unix milliseconds. Only live tallies have this field, so that
+    /// the bytes of a final do not depend on the time when it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emitted_at: Option<u64>,
     /// The sum of the counts.
@@ -77,7 +77,7 @@ pub struct TrendingRecord {
 /// The leaders across rooms in the sliding span that ends with a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct LeadersRecord {
-    /// Always `*`.
+    /// The field `room`, which is always `*` here.
     pub room: AllRooms,
     /// The last window of the span: its `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
@@ -95,7 +95,7 @@ pub struct LeadersRecord {
 pub struct RoomCount {
     /// The room.
     pub room: Room,
-    /// The number.
+    /// The number of reactions or subscribers.
     pub count: u64,
 }
 
@@ -116,7 +116,9 @@ impl<'de> Deserialize<'de> for AllRooms {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AllRooms, D::Error> {
         match &*Cow::<'de, str>::deserialize(deserializer)? {
             ALL_ROOMS => Ok(AllRooms),
-            _ => Err(D::Error::custom("all rooms together are written *")),
+            _ => Err(D::Error::custom(
+                "expected *, the name of all rooms together",
+            )),
         }
     }
 }

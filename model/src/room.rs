@@ -21,7 +21,7 @@ pub const MAX_ROOM_BYTES: usize = 64;
 #[serde(transparent)]
 pub struct Room(Arc<str>);
 
-/// The error of a text that is not a room's name.
+/// The error for a text that is not the name of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a room's name has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not . or ..")]
 pub struct InvalidRoom;
@@ -32,8 +32,8 @@ impl Room {
         Room::validate(name).map(|()| Room(name.into()))
     }
 
-    /// Validates a name in a record, where `.` and `..` are valid too. Earlier versions accepted these names, and such
-    /// a room must not make a whole record unreadable.
+    /// Validates a name in a record, where `.` and `..` are valid too. Earlier versions accepted these names, and a
+    /// room with one of them must not make a whole record unreadable.
     pub fn from_record(name: &str) -> Result<Room, InvalidRoom> {
         Room::validate_record(name).map(|()| Room(name.into()))
     }

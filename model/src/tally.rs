@@ -10,7 +10,7 @@ use crate::Emoji;
 pub struct Tally {
     /// The emoji.
     pub emoji: Emoji,
-    /// Its count.
+    /// The count of the emoji.
     pub count: u64,
     /// Number of swarms.
     pub swarms: u64,

@@ -8,7 +8,7 @@ pub struct Topics {
     prefix: String,
 }
 
-/// The error of a text that cannot be the prefix of a topic's name.
+/// The error for a text that cannot be the prefix of a topic's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a topic prefix consists of 1 to 200 of the characters A-Z a-z 0-9 . _ -")]
 pub struct InvalidPrefix;

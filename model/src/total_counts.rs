@@ -14,7 +14,7 @@ use crate::{Count, Emoji};
 pub struct TotalCounts {
     /// Counts of the emojis that this build knows.
     pub named: Vec<Count>,
-    /// Counts of the other emojis; usually empty.
+    /// Counts of the emojis that this build does not know; usually empty.
     pub unnamed: Vec<UnnamedCount>,
 }
 
@@ -23,7 +23,7 @@ pub struct TotalCounts {
 pub struct UnnamedCount {
     /// The emoji's text.
     pub emoji: Box<str>,
-    /// Its count.
+    /// The count of the emoji.
     pub count: u64,
 }
 

@@ -294,13 +294,16 @@ fn the_bytes_of_version_2() {
     .frame();
     let expected = [
         &[0, 0, 0, 31, 2][..],
-        // Variant `Updates`, its origin time, two updates, the first of them a final.
+        // The bytes of the variant `Updates`, of its origin time, of the number of updates (two), and of the variant of
+        // the first update, a final.
         &[3, 1, 2, 0],
-        // Id 3-300, written at 9, after one backward reset; the totals begin with this final.
+        // The id of the final (3-300), the time at which it was written (9), the number of backward resets (one), and
+        // whether the totals begin with it (yes).
         &[3, 251, 44, 1, 9, 1, 1],
-        // Room, window, no `emitted_at`, total.
+        // The room, the window, the absent `emitted_at`, and the total.
         &[1, b'r', 2, 4, 0, 5],
-        // One tally: its emoji, count 5, no swarm.
+        // The number of tallies (one), the length of the emoji's text, the text, and the counts: 5 in total, no swarm,
+        // 5 loose emojis.
         &[1, 3],
         "⚽".as_bytes(),
         &[5, 0, 5],

@@ -41,7 +41,7 @@ Examples:
   emostream relay --upstream emo.example:9470 --upstream-tls --relay-token-file token";
 
 pub(crate) const SUBSCRIBE: &str = "\
-In a terminal it draws the room; q or Ctrl-C ends it. Otherwise it prints one line per message.
+In a terminal, the command draws the room, and q or Ctrl-C ends it. Otherwise, it prints one line per message.
 
 Examples:
   emostream subscribe --room match-7

@@ -50,8 +50,8 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
-/// How long a service retries a request that the brokers deny because a permission is missing: it takes seconds until
-/// all brokers know a new ACL.
+/// Time for which a service retries a request that the brokers deny because a permission is missing. Some seconds pass
+/// until all brokers know a new ACL.
 const DENIAL_RETRY_TIME: Duration = Duration::from_secs(30);
 
 /// The flags of commands that cannot run without a Kafka cluster.
@@ -285,7 +285,7 @@ impl fmt::Debug for PropertyFlag {
 }
 
 impl PropertyFlags {
-    /// Returns the brokers that `--kafka` names (`named`), otherwise those of the file.
+    /// Returns the brokers that `--kafka` names (`named`); without this flag, the brokers in the file.
     fn brokers(&self, named: Option<String>) -> Option<String> {
         let in_file = self.kafka_config.as_ref().and_then(PropertiesFile::brokers);
         named.or_else(|| in_file.map(str::to_owned))
@@ -362,7 +362,7 @@ fn connect(
 /// The flag of the admin address.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdminFlags {
-    /// Address to serve /healthz, /readyz and /metrics on, or off
+    /// Address at which /healthz, /readyz and /metrics are served; off serves none of them
     #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:9464", value_parser = admin)]
     admin: Admin,
 }
@@ -439,7 +439,7 @@ impl TokenFlags {
             let url = url.parse::<JwksUrl>();
             let url = url.map_err(|why| Failure::usage("--jwks-url", why))?;
             return Authenticator::from_jwks_url(url, required).map_err(|_| {
-                let why = "this system has no root certificates to verify the server with; set SSL_CERT_FILE to a PEM file of them";
+                let why = "this system has no root certificates to verify the server with; set SSL_CERT_FILE to a file of root certificates (PEM)";
                 Failure::usage("--jwks-url", why)
             });
         }

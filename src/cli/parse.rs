@@ -121,9 +121,9 @@ pub(crate) enum From {
     Earliest,
     /// Start after the newest record.
     Latest,
-    /// At the time that was this long ago.
+    /// Start at the current time minus this duration.
     Ago(Duration),
-    /// At this time, Unix milliseconds.
+    /// Start at this time, Unix milliseconds.
     At(u64),
 }
 

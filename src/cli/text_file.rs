@@ -30,7 +30,7 @@ pub(crate) fn contents(file: &Path) -> Result<String, String> {
             "is longer than {FILE_BYTES} bytes; check the name of the file"
         )),
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(
-            "is not UTF-8 text; write it as text, a binary secret as hexadecimal digits".to_owned(),
+            "is not UTF-8 text; write the content as text, and a binary secret as hexadecimal digits".to_owned(),
         ),
         Err(error) => Err(error.to_string()),
     }

@@ -275,7 +275,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
     const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
 
-    /// Responds to this number of requests of one connection, and closes it.
+    /// Responds to `requests` requests of one connection, and then closes the connection.
     async fn serve(listener: &TcpListener, requests: usize) {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut read = Vec::new();

@@ -9,7 +9,10 @@
 //!
 //! Invariant: finals are returned in order, and none is returned twice, even if the subscription reconnects.
 
-#![allow(clippy::disallowed_methods, reason = "times a connection")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the duration of a connection"
+)]
 
 use std::{
     pin::Pin,
@@ -60,7 +63,7 @@ pub(crate) enum SubscriptionEvent {
     Lost { why: String, pause: Duration },
 }
 
-/// The error of a subscription that the server refused, so that a retry cannot succeed. It contains the reason.
+/// The error if the server has refused the subscription, so that a retry cannot succeed. It contains the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(pub(crate) String);

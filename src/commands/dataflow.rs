@@ -104,8 +104,8 @@ pub(super) struct DataflowFlags {
     /// Length of the windows in which reactions are counted
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub(super) window: Duration,
-    /// How much older than the newest reaction of its partition a reaction may be. It must be longer than ingest's
-    /// --flush plus the differences between the clocks
+    /// Maximum time by which a reaction may be older than the newest reaction of its partition. It must be longer than
+    /// ingest's --flush plus the differences between the clocks
     #[arg(long, default_value = "750ms", value_parser = duration)]
     pub(super) lateness: Duration,
     /// Time without new records after which a partition that is read to its end no longer delays the windows
@@ -118,7 +118,7 @@ pub(super) struct DataflowFlags {
     /// Timeout of the transactions that write results; at most the brokers' transaction.max.timeout.ms
     #[arg(long, default_value = "60s", value_parser = duration)]
     commit_timeout: Duration,
-    /// Run even if the brokers accept reactions that are dated more than 5 s in the future
+    /// Run even if the brokers accept reactions with timestamps more than 5 s in the future
     #[arg(long)]
     unbounded_timestamps: bool,
     /// Interval at which the live tallies of an open window are written
@@ -185,7 +185,7 @@ impl DataflowFlags {
             tracing::warn!(
                 workers,
                 cores,
-                "many more workers than cores: they share the cores"
+                "there are many more workers than cores, so the workers share the cores"
             );
         }
         Ok(Config {

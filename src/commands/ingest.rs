@@ -19,7 +19,7 @@ use crate::{
     topics,
 };
 
-/// Maximum of `--flush-count`. The log would refuse the larger batches of a higher value.
+/// Maximum of `--flush-count`. With a higher value, batches could be larger than the log accepts.
 const MOST_FLUSHED: u64 = 100_000;
 
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ impl IngestFlags {
     }
 }
 
-/// Converts the error of an ingest that could not start to an exit code and a sentence.
+/// Converts the error because of which an ingest could not start to an exit code and a sentence.
 pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Log(error) => error.into(),

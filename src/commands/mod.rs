@@ -22,7 +22,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{cli::examples, exit::Failure, logging::LogFlags, signal::Signals};
 
-/// How long a command that has ended waits for blocking tasks that still run.
+/// Time for which a command that has ended waits for blocking tasks that still run.
 const CLOSING: Duration = Duration::from_millis(300);
 
 /// The parsed arguments of the program: the flags for log lines, and one command.

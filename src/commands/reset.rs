@@ -25,15 +25,16 @@ pub(crate) struct Flags {
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Where the next run starts to read: at the stored offsets, or after the records that are in the log now
+    /// Position from which the next run reads: the stored offsets, or the end of the log, after the records that are in
+    /// it now
     #[arg(long, value_name = "WHERE", default_value = "kept")]
     from: Where,
     /// Use this after a clock was wrong or progress was lost: everything up to this time is final, and later windows are
     /// counted, even if they already have finals
     #[arg(long, value_name = "now|TIME", value_parser = final_until, allow_hyphen_values = true)]
     final_until: Option<FinalUntil>,
-    /// Reject the records in the log that are dated more than 5 s after this host's clock. If only this flag is set,
-    /// nothing else changes
+    /// Reject the records in the log whose timestamps are more than 5 s ahead of this host's clock. If only this flag
+    /// is set, nothing else changes
     #[arg(long)]
     reject_ahead: bool,
     /// Do not ask for confirmation
@@ -53,7 +54,7 @@ enum Where {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FinalUntil {
     Now,
-    /// This time, Unix milliseconds.
+    /// A given time, Unix milliseconds.
     At(u64),
 }
 
@@ -145,7 +146,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     let mut text = match plan.final_time {
         FinalTime::Kept if request.reject_ahead && request.final_until_ms.is_none() => {
             format!(
-                "Records in the log that are dated more than 5 s after {} will be rejected.\n",
+                "Records in the log whose timestamps are more than 5 s after {} will be rejected.\n",
                 moment(request.now_ms)
             )
         }
@@ -160,7 +161,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
             moment(plan.stored_until_ms)
         ),
         FinalTime::Begun => format!(
-            "No progress is stored. Everything in the log up to {until} will count as settled.\n"
+            "No progress is stored. All records in the log up to {until} will count as committed already.\n"
         ),
     };
     let after = &plan.finals_after;
@@ -185,7 +186,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     }
     if plan.final_time == FinalTime::Backward {
         text += &format!(
-            "Records in the log that are not counted yet and dated more than 5 s after {until} will be rejected with the reason `ahead`.\n"
+            "Records in the log that are not counted yet, and whose timestamps are more than 5 s after {until}, will be rejected with the reason `ahead`.\n"
         );
     }
     if request.from == ResetFrom::Latest {
@@ -207,7 +208,7 @@ fn confirmed() -> Result<bool, Failure> {
 fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
     let records = HumanCount(done.records);
     let next = match request.from {
-        ResetFrom::Kept => format!("the next run counts from there ({records} records to read)"),
+        ResetFrom::Kept => format!("the next run continues with {records} records to read"),
         ResetFrom::Latest => {
             format!("the next run counts reactions from now on ({records} records skipped)")
         }
@@ -219,7 +220,7 @@ fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
     );
     if plan.final_time == FinalTime::Begun {
         let settled = HumanCount(done.settled);
-        text += &format!("{settled} records up to then count as settled\n");
+        text += &format!("{settled} records up to then count as committed already\n");
     }
     if done.lost > 0 {
         let lost = HumanCount(done.lost);
@@ -231,7 +232,7 @@ fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
             "{replaced} partitions no longer contain the records that were read, and are read from their beginning\n"
         );
     }
-    text += "Running dataflows and standbys end with 75; start them again.\n";
+    text += "Running dataflows and standbys end with exit code 75; start them again.\n";
     text
 }
 

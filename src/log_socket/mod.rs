@@ -34,7 +34,8 @@ pub(crate) use self::{
 /// Name of the socket in the data directory.
 const SOCKET: &str = "log.sock";
 
-/// Prefix of the endpoint's paths. The number is that of the format: an incompatible format must have another number.
+/// Prefix of the endpoint's paths. The number is the version of the format: an incompatible format must have another
+/// number.
 const PREFIX: &str = "/v1/log/";
 
 /// A line of a response.

@@ -181,8 +181,8 @@ fn failure(error: LogError) -> (StatusCode, Vec<u8>) {
 }
 
 fn encode(line: &Line) -> Vec<u8> {
-    // Serialization cannot fail: a line contains no map whose keys are not strings, and no value whose `Serialize`
-    // returns an error.
+    // Serialization cannot fail: all maps in a line have strings as keys, and no `Serialize` of its values returns an
+    // error.
     let mut bytes = serde_json::to_vec(line).unwrap_or_default();
     bytes.push(b'\n');
     bytes

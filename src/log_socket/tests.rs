@@ -249,7 +249,7 @@ fn bytes_that_are_not_a_request_end_their_connection_only() {
 fn the_socket_is_private_replaces_a_stale_one_and_ends_with_its_process() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(SOCKET);
-    // A killed process leaves such a file behind.
+    // A process that was killed leaves its socket file behind.
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let served = serve(dir.path());

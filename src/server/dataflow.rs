@@ -1,6 +1,6 @@
 //! Runs the dataflow of a process on a thread of its own.
 
-#![allow(clippy::disallowed_methods, reason = "a stop has a deadline")]
+#![allow(clippy::disallowed_methods, reason = "computes the deadline of a stop")]
 
 use std::{
     sync::Arc,
@@ -16,8 +16,8 @@ use tokio::sync::{oneshot, watch};
 use super::{drain::Drain, observability::Observability};
 use crate::exit::{Exit, Failure};
 
-/// How long a dataflow that stops waits for a log that does not respond. A short time is enough: the last transaction
-/// is either committed or not, the next run detects which, and no result is lost.
+/// Time for which a dataflow that stops waits for a log that does not respond. A short time is enough: the last
+/// transaction is either committed or not, the next run detects which, and no result is lost.
 const LOG_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// A dataflow on a thread of its own.

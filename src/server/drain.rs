@@ -1,6 +1,9 @@
 //! The graceful shutdown of a process, and its deadline.
 
-#![allow(clippy::disallowed_methods, reason = "a drain has a deadline")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "computes the deadline of a drain"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +37,7 @@ impl Drain {
             Ok(Ok(DrainOutcome { remaining })) => {
                 tracing::warn!(left = remaining, "connections did not end in time")
             }
-            // This does not occur, since a panic of the task would have ended the process.
+            // The task cannot fail here, since a panic of the task would have ended the process.
             Ok(Err(_)) => {}
             Err(_) => tracing::warn!("connections did not end in time"),
         }

@@ -61,7 +61,7 @@ impl LogWatch {
     }
 }
 
-/// Sets the readiness to the result of a check, and logs a change. `responded` is whether the check before succeeded.
+/// Sets the readiness to the result of a check, and logs a change. `responded` is whether the previous check succeeded.
 fn report(component: &Component, result: &Result<(), LogError>, responded: bool) {
     match result {
         Ok(()) => {

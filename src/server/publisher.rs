@@ -27,7 +27,7 @@ use crate::{
     signal::Signals,
 };
 
-/// How long finals are kept for subscribers that resume.
+/// Time for which finals are kept for subscribers that resume.
 const RING: Duration = Duration::from_secs(600);
 
 /// The flags for the delivery of results to subscribers and relays.

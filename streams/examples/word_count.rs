@@ -51,7 +51,7 @@ impl Format for Lines {
 
 /// Returns the application. The names of its topics begin with `prefix`.
 pub fn word_count(prefix: &str) -> Result<Application<Lines>, StreamsError> {
-    let size = WindowSize::from_ms(2000).expect("windows are not empty");
+    let size = WindowSize::from_ms(2000).expect("the size of a window is above 0");
     Application::new(AppConfig::new(prefix), |t: &Topology<Lines>| {
         t.source(format!("{prefix}.lines"), Lines)
             .group_by_key()

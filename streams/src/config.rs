@@ -53,7 +53,8 @@ impl Default for Limits {
     }
 }
 
-/// How a process runs an application. The default is that of `emostream dataflow`: one process with one worker.
+/// The settings with which a process runs an application. The default is that of `emostream dataflow`: one process with
+/// one worker.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
     /// Number of worker threads of this process.
@@ -63,8 +64,8 @@ pub struct RunConfig {
     /// Difference between the newest time in a partition and the partition's watermark, milliseconds. It must exceed
     /// the time for which producers hold events back, plus the clock skew.
     pub lateness_ms: u64,
-    /// Time without new records after which a partition is quiet. The frontier passes over a quiet partition once the
-    /// log confirms that the partition was read to its end.
+    /// Time without new records after which a partition is quiet. The frontier no longer waits for a quiet partition
+    /// once the log confirms that the partition was read to its end.
     pub idle_timeout: Duration,
     /// Maximum time for which a quiet partition holds the frontier back while the log does not confirm that the
     /// partition was read to its end.
@@ -107,21 +108,21 @@ impl Default for RunConfig {
     }
 }
 
-/// The names of settings in messages, and of the source topic in the progress record. A program with flags has the
-/// names of its flags here.
+/// The names that messages use for settings, and the name of the source topic in the progress record. A program with
+/// flags sets the names of its flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels {
     /// The name of the setting in the progress record that holds the source topic.
     pub source_setting: &'static str,
     /// The source topic.
     pub source: &'static str,
-    /// The size of the windows, milliseconds, if stored progress has another one.
+    /// The name of the window size (milliseconds), for the error that stored progress has another one.
     pub window_ms: &'static str,
-    /// The lateness, milliseconds, if stored progress has another one.
+    /// The name of the lateness (milliseconds), for the error that stored progress has another one.
     pub lateness_ms: &'static str,
-    /// The length of the sliding span, if processes of a cluster differ.
+    /// The name of the length of the sliding span, for the error that processes of a cluster have different ones.
     pub span: &'static str,
-    /// The retention of totals, if processes of a cluster differ.
+    /// The name of the retention of totals, for the error that processes of a cluster have different ones.
     pub retention: &'static str,
 }
 
@@ -177,7 +178,7 @@ impl AppConfig {
     }
 }
 
-/// What a topology declares about its windows and tables.
+/// The declarations of a topology about its windows and tables.
 #[derive(Debug, Clone, Copy)]
 pub struct Declarations {
     /// The size of the windows.

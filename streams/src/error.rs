@@ -1,4 +1,4 @@
-//! Errors with which an application does not start, or ends by itself.
+//! Errors because of which an application does not start, or ends without a request.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use emostream_log::LogError;
 
 use crate::mismatch::ProgressMismatch;
 
-/// An error with which an application ends. Each message says what to do.
+/// An error because of which an application ends. Each message states how to fix the error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamsError {
@@ -15,7 +15,7 @@ pub enum StreamsError {
     Start(LogError),
     /// The stored progress was written by a run with other settings.
     #[error(
-        "the stored progress in {topic} belongs to other settings: {difference}; run with the former settings, or let `emostream reset` forget them: what is final stays"
+        "the stored progress in {topic} was written with other settings: {difference}; use the previous settings, or discard them with `emostream reset`, which keeps all finals"
     )]
     OtherSettings {
         /// The progress topic.
@@ -25,7 +25,7 @@ pub enum StreamsError {
     },
     /// The source topic accepts records with timestamps too far in the future.
     #[error(
-        "{topic} accepts records dated up to {ahead} in the future, and one of them would make every punctual record late; {remedy}, or run with --unbounded-timestamps"
+        "{topic} accepts records with timestamps up to {ahead} in the future, and one such record would make all correct records late; {remedy}, or run with --unbounded-timestamps"
     )]
     UnboundedTimestamps {
         /// The source topic.
@@ -37,7 +37,7 @@ pub enum StreamsError {
     },
     /// The brokers cannot reject records with timestamps in the future.
     #[error(
-        "the brokers of {topic} are older than Kafka 3.6 and cannot refuse records dated in the future, one of which would make every punctual record late; update them, or run with --unbounded-timestamps"
+        "the brokers of {topic} are older than Kafka 3.6 and cannot reject records with timestamps in the future, one of which would make all correct records late; upgrade the brokers, or run with --unbounded-timestamps"
     )]
     OldBrokers {
         /// The source topic.
@@ -45,7 +45,7 @@ pub enum StreamsError {
     },
     /// The retention of the source topic is shorter than the longest time for which a window may be open.
     #[error(
-        "--hold-timeout: with --window and --lateness a window may be open for {needed:?}, and {topic} keeps records for {kept:?} only, so that a restart would not find them; shorten it, or raise the topic's retention.ms"
+        "--hold-timeout: with this --window and --lateness a window may be open for {needed:?}, but {topic} keeps records for {kept:?} only, so a restart would not find all of them; use a shorter --hold-timeout, or raise the topic's retention.ms"
     )]
     KeptTooShortly {
         /// The source topic.
@@ -70,7 +70,7 @@ pub enum StreamsError {
     },
     /// The stored progress cannot be read.
     #[error(
-        "the stored progress in {topic} is not readable ({detail}); run the version that wrote it, or start anew with another --topic-prefix (or --data directory)"
+        "the stored progress in {topic} cannot be read ({detail}); run the version that wrote it, or start from nothing with another --topic-prefix (or --data directory)"
     )]
     UnreadableProgress {
         /// The progress topic.
@@ -80,7 +80,7 @@ pub enum StreamsError {
     },
     /// The stored progress was written on another Kafka cluster.
     #[error(
-        "the stored progress in {topic} was written on another Kafka cluster ({stored}; this one is {now}): its offsets mean nothing here; check --kafka, or let `emostream reset --from latest` count what comes from now on"
+        "the stored progress in {topic} was written on another Kafka cluster ({stored}; this one is {now}), so its offsets are not valid here; check --kafka, or count only new records with `emostream reset --from latest`"
     )]
     OtherCluster {
         /// The progress topic.
@@ -92,7 +92,7 @@ pub enum StreamsError {
     },
     /// The log contains finals that are newer than the stored progress.
     #[error(
-        "{windows} holds finals up to {newest}, but the progress in {progress} {known}: it was lost or rolled back, and to count again would double them; restore that topic, or let `emostream reset --final-until now` go on behind them"
+        "{windows} contains finals up to {newest}, but the progress in {progress} {known}: it was lost or rolled back, so events would be counted twice; restore {progress}, or continue after the newest final with `emostream reset --final-until now`"
     )]
     FinalsBeyondProgress {
         /// The topic of finals.
@@ -106,7 +106,7 @@ pub enum StreamsError {
     },
     /// The final-until time is ahead of this host's clock.
     #[error(
-        "everything up to {final_until} is final already, which is ahead of this host's clock ({now}): a clock was wrong, and nothing would be counted until then; correct the clock, or set the final time back with `emostream reset --final-until now`"
+        "all windows up to {final_until} are final already, but this host's clock is behind that time ({now}): a clock was wrong, and no event would be counted until then; correct the clock, or set the final time back with `emostream reset --final-until now`"
     )]
     FinalAhead {
         /// The time up to which every window is final.
@@ -122,7 +122,7 @@ pub enum StreamsError {
     },
     /// The progress has changed since the plan of the reset was confirmed, so the reset would have another effect.
     #[error(
-        "the progress in {topic} has changed since you were asked; nothing was reset: run the reset again"
+        "the progress in {topic} has changed since the reset was confirmed; nothing was reset: run the reset again"
     )]
     ProgressMoved {
         /// The progress topic.
@@ -133,14 +133,16 @@ pub enum StreamsError {
     FinalUntil(String),
     /// The log does not contain the records from which the stored progress was computed.
     #[error(
-        "the stored progress does not fit the log: {mismatch}; `emostream reset` goes on from what the log holds, and what is final stays"
+        "the stored progress does not match the log: {mismatch}; `emostream reset` continues with the records that the log contains, and keeps all finals"
     )]
     ProgressMismatch {
         /// The first mismatch that was found.
         mismatch: ProgressMismatch,
     },
     /// The source has partitions that this run does not read.
-    #[error("{topic} has {now} partitions now instead of {before}; restart, and they are read")]
+    #[error(
+        "{topic} has {now} partitions now, but this process reads {before}; restart it to read all of them"
+    )]
     NewPartitions {
         /// The source topic.
         topic: String,
@@ -151,7 +153,7 @@ pub enum StreamsError {
     },
     /// This process cannot listen on its address in the cluster.
     #[error(
-        "--hosts: this process cannot listen at {host} ({detail}); stop what listens there, or name an address of this machine"
+        "--hosts: this process cannot listen on {host} ({detail}); stop the process that uses this port, or use an address of this machine"
     )]
     Listen {
         /// The address.
@@ -160,7 +162,9 @@ pub enum StreamsError {
         detail: String,
     },
     /// The processes of the cluster have different settings, so their results would differ.
-    #[error("the processes of the cluster are set up differently: {difference}; start all alike")]
+    #[error(
+        "the processes of the cluster have different settings: {difference}; start all of them with the same flags"
+    )]
     Disagreement {
         /// The first difference, with the name of the process.
         difference: String,
@@ -173,16 +177,16 @@ pub enum StreamsError {
     },
     /// Not all processes of the cluster have connected in time.
     #[error(
-        "the cluster is not complete after {patience:?} (--join-timeout): missing {missing}; start it, or check --hosts and the network between"
+        "the cluster is not complete after {patience:?} (--join-timeout): missing {missing}; start the missing processes, or check --hosts and the network"
     )]
     Incomplete {
         /// The processes that are missing, each with the reason if it is known.
         missing: String,
-        /// The timeout.
+        /// The time for which this process has waited for the others.
         patience: Duration,
     },
     /// Process 0 of the cluster reported an error, because of which the run cannot begin.
-    #[error("{peer} refuses to begin: {why}")]
+    #[error("{peer} cannot begin the run: {why}")]
     PeerRefuses {
         /// The name of process 0.
         peer: String,
@@ -192,7 +196,9 @@ pub enum StreamsError {
         exit_code: u8,
     },
     /// Another process of the cluster has ended, is frozen, or cannot be reached.
-    #[error("{peer} was lost: {why}; restart this process, and the cluster goes on where it was")]
+    #[error(
+        "{peer} was lost: {why}; restart this process, and the cluster continues from the last commit"
+    )]
     PeerLost {
         /// The name of the process.
         peer: String,
@@ -207,7 +213,9 @@ pub enum StreamsError {
         peer: String,
     },
     /// A worker of this process has not taken a step for seconds.
-    #[error("worker {worker} of this process has stood still for seconds; restart it")]
+    #[error(
+        "worker {worker} of this process has been blocked for several seconds; restart the process"
+    )]
     Stuck {
         /// The index of the worker.
         worker: usize,
@@ -217,7 +225,7 @@ pub enum StreamsError {
     NotCommitted(LogError),
     /// Several attempts to commit a transaction took longer than its timeout, while the log answered.
     #[error(
-        "--commit-timeout: {attempts} attempts to commit a transaction with {size:.1} MB of results took longer than {timeout:?} each, while the log answered; raise it, or the quota of this client", size = *bytes as f64 / 1e6
+        "--commit-timeout: {attempts} attempts to commit a transaction with {size:.1} MB of results took longer than {timeout:?} each, although the log responded; raise the timeout, or the quota of this client", size = *bytes as f64 / 1e6
     )]
     CommitTooSlow {
         /// The number of attempts.
@@ -231,7 +239,7 @@ pub enum StreamsError {
     #[error("the dataflow stops{advice}: {0}", advice = advice(.0))]
     Log(LogError),
     /// A worker ended because of a defect in the program.
-    #[error("a worker ended by a defect: {0}")]
+    #[error("a worker ended because of a defect: {0}")]
     Worker(String),
 }
 
@@ -266,7 +274,7 @@ impl StreamsError {
             | StreamsError::PeerLost { .. }
             | StreamsError::Dissolved { .. }
             | StreamsError::Stuck { .. } => 75,
-            // The flags are wrong, so the exit code is that of a usage error. librdkafka detects properties that
+            // The flags are wrong, so the exit code is the one for a usage error. librdkafka detects properties that
             // exclude each other only when a transactor is created.
             StreamsError::Start(
                 LogError::Property { .. } | LogError::TransactionTimeout { .. },

@@ -31,11 +31,11 @@ pub struct Metrics {
     pub watermark: GaugeVec,
     /// Windows with counts that are not final yet, by worker.
     pub open_windows: IntGaugeVec,
-    /// The time up to which every window is final (F), Unix seconds.
+    /// The final-until time, up to which every window is final, Unix seconds.
     final_until: IntGaugeVec,
     /// Seconds from a window's end to its commit.
     pub close: Histogram,
-    /// Seconds of a transaction.
+    /// Duration of a transaction, seconds.
     pub commit: Histogram,
     /// Number of transactions, by outcome.
     pub transactions: IntCounterVec,
@@ -68,10 +68,13 @@ impl Metrics {
         let metrics = Metrics {
             active: IntGauge::new(
                 name("active"),
-                "1 while the process counts, 0 while it starts or stands by.",
+                "1 while the process counts events, 0 while it starts or is a standby.",
             )?,
             events: counter("events_total", "Events counted.")?,
-            late: counter("late_total", "Events whose window was closed.")?,
+            late: counter(
+                "late_total",
+                "Events rejected because their window was closed.",
+            )?,
             rejected: counters("rejected_total", "Records rejected, by reason.", "reason")?,
             lag: gauges(
                 "lag_records",
@@ -81,33 +84,41 @@ impl Metrics {
             held: IntGaugeVec::new(
                 Opts::new(
                     name("partition_held"),
-                    "Whether a partition holds time back, by partition and reason.",
+                    "1 while a partition keeps windows open, by partition and reason.",
                 ),
                 &["partition", "reason"],
             )?,
             watermark: GaugeVec::new(
                 Opts::new(
                     name("watermark_timestamp_seconds"),
-                    "How far the time of a partition has come, by partition.",
+                    "Watermark of each partition.",
                 ),
                 &["partition"],
             )?,
-            open_windows: gauges("open_windows", "Windows with counts, not final.", "worker")?,
+            open_windows: gauges(
+                "open_windows",
+                "Windows that have counts and are not final yet, by worker.",
+                "worker",
+            )?,
             // A plain gauge would start with the value 0. A vector without labels has no series until the value is
             // known.
             final_until: IntGaugeVec::new(
                 Opts::new(
                     name("final_until_timestamp_seconds"),
-                    "Every window that ends at or before this is final.",
+                    "Every window that ends at or before this time is final.",
                 ),
                 &[],
             )?,
             close: histogram(
                 "window_close_seconds",
-                "From a window's end to the commit of its finals.",
+                "Time from the end of a window to the commit of its finals.",
                 &CLOSE_BUCKETS,
             )?,
-            commit: histogram("commit_seconds", "A transaction.", &COMMIT_BUCKETS)?,
+            commit: histogram(
+                "commit_seconds",
+                "Duration of a transaction.",
+                &COMMIT_BUCKETS,
+            )?,
             transactions: counters("transactions_total", "Transactions, by outcome.", "outcome")?,
             live: counters("live_total", "Live results, by outcome.", "outcome")?,
         };

@@ -9,7 +9,7 @@ pub enum ProgressMismatch {
     Expired {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The restart offset (R).
+        /// The restart offset, from which a run must read the partition.
         resume: u64,
         /// The first offset that the log holds.
         start: u64,
@@ -34,7 +34,7 @@ pub enum ProgressMismatch {
     FinalsExpired {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The lowest offset at which such finals may be.
+        /// The lowest offset at which finals may be that no record of a table contains.
         from: u64,
         /// The first offset that the log holds.
         start: u64,
@@ -117,14 +117,14 @@ impl fmt::Display for ProgressMismatch {
                 start,
             } => write!(
                 f,
-                "{topic_partition} must be read from offset {from} to complete the totals of some keys, but begins at {start}: finals were deleted before the totals held them"
+                "{topic_partition} must be read from offset {from} to complete the totals of some keys, but begins at {start}: finals were deleted before the totals contained them"
             ),
             ProgressMismatch::RecordChanged {
                 topic_partition,
                 offset,
             } => write!(
                 f,
-                "{topic_partition} holds another record at offset {offset} than the one that was read: the topic was recreated"
+                "{topic_partition} has another record at offset {offset} than the one that was read: the topic was recreated"
             ),
         }
     }

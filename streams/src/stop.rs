@@ -37,7 +37,7 @@ impl Stop {
         self.0.requested.load(Ordering::Acquire) || parent.is_some_and(Stop::is_requested)
     }
 
-    /// Records that all threads of the run have ended.
+    /// Notes that all threads of the run have ended.
     pub fn end(&self) {
         self.0.over.store(true, Ordering::Release);
     }

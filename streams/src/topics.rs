@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use emostream_log::{Cleanup, TopicSpec};
 
-/// The retention of a topic that does not declare another one.
+/// The default retention of a topic.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Maximum time by which event time may be ahead of this host's clock, milliseconds. The source topic is created with
@@ -103,8 +103,8 @@ impl Topics {
         all.chain(others).cloned().collect()
     }
 
-    /// Returns the specifications of all topics, in the order of [`Topics::all`], with this number of partitions and
-    /// replicas. The topics of tables and of the progress are compacted. The progress has one partition.
+    /// Returns the specifications of all topics, in the order of [`Topics::all`], with `partitions` partitions and
+    /// `replication` replicas. The topics of tables and of the progress are compacted. The progress has one partition.
     pub fn specs(&self, partitions: u32, replication: u32) -> Vec<TopicSpec> {
         let spec = |name: String| TopicSpec {
             partitions: match name == self.progress {

@@ -35,7 +35,7 @@ impl Server {
 
 /// A running server with its audience.
 pub(crate) struct FanoutScenario {
-    /// This field is dropped before the server, since the audience ends with an error if the server closes a
+    /// The audience is dropped before the server, since the audience ends with an error if the server closes a
     /// connection.
     audience: Audience,
     server: MeasuredProcess,
@@ -178,7 +178,7 @@ fn publisher(emostream: &EmoStreamFlags) -> Result<StartedServer> {
     // A free port is chosen here, since the program reports its admin address only in its log.
     let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let mut process = MeasuredProcess::start(
-        Command::new(&emostream.program)
+        Command::new(emostream.program()?)
             .args([
                 "publisher",
                 "--kafka",

@@ -34,7 +34,7 @@ const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM_AND_HEADERS: u8 = 5;
 
-/// Maximum flow-control window of HTTP/2. `INITIAL_WINDOW` is that of a new connection.
+/// Maximum flow-control window of HTTP/2. `INITIAL_WINDOW` is the window of a new connection.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 const INITIAL_WINDOW: u32 = (1 << 16) - 1;
 
@@ -126,7 +126,7 @@ impl Transport {
     }
 }
 
-/// Returns the unit whose payload has `len` bytes from `at` on, and is followed by `end` bytes that are not payload.
+/// Returns the unit whose payload of `len` bytes begins at `at`, and is followed by `end` bytes that are not payload.
 /// Returns `None` if the unit is incomplete.
 fn unit(bytes: &[u8], at: usize, len: usize, end: usize, reply: Vec<u8>) -> Option<Unit<'_>> {
     Some(Unit {

@@ -236,7 +236,7 @@ fn start_baseline() -> Result<Server> {
 
 fn start_emostream(emostream: &EmoStreamFlags) -> Result<Server> {
     let mut process = MeasuredProcess::start(
-        Command::new(&emostream.program)
+        Command::new(emostream.program()?)
             .args([
                 "ingest",
                 "--kafka",

@@ -34,7 +34,7 @@ const CLOSE_TIMEOUT: Tick = Tick::secs(1);
 /// socket with unread bytes resets the connection, and the client might not receive the reason.
 const DRAIN_READ_BYTES: usize = 4 << 20;
 /// Maximum bytes that a client may send between two sweeps, which are a second apart. Clients only need to send pongs,
-/// which are short. To read more would take CPU time from all other connections of the shard.
+/// which are short. Reading more would take CPU time from all other connections of the shard.
 const MAX_RECEIVED_BYTES: usize = 64 << 10;
 /// Maximum number of writes or reads of one connection before the shard continues with its other connections.
 const MAX_WRITES_PER_WAKE: usize = 16;
@@ -191,10 +191,10 @@ impl Connection {
             }
             self.stalled = written < all || !self.stream.is_flushed();
             if self.stalled {
-                // From now on the client has `DEAD_AFTER` to read something.
+                // From now on, the client must read some bytes within `DEAD_AFTER`.
                 self.last_received = context.now;
             } else if !full && self.closing.is_none() {
-                // All frames are sent. The next change of the room will cause a notification.
+                // All frames are sent. The next change of the room notifies this connection.
                 return Ok(false);
             }
         }

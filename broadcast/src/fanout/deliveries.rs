@@ -16,7 +16,7 @@ pub(crate) struct Deliveries {
     trendings: IntCounter,
     gap_frames: IntCounter,
     metrics: Metrics,
-    /// The clock that dated the records whose delay is measured.
+    /// The clock that has set the times of the records, so that their delay can be measured.
     clock: EventClock,
 }
 

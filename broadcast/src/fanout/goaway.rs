@@ -13,8 +13,8 @@ use crate::frame::encoded::EncodedFrame;
 /// Minimum delay of a reconnect. It is about the time that the process needs to restart.
 const MIN_RETRY: Duration = Duration::from_millis(500);
 
-/// Number of subscribers that reconnect each second, if `--drain` is long enough. So many handshakes take less than
-/// half of a core, even with TLS (`bench/README.md` has the cost of a handshake).
+/// Number of subscribers that reconnect each second, if `--drain` is long enough. This number of handshakes takes less
+/// than half of a core, even with TLS (`bench/README.md` has the cost of a handshake).
 const RECONNECTS_PER_SECOND: u64 = 1000;
 
 /// Returns the time within which an audience reconnects, which is at most `most`.

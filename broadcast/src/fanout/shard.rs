@@ -1,6 +1,9 @@
 //! One shard: an event loop over its connections.
 
-#![allow(clippy::disallowed_methods, reason = "the thread of a shard")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the thread of a shard reads the clock"
+)]
 
 use std::{
     collections::HashMap,
@@ -121,7 +124,7 @@ impl Shard {
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 // Apart from interrupts, epoll fails only if its arguments are invalid.
-                unreachable!("a shard cannot wait: {error}");
+                unreachable!("a shard cannot wait for events: {error}");
             }
             self.context.instant = Instant::now();
             self.context.now = Tick::since(self.started, self.context.instant);

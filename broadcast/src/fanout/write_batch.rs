@@ -93,7 +93,7 @@ impl WriteBatch {
     }
 
     /// Empties the batch after a write of `written` bytes. A partly written frame counts as delivered. The cursor is
-    /// moved after the delivered frames, and stays before those of which no byte was written.
+    /// moved after the delivered frames, and stays before the frames of which no byte was written.
     pub(super) fn complete(
         &mut self,
         written: usize,

@@ -26,7 +26,7 @@ const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src '
                       object-src 'none'; base-uri 'none'; frame-ancestors 'self'";
 const CONNECT: &str = "connect-src 'self'";
 
-/// The tag into which [`Page::new`] inserts what the pages need to know of this server.
+/// The tag into which [`Page::new`] inserts the settings of this server that the pages need.
 const BODY: &str = "<body data-emostream-page";
 
 const HTML: &str = "text/html; charset=utf-8";

@@ -27,7 +27,7 @@ use crate::http::subscription::Subscription;
 /// one waits in the channel.
 const PIECES: usize = 1;
 
-/// Adds the headers of an event stream. `framing` is that of the body over HTTP/1, and `None` over HTTP/2.
+/// Adds the headers of an event stream. `framing` is the framing of the body over HTTP/1; `None` over HTTP/2.
 pub(super) fn with_head(mut response: Response, framing: Option<Framing>) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
 
-/// Maximum time by which a publisher lags behind another one. A subscriber may have received an id from the other
-/// publisher before this one reads it. If this publisher does not read the id within this time, the id is from another
-/// log: the log was recreated.
+/// Maximum time by which one publisher lags behind another publisher. A subscriber may have received an id from the
+/// other publisher before this one reads it. If this publisher does not read the id within this time, the id is from
+/// another log: the log was recreated.
 const MAX_LAG: Duration = Duration::from_secs(2);
 
 /// Maximum time to wait for an id at a disconnected relay, which reads it after it has connected to another upstream.
@@ -24,7 +24,7 @@ const MAX_LAG_DISCONNECTED: Duration = Duration::from_secs(8);
 #[derive(Debug, Default)]
 pub(crate) struct ReadOffsets {
     ranges: Mutex<HashMap<u32, ReadRange>>,
-    /// Notified when a range grows.
+    /// A channel that notifies waiting subscribers when a range grows.
     advanced: watch::Sender<()>,
 }
 
@@ -48,7 +48,7 @@ impl ReadOffsets {
         self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the finals of `range` were read. Returns `false` if that is already known. If the range begins
+    /// Notes that the finals of `range` were read. Returns `false` if that is already known. If the range begins
     /// after the end of the known range, the finals in between were deleted, and `evict` is called with the last
     /// deleted offset.
     pub(super) fn advance(

@@ -2,7 +2,7 @@
 
 use emostream_model::Room;
 
-/// Why an update is not applied.
+/// The reason why an update is not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RejectedUpdate {
     /// The update is from another log than the earlier ones: the log was recreated, or the upstream reads another log.

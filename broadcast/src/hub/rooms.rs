@@ -236,7 +236,7 @@ impl Hub {
         self.offsets.get(partition)?.start.checked_sub(1)
     }
 
-    /// Records that the finals of `range` were read. If the range begins after the end of the known range, the finals
+    /// Notes that the finals of `range` were read. If the range begins after the end of the known range, the finals
     /// in between were deleted, and the rooms of the partition record that they are missing.
     fn set_read(&self, range: ReadRange) -> Result<bool, RejectedUpdate> {
         self.offsets.advance(range, |last| {

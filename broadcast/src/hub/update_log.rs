@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::metrics::Metrics;
 
-/// Maximum bytes of the ring. A relay may lag behind by so many bytes, for example while it receives its first
+/// Maximum bytes of the ring. A relay may lag behind by this number of bytes, for example while it receives its first
 /// snapshot.
 const RING_BYTES: usize = 32 << 20;
 
@@ -45,7 +45,7 @@ pub(crate) struct UpdateLog {
     ring: Mutex<Ring>,
     /// The number of the batch that will be sealed next.
     sealed: watch::Sender<u64>,
-    /// Notified when the pending batch may be sealed.
+    /// A signal that is notified when the pending batch may be sealed.
     flushed: Notify,
     metrics: Metrics,
 }
@@ -161,7 +161,7 @@ impl UpdateLog {
         ring.first + ring.batches.len() as u64
     }
 
-    /// Returns the batches from `cursor` on, and moves `cursor` after them.
+    /// Returns the batches that begin at `cursor`, and moves `cursor` after them.
     pub(crate) fn batches(&self, cursor: &mut u64) -> Result<Vec<Bytes>, TruncatedCursor> {
         let ring = self.ring();
         let passed = cursor.checked_sub(ring.first).ok_or(TruncatedCursor)?;

@@ -8,9 +8,12 @@
 //! ```
 //!
 //! Invariant: an update is applied to the rooms before it is appended to the update log, and no relay joins in between.
-//! So a relay that is sent the snapshot, and then the log from its cursor on, misses no update.
+//! So a relay that receives the snapshot, and then the log that begins at its cursor, misses no update.
 
-#![allow(clippy::disallowed_methods, reason = "dates updates and sweeps")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the time of updates and sweeps"
+)]
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -27,8 +30,8 @@ use crate::room::{state::RoomState, totals::RoomTotals};
 
 /// Interval at which old results are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Time after the end of a window at which its live tally is dropped. If there is no final for so long, the dataflow
-/// has stopped, or was restarted with other windows, and a final may never follow.
+/// Time after the end of a window at which its live tally is dropped. If no final has arrived by then, the dataflow has
+/// stopped, or was restarted with other windows, and a final may never follow.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// Applies updates to the rooms, and appends them to the update log.
@@ -38,7 +41,7 @@ pub(crate) struct Updates {
     pub(crate) metrics: Metrics,
     /// Time for which finals stay in the ring.
     ring: Duration,
-    /// The clock that dates the records of the log.
+    /// The clock that sets the timestamps of the records in the log.
     clock: EventClock,
     swept: Mutex<Instant>,
     /// The first update that was rejected because it is from another log.
@@ -123,12 +126,12 @@ impl Updates {
         }
     }
 
-    /// Records that finals of `partition` are read from `start` on. Earlier finals are not known at this node.
+    /// Notes that reading the finals of `partition` begins at `start`. Earlier finals are not known at this node.
     pub(crate) fn start_partition(&self, partition: u32, start: u64) {
         self.has_read(partition, start, start);
     }
 
-    /// Records that every final of `partition` before `end` was applied.
+    /// Notes that every final of `partition` before `end` was applied.
     pub(crate) fn advance_to(&self, partition: u32, end: u64) {
         self.has_read(partition, self.hub.offsets.range(partition).start, end);
     }

@@ -95,8 +95,8 @@ fn health_and_metrics_respond_while_the_only_shard_is_blocked() {
     let room = publisher.updates.hub.find(&Room::new("r").unwrap());
     let room = room.unwrap();
     let held = room.state();
-    // This is an empty masked ping. Before the shard sends the pong, it reads the room, which this test has locked. So
-    // the shard blocks.
+    // The client sends an empty masked ping. Before the shard sends the pong, the shard reads the room, which this test
+    // has locked. So the shard blocks.
     subscriber.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
     for path in ["/healthz", "/readyz", "/metrics"] {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");

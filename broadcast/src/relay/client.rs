@@ -109,7 +109,7 @@ impl UpstreamClient {
                     let errors = last_errors.borrow().clone();
                     return Err(BroadcastError::NoUpstream(errors));
                 }
-                // An upstream was found in time. To apply its snapshot may take longer than `START_TIMEOUT`, so there
+                // An upstream was found in time. Applying its snapshot may take longer than `START_TIMEOUT`, so there
                 // is no timeout here.
                 ClientState::CatchingUp if late => drop(states.changed().await),
                 ClientState::Seeking | ClientState::CatchingUp => tokio::select! {
@@ -374,7 +374,7 @@ fn has_unnamed(update: &RelayUpdate) -> bool {
     }
 }
 
-/// Replaces the flags that an error of TLS names by the flags of a relay.
+/// Replaces the names of flags in a TLS error by the names of the relay's flags.
 fn in_our_flags(error: io::Error) -> LinkError {
     let words = error.to_string();
     let words = words.replace("--cacert", "--upstream-ca");
@@ -389,8 +389,8 @@ fn host(at: &str) -> &str {
     bare.unwrap_or(host)
 }
 
-/// Returns the pause before the next upstream is tried, after this number of failures in succession. `all` is the
-/// number of upstreams.
+/// Returns the pause before the next upstream is tried. `failures` attempts in succession have failed, and there are
+/// `all` upstreams.
 fn pause(failures: usize, all: usize) -> Duration {
     let rounds = failures / all.max(1);
     let most_ms = match rounds {

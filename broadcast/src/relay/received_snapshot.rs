@@ -23,7 +23,7 @@ pub(super) struct ReceivedSnapshot {
 }
 
 impl ReceivedSnapshot {
-    /// Records an update of the snapshot.
+    /// Notes which room or partition an update of the snapshot is about.
     pub(super) fn observe(&mut self, update: &RelayUpdate) {
         match update {
             RelayUpdate::Room(snapshot) => drop(self.rooms.insert(snapshot.room.clone())),

@@ -40,7 +40,6 @@ pub struct RelayPort {
 
 /// Serves relays until `shutdown` is cancelled. Then it closes the connections, and the relays connect to another
 /// upstream.
-/// upstream.
 pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: CancellationToken) {
     tokio::select! {
         () = updates.log.run() => {}

@@ -229,7 +229,7 @@ async fn send(
     Ok(())
 }
 
-/// Sends batches from the cursor on, until the batch at the cursor is not in the ring any more.
+/// Sends the batch at the cursor and each later one, until the batch at the cursor is not in the ring any more.
 async fn send_batches(
     updates: &Updates,
     cursor: &mut u64,

@@ -31,41 +31,42 @@ const KEPT_BUFFER_BYTES: usize = 256 << 10;
 pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 
-/// Why a connection between two nodes has ended.
+/// The reason why a connection between two nodes has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    #[error("it closed the connection")]
+    #[error("the other side closed the connection")]
     Closed,
     #[error(
-        "it closed the connection before its hello, as a relay of another version does; the relay's log names both \
-         versions, and this process uses version {RELAY_VERSION} of the relay protocol"
+        "the other side closed the connection before its hello, as a relay of another version does; the relay's log \
+         names both versions, and this process uses version {RELAY_VERSION} of the relay protocol"
     )]
     ClosedBeforeHello,
     #[error("{0}")]
     Io(io::Error),
-    #[error("it has sent nothing for {0:?}")]
+    #[error("the other side has sent nothing for {0:?}")]
     Silent(Duration),
-    #[error("it has read nothing for {0:?}")]
+    #[error("the other side has read nothing for {0:?}")]
     Unread(Duration),
-    #[error("it announced a message of {bytes} bytes, more than the maximum of {most}")]
+    #[error("the other side announced a message of {bytes} bytes, more than the maximum of {most}")]
     TooLong { bytes: usize, most: usize },
     #[error(transparent)]
     Message(#[from] MessageError),
-    #[error("it sent a message that the protocol does not allow at this point")]
+    #[error("the other side sent a message that the protocol does not allow at this point")]
     UnexpectedMessage,
     #[error(transparent)]
     Refused(#[from] emostream_model::Refusal),
     #[error(transparent)]
     RejectedUpdate(#[from] RejectedUpdate),
-    #[error("it does not have the same token; set the same --relay-token-file at both")]
+    #[error("the other side has another token; set the same --relay-token-file at both")]
     NoProof,
-    #[error("it is not reachable: {0}")]
+    #[error("the upstream is not reachable: {0}")]
     Unreachable(io::Error),
     #[error(
-        "it accepts connections but sends nothing; if it requires TLS, add --upstream-tls or --upstream-ca FILE"
+        "the upstream accepts connections but sends nothing; if it requires TLS, add --upstream-tls or \
+         --upstream-ca FILE"
     )]
     NoTls,
-    #[error("it did not respond within {0:?}")]
+    #[error("the other side did not respond within {0:?}")]
     NoAnswer(Duration),
 }
 

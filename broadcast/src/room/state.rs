@@ -352,7 +352,7 @@ impl RoomState {
         self.live.retain(|_, live| live.window.end >= overdue_ms);
     }
 
-    /// Records that finals of `partition` up to `offset` were deleted before they were read. Returns `false` if the
+    /// Notes that finals of `partition` up to `offset` were deleted before they were read. Returns `false` if the
     /// finals of this room are in another partition.
     pub(crate) fn evict_through(&mut self, partition: u32, offset: u64) -> bool {
         let mine = self.partition() == Some(partition);

@@ -13,8 +13,8 @@
 //!
 //! A record contains the counts since the totals last began at 0. Suppose that they began with a final that is in the
 //! ring and in the record. Then the counts before the ring are not known, and the totals of the finals before that
-//! beginning count only the finals in the ring. The frames of these finals differ from those of a publisher that ran
-//! all the time. The frames of the final with which the totals begin, and of all later finals, do not differ.
+//! final count only the finals in the ring. The frames of these finals differ from those of a publisher that ran all
+//! the time. The frames of the final with which the totals begin, and of all later finals, do not differ.
 
 use std::collections::BTreeMap;
 
@@ -158,13 +158,13 @@ mod tests {
             let mut all = RoomTotals::default();
             let expected: Vec<RoomTotals> = finals.iter().map(|f| { all.add(f); all.clone() }).collect();
             let (base, ring) = (base.index(finals.len()), ring.index(finals.len()));
-            // There must be no gap between the base and the ring, so the ring begins at the final after the base, or
+            // No final may be missing between the base and the ring, so the ring begins at the final after the base, or
             // earlier.
             let ring = ring.min(base + 1).min(finals.len() - 1);
             let as_of = RoomTotals::of(&expected[base].counts(), Some(finals[base].order()));
             let mut totals = RoomTotals::before(as_of, &finals[ring..]);
-            // If the totals begin in the ring, the base does not contain the counts from before. So the finals before
-            // that beginning count only the finals in the ring.
+            // If the totals begin with a final in the ring, the base does not contain the counts from before this
+            // final. So the totals of the finals before it count only the finals in the ring.
             let known = (ring..=base).rev().find(|at| finals[*at].begins).unwrap_or(ring);
             let mut of_ring = RoomTotals::default();
             for at in ring..finals.len() {

@@ -41,7 +41,7 @@ const OLDER_RECORDS: usize = 1000;
 /// Time within which all partitions of a transaction become visible, even if a broker restarts in between. If totals
 /// are older than this, their final is visible, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
-/// Maximum time for which a start waits for finals that recent totals already contain.
+/// Maximum time for which a starting publisher waits for finals that recent totals already contain.
 const FINALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The readers of the topics after the restore, at the positions up to which they have read.
@@ -298,7 +298,7 @@ impl RestoredRooms {
         }
     }
 
-    /// Records that a final of a room was read, so that the restore does not wait for it any more.
+    /// Notes that a final of a room was read, so that the restore does not wait for it any more.
     fn is_seen(&mut self, room: &Room, order: ResultOrder) {
         let awaited = self.awaited.get(room);
         if awaited.is_some_and(|awaited| order >= *awaited) {

@@ -10,7 +10,10 @@
 //! applied before it. In another order, a tailer that lags behind would set the totals to 0 and then add finals from
 //! before the removal.
 
-#![allow(clippy::disallowed_methods, reason = "a thread that retries reads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the thread sleeps before it retries a read"
+)]
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,10 @@
 //! Reads a topic of results and decodes its records. After an error, or if records were deleted unread, the reader is
 //! opened again.
 
-#![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the time between log lines"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -84,7 +84,7 @@ fn a_room_with_frames_is_not_sent_heartbeats() {
         for subscriber in &mut subscribers {
             loop {
                 let frame = subscriber.next();
-                // On a busy host this test itself may pause for so long that a heartbeat is right.
+                // On a busy host, this test itself may pause for so long that the server has to send a heartbeat.
                 let silence = last.elapsed() > HEARTBEAT - SOONER;
                 assert!(silence || frame.kind() != "heartbeat");
                 if frame.json["start"] == json!(sent * WINDOW_MS) {

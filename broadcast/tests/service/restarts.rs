@@ -26,7 +26,7 @@ fn history(node: &Node, room: &str) -> Vec<Value> {
     serde_json::from_value(history["finals"].take()).unwrap()
 }
 
-/// Starts a publisher, and returns the total of the room at it.
+/// Starts a publisher, and returns the total that it reports for the room.
 fn total(fixture: &Fixture, room: &str) -> Option<u64> {
     let node = fixture.publisher();
     get(node.address, &format!("/v1/rooms/{room}")).json()["total"].as_u64()
@@ -56,8 +56,8 @@ fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
     }
 }
 
-/// A dataflow of another build counted an emoji that the publisher did not know, and the publisher lost all totals of
-/// the room.
+/// An earlier version of the publisher lost all totals of a room if a dataflow of another build had counted an emoji
+/// that the publisher did not know.
 #[test]
 fn an_unknown_emoji_does_not_affect_other_totals() {
     let mut fixture = Fixture::new();
@@ -367,8 +367,8 @@ fn open_windows_of_a_run_with_another_size_are_not_shown() {
     };
     let node = Node::start(fixture.log.clone(), of_3_s);
     let live = |room: &str| get(node.address, &format!("/v1/rooms/{room}")).json()["live"].take();
-    // These live tallies of room `s` are written after the one of room `r`, to the same partition. Once the publisher
-    // has read them, it has read the one of room `r`, too.
+    // The live tallies of room `s` are written after the live tally of room `r`, to the same partition. Once the
+    // publisher has read them, it has read the tally of room `r`, too.
     for start_ms in [now_ms, now_ms + 3000] {
         let start_ms = start_ms - start_ms % 3000;
         fixture.counting.live_of(start_ms, 3000, "s");

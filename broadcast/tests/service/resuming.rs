@@ -166,8 +166,8 @@ fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
     assert_eq!(Sse::join(node.address, "r", &since, "").brief(3), expected);
 }
 
-/// A page may stay open while the log is recreated. Without this rule, it would wait until the new log has as many
-/// results as the old one.
+/// A page may stay open while the log is recreated. If its id of the old log were not recognised, the page would get no
+/// finals until the new log has as many results as the old one.
 #[test]
 fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
     let mut fixture = Fixture::new();
@@ -184,7 +184,7 @@ fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
         ];
         assert_eq!(ws.brief(3), expected);
     }
-    // A subscriber with such an id is also sent a gap in a room without results.
+    // In a room without results, a subscriber with an id of the old log is also sent a gap.
     let mut ws = Ws::join(node.address, "empty", "?since=0-100000");
     assert_eq!(ws.brief(2), ["hello false", "gap 0-100000 expired"]);
     fixture.counting.close(2, &[("empty", &[("🔥", 1)])]);
@@ -196,7 +196,8 @@ fn finals_that_were_deleted_unread_are_announced_by_a_gap() {
     let mut fixture = Fixture::new();
     let node = fixture.publisher();
     let mut ws = Ws::join(node.address, "r", "");
-    // These finals are older than the log's retention, so the log deletes the oldest ones at its sweep.
+    // The finals are written with times that are older than the log's retention, so the log deletes the oldest ones at
+    // its sweep.
     let old_ms = now_ms() - 2 * KEPT.as_millis() as u64;
     fixture.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
     let first = ws.finals(1).remove(0);

@@ -65,8 +65,8 @@ fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
         until("read", || totals(node) == [8, 3, 7]);
         assert_eq!(state(node)["totals"], state(&first)["totals"]);
     }
-    // The totals record that this publisher has read does not contain the counts from before the last beginning. So the
-    // totals of the first final count only the finals in the ring.
+    // The totals record that this publisher has read does not contain the counts from before the totals last began at
+    // 0. So the totals of the first final count only the finals in the ring.
     assert_eq!(totals(&last), [1, 3, 7]);
     assert_eq!(state(&last)["totals"], state(&first)["totals"]);
     for node in [&in_between, &last] {
@@ -138,8 +138,8 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
         next.json["totals"],
         serde_json::json!([{"emoji": "👏", "count": 2}])
     );
-    // This removal is of an earlier window than the last final, but is read after it. This can happen if it is in another
-    // partition.
+    // The removal is of an earlier window than the last final, but is read after this final. This order is possible if
+    // the removal is in another partition.
     fixture
         .counting
         .append(removal(Topics::default().trending(), "r", 940));

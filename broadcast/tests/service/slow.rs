@@ -126,7 +126,7 @@ fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
     let counts = many();
     fixture.counting.close(1, &[("r", &counts)]);
     let frame_bytes = ws.finals(1)[0].text.len() as u64;
-    // These are more finals than the buffers and the ring hold together.
+    // The loop writes more finals than the buffers and the ring hold together.
     let last = FAR_TOO_MUCH_BYTES as u64 / frame_bytes + 5000;
     for first in (2..last).step_by(500) {
         fixture

@@ -66,7 +66,7 @@ fn every_node_shows_the_same_bytes() {
     let first = Node::relay(&[&publisher.accept_relays()]);
     let second = Node::relay(&[&first.accept_relays()]);
     let nodes = [&publisher, &first, &second];
-    // All nodes have the results from before the relays started. Below, later results are written.
+    // All nodes have the results from before the relays started. The rest of the test writes later results.
     alike(&nodes);
     let mut subscribers = nodes.map(|node| Ws::join(node.address, "b", ""));
     let before = subscribers.each_mut().map(|ws| {
@@ -251,7 +251,8 @@ fn a_relay_cannot_be_its_own_upstream() {
     let mut fixture = Fixture::new();
     let publisher = fixture.publisher();
     let at_publisher = publisher.accept_relays();
-    // This address is reserved for the second relay, since the first relay has it as its other upstream.
+    // The address of the second relay is reserved here, since the first relay is given this address as its other
+    // upstream.
     let place = TcpListener::bind("127.0.0.1:0").unwrap();
     let at_second = place.local_addr().unwrap().to_string();
     drop(place);

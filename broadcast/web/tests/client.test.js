@@ -1,4 +1,5 @@
-// The client in Node, with the WebSocket of the package ws: tokens, reasons of status changes, refusals, resuming.
+// Tests of the client in Node, with the WebSocket of the package ws: tokens, reasons of status changes, refusals,
+// resuming.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -17,7 +18,7 @@ function tokenFor(user, left_ms = 3_600_000) {
   return `${part({ alg: "none" })}.${part({ sub: user, exp: (Date.now() + left_ms) / 1000 })}.x`;
 }
 
-/** What a `Bearer` header or a subprotocol says. */
+/** Returns the token in a `Bearer` header or a subprotocol. */
 const bearerOf = ({ authorization = "" }) => authorization.replace("Bearer ", "");
 const protocolOf = (headers) => (headers["sec-websocket-protocol"] ?? "").split("emostream.token.")[1];
 
@@ -239,7 +240,7 @@ for (const [name, token, calls] of [["a string", "a.b.c", 0], ["a function", () 
     await reaches(crowd, "closed");
     assert.equal(changes.at(-1), "closed unauthorized");
     assert.deepEqual(refused, [{ detail: "answered 401", retry_ms: 0, emojis: [] }]);
-    // One more call may be under way while the state is requested.
+    // One more call may be in progress while the state is requested.
     assert.ok(asked >= calls && asked <= calls + 1, `${asked} calls`);
   });
 }

@@ -10,7 +10,10 @@ const WINDOW_MS = 2000;
 const MINUTE_MS = 60_000;
 const EVERY_MS = 3000;
 
-/** Finals of two minutes: in each window of the first and of the second minute, these counts. */
+/**
+ * Returns finals of two minutes. Each window of the first minute has the counts `before`, and each of the second has
+ * `now`.
+ */
 function twoMinutes(before, now, others = 0) {
   return Array.from({ length: (2 * MINUTE_MS) / WINDOW_MS }, (_, window) => {
     const start = window * WINDOW_MS;

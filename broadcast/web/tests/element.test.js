@@ -1,4 +1,4 @@
-// The pure parts of the element and of the viewer page. `node --test` runs it.
+// Tests of the pure functions of the element and of the viewer page. `node --test` runs them.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -85,6 +85,6 @@ test("the demo crowd is small, and its users are recognizable", () => {
   }
   assert.ok(sum > 4000 && sum < 12_000, `${sum}`);
   const moments = Array.from({ length: 60 }, (_, second) => pace(second)).filter(({ moment }) => moment > 0);
-  // With the default settings, 1000 of one emoji in a window of 2 s are a swarm.
+  // With the default settings, 1000 identical emojis in a window of 2 s are a swarm.
   assert.ok(moments.length > 3 && moments.every(({ moment, emoji }) => moment >= 500 && emoji));
 });

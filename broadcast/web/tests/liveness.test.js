@@ -1,10 +1,10 @@
-// A connection may die without being closed: what the client does about it, on timers of this test's own.
+// Tests of connections that die without being closed. The tests set the timers of the client.
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
 const HEARTBEAT_MS = 15_000;
-/** Longer than any pause before a first retry. */
+/** Time that is longer than any pause before a first retry. */
 const RETRIED_MS = 300;
 
 /** The connections that were opened, oldest first. */
@@ -12,7 +12,7 @@ let opened = [];
 let page;
 let crowd;
 let connect;
-/** How long the monotonic clock stood still. */
+/** Time by which the monotonic clock has stopped. */
 let stoodStill_ms;
 
 class Line {
@@ -30,12 +30,12 @@ class Line {
   }
 }
 
-/** Time passes while the machine is awake. */
+/** Lets time pass while the machine is awake. */
 function passes(ms) {
   for (let step = 0; step < ms; step += 100) mock.timers.tick(100);
 }
 
-/** An hour passes while it sleeps: timers are late by that. */
+/** Lets an hour pass while the machine sleeps, so timers are late by an hour. */
 function sleeps() {
   mock.timers.setTime(Date.now() + 3_600_000);
   passes(100);
@@ -61,7 +61,7 @@ afterEach(() => {
   delete globalThis.addEventListener;
 });
 
-/** Whether the first connection was replaced by one that goes on behind `0-7`. */
+/** Returns whether the first connection was replaced by one that continues after `0-7`. */
 function isReplaced() {
   passes(RETRIED_MS);
   assert.equal(opened[0].closed ?? false, opened.length > 1);
@@ -116,7 +116,7 @@ const DOUBTS = {
     opened[0].says({ type: "heartbeat", now: 1 });
     crowd.react("🔥");
     passes(100);
-    // The failure comes by promises.
+    // The failure is reported by a promise.
     await new Promise(setImmediate);
   },
 };
@@ -209,7 +209,7 @@ test("in a room without finals, only what was counted before the connection is p
 
 test("finals that a relay sends after it was disconnected for minutes are past", () => {
   const now = Date.now();
-  // The relay's newest final is of the time before it was disconnected.
+  // The relay's newest final is from before it was disconnected.
   opened[0].welcomes({ now, latest: "0-7", resumed: false });
   const isPast = (id, end) => crowd.isPast({ type: "final", id, end, emitted_at: end + 800 });
   assert.equal(isPast("0-8", now - 60_000), true, "counted before this connection");

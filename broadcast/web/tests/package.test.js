@@ -1,4 +1,4 @@
-// The package: its files, their sizes as served, side effects, and rendering on a server.
+// Tests of the package: its files, their sizes as served, side effects, and rendering on a server.
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -16,7 +16,7 @@ const read = (file) => readFileSync(join(WEB, file), "utf8");
 const PACKAGE = JSON.parse(read("package.json"));
 const IMPORT = /(?:\bfrom |\bimport |\bimport\()"\.\/([^"]+)"/g;
 
-/** Returns a file and all that it imports from the package. */
+/** Returns a file and all files of the package that it imports. */
 function withImports(file, found = new Set()) {
   if (found.has(file)) return found;
   found.add(file);
@@ -27,7 +27,7 @@ function withImports(file, found = new Set()) {
   return found;
 }
 
-/** Returns a script as it is served, by the rule of `without_comments` in broadcast/src/http/assets.rs. */
+/** Returns a script as it is served, by the same rule as `without_comments` in broadcast/src/http/assets.rs. */
 function served(source) {
   let isInside = false;
   return source.split("\n").map((line) => {
@@ -42,7 +42,7 @@ function served(source) {
 test("the package has every file that its exports need", () => {
   const exported = Object.values(PACKAGE.exports).flatMap((entry) => (typeof entry === "string" ? entry : Object.values(entry)));
   const needed = new Set(exported.flatMap((path) => [...withImports(path.slice("./".length))]));
-  needed.delete("package.json"); // npm packs it always
+  needed.delete("package.json"); // npm always packs this file
   const licences = ["LICENSE-APACHE", "LICENSE-MIT"];
   assert.deepEqual([...PACKAGE.files].sort(), [...needed, ...licences].sort());
   for (const licence of licences) assert.ok(existsSync(join(WEB, "../..", licence)));

@@ -1,5 +1,5 @@
-// The pure parts of the pages, and that the package can be imported where there is no page.
-// `node --test` runs it.
+// Tests of the pure functions of the pages, and of importing the package where there is no page. `node --test` runs
+// them.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -13,7 +13,7 @@ import { Scoreboard, plain } from "../scoreboard.js";
 const WINDOW_MS = 2000;
 const EMOJIS = ["🔥", "👏", "😂", "❤️", "😮", "😢", "🎉"];
 
-/** Numbers that look random and are the same each time (mulberry32). */
+/** Returns numbers that look random and are the same in each run (mulberry32). */
 function random(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -27,7 +27,7 @@ function someFinals(next, most = 60) {
   const finals = [];
   const totals = new Map();
   for (let window = 0; window < most; window++) {
-    if (next() < 0.3) continue; // without reactions there is no final
+    if (next() < 0.3) continue; // A window without reactions has no final.
     const counts = EMOJIS.filter(() => next() < 0.6).map((emoji) => ({ emoji, count: 1 + Math.floor(next() * 50) }));
     if (counts.length === 0) continue;
     const others = next() < 0.2 ? Math.floor(next() * 9) : 0;
@@ -130,18 +130,19 @@ test("in a busy room the mean delay of its reactions is found, though the clocks
   const delay = new Delay();
   for (let window = 0; window < 5; window++) {
     const start = window * WINDOW_MS;
-    // One reaction a millisecond, each shown `lag` later with the next tally, one every 10 ms.
+    // Shows one reaction per millisecond, each `lag` later with the next tally. There is a tally every 10 ms.
     for (let at = 10; at <= WINDOW_MS; at += 10) {
       const emitted_at = start + at + lag;
       delay.live({ start, end: start + WINDOW_MS, total: at, emitted_at }, emitted_at + skew);
     }
     const measured = delay.final({ start, end: start + WINDOW_MS, total: WINDOW_MS }, start + WINDOW_MS + lag + skew);
-    // The window that was open on joining was seen in part, and of one or two others nothing is told.
+    // The page has seen only a part of the window that was open on joining. One or two further windows are not enough
+    // to show a median.
     assert.equal(measured, window > 2);
     assert.equal(delay.ms === undefined, window <= 2);
   }
   assert.ok(Math.abs(delay.ms - lag) <= 10, `${delay.ms}`);
-  // A crowd that stops in the middle of a window tells nothing.
+  // A crowd that stops in the middle of a window cannot be measured.
   delay.live({ start: 10_000, end: 12_000, total: 300, emitted_at: 10_500 }, 10_500 + skew);
   assert.equal(delay.final({ start: 10_000, end: 12_000, total: 300 }, 12_400 + skew), false);
 });
@@ -156,11 +157,11 @@ test("what an outage has delayed is no delay", () => {
   }
   const before = delay.ms;
   assert.ok(before <= 1000, `${before}`);
-  // A minute later the connection is back, with the finals of that minute.
+  // A minute later the connection is open again, and sends the finals of that minute.
   const back = 6 * WINDOW_MS + 60_000;
   delay.joined();
   for (let window = 5; window < 36; window++) assert.equal(delay.final(counted(window), back), false);
-  // The window that is open has been seen in part.
+  // The page has seen only a part of the open window.
   live(36, back + 1000);
   assert.equal(delay.final(counted(36), back + 2100), false);
   assert.equal(delay.ms, before);
@@ -209,7 +210,7 @@ test("a server that takes little at once gets all there is, in smaller pieces", 
     if (taken.length >= sent.length) tell();
   });
   await once(server.listen(0, "127.0.0.1"), "listening");
-  // Nothing is received here.
+  // No server listens on this port.
   globalThis.EventSource = class extends EventTarget { close() {} };
   const { connect } = await import("emostream");
   const crowd = connect({ url: `http://127.0.0.1:${server.address().port}`, user: "u", transport: "sse" });
@@ -228,7 +229,7 @@ test("an emoji is the same with and without selectors and skin tones", () => {
   assert.equal(plain("🏽"), "🏽", "a tone by itself");
 });
 
-/** A server of this test's own; `answer` gets each request's method, path and parsed body. */
+/** A server of this test; `answer` gets the method, the path and the parsed body of each request. */
 async function serving(answer) {
   const server = createServer(async (request, response) => {
     let body = "";

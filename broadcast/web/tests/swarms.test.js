@@ -151,12 +151,14 @@ test("the mosaic fills the picture in proportion, and shows each reaction of a s
   assert.deepEqual(mosaicOf([], 1280, 700), []);
 });
 
-/** Numbers that look random and are the same each time (a linear congruential generator). */
+/** Returns numbers that look random and are the same in each run (a linear congruential generator). */
 function random(seed) {
   return () => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32;
 }
 
-/** A browser as far as it is needed: frames come when `frame()` is called. `drawn` has the copied pictures. */
+/**
+ * The parts of a browser that are needed: a frame is drawn when `frame()` is called. `drawn` has the copied pictures.
+ */
 function stage(t, width, height) {
   let [now, next] = [1000, undefined];
   const drawn = [];
@@ -325,7 +327,7 @@ test("the marks of a load do not rise, and a user's own tap of one does", async 
   const swarms = new Swarms(screen.canvas);
   swarms.rise(["⏮️", "⏭", "⏱️"].map((emoji) => ({ emoji, before: 0, after: 2500 })), SWARM_SIZE, LIVE_MS);
   assert.equal(swarms.particles, 0);
-  // These look like marks and are not.
+  // These emojis look like the marks of `load`, but are not.
   swarms.rise(["🎬", "🏁"].map((emoji) => ({ emoji, before: 0, after: 1 })), SWARM_SIZE, LIVE_MS);
   assert.equal(swarms.particles, 2);
   swarms.tap("⏱️", undefined, 1);

@@ -42,7 +42,7 @@ const SPAN_MS: u64 = 6000;
 /// the top.
 const TOP: usize = 2;
 
-/// The pace of totals records: a room is large as soon as it has two emojis, and the totals of a large room are due
+/// The settings of totals records: a room is large as soon as it has two emojis, and the totals of a large room are due
 /// every four windows.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
@@ -82,7 +82,7 @@ fn number(variable: &str) -> Option<u64> {
     Some(
         value
             .parse()
-            .unwrap_or_else(|_| panic!("{variable} is no number: {value}")),
+            .unwrap_or_else(|_| panic!("{variable} is not a number: {value}")),
     )
 }
 

@@ -27,7 +27,7 @@ pub type Position = (u32, u64);
 /// The settings on which the expected totals depend.
 #[derive(Clone, Copy)]
 pub struct TotalsChecked {
-    /// How often totals records are written.
+    /// The settings that determine how often totals records are written.
     pub pace: TotalsPace,
     /// Time without a final after which totals begin at 0.
     pub retention_ms: u64,
@@ -163,7 +163,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Returns F: every window that ends at or before F is final.
+    /// Returns the final-until time: every window that ends at or before it is final.
     pub fn final_until_ms(&self) -> u64 {
         self.progress.as_ref().map_or(0, |it| it.final_until_ms)
     }
@@ -178,7 +178,7 @@ impl Output {
         let before_ms = self.final_until_ms();
         assert!(
             progress.final_until_ms >= before_ms,
-            "the time until which windows are final went back"
+            "the final-until time went back"
         );
         self.compare_offsets(&progress);
         for record in results {
@@ -256,7 +256,10 @@ impl Output {
     fn check_removal(&mut self, table: usize, room: &str, start_ms: u64) {
         let removed_ms = self.removed_at[table].remove(room);
         let is_back = removed_ms.is_none_or(|removed_ms| start_ms >= removed_ms);
-        assert!(is_back, "{room}: of {start_ms}, after {removed_ms:?}");
+        assert!(
+            is_back,
+            "{room}: a record of {start_ms} follows a tombstone of {removed_ms:?}"
+        );
     }
 
     fn total(&mut self, record: TotalsRecord) {
@@ -322,8 +325,8 @@ impl Output {
     }
 
     /// Checks that the output contains each appended reaction once: counted, rejected as late, or rejected because its
-    /// emoji is unknown. The frontier has passed over partitions that are in `released`, because their hold timed out.
-    /// So their reactions may be late even if the oracle does not expect it.
+    /// emoji is unknown. The partitions in `released` were held for too long, so the frontier no longer waits for them.
+    /// Their reactions may be late even if the oracle does not expect it.
     pub fn check(&self, oracle: &Oracle, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());
@@ -333,7 +336,10 @@ impl Output {
         let keys: BTreeSet<_> = counted.keys().chain(oracle.appended.keys()).collect();
         for key in keys {
             let (out, appended) = (counted.get(key), oracle.appended.get(key));
-            assert_eq!(out, appended, "counted and rejected / appended of {key:?}");
+            assert_eq!(
+                out, appended,
+                "counted and rejected reactions, and appended ones, of {key:?}"
+            );
         }
         let junk = self
             .junk
@@ -352,7 +358,10 @@ impl Output {
                 .collect()
         };
         let (late, expected) = (strict(&self.late), strict(&oracle.late));
-        assert_eq!(late, expected, "late / late by their own partition");
+        assert_eq!(
+            late, expected,
+            "late reactions, and reactions that are late for their own partition"
+        );
         for (position, late) in &oracle.late {
             for (key, count) in late {
                 let rejected = self.late.get(position).and_then(|it| it.get(key));

@@ -13,7 +13,7 @@ pub const UNKNOWN_EMOJI: &str = "新";
 /// Maximum difference between the time of a reaction and the base time of its batch.
 const FLUSH_MS: u64 = 500;
 
-/// The behaviour of the producers of a seed.
+/// The random behaviour of the producers in the simulation of one seed.
 pub struct Producers {
     /// Probability that a record is not a heartbeat.
     pub busy: f64,

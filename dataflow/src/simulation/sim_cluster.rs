@@ -74,9 +74,10 @@ pub struct SimCluster {
     longest_stall_ms: u64,
     /// For each partition, the time until which producers write no records to it.
     silent_until_ms: Vec<u64>,
-    /// The partitions whose hold timed out. The frontier has passed over them, so their records may be late.
+    /// The partitions that were held until the hold timeout expired. The frontier no longer waits for them, so their
+    /// records may be late.
     released: BTreeSet<u32>,
-    /// How often the totals of large rooms are written.
+    /// The settings that determine how often the totals of large rooms are written.
     pace: TotalsPace,
     /// Time without a final after which a room's totals begin at 0.
     retention_ms: u64,
@@ -140,7 +141,7 @@ impl SimCluster {
         }
     }
 
-    /// Runs this number of random events.
+    /// Runs `events` random events of the simulation.
     pub fn run_events(&mut self, events: u32) {
         for _ in 0..events {
             match self.rng.random_range(0..1000) {
@@ -204,7 +205,7 @@ impl SimCluster {
             if self.oracle.is_written(&self.output) {
                 break;
             }
-            assert!(round < MAX_ROUNDS, "the group stands still");
+            assert!(round < MAX_ROUNDS, "the group makes no progress");
             self.clock.advance(50);
             self.tick(false);
             self.show_all(0);
@@ -251,7 +252,10 @@ impl SimCluster {
             return;
         };
         let silent_ms = self.clock.unix_ms() - committed_ms;
-        assert!(silent_ms >= TAKEOVER_MS, "a commit {silent_ms} ms ago");
+        assert!(
+            silent_ms >= TAKEOVER_MS,
+            "the last commit was only {silent_ms} ms ago"
+        );
         // The active run may commit just before the standby fences it.
         if self.rng.random_bool(0.3) {
             self.log.land();

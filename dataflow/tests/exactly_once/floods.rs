@@ -46,8 +46,8 @@ fn each_junk_record_is_written_once_although_no_window_closes() {
         let junk = |n| fixture.reaction_record(0, T0 + n, vec![b'x'; GIANT_BYTES]);
         fixture.append((0..GIANTS).map(junk).collect());
         restart_often(&fixture, &mut rng, 3);
-        // The last rejections do not fill a transaction, so they are written only when a window closes. This run must
-        // write the others.
+        // The last rejections do not fill a transaction, so they are written only when a window closes. All other
+        // rejections must be written by this run.
         fixture.run_until(fixture.config(1), || {
             fixture.rejected().len() as u64 + 10 > GIANTS
         });

@@ -32,7 +32,8 @@ impl Fixture {
         self.reset_to(from, None).map(|(_, done)| done)
     }
 
-    /// Executes a reset that sets the final time, F, to this value; `None` keeps F.
+    /// Executes a reset that sets the final-until time to this value, or does not change the time if the value is
+    /// `None`.
     pub(crate) fn reset_to(
         &self,
         from: ResetFrom,
@@ -243,7 +244,7 @@ fn a_reset_to_the_latest_offsets_skips_records_and_reports_their_number() {
     fixture.run_until(fixture.config(1), || fixture.finals().len() == 2);
     fixture.append(vec![batch(9000), batch(9100)]);
     let done = fixture.reset(ResetFrom::Latest).unwrap();
-    // The window at 6 s was open, so the reset skips its record, too.
+    // The window at 6 s was still open, so the reset skips the record of this window, too.
     assert_eq!((done.records, done.lost, done.partitions), (3, 0, 1));
     fixture.append(vec![batch(12_000)]);
     fixture.append(closing(&fixture, 12_000));

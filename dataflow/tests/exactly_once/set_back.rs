@@ -36,8 +36,8 @@ impl Fixture {
     }
 }
 
-/// Sets the final time, F, back to random times, several times. Each reaction must be in one final or be rejected once,
-/// and finals must not change.
+/// Sets the final-until time back to random times, several times. Each reaction must be in one final or be rejected
+/// once, and finals must not change.
 #[test]
 fn setting_the_final_time_back_doubles_and_loses_nothing() {
     for seed in seeds() {

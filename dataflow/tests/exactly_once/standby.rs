@@ -173,7 +173,7 @@ fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
     older.until_active();
     let newer = Running::start(&fixture, fixture.taking_over(2));
     older.until_standby();
-    // There were no new reactions, so the older run has detected the fence when it committed a heartbeat.
+    // No reactions were appended, so the older run has detected the fence when it committed a heartbeat.
     assert_eq!(older.series(), 0);
     newer.until_active();
     thread::sleep(TAKEOVER);
@@ -253,8 +253,9 @@ fn a_standby_ends_with_75_after_a_reset_and_one_that_is_started_then_takes_over(
     check(&fixture, &oracle);
 }
 
-/// After a reset, F may lie within a window of the new size. A run rounds F up to the end of that window, but stores
-/// the original F in its first heartbeat, so that a run that begins from the heartbeat rounds the same F.
+/// After a reset, the final-until time may lie within a window of the new size. A run rounds the final-until time up to
+/// the end of that window, but stores the original value in its first heartbeat, so that a run that begins from the
+/// heartbeat rounds the same value.
 #[test]
 fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
     let fixture = Fixture::new(1);

@@ -25,14 +25,15 @@ use crate::{Fixture, T0, all_final_ms, check, closing, events, reaction, rng, ru
 /// The period in which the totals of a large room are written once: two windows.
 const PERIOD_MS: u64 = 4000;
 
-/// The pace of totals records with which a room is large as soon as it has two emojis.
+/// Settings of totals records with which a room is large as soon as it has two emojis.
 const PACE: TotalsPace = TotalsPace {
     small_items: 1,
     period_ms: PERIOD_MS,
     close_bytes: usize::MAX,
 };
 
-/// A pace whose period is longer than a test, so that no totals record of a large room is due.
+/// Settings of totals records with a period that is longer than a test, so that no totals record of a large room is
+/// due.
 const SLOW: TotalsPace = TotalsPace {
     period_ms: 3_600_000,
     ..PACE
@@ -99,7 +100,8 @@ impl Fixture {
     }
 
     /// Checks that each totals record contains all finals up to its window, and that no final is missing: each one is
-    /// in the newest totals record of its room, or at or after the offsets from which the progress says to read finals.
+    /// in the newest totals record of its room, or is among the finals that a reader has to add because of the
+    /// progress.
     fn check_totals(&self) {
         let (finals, newest) = (self.all_finals(), self.newest_totals());
         let unwritten = self.unwritten();
@@ -145,7 +147,7 @@ fn totals_sums(record: &TotalsRecord) -> Sums {
     counts.map(|(emoji, count)| (key(emoji), count)).collect()
 }
 
-/// Returns the F at which the totals of all windows up to [`all_final_ms`] are due and written.
+/// Returns the final-until time at which the totals of all windows up to [`all_final_ms`] are due and written.
 fn all_written_ms(span_ms: u64) -> u64 {
     T0 + span_ms + PERIOD_MS + 2000
 }

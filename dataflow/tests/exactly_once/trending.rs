@@ -114,7 +114,8 @@ fn the_next_run_writes_the_changes_of_tops_while_no_run_was_active() {
                     .map(|p| heartbeat(p, at_ms))
                     .collect(),
             );
-            // A run may make no commit, since it writes no other results. So it is stopped after a random time instead.
+            // A run may make no commit, since it may have no results to write. So the test cannot wait for a commit,
+            // and stops the run after a random time.
             let deadline = Instant::now() + Duration::from_millis(rng.random_range(1..100));
             fixture.run_until(fixture.config(rng.random_range(1..4)), || {
                 Instant::now() > deadline

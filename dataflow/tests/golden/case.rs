@@ -260,7 +260,11 @@ impl Settings {
         let (name, value) = setting
             .split_once('=')
             .ok_or_else(|| format!("'{setting}' is not NAME=VALUE"))?;
-        let number = || value.parse().map_err(|_| format!("'{value}' is no number"));
+        let number = || {
+            value
+                .parse()
+                .map_err(|_| format!("'{value}' is not a number"))
+        };
         match name {
             "partitions" => self.partitions = number()? as u32,
             "window" => self.window = duration(value)?,
@@ -283,7 +287,7 @@ impl Input {
     }
 }
 
-/// Returns the line without its comment. A comment begins with a `#` that is a word of its own.
+/// Returns the line without its comment. A comment begins with a `#` between blanks, or at the start of the line.
 fn uncommented(line: &str) -> &str {
     let is_comment = |at: usize| {
         let (before, after) = (&line[..at], &line[at + 1..]);

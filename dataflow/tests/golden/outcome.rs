@@ -295,8 +295,8 @@ fn parsed<T: serde::de::DeserializeOwned>(record: Record<'_>) -> T {
 }
 
 fn sorted<K: Ord>(mut lines: Vec<(K, String)>) -> Vec<String> {
-    // The sort is stable, so lines with equal keys keep the order of the topic. Duplicates are kept, so that a test
-    // detects them.
+    // The sort is stable, so lines with equal keys stay in the order of the topic. Duplicates are not removed, so that
+    // a test detects them.
     lines.sort_by(|(a, _), (b, _)| a.cmp(b));
     lines.into_iter().map(|(_, line)| line).collect()
 }

@@ -14,7 +14,7 @@ struct State {
     name: &'static str,
     /// The reason why the component is not ready.
     reason: Option<String>,
-    /// What a ready component does, for example `standby`. `None` if the component can do only one thing.
+    /// The activity of a ready component, for example `standby`. `None` if the component has only one activity.
     activity: Option<String>,
 }
 

@@ -96,11 +96,12 @@ impl ClientTls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chains =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-        let chains =
-            chains.unwrap_or_else(|_| unreachable!("there are roots, and no lists of revocations"));
+        let chains = chains.unwrap_or_else(|_| {
+            unreachable!("the list of roots is not empty, and no revocation lists are used")
+        });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .unwrap_or_else(|_| unreachable!("the provider has the suites of TLS 1.2 and 1.3"))
+            .unwrap_or_else(|_| unreachable!("the provider supports TLS 1.2 and TLS 1.3"))
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier { chains, named }))
             .with_no_client_auth();
@@ -143,7 +144,7 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let Some(inner) = inner else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                io::Error::other("it closed the connection during the TLS handshake")
+                io::Error::other("the server closed the connection during the TLS handshake")
             }
             _ => error,
         };
@@ -157,15 +158,15 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
             | CertificateError::BadSignature
             | CertificateError::Other(_),
         ) => format!(
-            "its certificate is not trusted; set {named_by} to a file that contains this certificate or that of the CA that signed it"
+            "the server's certificate is not trusted; set {named_by} to a file that contains this certificate or that of the CA that signed it"
         ),
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => format!("its certificate is not for {host}"),
+        ) => format!("the server's certificate is not for {host}"),
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => "its certificate has expired".to_owned(),
-        rustls::Error::InvalidMessage(_) => "it does not use TLS; write http://".to_owned(),
+        ) => "the server's certificate has expired".to_owned(),
+        rustls::Error::InvalidMessage(_) => "the server does not use TLS; write http://".to_owned(),
         other => format!("the TLS handshake failed: {other}"),
     })
 }

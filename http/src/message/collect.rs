@@ -72,7 +72,7 @@ pub enum BodyError {
     #[error("the body did not arrive within {} s", .0.as_secs())]
     Slow(Duration),
     /// Other bodies use the whole budget.
-    #[error("too many large bodies arrive at once; nothing was kept, send it again later")]
+    #[error("too many large bodies arrive at once; no reaction was accepted, retry later")]
     BudgetExceeded,
     /// The client disconnected, or the framing of the body is invalid.
     #[error("the body is incomplete: {0}")]

@@ -43,7 +43,7 @@ impl Problem {
         }
     }
 
-    /// Returns a 400.
+    /// Returns a problem with the status 400.
     pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
@@ -92,7 +92,7 @@ impl Problem {
         self.status
     }
 
-    /// Returns the detail.
+    /// Returns the sentence that names the error and what to do.
     pub fn detail(&self) -> &str {
         &self.detail
     }

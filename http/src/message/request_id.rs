@@ -22,7 +22,7 @@ pub(crate) fn request_id(request: &HeaderMap) -> HeaderValue {
     match request.get(REQUEST_ID).filter(valid) {
         Some(id) => id.clone(),
         None => HeaderValue::try_from(random())
-            .unwrap_or_else(|_| unreachable!("hexadecimal digits are a header value")),
+            .unwrap_or_else(|_| unreachable!("hexadecimal digits are a valid header value")),
     }
 }
 

@@ -51,7 +51,7 @@ pub enum AllowOrigin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
-/// The error of an `--allow-origin` that is not a list of origins.
+/// The error for a value of `--allow-origin` that is not a list of origins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not the origin of a page; write * or, for example, https://example.org, without a path or a wildcard"
@@ -251,8 +251,8 @@ mod tests {
         assert!(list.permits(&HeaderMap::new()));
     }
 
-    /// Browsers send no default port in `Origin`. `https://a.example:443` was accepted as an allowed origin, and every
-    /// page of that origin got 403.
+    /// An earlier version accepted `https://a.example:443` in the list and compared it as text. Browsers send no
+    /// default port in `Origin`, so every page of that origin got 403.
     #[test]
     fn an_origin_is_the_same_in_every_spelling() {
         for (listed, origin) in [
@@ -304,7 +304,8 @@ mod tests {
             "null",
             "https://a?b",
             "https://a/#b",
-            // If these were accepted, they would never match, since no page has such an origin.
+            // These values are refused: if they were accepted, they would never match, since no page has one of them as
+            // its origin.
             "https://*.a.example",
             "wss://a.example",
             "localhost:8080",

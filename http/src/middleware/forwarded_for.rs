@@ -23,7 +23,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
-/// The error of a `--trusted-proxy` that is not a network.
+/// The error for a value of `--trusted-proxy` that is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a network; write, for example, 10.0.0.0/8 or ::1")]
 pub struct InvalidNetwork(String);

@@ -69,7 +69,7 @@ pub enum TlsError {
         file: TlsFile,
         /// The path of the file.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// A file contains no valid PEM of the expected kind.
@@ -125,7 +125,7 @@ impl Tls {
         });
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .unwrap_or_else(|_| unreachable!("the provider has the suites of TLS 1.2 and 1.3"))
+            .unwrap_or_else(|_| unreachable!("the provider supports TLS 1.2 and TLS 1.3"))
             .with_no_client_auth()
             .with_cert_resolver(identity.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();

@@ -1,7 +1,10 @@
 //! The accept loop. It accepts connections, refuses those beyond the limits with 503, and drains all of them at
 //! shutdown.
 
-#![allow(clippy::disallowed_methods, reason = "the accept loop")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the accept loop pauses and reads the clock"
+)]
 
 use std::{
     io,

@@ -12,7 +12,10 @@
 //! `auto` and `graceful` cannot be used either: they wait for a client's first bytes without a timeout, and do not
 //! return the socket.
 
-#![allow(clippy::disallowed_methods, reason = "responses have a date")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "sets the Date header of responses"
+)]
 
 use std::{
     convert::Infallible,
@@ -194,7 +197,7 @@ fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
         // hyper returns no data at the first poll. If hyper did, the handler would miss that data, so the request is
         // refused.
         Poll::Ready(_) => {
-            let detail = "the body arrived before it was requested; nothing was kept";
+            let detail = "the body arrived before it was requested; no reaction was accepted";
             Some(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
         }
     }

@@ -105,8 +105,8 @@ impl Serving {
     fn settings(&self) -> http2::Builder<TokioExecutor> {
         let head_bytes = u32::try_from(self.limits.head_bytes).unwrap_or(u32::MAX);
         let mut http = http2::Builder::new(TokioExecutor::new());
-        // This also limits the number of CONTINUATION frames, since no more of them are accepted than a head of this
-        // size needs.
+        // The limit of the head's size also limits the number of CONTINUATION frames: hyper accepts no more of them
+        // than a head of this size needs.
         http.max_header_list_size(head_bytes)
             .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
@@ -143,8 +143,8 @@ impl Serving {
     }
 }
 
-/// Adds the Host header that the request would have in HTTP/1. If the request already has a different Host header, it
-/// then has two, so it is refused.
+/// Adds the Host header that the request would have in HTTP/1. If the request already has a different Host header, the
+/// request has two after that, so it is refused.
 fn set_host(request: &mut Request<Incoming>) {
     let Some(authority) = request.uri().authority() else {
         return;

@@ -6,7 +6,10 @@
 //!
 //! tower-http's request-id layer is not used: it accepts every id that a client sends, however long the id is.
 
-#![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the time between log lines"
+)]
 
 use std::{
     net::SocketAddr,

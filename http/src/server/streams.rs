@@ -11,7 +11,10 @@
 //! earlier, and still has up to 64 KiB of it in its buffers. If the stream ended with the body, the connection could be
 //! closed as idle, and these bytes would be lost.
 
-#![allow(clippy::disallowed_methods, reason = "times the streams of a client")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures how long streams wait for a client"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -140,7 +143,7 @@ impl Stream {
         self.streams.lock().streams.insert(self.number, since);
     }
 
-    /// Records that a chunk was sent. If further chunks wait, their timeout starts again now.
+    /// Notes that a chunk was sent. If further chunks wait, their timeout starts again now.
     fn sent(&self) {
         let mut open = self.streams.lock();
         if let Some(Some(since)) = open.streams.get_mut(&self.number) {

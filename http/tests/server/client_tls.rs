@@ -19,7 +19,7 @@ fn params() -> CertificateParams {
     CertificateParams::new([HOST.to_owned()]).unwrap()
 }
 
-/// Returns the parameters of `openssl req -x509`, which marks the certificate as that of a CA.
+/// Returns the parameters that `openssl req -x509` uses, which marks its certificates as CA certificates.
 fn authority() -> CertificateParams {
     let mut params = params();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -101,13 +101,13 @@ async fn unknown_other_and_expired_certificates_are_not_trusted() {
         let elsewhere = handshake(&pair, &pair.certificate, "other.example").await;
         assert_eq!(
             elsewhere.unwrap_err(),
-            "its certificate is not for other.example"
+            "the server's certificate is not for other.example"
         );
         let mut old = params;
         (old.not_before, old.not_after) = (expired.not_before, expired.not_after);
         let old = signed_by_itself(&old);
         let old = handshake(&old, &old.certificate, HOST).await.unwrap_err();
-        assert_eq!(old, "its certificate has expired");
+        assert_eq!(old, "the server's certificate has expired");
     }
 }
 
@@ -124,7 +124,7 @@ async fn a_server_without_tls_is_reported() {
         .unwrap();
     assert_eq!(
         connected.unwrap_err().to_string(),
-        "it does not use TLS; write http://"
+        "the server does not use TLS; write http://"
     );
 }
 

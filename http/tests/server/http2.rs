@@ -318,7 +318,7 @@ async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_c
     while received < LARGE_BYTES - LAST_BYTES {
         received += body.data().await.unwrap().unwrap().len();
     }
-    // This pause is longer than the timeouts of a head and of a GOAWAY.
+    // The pause is longer than the timeouts of a head and of a GOAWAY.
     sleep(Duration::from_secs(2)).await;
     body.flow_control().release_capacity(received).unwrap();
     while let Some(piece) = timeout(DEADLINE, body.data()).await.unwrap() {
@@ -369,7 +369,8 @@ use raw::{
     ALIVE, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, frame,
 };
 
-/// Sends `begin`, and then what `again` returns, until the server has closed the connection. Reads at the same time.
+/// Sends `begin`, and then repeatedly the bytes that `again` returns, until the server has closed the connection. Reads
+/// at the same time.
 async fn flood(address: SocketAddr, begin: &[u8], again: impl Fn(u32) -> Vec<u8>) {
     let (mut reads, mut writes) = TcpStream::connect(address).await.unwrap().into_split();
     let reading = tokio::spawn(async move { reads.read_to_end(&mut Vec::new()).await });

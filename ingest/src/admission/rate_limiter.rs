@@ -34,7 +34,7 @@ pub(crate) enum LimitedKey {
     Address,
 }
 
-/// The error of a request that exceeds a rate.
+/// The error for a request that exceeds a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct RateExceeded {
     pub(crate) limited: LimitedKey,

@@ -23,7 +23,7 @@ pub struct RoomPattern {
     whole: Regex,
 }
 
-/// The error of a value of `--rooms` that is not a regular expression.
+/// The error for a value of `--rooms` that is not a regular expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a regular expression; write, for example, match-[0-9]+|lobby")]
 pub struct InvalidPattern(String);

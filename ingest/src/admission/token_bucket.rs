@@ -69,7 +69,7 @@ impl std::fmt::Display for RateLimit {
     }
 }
 
-/// The error of a bucket with too few tokens.
+/// The error if a bucket has too few tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Insufficient {
     /// Time until the bucket has enough tokens; `None` if the cost exceeds the burst.
@@ -189,8 +189,8 @@ mod tests {
         enough
     }
 
-    /// The costs that a key has consumed, with their times. It checks the definition of the limit: in every interval
-    /// that ends now, the key consumes at most the burst plus the rate times the interval.
+    /// An oracle for tests: the costs that a key has consumed, with their times. It checks the definition of the limit:
+    /// in every interval that ends now, the key consumes at most the burst plus the rate times the interval.
     #[derive(Default)]
     struct Consumed(Vec<(u64, u64)>);
 

@@ -137,7 +137,8 @@ impl<'a> ReactionRequest<'a> {
     ) -> Result<usize, serde_json::Error> {
         entries(text, |index, raw: &'a RawValue| {
             let entry = serde_json::from_str::<JsonReaction<'a>>(raw.get());
-            let read = entry.map_err(|error| format!("cannot be read: {error} of the entry"));
+            let read = entry
+                .map_err(|error| format!("cannot be read: {error} (position within this entry)"));
             let valid = read.and_then(|entry| {
                 let valid = entry.validate(emojis, names);
                 valid.map_err(|invalid| invalid.to_string())

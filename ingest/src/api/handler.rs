@@ -1,6 +1,9 @@
 //! Handles requests: checks the head, reads the body, adds the reactions to the buffer, and returns the response.
 
-#![allow(clippy::disallowed_methods, reason = "dates requests on arrival")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the time at which a request arrives"
+)]
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -77,7 +77,7 @@ pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem 
     let all = |kind| rejected.iter().all(|rejection| rejection.kind == kind);
     if all(RejectionKind::RoomLimit) {
         let problem =
-            Problem::unavailable(format!("{first}; nothing was kept, send it again later"));
+            Problem::unavailable(format!("{first}; no reaction was accepted, retry later"));
         return match is_array {
             true => problem.member("rejected", json!(rejected)),
             false => problem,
@@ -112,10 +112,10 @@ pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
     };
     let most = rate.burst();
     let advice = match wait {
-        Some(_) => "send it again later".to_owned(),
-        None => format!("and at most {most} are accepted at once: send fewer"),
+        Some(_) => "retry later".to_owned(),
+        None => format!("at most {most} are accepted at once: send fewer"),
     };
-    let detail = format!("{sender} sends more than {rate}; nothing was kept, {advice}");
+    let detail = format!("{sender} sends more than {rate}; no reaction was accepted, {advice}");
     // Maximum jitter, so that clients that are refused at the same moment retry at different moments.
     const SPREAD_SECONDS: u64 = 2;
     let wait = wait.unwrap_or_default().as_secs_f64().ceil() as u64;
@@ -127,18 +127,18 @@ pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
 /// Returns 503: the buffer does not have enough permits for the request's reactions.
 pub(crate) fn buffer_full() -> Problem {
     Problem::unavailable(
-        "too many reactions wait for the log; nothing was kept, send it again later",
+        "too many reactions wait for the log; no reaction was accepted, retry later",
     )
 }
 
 /// Returns 503: no partition of the log is available.
 pub(crate) fn log_unavailable() -> Problem {
-    Problem::unavailable("the log does not answer; nothing was kept, send it again later")
+    Problem::unavailable("the log does not respond; no reaction was accepted, retry later")
 }
 
 /// Returns 503: the service is stopping.
 pub(crate) fn stopping() -> Problem {
-    Problem::unavailable("the service is stopping; nothing was kept, send it again")
+    Problem::unavailable("the service is stopping; no reaction was accepted, retry")
 }
 
 /// Returns 503 if the log did not store the reactions, or 413 if their batch is too large for the topic.
@@ -149,7 +149,7 @@ pub(crate) fn not_stored(error: &LogError) -> Problem {
     Problem::unavailable(match error {
         // The log may have stored the reactions, and only its acknowledgement was lost.
         LogError::TimedOut { detail } => format!(
-            "the log did not acknowledge in time: {detail}; whether the reactions are stored is not known"
+            "the log did not acknowledge in time: {detail}; it is not known whether the reactions are stored"
         ),
         error => format!("the log did not store the reactions: {error}"),
     })
@@ -157,7 +157,7 @@ pub(crate) fn not_stored(error: &LogError) -> Problem {
 
 /// Returns 503: the log has neither stored nor refused the reactions in time.
 pub(crate) fn not_yet_stored() -> Problem {
-    Problem::unavailable("the log does not answer; the reactions may or may not be stored later")
+    Problem::unavailable("the log does not respond; the reactions may or may not be stored later")
 }
 
 /// Returns the response of a problem. Clients of the Flask API read the field `error`, so their response has it too.

@@ -9,9 +9,9 @@ use emostream_log::EventClock;
 /// ahead, until its clock has reached their time.
 const MAX_STANDSTILL_MS: u64 = 5_000;
 
-/// The event clock, except that this clock does not go back when the event clock is set back a little: it returns its
-/// latest time again until the event clock has reached that time. Otherwise reactions could get earlier times than
-/// records that the log already has, and would be late.
+/// A clock that returns the time of the event clock, but does not go back with it. If the event clock is set back a
+/// little, this clock returns its latest time again until the event clock has reached that time. Otherwise reactions
+/// could get earlier times than records that the log already has, and would be late.
 #[derive(Debug)]
 pub(crate) struct Clock {
     events: EventClock,

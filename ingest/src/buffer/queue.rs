@@ -21,7 +21,7 @@ use crate::{
     buffer::packed::{AdmittedReaction, Packed},
 };
 
-/// Notifies a waiting request that its reactions are stored, or of the error of the log.
+/// Notifies a waiting request that the log has stored its reactions, or has returned an error.
 pub(crate) type StoredSender = oneshot::Sender<Result<(), LogError>>;
 
 /// The bounded buffer. Each reaction holds a permit, from the reservation until the log has acknowledged the reaction
@@ -69,8 +69,8 @@ enum Due {
 /// All reactions that are flushed at the end of an interval.
 #[derive(Debug)]
 pub(crate) struct Drained {
-    /// The reactions of the first request after a quiet interval, if they are not flushed yet. None of them is later
-    /// than a reaction of `batch`.
+    /// The reactions of the first request after a quiet interval, if they are not flushed yet. Every reaction of
+    /// `batch` has the same time as these reactions, or a later one.
     pub(crate) first: Option<PendingBatch>,
     pub(crate) batch: PendingBatch,
     /// The time of the flush. No reaction is later than this time, and no reaction of the next flush is earlier, unless
@@ -104,7 +104,7 @@ pub(crate) struct AwaitedBatch {
 #[derive(Debug)]
 pub(crate) struct Reservation(OwnedSemaphorePermit);
 
-/// The error of a buffer that is closed because the service is stopping.
+/// The error if the buffer is closed, because the service is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Closed;
 
@@ -355,7 +355,7 @@ mod tests {
                 let stored = is_awaited.then(|| tokio::sync::oneshot::channel().0);
                 match pending.add(admitted(*reactions), None, stored, &early, *at_ms) {
                     Some(Due::First) => {
-                        // The flusher takes it at once.
+                        // The flusher removes the reactions of the first request at once.
                         prop_assert_eq!(pending.first.take().unwrap().count, *reactions);
                         at_once.push(index);
                     }

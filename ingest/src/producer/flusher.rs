@@ -14,7 +14,10 @@
 //!
 //! Architecture invariant: the flusher does not wait for the log. Acknowledgements arrive through [`InFlightFlush`].
 
-#![allow(clippy::disallowed_methods, reason = "times flushes")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the duration of flushes"
+)]
 
 use std::{
     iter::repeat_n,
@@ -129,8 +132,9 @@ impl FlushPlan {
 }
 
 impl Flusher {
-    /// Flushes every `period`, and when enough reactions are pending, until `stop` is received. Then flushes once more.
-    /// Flushes the first request after a quiet interval at once; the ends of the intervals do not move because of it.
+    /// Flushes every `period`, and when enough reactions are pending. When `stop` is received, flushes a last time and
+    /// returns. Flushes the first request after a quiet interval at once; the ends of the intervals do not move because
+    /// of it.
     pub(crate) async fn run(self, period: Duration, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

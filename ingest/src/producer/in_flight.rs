@@ -1,6 +1,9 @@
 //! A flush in flight: the log has its records and has not yet acknowledged all of them.
 
-#![allow(clippy::disallowed_methods, reason = "times records in flight")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures how long records are in flight"
+)]
 
 use std::{
     sync::{
@@ -15,7 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{buffer::StoredSender, metrics::Metrics, producer::partition_health::PartitionHealth};
 
-/// One flush. Its records share it, so it is dropped together with the last record, and is counted in the metrics then.
+/// One flush. Each of its records has a reference to this value, so the value is dropped together with the last record,
+/// and the flush is then counted in the metrics.
 pub(crate) struct InFlightFlush {
     started: Instant,
     health: Arc<PartitionHealth>,

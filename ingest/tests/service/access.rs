@@ -155,7 +155,7 @@ fn without_a_valid_token_the_response_is_401_and_nothing_is_accepted() {
                 token(&json!({"sub": "u-17", "exp": now() + 600, "rooms": null}))
             ),
             invalid,
-            "the token's rooms is not a list of text",
+            "the token's rooms is not a list of strings",
         ),
     ] {
         for path in ["/v1/reactions", "/emoji"] {

@@ -44,7 +44,7 @@ fn a_user_above_the_rate_is_429_and_nothing_of_the_request_is_accepted() {
     let mut service = TestService::start(limited(SLOW, 0.0));
     assert_eq!(service.post("/v1/reactions", of(&["a"])).status, 202);
     for (body, advice) in [
-        (of(&["a"]), "send it again later"),
+        (of(&["a"]), "retry later"),
         (of(&["b", "b"]), "send fewer"),
         // The whole request is refused, including the reaction of `b`, who is below the rate.
         (of(&["b", "a"]), "later"),

@@ -137,7 +137,7 @@ fn reactions_are_refused_while_the_log_refuses_records_and_accepted_afterwards()
             assert_eq!(response.status, 503);
             assert!(response.header("retry-after").is_some());
             let detail = response.body["detail"].as_str().unwrap();
-            assert!(detail.contains("does not answer"), "{detail}");
+            assert!(detail.contains("does not respond"), "{detail}");
         }
         assert_eq!(
             service.metric("emostream_ingest_partitions_away"),

@@ -1,6 +1,9 @@
 //! A read-only log. It reads from a database file that no process writes to, or from a [`Source`] in another process.
 
-#![allow(clippy::disallowed_methods, reason = "a thread that wakes readers")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the thread sleeps before it wakes readers"
+)]
 
 use std::{
     ops::Range,

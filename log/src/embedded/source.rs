@@ -18,8 +18,8 @@ pub trait Source: Send + Sync {
     /// Passes records to `each`, starting at the offset `from`: at most `limit` records, and only until `each` returns
     /// `false`. The record for which `each` returns `false` is not consumed.
     ///
-    /// If the process of the source is not reachable, the page is empty and not at the end, so that readers continue
-    /// when the process is back.
+    /// If the process of the source is not reachable, the page is empty and is not marked as the end, so that readers
+    /// continue when the process is reachable again.
     fn read(
         &self,
         topic: &str,
@@ -37,6 +37,6 @@ pub struct Page {
     pub count: usize,
     /// The offset to continue from.
     pub next: u64,
-    /// Whether the partition had no more records at that time.
+    /// Whether the partition had no more records when the page was read.
     pub at_end: bool,
 }

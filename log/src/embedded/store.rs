@@ -98,7 +98,7 @@ impl Store {
         let file = dir.join(FILE);
         if !file.exists() {
             let detail = format!(
-                "there is no {FILE} in it; no log was created in this --data directory yet"
+                "the directory has no file {FILE}: no log was created in this --data directory yet"
             );
             return Err(LogError::Disk {
                 dir: dir.into(),
@@ -276,8 +276,11 @@ impl Source for Store {
                 let (key, row) = entry?;
                 let offset = key.value().2;
                 let (time_ms, key, value, stored) = row.value();
-                let headers = decode_headers(stored)
-                    .ok_or_else(|| redb::Error::Corrupted(format!("headers of offset {offset}")))?;
+                let headers = decode_headers(stored).ok_or_else(|| {
+                    redb::Error::Corrupted(format!(
+                        "the headers of the record at offset {offset} are damaged"
+                    ))
+                })?;
                 let consumed = each(Record {
                     partition,
                     offset,
@@ -350,7 +353,7 @@ fn offset_at(
     let Some(from) = reached.transpose()?.map(|(_, offset)| offset.value()) else {
         return Ok(*next);
     };
-    // Compaction may have deleted the record of the entry, so the records from its offset on are searched.
+    // Compaction may have deleted the record of the entry, so the search begins at the offset of the entry.
     Ok(first_from(from, *next)?.unwrap_or(*next))
 }
 
@@ -450,5 +453,5 @@ fn damaged(dir: &Path, detail: String) -> LogError {
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "the store cannot read it".to_owned())
+        .unwrap_or_else(|| "the database library ended with a panic".to_owned())
 }

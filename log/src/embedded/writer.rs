@@ -8,7 +8,10 @@
 //! them: the slower the disk, the larger the groups. No result is returned, and no reader sees a record, before its
 //! transaction is durable.
 
-#![allow(clippy::disallowed_methods, reason = "the writer thread")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the writer thread reads the clock"
+)]
 
 use std::{
     collections::{HashMap, HashSet},
@@ -98,7 +101,7 @@ impl Writer {
                     Ok(true) => SWEEP_PAUSE,
                     Ok(false) => SWEEP_INTERVAL,
                     Err(error) => {
-                        tracing::warn!(%error, "retention could not run");
+                        tracing::warn!(%error, "records that exceed the retention could not be deleted");
                         SWEEP_INTERVAL
                     }
                 };

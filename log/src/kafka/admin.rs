@@ -139,7 +139,7 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
                     .unwrap_or_else(|| refused(&error))
             })?;
             let answer = answers.into_iter().next();
-            let described = answer.ok_or_else(|| refused(&"no answer"))?;
+            let described = answer.ok_or_else(|| refused(&"no response"))?;
             // rdkafka drops the error of a resource. Every topic that may be described has settings, so a response
             // without settings means a missing permission.
             let described = described.and_then(|it| match it.entries.is_empty() {
@@ -203,7 +203,7 @@ fn timestamps(
     }
 }
 
-/// Returns the error of a request that got no response in time; `None` if `code` has another meaning.
+/// Returns the error for a request that got no response in time; `None` if `code` has another meaning.
 fn no_response(
     config: &Config,
     events: &Events,
@@ -217,7 +217,7 @@ fn no_response(
     let trouble = || {
         events
             .last()
-            .unwrap_or_else(|| format!("no answer to {question}"))
+            .unwrap_or_else(|| format!("no response to {question}"))
     };
     silent.then(|| failure::silence(config.brokers(), trouble()))
 }

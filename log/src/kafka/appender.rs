@@ -110,8 +110,8 @@ impl KafkaAppender {
         })
     }
 
-    /// Returns the producer. If it has no broker, or a fatal error, first replaces it; the replaced producer still
-    /// returns the delivery reports of its records.
+    /// Returns the producer. A producer that has lost all brokers, or has a fatal error, is first replaced by a new
+    /// one. The replaced producer still returns the delivery reports of its records.
     fn producer(&self) -> Result<MutexGuard<'_, PolledProducer>, LogError> {
         let mut polled = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
         let (reports, age) = (polled.producer.context(), polled.opened.elapsed());

@@ -279,7 +279,7 @@ impl Config {
         let mut config = self.writing(timeout);
         config
             .set("transactional.id", id)
-            // This timeout must not be shorter than message.timeout.ms.
+            // librdkafka requires that the timeout of transactions is not shorter than message.timeout.ms.
             .set("transaction.timeout.ms", millis(timeout));
         if self.sends_singly() {
             config.set("batch.num.messages", "1");

@@ -1,6 +1,9 @@
 //! Handles log lines, errors and statistics of librdkafka.
 
-#![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "measures the time between log lines"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -86,7 +89,7 @@ impl Events {
     pub(super) fn token(&self) -> Result<OAuthToken, Box<dyn Error>> {
         match &self.tokens {
             Some(tokens) => Ok(tokens.current()?),
-            None => Err("the properties name no token endpoint".into()),
+            None => Err("no property names the token endpoint".into()),
         }
     }
 

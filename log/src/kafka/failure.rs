@@ -16,7 +16,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// Returns the error of a principal that has no permission for this operation on `resource`.
+    /// Returns the error for a missing permission: the client's principal may not do this operation on `resource`.
     pub(super) fn denied(self, resource: String) -> LogError {
         LogError::Denied {
             operation: match self {
@@ -73,7 +73,8 @@ pub(super) fn of(
     })
 }
 
-/// Converts the error of writing a record of `bytes`; `None` has the same meaning as in [`of`].
+/// Converts the error of writing a record of `bytes` bytes; `None` if the error only means that no broker, or no leader
+/// of the partition, is reachable.
 pub(super) fn of_write(
     error: &KafkaError,
     topic: &str,
@@ -87,16 +88,16 @@ pub(super) fn of_write(
 fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogError> {
     let reason = match code(error)? {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
-            "it is too large; raise the topic's max.message.bytes"
+            "the record is too large; raise the topic's max.message.bytes"
         }
         Code::InvalidRecord => {
-            "the brokers reject it as invalid; compare the topic's settings with `emostream topics check`"
+            "the brokers reject the record as invalid; compare the topic's settings with `emostream topics check`"
         }
         Code::InvalidTimestamp => {
-            "its time is outside the range that the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
+            "the record's time is outside the range that the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
         }
-        Code::PolicyViolation => "a policy of the cluster forbids it",
-        Code::UnsupportedForMessageFormat => "the topic's format is too old for it",
+        Code::PolicyViolation => "a policy of the cluster forbids the record",
+        Code::UnsupportedForMessageFormat => "the topic's format is too old for the record",
         _ => return None,
     };
     Some(LogError::NotAccepted {

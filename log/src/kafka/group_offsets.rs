@@ -54,7 +54,7 @@ impl GroupOffsets for KafkaGroupOffsets {
             // An error is not possible, since only a negative offset is refused.
             let _ = list.add_partition_offset(&self.topic, signed(*partition), offset);
         }
-        // This call only queues the request, so it does not block.
+        // The call only queues the request, so it does not block.
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(%error, "the group's offsets cannot be committed");
         }

@@ -127,8 +127,8 @@ impl KafkaLog {
         config.request_token()?;
         let context = config.events().connecting();
         let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
-        // This client stays in the state `connecting`, in which errors are not logged, since the other client reports
-        // the same errors.
+        // The second client stays in the state `connecting`, in which errors are not logged, since the first client
+        // reports the same errors.
         let uncommitted: BaseConsumer<Events> =
             config.create(&config.uncommitted(), config.events().connecting())?;
         let (client, uncommitted) = (Arc::new(client), Arc::new(uncommitted));

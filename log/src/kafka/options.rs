@@ -31,7 +31,7 @@ pub struct PropertiesFile {
     pub properties: Vec<(String, String)>,
 }
 
-/// When a broker responds to a fetch of a reader that has read all records.
+/// The time at which a broker responds to a fetch of a reader that has read all records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fetching {
     /// As soon as there is a record: for topics with few records, which readers need without a delay.

@@ -10,7 +10,7 @@ const MAX_ORDERED_IN_FLIGHT: u64 = 5;
 
 const ISOLATION: &str = "records of aborted transactions would be counted";
 const POSITIONS: &str = "positions are stored only with the results, in the same transaction";
-const CAPABILITIES: &str = "without the broker's own answer librdkafka may fall back to requests that have no isolation level";
+const CAPABILITIES: &str = "without the list of API versions that the broker sends, librdkafka may use requests that have no isolation level";
 const ACKNOWLEDGED: &str = "a record that was acknowledged could be lost";
 const RETRIED: &str = "a record that librdkafka reports as failed and EmoStream sends again could be in the log twice";
 const ORDER: &str =
@@ -20,9 +20,9 @@ const ORDER: &str =
 pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
     Some(match property {
         "isolation.level" => ISOLATION,
-        "auto.offset.reset" => "a reader would skip records silently where its offset is gone",
+        "auto.offset.reset" => "a reader whose offset has expired would skip records silently",
         "enable.partition.eof" => {
-            "a reader would not learn that it has read a partition to its end"
+            "a reader would not detect that it has read a partition to its end"
         }
         "enable.auto.commit"
         | "auto.commit.enable"

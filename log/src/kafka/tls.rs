@@ -160,8 +160,8 @@ pub(super) fn certificate_problem_of(error: &rustls::Error) -> Option<Certificat
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             Some(CertificateProblem::Expired)
         }
-        // These errors also occur if a trusted CA has the same name but another key, and if the server uses a CA's own
-        // certificate.
+        // rustls also reports these errors if a trusted CA has the same name but another key, and if the server uses a
+        // CA's own certificate.
         CertificateError::UnknownIssuer
         | CertificateError::BadSignature
         | CertificateError::Other(_) => Some(CertificateProblem::Untrusted),

@@ -12,7 +12,10 @@
 //! enough. After such a failure, new transactors of this log send each record alone, so that [`LogError::NotAccepted`]
 //! is about one record.
 
-#![allow(clippy::disallowed_methods, reason = "transactions have a deadline")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "computes the deadlines of transactions"
+)]
 
 use std::{
     collections::BTreeSet,
@@ -414,7 +417,7 @@ impl KafkaTransactor {
         }
     }
 
-    /// Returns the error of a topic of the transaction that was deleted, if there is one.
+    /// Returns the error for a topic that was deleted during the transaction, if there is one.
     fn deleted_topic(&self) -> Option<LogError> {
         let client = self.producer.client();
         for topic in &self.topics {

@@ -56,22 +56,22 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::Certificate => f.write_str(
-                "its certificate is not trusted, has expired or is not for this host name; set ssl.ca.location to the CA that signed it, and check the names in --kafka and in the brokers' advertised.listeners",
+                "the broker's certificate is not trusted, has expired or is not for this host name; set ssl.ca.location to the CA that signed it, and check the names in --kafka and in the brokers' advertised.listeners",
             ),
             Trouble::UntrustedCertificate => f.write_str(
-                "its certificate is not trusted; set ssl.ca.location to a file (PEM) of the CA that signed it",
+                "the broker's certificate is not trusted; set ssl.ca.location to a file (PEM) of the CA that signed it",
             ),
             Trouble::WrongHost => f.write_str(
-                "its certificate is not for this host name; use a name of the certificate in --kafka and in the brokers' advertised.listeners",
+                "the broker's certificate is not for this host name; use a name of the certificate in --kafka and in the brokers' advertised.listeners",
             ),
             Trouble::ExpiredCertificate => {
-                f.write_str("its certificate has expired; the broker needs a new one")
+                f.write_str("the broker's certificate has expired; the broker needs a new one")
             }
             Trouble::NoClientCertificate => f.write_str(
-                "it requires a client certificate of an authority that it trusts; set ssl.certificate.location and ssl.key.location",
+                "the broker requires a client certificate of an authority that it trusts; set ssl.certificate.location and ssl.key.location",
             ),
             Trouble::ClientCertificate => f.write_str(
-                "it does not accept this client's certificate (ssl.certificate.location); check that it has not expired and that the broker trusts the CA that signed it",
+                "the broker does not accept this client's certificate (ssl.certificate.location); check that it has not expired and that the broker trusts the CA that signed it",
             ),
             Trouble::ExpiredClientCertificate => f.write_str(
                 "this client's certificate has expired; put a new one at ssl.certificate.location",
@@ -81,30 +81,30 @@ impl fmt::Display for Trouble {
                 "the TLS handshake fails ({why}); check the broker's TLS versions and ciphers, and the ssl.* properties"
             ),
             Trouble::TlsPort => f.write_str(
-                "it closes the connection, as a TLS port does when a client does not use TLS; set security.protocol to ssl or sasl_ssl",
+                "the broker closes the connection, as a TLS port does when a client does not use TLS; set security.protocol to ssl or sasl_ssl",
             ),
             Trouble::PlaintextPort => f.write_str(
-                "it does not use TLS on this port; use a TLS port, or set security.protocol to plaintext or sasl_plaintext",
+                "the broker does not use TLS on this port; use a TLS port, or set security.protocol to plaintext or sasl_plaintext",
             ),
             Trouble::SaslPort => f.write_str(
-                "it closes the connection, as a port with SASL does when a client does not authenticate; set security.protocol to sasl_ssl or sasl_plaintext, and sasl.mechanism",
+                "the broker closes the connection, as a port with SASL does when a client does not authenticate; set security.protocol to sasl_ssl or sasl_plaintext, and sasl.mechanism",
             ),
             Trouble::NoSasl => f.write_str(
-                "it does not use SASL on this port; set security.protocol to ssl or plaintext, or use a SASL port",
+                "the broker does not use SASL on this port; set security.protocol to ssl or plaintext, or use a SASL port",
             ),
             Trouble::Mechanism(known) if known.is_empty() => {
-                f.write_str("it does not support the SASL mechanism of sasl.mechanism; set another")
+                f.write_str("the broker does not support the SASL mechanism of sasl.mechanism; set another")
             }
             Trouble::Mechanism(known) => write!(
                 f,
-                "it does not support the SASL mechanism of sasl.mechanism; set one that it supports: {known}"
+                "the broker does not support the SASL mechanism of sasl.mechanism; set one that it supports: {known}"
             ),
             Trouble::Credentials => f.write_str(
                 "SASL authentication failed; check sasl.username, sasl.password and sasl.mechanism",
             ),
             Trouble::Token(why) => write!(
                 f,
-                "it does not accept the token ({why}); check sasl.oauthbearer.scope, and the issuer and the audience that the broker expects"
+                "the broker does not accept the token ({why}); check sasl.oauthbearer.scope, and the issuer and the audience that the broker expects"
             ),
             Trouble::NoToken(why) => f.write_str(why),
             Trouble::Sasl(why) => write!(

@@ -67,8 +67,7 @@ pub struct FaultyLog {
 
 #[derive(Default)]
 struct Appending {
-    /// The result of appends to all partitions, or, if one partition is named, the results of appends to the others and
-    /// to it.
+    /// The result of appends. The second value, if there is one, is a partition with a result of its own.
     mode: Mutex<(Appends, Option<(u32, Appends)>)>,
     held: Mutex<Vec<(NewRecord, Done)>>,
 }

@@ -109,7 +109,10 @@ pub fn now_ms() -> u64 {
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "this did not happen in time: {what}"
+        );
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -112,8 +112,8 @@ impl TestLog {
         (self.log.reader(topic, from, signal.wake()).unwrap(), signal)
     }
 
-    /// Waits until all commits of the transactor with that name can be read. For that it opens a newer transactor with
-    /// the same id.
+    /// Waits until all commits of the transactor `transactor` can be read, by opening a newer transactor with the same
+    /// id.
     pub(crate) fn settle(&self, transactor: &str) {
         let newer = self.log.transactor(&self.name(transactor), TIMEOUT);
         drop(newer.unwrap());

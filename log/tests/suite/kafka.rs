@@ -149,7 +149,7 @@ fn wait_for<F: std::future::Future>(future: F) -> F::Output {
     }
 }
 
-/// The open transaction is that of another Kafka client, not of a [`Log`].
+/// The open transaction belongs to another Kafka client, not to a [`Log`].
 #[test]
 fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
     let test = on_kafka();

@@ -99,7 +99,7 @@ pub(crate) fn offsets_are_those_of_every_partition_in_order(test: &TestLog) {
     let topic = test.topic("in-order", partitions);
     let base = now_ms() - 60_000;
     let appender = test.appender();
-    // Partition `n` has `n` records, and the time of each is a second after that of the previous one.
+    // Partition `n` has `n` records. The time of each record is one second after the time of the previous record.
     let records = (0..partitions).flat_map(|partition| (0..partition).map(move |n| (partition, n)));
     let queued: Vec<_> = records
         .map(|(partition, n)| {

@@ -118,18 +118,22 @@ pub struct WindowSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode, thiserror::Error)]
 pub enum Refusal {
     /// The proof is not valid.
-    #[error("it has another token; set the same --relay-token-file at both")]
+    #[error(
+        "the relay and its upstream have different tokens; set the same --relay-token-file at both"
+    )]
     WrongToken,
     /// The upstream already has its maximum number of relays.
     #[error(
-        "it has its maximum number of relays; raise its --max-relays, or set another --upstream"
+        "the upstream has its maximum number of relays; raise its --max-relays, or set another --upstream"
     )]
     Full,
     /// The upstream is disconnected from its own upstream.
-    #[error("it is disconnected from its own upstream at the moment")]
+    #[error("the upstream is disconnected from its own upstream at the moment")]
     Disconnected,
     /// The relay is on the upstream's path to the publisher, so it would receive its own updates.
-    #[error("it receives its updates from this relay; a relay cannot be its own upstream")]
+    #[error(
+        "the upstream receives its updates from this relay; a relay cannot be its own upstream"
+    )]
     Loop,
 }
 
@@ -155,7 +159,7 @@ pub enum Down {
     Welcome(Welcome),
     /// Updates that belong to the snapshot, or new updates.
     Updates {
-        /// When the publisher read the oldest of these updates, Unix microseconds.
+        /// The time at which the publisher read the oldest of these updates, Unix microseconds.
         origin_us: u64,
         /// The updates, in the order in which they are applied.
         updates: Vec<Update>,
@@ -176,8 +180,8 @@ pub enum Down {
 pub enum MessageError {
     /// The first byte is the number of another version of the protocol.
     #[error(
-        "it uses version {0} of the relay protocol, and this process uses version {RELAY_VERSION}; run the same emostream \
-         on both"
+        "the other side uses version {0} of the relay protocol, and this process uses version {RELAY_VERSION}; \
+         run the same emostream on both"
     )]
     Version(u8),
     /// The message is empty.

@@ -67,7 +67,8 @@ pub(super) enum Topic {
     Totals,
     /// The top emojis of each room and of all rooms in a sliding span of time
     Trending,
-    /// Reactions that were not counted: late, dated too far in the future, undecodable, or with an unknown emoji
+    /// Reactions that were not counted: late, with a timestamp too far in the future, undecodable, or with an unknown
+    /// emoji
     Rejected,
     /// Stored progress of the dataflow
     Progress,
@@ -166,10 +167,10 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
 /// Returns the sentence that is printed if there is no row: how many records were read, and why none of them is shown.
 fn nothing(flags: &Flags, topic: &str, partitions: usize, read: usize) -> String {
     let from = match flags.from {
-        From::Earliest => "from the oldest record on".to_owned(),
-        From::Latest => "from now on".to_owned(),
-        From::Ago(ago) => format!("of the last {}", span(ago)),
-        From::At(at_ms) => format!("from {} on", moment(at_ms)),
+        From::Earliest => "all records".to_owned(),
+        From::Latest => "only new records".to_owned(),
+        From::Ago(ago) => format!("records of the last {}", span(ago)),
+        From::At(at_ms) => format!("records since {}", moment(at_ms)),
     };
     let partitions = match (flags.partition, partitions) {
         (Some(only), _) => format!("partition {only}"),

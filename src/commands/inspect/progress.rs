@@ -79,10 +79,9 @@ const LEGEND: &str = "\
 F          final until: every window that ends by then is final, and its results are committed
 R          restart offset: the first record that may count in an open window; the next run starts reading here
 N          committed offset: records before it are never counted or rejected twice
-lag        records behind N: a few seconds' worth. Without reactions, these are the heartbeats of the ingests since
-           the last commit
-watermark  of the records before R: their newest time, less the lateness. No later record is expected
-           to be older
+lag        number of records that are not committed yet, usually those of the last few seconds. Without reactions,
+           these are the heartbeats of the ingests since the last commit
+watermark  newest time of the records before R, less the lateness: records from R on are expected to be newer
 ";
 
 fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure> {

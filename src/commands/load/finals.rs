@@ -32,9 +32,8 @@ use crate::{
 const FIRST: &str = "⏮️";
 /// The last mark, which is sent to every room. Once its window is final, all windows before it are final, too.
 const LAST: &str = "⏭️";
-/// The emojis that a load sends in addition to its workload, and does not count. Pages and `subscribe` do not let them
-/// rise. The emojis that people send must rise, so these are symbols of a media player, which people do not use as
-/// reactions.
+/// The emojis that a load sends in addition to its workload, and does not count. Pages and `subscribe` do not draw them
+/// as rising emojis. They are symbols of a media player, which people do not use as reactions.
 pub(in crate::commands) const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
 /// Timeout for the final of the first and of the last window. It includes the length of the window, the lateness, and
 /// one or two restarts of the server.
@@ -58,7 +57,7 @@ pub(super) struct Counted {
     pub(super) gap: bool,
     /// Whether the final of the last mark was received.
     pub(super) complete: bool,
-    /// The window of the first mark.
+    /// The window of the first mark (the reaction that begins the load).
     pub(super) first: Option<Window>,
 }
 

@@ -73,7 +73,7 @@ pub(crate) struct Flags {
     /// difference. No other client may react in the rooms at the same time
     #[arg(long)]
     pub(super) verify: bool,
-    /// Rate of single reactions that measure the time until a subscriber receives them, or off
+    /// Rate of single reactions that measure the time until a subscriber receives them; off sends none
     #[arg(long, value_name = "RATE|off", default_value = "1/s", value_parser = probe_rate)]
     pub(super) probe: ProbeRate,
     /// Address of a publisher or relay whose results are read [default: --url]

@@ -77,7 +77,7 @@ pub(super) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order")
 }
 
-/// Records a latency in a histogram.
+/// Adds a latency to a histogram.
 pub(super) fn record(latencies_us: &mut Histogram<u64>, latency: Duration) {
     latencies_us.saturating_record(latency.as_micros().max(1) as u64);
 }
@@ -119,7 +119,7 @@ impl Ledger {
         }
     }
 
-    /// Records the outcome of a request.
+    /// Counts the outcome of a request.
     pub(super) fn book(&self, kinds: &[Kind], answer: &Answer, latency: Duration) {
         let mut booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
         let Booked { expected, sent } = &mut *booked;
@@ -174,7 +174,7 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
     let name = match answer {
         Answer::Status(status, _) => status.to_string(),
         Answer::Refused(_) => "no connection".to_owned(),
-        Answer::Unknown(_) => "no answer".to_owned(),
+        Answer::Unknown(_) => "no response".to_owned(),
     };
     let answered = answers.entry(name).or_default();
     answered.requests += 1;
@@ -194,10 +194,11 @@ fn is_hopeless(answer: &Answer) -> bool {
     matches!(answer, Answer::Status(status, _) if status.is_client_error() && !passing.contains(status))
 }
 
-/// Whether an error response reports that none of the request's reactions was kept. If the log became unreachable while
-/// a request waited, ingest cannot know whether they were kept, and its response does not contain `nothing was kept`.
+/// Whether an error response reports that none of the request's reactions was accepted. If the log became unreachable
+/// while a request waited, ingest does not know whether the log has stored them, and its response does not contain `no
+/// reaction was accepted`.
 fn kept_nothing(body: &[u8]) -> bool {
-    problem::detail(body).is_some_and(|detail| detail.contains("nothing was kept"))
+    problem::detail(body).is_some_and(|detail| detail.contains("no reaction was accepted"))
 }
 
 /// Returns the indices of the reactions in an array that the server rejected.
@@ -234,7 +235,7 @@ mod tests {
         ));
         book(status(
             503,
-            r#"{"status":503,"detail":"the buffer is full; nothing was kept"}"#,
+            r#"{"status":503,"detail":"the buffer is full; no reaction was accepted"}"#,
         ));
         book(status(
             503,
@@ -260,7 +261,7 @@ mod tests {
         let full = &sent.answers["503 Service Unavailable"].why;
         assert_eq!(
             full.as_deref(),
-            Some("the buffer is full; nothing was kept")
+            Some("the buffer is full; no reaction was accepted")
         );
         assert_eq!((sent.broken, sent.latency_us.len()), (2, 8));
     }

@@ -161,7 +161,7 @@ async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
         return Err(Failure::unavailable(why));
     }
     output::print_error(&format!(
-        "the time to the screen is not measured: {why}; set --subscribe-url to the address of a publisher"
+        "the time until a subscriber receives a reaction is not measured: {why}; set --subscribe-url to the address of a publisher"
     ));
     Ok(None)
 }

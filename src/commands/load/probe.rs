@@ -41,7 +41,7 @@ pub(super) struct Probe {
 /// The measurements of a probe.
 #[derive(Debug)]
 pub(super) struct Probed {
-    /// The time from before the POST until the frame that shows the reaction, microseconds.
+    /// Time from just before the POST until the frame that shows the reaction, microseconds.
     pub(super) shown_us: Histogram<u64>,
     /// Number of reactions that were accepted, but that no frame showed in time.
     pub(super) missed: u64,
@@ -92,7 +92,7 @@ impl Screen {
         }
     }
 
-    /// Records the pause since the last tally, when a tally is received or the probe ends at `now`.
+    /// Measures the pause since the last tally, when a tally is received or the probe ends at `now`.
     fn change(&mut self, now: Instant) {
         let pause = now.saturating_duration_since(self.changed_at);
         self.longest_pause = self.longest_pause.max(pause);

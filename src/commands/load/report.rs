@@ -142,12 +142,12 @@ impl Report {
         }
     }
 
-    /// Records that a signal ended the run.
+    /// Notes that a signal ended the run.
     pub(super) fn interrupted(&mut self) {
         self.interrupted = true;
     }
 
-    /// Records that the run ended early because the server accepted no reaction.
+    /// Notes that the run ended early because the server accepted no reaction.
     pub(super) fn given_up(&mut self) {
         self.given_up = true;
     }
@@ -186,7 +186,7 @@ impl Report {
     pub(super) fn complaint(&self) -> Option<String> {
         if self.given_up || self.accepted_nothing() && self.requests.sent > 0 {
             let early = match self.given_up {
-                true => ", so it ended early",
+                true => ", so the load ended early",
                 false => "",
             };
             return Some(format!("nothing was accepted{early}: {}", self.answers()));
@@ -331,7 +331,7 @@ impl fmt::Display for ToScreen {
         if never_shown + not_accepted > 0 {
             writeln!(
                 f,
-                "           {never_shown} never shown, {not_accepted} not accepted"
+                "           {never_shown} were not shown in time, {not_accepted} were not accepted"
             )?;
         }
         Ok(())

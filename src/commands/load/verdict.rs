@@ -95,7 +95,7 @@ impl Verdict {
         }
         if counted.others > 0 {
             self.details.push(format!(
-                "{room}: {} reactions are not of this load",
+                "{room}: {} reactions were sent by other clients",
                 counted.others
             ));
         }
@@ -136,7 +136,7 @@ impl Verdict {
         if self.lost > 0 {
             because(match (stored, broken) {
                 (true, _) => {
-                    "lost: after `stored` no crash may lose reactions; this is a defect, or \
+                    "lost: with --stored, no crash may lose reactions, so this is a defect, or \
                               the log lost data"
                         .to_owned()
                 }
@@ -151,7 +151,10 @@ impl Verdict {
             });
         }
         if self.lost > 0 && self.late.is_none() {
-            because("lost: some of them may be late instead".to_owned());
+            because(
+                "lost: some of these reactions may be late, which the metrics would show"
+                    .to_owned(),
+            );
         }
         if self.late.is_some_and(|late| late > 0) {
             because(

@@ -29,7 +29,7 @@ pub(super) type Kind = u32;
 /// The users of the reactions.
 #[derive(Debug, Clone)]
 pub(super) enum Users {
-    /// This number of users. Their ids are numbers.
+    /// This many users, whose ids are numbers.
     Numbered(u64),
     /// The users of these tokens. A request has only one token, so all its reactions have the same user.
     Bearers(Arc<[Token]>),

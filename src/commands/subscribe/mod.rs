@@ -112,7 +112,10 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
 
 /// Draws the room until the user or a signal ends the command. The first message is awaited before the terminal is
 /// switched to raw mode, so that a wrong address is reported as one line, as by all commands.
-#[allow(clippy::disallowed_methods, reason = "dates frames on arrival")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "reads the time at which a frame arrives"
+)]
 async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(), Failure> {
     let mut room = flags.subscription(server);
     let mut scene = Scene::new(flags.room.clone());

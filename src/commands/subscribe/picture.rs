@@ -367,8 +367,8 @@ mod tests {
                 .find(|row| row.contains(face) && row.contains('█'));
             row.unwrap().replace(face, "")
         };
-        // `find` returns the same position, although the other emoji has two columns: the buffer holds its second
-        // column as a blank.
+        // `find` returns the same position for both emojis, although one of them has two columns: the buffer contains a
+        // blank for the second column.
         assert_eq!(bars('❤').find('█'), bars('🔥').find('█'), "{shown}");
     }
 

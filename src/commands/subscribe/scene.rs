@@ -93,7 +93,8 @@ pub(super) struct Scene {
     joined_ms: u64,
     /// The newest final that the room had when the connection began.
     latest: Option<ResultId>,
-    /// The time on this host at which the server last sent its own time, and the server's time in Unix milliseconds.
+    /// The server's time that was received last (Unix milliseconds), and the time of this host at which it was
+    /// received.
     clock: Option<(Instant, u64)>,
     /// Whether a gap was received, and no live tally since then. During this time the totals grow by the finals that
     /// were missed, which must not count in the rate.
@@ -232,7 +233,7 @@ impl Scene {
             }
     }
 
-    /// Records that the connection is lost, with the reason. The next attempt to connect is at `next`.
+    /// Notes that the connection is lost, with the reason. The next attempt to connect is at `next`.
     pub(super) fn lost(&mut self, why: String, next: Instant) {
         self.standing = Standing::Lost { why, next };
     }

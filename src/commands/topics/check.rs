@@ -29,7 +29,7 @@ use crate::{
 /// a flush, the totals of a room with every emoji, or a rejected record with its headers.
 const RECORD_BYTES: u64 = 1_048_588;
 
-/// Number of brokers from which on replication is recommended, and the recommended number of replicas.
+/// Minimum number of brokers with which replication is recommended. It is also the recommended number of replicas.
 const BROKERS_FOR_COPIES: u32 = 3;
 
 #[derive(Debug, Args)]
@@ -85,7 +85,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         min_in_sync: flags.min_isr,
     };
     let target = match flags.store.is_kafka() {
-        // These numbers of replicas are not used, because the wanted ones depend on the flags and on the topic itself.
+        // The numbers of replicas in the specifications are not used, because the wanted ones depend on the flags and
+        // on the topic itself.
         true => TopicTarget::Kafka {
             replication: 1,
             min_in_sync: 1,
@@ -229,8 +230,8 @@ fn kept(topic: &TopicDescription) -> String {
         after + &bytes.unwrap_or_default()
     });
     match (topic.compacted, deleted) {
-        (true, None) => "newest of a key".to_owned(),
-        (true, Some(deleted)) => format!("newest of a key, {deleted}"),
+        (true, None) => "newest of each key".to_owned(),
+        (true, Some(deleted)) => format!("newest of each key, {deleted}"),
         (false, deleted) => deleted.unwrap_or_default(),
     }
 }
@@ -430,19 +431,19 @@ impl Wanted<'_> {
             } if most <= wants => return None,
             Timestamps::Written {
                 max_ahead: Some(most),
-            } => format!("up to {} ahead", span(most)),
+            } => format!("up to {} in the future", span(most)),
             Timestamps::Written { max_ahead: None } => "at any time in the future".to_owned(),
             Timestamps::WrittenWithoutLimit => {
                 return Some(Difference {
                     what: "accepts the future".to_owned(),
-                    fix: "the brokers are older than Kafka 3.6 and cannot refuse reactions dated in the future: a dataflow runs here only with --unbounded-timestamps; update the brokers".to_owned(),
+                    fix: "the brokers are older than Kafka 3.6 and cannot reject reactions with timestamps in the future, so a dataflow runs here only with --unbounded-timestamps; upgrade the brokers".to_owned(),
                     command: None,
                     hint: false,
                 });
             }
         };
         let fix = format!(
-            "it accepts reactions that are dated {takes}, and such a reaction would close windows too early; limit this time to {}",
+            "it accepts reactions with timestamps {takes}, and such a reaction would close windows too early; limit this time to {}",
             span(wants)
         );
         let setting = format!("message.timestamp.after.max.ms={}", wants.as_millis());
@@ -470,17 +471,21 @@ impl Wanted<'_> {
                 "nothing can be written: {has} replicas must have a record, and the topic has {replicas}"
             ),
             _ if has < wants => format!(
-                "a record is acknowledged with only {has} of {replicas} replicas in sync, and lost if these are lost"
+                "a record is acknowledged when only {has} of {replicas} replicas have it, and is lost if these replicas are lost"
             ),
             _ => return None,
         };
         let setting = format!("min.insync.replicas={wants}");
-        Some(self.setting(spec, format!("in sync: {has}, not {wants}"), fix, &setting))
+        Some(self.setting(
+            spec,
+            format!("required in sync: {has}, not {wants}"),
+            fix,
+            &setting,
+        ))
     }
 
     fn unclean_election(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
-        let fix =
-            "a replica that lacks acknowledged records may become the leader, and they are lost";
+        let fix = "a replica that lacks acknowledged records may become the leader, and these records would be lost";
         let what = "unclean elections".to_owned();
         let setting = "unclean.leader.election.enable=false";
         let differs = self.setting(spec, what, fix.to_owned(), setting);

@@ -6,9 +6,9 @@ use crate::{ResultOrder, Window};
 /// process sets the time of the record. So the application can report a process whose clock differs from the others.
 pub const INSTANCE_HEADER: &str = "instance";
 
-/// Header of results (finals and tables): how often progress had been reset to an earlier time when the result was
-/// written, as the text of a decimal number. Absent for 0. Results are ordered by this number first and by their window
-/// second.
+/// Header of results (finals and tables): the number of times that progress was reset to an earlier time before the
+/// result was written, as decimal text. The header is absent if the number is 0. Results are ordered by this number
+/// first and by their window second.
 pub const RESETS_HEADER: &str = "resets";
 
 /// Header of a final with which the totals of its key begin at 0: the key is new, or its previous final is older than
@@ -16,8 +16,8 @@ pub const RESETS_HEADER: &str = "resets";
 pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 
 /// Header of a tombstone, which is a record without a value that removes its key from a table. The header has the start
-/// of the window at whose close the key was removed, in Unix milliseconds, as the text of a decimal number. The
-/// tombstone does not remove finals of that window or of later windows.
+/// of the window at whose close the key was removed, in Unix milliseconds, as decimal text. The tombstone does not
+/// remove finals of that window or of later windows.
 pub const REMOVED_HEADER: &str = "removed-before";
 
 /// The parsed headers of a result: a final, or a record of a table.
@@ -30,8 +30,8 @@ pub const REMOVED_HEADER: &str = "removed-before";
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResultHeaders {
-    /// The number of backward resets before the result was written. 0 if the header is absent or not a
-    /// number.
+    /// The number of times that progress was reset to an earlier time before the result was written. 0 if the header is
+    /// absent or not a number.
     pub resets: u64,
     /// Whether the totals of the key begin at 0 with this final.
     pub totals_begin: bool,
@@ -39,7 +39,8 @@ pub struct ResultHeaders {
 }
 
 impl ResultHeaders {
-    /// Parses pairs of name and value. If several headers have the same name, the first one is used.
+    /// Parses headers, which are pairs of a name and a value. If several headers have the same name, the first one is
+    /// used.
     pub fn parse<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let (mut resets, mut removed_before_ms, mut totals_begin) = (None, None, false);
         for (name, value) in headers {

@@ -56,8 +56,8 @@ impl<C: Default> LaterFinals<C> {
         self.parts.is_empty()
     }
 
-    /// Returns the counts to which the caller must add the counts of the final of this order. If `begins`, the totals
-    /// begin at 0 with this final, and the counts of the finals before it in its partition are dropped.
+    /// Returns the counts to which the caller must add the counts of the final that has this order. If `begins` is set,
+    /// the totals begin at 0 with this final, so the counts of the finals before it in its partition are dropped.
     ///
     /// The finals of a partition must be added in their order. Of two partitions, all finals of one must be earlier
     /// than all finals of the other; which one is read first does not matter.
@@ -103,7 +103,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A final: whether the key moves to a new partition with it, whether the totals begin at 0 with it, and its count.
+    /// A final of a test: whether the key moves to a new partition with this final, whether the totals begin at 0 with
+    /// it, and its count.
     type Step = (bool, bool, u64);
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -128,7 +129,7 @@ mod tests {
                 if moves {
                     partitions.push(Vec::new());
                 }
-                // After every ten finals there is a backward reset, and windows begin earlier again.
+                // After every ten finals there is a backward reset: the next windows begin at an earlier time.
                 let order = ResultOrder { resets: nth / 10, start_ms: 2000 * (nth % 10) };
                 partitions.last_mut().into_iter().for_each(|it| it.push((order, begins, count)));
             }

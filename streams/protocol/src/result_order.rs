@@ -55,13 +55,13 @@ impl ResultOrder {
     }
 }
 
-/// Offsets from which the topic of finals must be read to find all finals of an order or a later one.
+/// Offsets from which the topic of finals must be read to find all finals that have an order or a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalsFrom {
-    /// The order. No final of this order, or of a later one, has an offset before `offsets`.
+    /// The order. All finals with this order or a later one are at `offsets` or after them.
     #[serde(flatten)]
     pub since: ResultOrder,
-    /// The number of each partition, with the offset from which to read it.
+    /// Pairs of a partition's number and the offset from which this partition must be read.
     pub offsets: Vec<(u32, u64)>,
 }
 

@@ -30,7 +30,7 @@ pub struct InternedKeys<K> {
 
 impl<K: Key> InternedKeys<K> {
     /// Returns the number of the key with this name in a record. `key` parses a name that has no number yet; if `key`
-    /// returns `None`, this function does, too.
+    /// returns `None`, this function returns `None`, too.
     pub fn number(
         &mut self,
         name: &str,
@@ -54,7 +54,7 @@ pub struct PartialCount<K, I> {
     pub time_ms: u64,
     /// The key.
     pub key: K,
-    /// The item.
+    /// The item that is counted.
     pub item: I,
     /// The number of events.
     pub count: u64,

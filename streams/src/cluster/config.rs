@@ -1,4 +1,4 @@
-//! The configuration of a cluster, and the times by which its processes detect a lost one.
+//! The configuration of a cluster, and the timeouts after which its processes detect that another process is lost.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// than that, and a frozen process delays only a few windows.
 pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The configuration of a cluster, as one of its processes has it.
+/// The configuration of a cluster in one of its processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// The `host:port` of every process, by index.

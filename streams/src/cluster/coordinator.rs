@@ -54,8 +54,8 @@ pub enum Event {
     Unreachable { process: usize, why: String },
     /// An error that a retry does not fix, for example a rejection by a process that this one has dialled.
     Failed(StreamsError),
-    /// A message arrived on a control connection, or the connection ended for a reason. `number` distinguishes the
-    /// connection from earlier ones to the same process.
+    /// A message arrived on a control connection, or the connection ended; then the reason is given. `number`
+    /// distinguishes the connection from earlier ones to the same process.
     Received {
         process: usize,
         number: u64,
@@ -64,7 +64,7 @@ pub enum Event {
     /// The states of all data connections, by process. The event loop sends this event before and after each other
     /// event.
     DataStates(Vec<Option<DataState>>),
-    /// A request of the run on process 0.
+    /// A request that the run on process 0 has made.
     Requested(CoordinatorRequest),
     /// Some time has passed. Contains whether a stop is requested, and the error with which the run has failed.
     Tick {
@@ -73,7 +73,7 @@ pub enum Event {
     },
 }
 
-/// A request of the run on process 0: a message to the other processes.
+/// The run on process 0 requests that this message is sent to the other processes.
 #[derive(Debug, Clone)]
 pub enum CoordinatorRequest {
     /// Process 0 stands by; contains the name of the active run.
@@ -120,12 +120,12 @@ pub enum CoordinatorEvent {
     Begin(SharedBeginning),
 }
 
-/// The bytes that can be read from a data connection.
+/// Whether a data connection has bytes to read, or is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataState {
     /// There are no bytes to read.
     Idle,
-    /// There is data, which the other process has sent because its run has begun.
+    /// The connection has data to read: the other process has begun its run, and has sent these data.
     Readable,
     /// The connection has ended.
     Closed,
@@ -306,13 +306,18 @@ impl Coordinator {
         let peer = self.cluster.name(handshake.process);
         let mut difference = None;
         let reply = if !same_token(&handshake.token, &self.cluster.token) {
-            tracing::warn!("{peer} was turned away: it has another --cluster-token-file");
+            tracing::warn!(
+                "the connection of {peer} was refused: it has another --cluster-token-file"
+            );
             HandshakeReply::WrongToken
         } else if let Some(found) = self.settings.difference(&handshake.settings, &peer) {
             difference = Some(found);
             HandshakeReply::DifferentSettings(self.settings.clone())
         } else if handshake.to != self.cluster.index || !self.expects(handshake) {
-            tracing::warn!("{peer} looked for process {} here", handshake.to);
+            tracing::warn!(
+                "{peer} has connected to this process, but wanted process {}",
+                handshake.to
+            );
             HandshakeReply::WrongIndex(self.cluster.index)
         } else if self.is_duplicate(handshake) {
             HandshakeReply::Duplicate
@@ -392,7 +397,7 @@ impl Coordinator {
     fn begin(&mut self, beginning: SharedBeginning) -> Result<(), StreamsError> {
         let mut others = self.others();
         if let Some(process) = others.find(|process| self.peers[*process].data.is_none()) {
-            return Err(self.lost_peer(process, "it left before the beginning"));
+            return Err(self.lost_peer(process, "the process disconnected before the run began"));
         }
         self.phase = Phase::Running;
         self.act(Action::Report(CoordinatorEvent::Begin(beginning)));
@@ -416,8 +421,8 @@ impl Coordinator {
                 let peer = self.cluster.name(process);
                 self.confirm_drain(Action::Fail(StreamsError::Dissolved { peer }), now);
             }
-            // While the group is not complete, the process that stops leaves alone, and another one can join in its
-            // place.
+            // While the group is not complete, a process that stops leaves without the others, and another process can
+            // join in its place.
             ControlMessage::StopRequested if self.is_joining() => self.forget(process, now),
             ControlMessage::StopRequested => self.drain(false, now),
             ControlMessage::Drain => self.confirm_drain(Action::RequestStop, now),
@@ -464,7 +469,7 @@ impl Coordinator {
         if let Phase::Draining { since } = self.phase
             && now - since > DRAIN_TIMEOUT
         {
-            tracing::warn!("not every process has confirmed in time that the run ends");
+            tracing::warn!("not all processes have confirmed in time that the run ends");
             self.act(Action::Exit);
             return Ok(());
         }
@@ -477,7 +482,9 @@ impl Coordinator {
             control.is_some_and(|control| now - control.last_received > PEER_TIMEOUT)
         };
         if let Some(process) = self.controlled().find(is_silent) {
-            let why = format!("it has said nothing for {PEER_TIMEOUT:?}; it is frozen or cut off");
+            let why = format!(
+                "no message was received from it for {PEER_TIMEOUT:?}; it is frozen, or the network is down"
+            );
             return self.lose(process, &why, now);
         }
         match self.phase {
@@ -560,7 +567,7 @@ impl Coordinator {
         self.close(process, purpose);
         self.peers[process].ready = false;
         tracing::warn!(
-            "{} left while the cluster forms: its {purpose:?} connection",
+            "{} has closed its {purpose:?} connection before the cluster was complete",
             self.cluster.name(process)
         );
         if process < self.cluster.index {
@@ -581,7 +588,7 @@ impl Coordinator {
         self.act(Action::Close(Connection { process, purpose }));
     }
 
-    /// Handles the end or the silence of a control connection.
+    /// Handles a control connection that has ended, or on which no message has arrived for too long.
     fn lose(&mut self, process: usize, why: &str, now: Instant) -> Result<(), StreamsError> {
         match self.phase {
             Phase::Joining { .. } => self.forget(process, now),

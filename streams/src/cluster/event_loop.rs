@@ -64,7 +64,9 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| StreamsError::Worker(format!("the cluster's thread: {error}")))?;
+        .map_err(|error| {
+            StreamsError::Worker(format!("the cluster's thread cannot start: {error}"))
+        })?;
     let outcome = runtime.block_on(async {
         let begun = Instant::now();
         let Some(listener) = join::bind(&cluster, stop).await? else {
@@ -145,7 +147,8 @@ impl EventLoop {
         }
     }
 
-    /// Feeds the states of the data connections, then an event. Returns whether this process has left the group.
+    /// Passes the states of the data connections to the coordinator, then an event. Returns whether this process has
+    /// left the group.
     async fn feed(&mut self, event: Option<Event>) -> bool {
         let states = Event::DataStates(self.data_states());
         let mut events: VecDeque<Event> = [states].into_iter().chain(event).collect();
@@ -288,7 +291,7 @@ async fn read(
 fn closed(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-            "its connection was closed".to_owned()
+            "the connection to the process was closed".to_owned()
         }
         _ => error.to_string(),
     }
@@ -317,6 +320,6 @@ fn enable_keepalive(data: &TcpStream) {
         enabled = enabled.and(socket.set_tcp_user_timeout(Some(2 * PEER_TIMEOUT)));
     }
     if let Err(error) = enabled {
-        tracing::warn!("a connection to a peer is not watched ({error})");
+        tracing::warn!("TCP keepalive cannot be enabled on a connection to a peer ({error})");
     }
 }

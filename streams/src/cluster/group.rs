@@ -65,7 +65,9 @@ impl Group {
         thread::Builder::new()
             .name("cluster".to_owned())
             .spawn(coordinate)
-            .map_err(|error| StreamsError::Worker(format!("the cluster's thread: {error}")))?;
+            .map_err(|error| {
+                StreamsError::Worker(format!("the cluster's thread cannot start: {error}"))
+            })?;
         Ok(Group {
             cluster,
             stop,
@@ -136,7 +138,11 @@ impl Group {
             workers,
             hooks,
         )
-        .map_err(|error| StreamsError::Worker(format!("the cluster's network threads: {error}")))?;
+        .map_err(|error| {
+            StreamsError::Worker(format!(
+                "the cluster's network threads cannot start: {error}"
+            ))
+        })?;
         // The network threads are not joined, since that would wait for peers that may be frozen. They end with the
         // process.
         std::mem::forget(network);
@@ -151,7 +157,8 @@ impl Group {
     }
 }
 
-/// Releases [`Group::wait_for_shutdown`] when it is dropped, since the cluster thread has ended or panicked.
+/// A guard of the cluster thread. It is dropped when the thread ends or panics, and then [`Group::wait_for_shutdown`]
+/// returns.
 struct ShutdownBarrier(Arc<OnceLock<()>>);
 
 impl Drop for ShutdownBarrier {

@@ -43,7 +43,7 @@ impl ClusterSettings {
                 Some(format!("{name} is {here} here and {there} at {peer}"))
             }
             None if self.0.len() == theirs.0.len() => None,
-            _ => Some(format!("{peer} is another version of emostream")),
+            _ => Some(format!("{peer} runs another version of emostream")),
         }
     }
 }
@@ -96,7 +96,7 @@ pub async fn receive(stream: &mut TcpStream) -> Result<Handshake> {
     let mut greeting = [0; GREETING.len()];
     stream.read_exact(&mut greeting).await?;
     if greeting != GREETING {
-        let what = "it does not speak the language of this version's clusters";
+        let what = "the other side does not use the cluster protocol of this version";
         return Err(Error::new(ErrorKind::InvalidData, what));
     }
     wire::read(stream, HANDSHAKE_BYTES).await

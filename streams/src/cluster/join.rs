@@ -55,7 +55,7 @@ pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>,
                 return bound.map(Some).map_err(|error| listen(error.to_string()));
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("its name has no answer within {HANDSHAKE_TIMEOUT:?}"),
+            Err(_) => format!("no response to the DNS lookup within {HANDSHAKE_TIMEOUT:?}"),
         };
         if stop.is_requested() {
             return Ok(None);
@@ -63,7 +63,7 @@ pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>,
         if since.elapsed() >= cluster.join_timeout {
             return Err(listen(unknown));
         }
-        tracing::warn!("the address of {host}, which is this process, is not known yet: {unknown}");
+        tracing::warn!("the address of this process, {host}, cannot be resolved yet: {unknown}");
         sleep(DIAL_RETRY_PAUSE).await;
     }
 }
@@ -88,7 +88,7 @@ pub async fn listen(listener: TcpListener, events: mpsc::Sender<ConnectionEvent>
             // which sends its handshake at once.
             oldest.abort();
             tracing::warn!(
-                "too many strangers at once; who has been silent longest is turned away"
+                "too many connections without a handshake; the oldest of them is closed"
             );
         }
         handshakes.push_back(tokio::spawn(receive(stream, from, events.clone())));
@@ -104,9 +104,11 @@ async fn receive(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<C
                 .await;
         }
         Ok(Err(error)) => {
-            tracing::warn!("{from} connected and is no process of this cluster: {error}");
+            tracing::warn!("{from} connected, but is not a process of this cluster: {error}");
         }
-        Err(_) => tracing::warn!("{from} connected and said no hello within {HANDSHAKE_TIMEOUT:?}"),
+        Err(_) => {
+            tracing::warn!("{from} connected, but sent no handshake within {HANDSHAKE_TIMEOUT:?}")
+        }
     }
 }
 
@@ -124,7 +126,7 @@ pub async fn dial(
             Ok(Ok((stream, HandshakeReply::Accepted))) => (connected.clone(), Some(stream)),
             Ok(Ok((_, reply))) => (rejection(&cluster, &handshake, reply), None),
             Ok(Err(error)) => unreachable(error.to_string()),
-            Err(_) => unreachable(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),
+            Err(_) => unreachable(format!("no response within {HANDSHAKE_TIMEOUT:?}")),
         };
         let retries = matches!(event.0, Event::Unreachable { .. });
         if events.send(event).await.is_err() || !retries {
@@ -150,12 +152,15 @@ fn rejection(cluster: &Cluster, handshake: &Handshake, reply: HandshakeReply) ->
     match reply {
         HandshakeReply::Duplicate | HandshakeReply::Accepted => Event::Unreachable {
             process,
-            why: format!("it has a process {} already", handshake.process),
+            why: format!(
+                "the process has a connection from process {} already",
+                handshake.process
+            ),
         },
         HandshakeReply::WrongToken => Event::Failed(StreamsError::WrongToken { peer }),
         HandshakeReply::WrongIndex(index) => Event::Failed(StreamsError::Disagreement {
             difference: format!(
-                "{peer} says that it is process {index}: the lists of hosts differ"
+                "{peer} replied that it is process {index}: its --hosts is not the same as here"
             ),
         }),
         HandshakeReply::DifferentSettings(theirs) => {

@@ -1,4 +1,5 @@
-//! A data connection as timely uses it. Its unexpected end stops the run with the name of the lost process.
+//! A data connection as timely uses it. If the connection ends unexpectedly, the run stops with an error that names the
+//! lost process.
 //!
 //! Timely's network threads panic when a connection ends unexpectedly. This wrapper hides the end from them: the run
 //! stops with an error, and the network thread waits until the workers have ended.
@@ -61,7 +62,7 @@ impl Read for Peer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.stream.read(buffer) {
-                Ok(0) => self.lost("its connection was closed"),
+                Ok(0) => self.lost("the connection to the process was closed"),
                 Ok(bytes) => return Ok(bytes),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => self.lost(&error.to_string()),

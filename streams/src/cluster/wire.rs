@@ -21,7 +21,7 @@ pub const GREETING: [u8; 5] = *b"EMOS\x01";
 /// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Purpose {
-    /// Timely's channels.
+    /// The connection carries the data of timely's channels.
     Data,
     /// The messages of this module, between process 0 and another process.
     Control,
@@ -34,10 +34,11 @@ pub struct SharedBeginning {
     pub final_until_ms: u64,
     /// Every partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The settings and offsets from before resets, since the run may read some records of that time again.
+    /// The settings and offsets that were valid before each reset, since the run may read again some records that were
+    /// first read with these settings.
     #[serde(rename = "formers")]
     pub prior_epochs: Vec<PriorEpoch>,
-    /// The number of backward resets so far, and the F that the last one has set.
+    /// The number of backward resets so far, and the final-until time that the last one has set.
     pub resets: Resets,
 }
 
@@ -115,7 +116,7 @@ pub async fn read<T: DeserializeOwned>(
 ) -> Result<T> {
     let length = from.read_u32().await? as usize;
     if length > most_bytes {
-        let what = format!("a frame of {length} bytes");
+        let what = format!("a frame of {length} bytes is too long");
         return Err(Error::new(ErrorKind::InvalidData, what));
     }
     let mut body = vec![0; length];
@@ -123,7 +124,7 @@ pub async fn read<T: DeserializeOwned>(
     // The error does not contain the message of serde, since that may quote bytes that any client has sent, and errors
     // are logged.
     serde_json::from_slice(&body).map_err(|error| {
-        let what = format!("a frame that is none of ours, from byte {}", error.column());
+        let what = format!("a frame is invalid at byte {}", error.column());
         Error::new(ErrorKind::InvalidData, what)
     })
 }

@@ -106,8 +106,8 @@ impl<K: Key> KeyNumbers<K> {
         self.0.borrow().retired.get(&number).copied()
     }
 
-    /// Records that the accumulations of a retired number are 0 from `time_ms` on. The number can be freed once this
-    /// change is committed. `time_ms` must not decrease from call to call.
+    /// Notes that the accumulations of a retired number are 0 since `time_ms`. The number can be freed once this change
+    /// is committed. `time_ms` must not decrease from call to call.
     pub fn mark_empty(&self, number: KeyNumber, time_ms: u64) {
         self.0.borrow_mut().empty.push_back((time_ms, number));
     }

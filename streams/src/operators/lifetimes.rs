@@ -44,8 +44,8 @@ struct Lifetime {
 }
 
 impl Lifetimes {
-    /// Creates lifetimes without keys. The retention must not be shorter than a sliding span, since the span could
-    /// otherwise contain counts of a key that is removed.
+    /// Creates an empty set of keys with their lifetimes. The retention must not be shorter than a sliding span, since
+    /// the span could otherwise contain counts of a key that is removed.
     pub fn new(retention_ms: u64) -> Lifetimes {
         Lifetimes {
             retention_ms,
@@ -66,7 +66,7 @@ impl Lifetimes {
         last_ms.is_none_or(|last_ms| exceeds_retention(last_ms, start_ms, self.retention_ms))
     }
 
-    /// Records the next final of a key, which is in the window that begins at `start_ms`.
+    /// Stores the next final of a key, which is in the window that begins at `start_ms`.
     pub fn extend(&mut self, key: KeyNumber, start_ms: u64) {
         if self.keys.len() <= key.index() {
             self.keys.resize(key.index() + 1, None);
@@ -108,8 +108,8 @@ impl Lifetimes {
         lifetime.is_some_and(|lifetime| lifetime.take().is_some())
     }
 
-    /// Drops and returns up to `max_keys` keys that have expired: more than the retention lies between their last final
-    /// and `start_ms`, so that their totals begin at 0 with their next final. Checks at most `max_checks` keys.
+    /// Drops and returns up to `max_keys` keys that have expired: their last final is older than `start_ms` by more
+    /// than the retention, so their totals begin at 0 with their next final. Checks at most `max_checks` keys.
     pub fn expire(&mut self, start_ms: u64, max_keys: usize, max_checks: usize) -> Vec<KeyNumber> {
         let mut expired = Vec::new();
         for _ in 0..max_checks {
@@ -164,7 +164,7 @@ mod tests {
                 start_ms += pause;
                 windows.push((start_ms, Some(key)));
             }
-            // These windows are enough for each key to be checked again, and to expire.
+            // The test has enough windows for each key to be checked again, and to expire.
             windows.extend((1..200).map(|nth| (start_ms + nth, None)));
             for (start_ms, key) in windows {
                 if let Some(key) = key {

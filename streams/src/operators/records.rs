@@ -155,7 +155,8 @@ impl<K: Key, I: Item> Row for TopChange<K, I> {
         }
     }
 
-    /// Returns 0: a top depends on the finals alone, so readers need only the order of the records in the topic.
+    /// Returns 0. A top depends on the finals alone, so its record needs no number of resets: the last record in the
+    /// topic is valid.
     fn resets(&self) -> u64 {
         0
     }

@@ -90,9 +90,9 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
                         });
                         pending = earliest.map(|earliest| Pending {
                             earliest,
-                            before: trace
-                                .batches_through(lower.borrow())
-                                .expect("the trace is not compacted beyond what was emitted"),
+                            before: trace.batches_through(lower.borrow()).expect(
+                                "the trace is compacted only up to the times that were emitted",
+                            ),
                             changes,
                             last_key: None,
                         });
@@ -258,11 +258,11 @@ mod tests {
     use super::*;
 
     type Change = ((u8, u8), u64, i64);
-    /// Key, time, and the accumulations before and after.
+    /// A change in a test: the key, the time, and the accumulations before and after the change.
     type Emitted = (u8, u64, Vec<(u8, i64)>, Vec<(u8, i64)>);
 
-    /// Sends the changes of each group together, and advances time to that of the next group in between. Returns the
-    /// results, each with the time at which it was sent.
+    /// Sends the changes of each group together. Between two groups, advances time to the time of the next group.
+    /// Returns the results, each with the time at which it was sent.
     fn emitted(groups: Vec<(u64, Vec<Change>)>) -> Vec<(u64, Emitted)> {
         timely::execute_directly(move |worker| {
             let seen: Rc<RefCell<Vec<(u64, Emitted)>>> = Rc::default();

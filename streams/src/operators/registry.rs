@@ -58,8 +58,8 @@ pub type TotalsTrace<I> = TraceAgent<ValSpine<KeyNumber, I, u64, i64>>;
 pub struct Shared<I: Item> {
     /// The trace of the accumulations, once they are arranged.
     pub trace: Option<TotalsTrace<I>>,
-    /// Restored state besides the accumulations: the counts of unnamed items, and the range of the finals that are not
-    /// in the key's record.
+    /// Restored state of keys besides the accumulations: the counts of items that this build cannot name, and the range
+    /// of the finals that are not in the record of the key.
     pub restored: Vec<(KeyNumber, Vec<UnnamedCount>, Option<Change>)>,
     /// For each key whose totals began at 0 again: the key number that it has now, and the one that it had before.
     pub replaced: Vec<(KeyNumber, KeyNumber)>,
@@ -264,7 +264,7 @@ impl<K: Key, I: Item> Registry<K, I> {
             return false;
         }
         let batches = trace.batches_through(upper.borrow());
-        let batches = batches.expect("the trace is not compacted beyond its end");
+        let batches = batches.expect("the trace is compacted only up to its end");
         let (mut known, ref held) = cursor_list(batches);
         let mut accumulations = Vec::new();
         let mut session = changes.session(at);

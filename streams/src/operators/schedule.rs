@@ -79,7 +79,7 @@ pub struct Change {
     /// The first final that is not in the record.
     pub first: ResultOrder,
     /// The time from which the due time is computed, Unix milliseconds: the start of the window of the first final. If
-    /// a backward reset followed that final, it is at most the F that the reset has set.
+    /// a backward reset followed that final, it is at most the final-until time that the reset has set.
     pub since_ms: u64,
     /// The window of the last final.
     pub last: Window,
@@ -116,7 +116,7 @@ pub struct ScheduleParams {
     pub size: WindowSize,
     /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
-    /// Returns the approximate size of a record of this number of items, bytes.
+    /// Computes the approximate size in bytes of a record from the number of its items.
     pub record_bytes: fn(usize) -> usize,
 }
 
@@ -148,7 +148,7 @@ pub struct Due {
     pub key: KeyNumber,
     /// The last window that changed the key.
     pub last: Window,
-    /// The number of backward resets before that window.
+    /// The number of backward resets before the last window that changed the key.
     pub resets: u64,
     /// The number of items in the record.
     pub items: usize,
@@ -173,7 +173,7 @@ impl<K: Key> Schedule<K> {
         }
     }
 
-    /// Whether a key of this number of items is large: its record is not written at each change.
+    /// Whether a key with `items` items is large, so that its record is not written at each change.
     pub fn is_large(&self, items: usize) -> bool {
         items > self.params.pace.small_items
     }
@@ -183,7 +183,7 @@ impl<K: Key> Schedule<K> {
         self.keys.contains_key(&number)
     }
 
-    /// Records a change of a key, which has `items` items after the change. `key` returns the key.
+    /// Stores a change of a key, which has `items` items after the change. `key` returns the key.
     pub fn on_change(
         &mut self,
         number: KeyNumber,
@@ -241,7 +241,7 @@ impl<K: Key> Schedule<K> {
         self.since.first_key_value().map(|(first, _)| *first)
     }
 
-    /// Returns the first window, from `from_ms` on, in which a record is due.
+    /// Returns the first window that begins at or after `from_ms` and in which a record is due.
     pub fn next(&self, from_ms: u64) -> Option<Window> {
         let (due_ms, ..) = self.queue.first()?;
         Some(self.params.size.window_of(from_ms.max(*due_ms)))

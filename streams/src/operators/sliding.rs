@@ -159,7 +159,8 @@ struct WindowChanges<I> {
     over_all_keys: Capability<u64>,
     /// The entries that are added, by the last instant of the window at which they expire.
     added: BTreeMap<u64, Vec<Entry<I>>>,
-    /// The entries that expire at this window. They are a sequence of sorted runs: each run was added at one window.
+    /// The entries that expire at this window. Entries that were added at the same window follow one another in the
+    /// order of their keys.
     expired: Vec<Entry<I>>,
 }
 
@@ -259,7 +260,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         let first = self.windows.first_entry();
         let (time_ms, mut changes) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
         // The entries are nearly sorted, so this sort is fast: finals arrive in the order of their keys, and the
-        // expiring entries are a sequence of sorted runs.
+        // expiring entries consist of some sorted parts.
         let all = changes.added.values_mut().chain([&mut changes.expired]);
         all.for_each(|entries| entries.sort_by(|a, b| (a.key, &a.item).cmp(&(b.key, &b.item))));
         Some(ClosingWindow {
@@ -281,7 +282,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         }
     }
 
-    /// Records that some entries of a key are subtracted with the window whose last instant is `time_ms`.
+    /// Notes that some entries of a key are subtracted with the window whose last instant is `time_ms`.
     fn release(&mut self, key: KeyNumber, entries: usize, time_ms: u64) {
         let held = &mut self.held[key.index()];
         held.0 -= entries;
@@ -320,8 +321,8 @@ impl<I: Item> Entry<I> {
     }
 }
 
-/// Returns the index range of the entries whose keys are in `lower..upper`; without `upper`, of all entries from
-/// `lower` on. The entries must be sorted by key.
+/// Returns the index range of the entries whose keys are in `lower..upper`, or, without `upper`, are `lower` or
+/// greater. The entries must be sorted by key.
 fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -> Range<usize> {
     let from = entries.partition_point(|entry| entry.key < lower);
     let below = |upper| entries.partition_point(|entry| entry.key < upper);
@@ -384,7 +385,7 @@ impl<I: Item> WindowChanges<I> {
         let expired = self.expired[within(&self.expired)].iter().map(signed(-1));
         let mut changes: Vec<Change<I>> = added.chain(expired).collect();
         let entries = changes.len();
-        // A stable sort is used, since it detects sorted runs and merges them.
+        // A stable sort is used, since it detects sorted parts and merges them.
         changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         changes.dedup_by(|next, sum| {
             let same = next.0 == sum.0;
@@ -472,8 +473,8 @@ mod tests {
                 while probe.less_than(&frontier_ms) {
                     worker.step();
                     let step = by_key.take();
-                    // A step may exceed its budget by one key. The last step also handles the first key of the next
-                    // window.
+                    // A step may exceed its budget by the counts of one key, and the last step also handles the first
+                    // key of the next window.
                     let most = STEP_COUNTS + ITEMS;
                     assert!(step.len() <= most, "{} changes in a step", step.len());
                     changes.extend(step);

@@ -15,7 +15,7 @@ impl StepBudget {
         StepBudget(max_step_counts)
     }
 
-    /// Records that this number of counts was handled. A step may exceed its budget by the counts of one key.
+    /// Notes that `counts` counts were handled. A step may exceed its budget by the counts of one key.
     pub fn spend(&mut self, counts: usize) {
         self.0 = self.0.saturating_sub(counts);
     }

@@ -42,7 +42,7 @@ pub struct TopParams {
     pub span: SlidingSpan,
     /// Maximum number of items and of keys in a result.
     pub top: usize,
-    /// F at the start of the run.
+    /// The final-until time at the start of the run.
     pub final_until_ms: u64,
     /// Maximum number of counts that an operator handles in a step.
     pub max_step_counts: usize,
@@ -211,7 +211,8 @@ mod tests {
         }
     }
 
-    /// Earlier runs have written the restored tops. If the progress was lost, F is 0 although there are restored tops.
+    /// Earlier runs have written the restored tops. If the progress was lost, the final-until time is 0 although there
+    /// are restored tops.
     #[test]
     fn restored_tops_are_not_written_again_even_if_nothing_is_final() {
         timely::execute_directly(|worker| {
@@ -285,7 +286,7 @@ mod tests {
                     .probe_with(&probed);
                 input
             });
-            // These keys get lower numbers than `key`, so the operators handle them first.
+            // The other keys get lower numbers than `key`, so the operators handle them first.
             (0..30).for_each(|nth| input.send(closed(&format!("early-{nth}"), 0)));
             for (start_ms, key) in [(4000, Some("key")), (8000, None)] {
                 input.advance_to(start_ms);

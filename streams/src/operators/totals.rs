@@ -63,7 +63,7 @@ pub struct KeyTotals<K, I> {
     pub key: K,
     /// The last window that changed the totals.
     pub window: Window,
-    /// The number of backward resets before that window.
+    /// The number of backward resets before the last window that changed the totals.
     pub resets: u64,
     /// The counts of the items, by item.
     pub counts: Vec<(I, u64)>,
@@ -81,7 +81,7 @@ pub struct UnnamedCount {
     pub count: u64,
 }
 
-/// The totals of a key as of F, as they were restored from the log.
+/// The totals of a key as of the stored final-until time, restored from the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredTotals<K, I> {
     /// The key.
@@ -107,7 +107,7 @@ pub struct TotalsParams {
     pub schedule: ScheduleParams,
     /// Time without a final after which a key's totals begin at 0, milliseconds. At least the longest sliding span.
     pub retention_ms: u64,
-    /// F at the start of the run.
+    /// The final-until time at the start of the run.
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
@@ -181,7 +181,7 @@ fn write<'scope, K: Key, I: Item>(
         "totals",
         move |capability, info| {
             let activator = scope.activator_for(info.address);
-            // The time of this capability is the time up to which this operator has closed all windows.
+            // The operator has closed all windows up to the time of its capability.
             let mut held = Some(capability);
             // The times of the changes are in [lower, upper). The batches of the trace up to `lower` contain the
             // accumulations before these changes.

@@ -141,8 +141,8 @@ impl<I: Item> PendingClose<I> {
             }
             collect_differences(&mut changed, added, &mut key.differences);
             if let Some(retired_ms) = writer.numbers.retired_at(number) {
-                // Changes after that time only retract the accumulations of the retired number, so they produce no
-                // records.
+                // Changes after the time at which the number was retired only retract the accumulations of the retired
+                // number, so they produce no records.
                 key.differences
                     .retain(|(time_ms, ..)| *time_ms < retired_ms);
             }
@@ -230,8 +230,8 @@ impl<I: Item> PendingClose<I> {
     ) {
         match writer.is_of_this_run(time_ms) {
             true => self.large.entry(time_ms).or_default().push((number, items)),
-            // Restored counts are in the key's record, or the schedule contains the change that was restored with them.
-            // So only the number of items must be updated.
+            // The change was restored, so the key's record contains its counts, or the schedule contains the key
+            // already. So only the number of items must be updated.
             false => writer.schedule.resize(number, items),
         }
     }
@@ -276,7 +276,7 @@ impl<I: Item> PendingClose<I> {
         })
     }
 
-    /// Records the large keys that have changed in a window, and writes the records that are due. Returns whether the
+    /// Stores the large keys that have changed in a window, and writes the records that are due. Returns whether the
     /// window is closed. If the budget is spent before, the next call continues.
     fn close_window<K: Key>(
         &self,
@@ -292,7 +292,7 @@ impl<I: Item> PendingClose<I> {
                 budget.spend(1);
             } else {
                 // The key is small, so its record is written now. The key was large before, or a previous run had a
-                // lower limit.
+                // lower limit for the items of a small key.
                 writer.schedule.remove(number);
                 let counts = self.counts(number, time_ms, budget);
                 let record = writer.record(number, window, writer.params.resets, counts);

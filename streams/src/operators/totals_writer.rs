@@ -105,13 +105,14 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
     /// even without changes. A restored key has no changes if this build cannot name any of its items.
     pub fn has_work(&mut self, until_ms: u64) -> bool {
         let is_restored = self.restore();
-        // When a number is freed, its key leaves the schedule, so the sink may need a notice of another oldest final.
+        // When a number is freed, its key leaves the schedule. The oldest final in no record may then be another one,
+        // and the sink must be notified of it.
         let is_outdated = self.schedule.oldest() != self.notified;
         is_restored || is_outdated || self.next_due(until_ms).is_some()
     }
 
-    /// Applies the restored counts of unnamed items, and the restored changes. Returns whether there were any. The
-    /// other items are counted when the accumulations are read.
+    /// Applies the restored counts of items that this build cannot name, and the restored changes. Returns whether
+    /// there were any. The other items are counted when the accumulations are read.
     fn restore(&mut self) -> bool {
         let restored = mem::take(&mut self.shared.borrow_mut().restored);
         let is_any = !restored.is_empty();
@@ -130,7 +131,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         is_any
     }
 
-    /// Records that a key has changed in `window`, and schedules its record, which is not written at once.
+    /// Notes that a key has changed in `window`, and schedules its record, which is not written at once.
     pub fn on_change(&mut self, number: KeyNumber, items: usize, window: Window) {
         let change = Change {
             first: ResultOrder::new(self.params.resets, window),
@@ -146,7 +147,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
     pub fn before(&self, frontier: &Antichain<u64>) -> Vec<Batch<KeyNumber, I>> {
         let mut shared = self.shared.borrow_mut();
         let batches = shared.trace().batches_through(frontier.borrow());
-        batches.expect("the trace is not compacted beyond what was written")
+        batches.expect("the trace is compacted only up to the times that were written")
     }
 
     /// Advances `frontier` over empty batches, and lets the trace compact all times before it. All totals before
@@ -159,7 +160,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         trace.set_physical_compaction(frontier.borrow());
     }
 
-    /// Records the keys that have another number now, and drops the state of numbers that were freed.
+    /// Stores the keys that have another number now, and drops the state of numbers that were freed.
     pub fn renumber(&mut self) {
         let (replaced, freed) = {
             let shared = &mut *self.shared.borrow_mut();
@@ -206,7 +207,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         }
     }
 
-    /// Returns the record of a key that was changed last in `window`, after this number of backward resets.
+    /// Returns the record of a key that was changed last in `window`, after `resets` backward resets.
     pub fn record(
         &self,
         number: KeyNumber,

@@ -365,8 +365,7 @@ mod tests {
         }
     }
 
-    /// Returns a partial count of 1 for each of the first `items` items of the key with this number, in the first
-    /// window.
+    /// Returns a partial count of 1 for each of the first `items` items of the key number `key`, in the first window.
     fn tallies(key: usize, items: u16) -> Vec<PartialCount<String, u16>> {
         let tally = |item| PartialCount {
             time_ms: 1999,

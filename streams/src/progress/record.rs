@@ -35,12 +35,13 @@ pub struct Progress {
     pub final_until_ms: u64,
     /// The progress of each partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// The epochs with other settings. An epoch is stored as long as a run may read some of its records again. The
-    /// newest epoch is the last.
+    /// The prior epochs: the settings and offsets from before each reset. An epoch is stored as long as a run may read
+    /// some of its records again. The newest epoch is the last.
     pub prior_epochs: Vec<PriorEpoch>,
     /// The backward resets so far. The newest results are those with the greatest reset number.
     pub resets: Resets,
-    /// The end of the newest window that has finals, Unix milliseconds. It is later than F only after a backward reset.
+    /// The end of the newest window that has finals, Unix milliseconds. It is later than the final-until time only
+    /// after a backward reset.
     pub newest_final_ms: u64,
     /// The id of the Kafka cluster; `None` for a log without one, or if version 0.1 wrote the record.
     pub cluster_id: Option<String>,
@@ -62,8 +63,8 @@ impl Progress {
         of_settings.or(of_epoch)
     }
 
-    /// Whether a reset wrote the progress. A reset that only rejects records that are ahead keeps the settings, but its
-    /// record contains no run.
+    /// Whether a reset wrote the progress. A reset that only rejects records that are ahead of the clock keeps the
+    /// settings, but its record does not name a run.
     pub fn is_of_a_reset(&self) -> bool {
         self.settings.is_none() || (self.run.is_none() && self.heartbeat_ms.is_some())
     }
@@ -124,23 +125,23 @@ impl fmt::Display for CommitId {
     }
 }
 
-/// The backward resets: how often a reset has set F to an earlier time, and the last such time.
+/// The backward resets: how often a reset has set the final-until time to an earlier time, and the last such time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resets {
     /// The number of backward resets. Results have it in a header once it is greater than 0.
     pub number: u64,
-    /// The F that the last backward reset has set, Unix milliseconds. Finals from before this reset are superseded if
-    /// their windows end after this time.
+    /// The final-until time that the last backward reset has set, Unix milliseconds. Finals from before this reset are
+    /// superseded if their windows end after this time.
     pub until_ms: u64,
 }
 
 impl Resets {
-    /// Returns the order of the oldest final in a sliding span of `span_ms` as of F. The span may contain later finals,
-    /// but not older ones.
+    /// Returns the order of the oldest final in a sliding span of `span_ms` as of the final-until time. The span may
+    /// contain later finals, but not older ones.
     pub fn oldest_in_span(&self, final_until_ms: u64, span_ms: u64) -> ResultOrder {
         let start_ms = final_until_ms.saturating_sub(span_ms);
-        // If the span begins before the F of the last reset, it also contains finals from before that reset, which have
-        // lower numbers.
+        // If the span begins before the final-until time of the last reset, it also contains finals from before that
+        // reset, which have lower numbers.
         let is_over = self.number > 0 && start_ms < self.until_ms;
         ResultOrder {
             resets: if is_over { 0 } else { self.number },
@@ -182,15 +183,16 @@ pub struct PartitionProgress {
     pub partition: u32,
     /// The restart offset (R): the first offset that may hold events of windows that are still open.
     pub resume_offset: u64,
-    /// The partition's watermark just before R.
+    /// The partition's watermark just before the restart offset.
     pub resume_watermark_ms: u64,
     /// The committed offset (N): the partition was read up to here.
     pub read_offset: u64,
-    /// The last record below N. If the log has another record at its offset, the topic was recreated.
+    /// The last record below the committed offset. If the log has another record at its offset, the topic was
+    /// recreated.
     pub last: Option<LastRecord>,
     /// Whether the partition was read to its end and had no new record within the idle timeout.
     pub idle: bool,
-    /// The limit above which records are rejected as `ahead`, until R has passed it.
+    /// The limit above which records are rejected as `ahead`, until the restart offset has passed it.
     pub ahead: Option<AheadLimit>,
 }
 
@@ -229,7 +231,7 @@ pub struct LastRecord {
     pub time_ms: u64,
 }
 
-/// The result of the replay rule for an event.
+/// The result of the rule by which a restart treats an event that it reads again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// The event is counted.
@@ -244,24 +246,26 @@ pub enum Disposition {
 
 /// The position at which a run starts in one partition. It determines which events earlier runs have committed.
 ///
-/// [`ReplayPosition::classify`] is correct only if the run reads up to N again before its frontier passes F.
+/// [`ReplayPosition::classify`] is correct only if the run reads up to the committed offset again before its frontier
+/// passes the final-until time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplayPosition {
-    /// F at the start of the run.
+    /// The final-until time at the start of the run.
     pub final_until_ms: u64,
-    /// N at the start of the run.
+    /// The committed offset at the start of the run.
     pub read_offset: u64,
 }
 
 impl ReplayPosition {
-    /// Returns the disposition of an event of `window` at `offset`.
+    /// Returns how this run treats an event of `window` at `offset`.
     ///
     /// `watermark_ms` is the watermark of the partition just before the record, `closed_until_ms` the frontier of the
     /// worker.
     ///
-    /// An event is late if its window ends at or before the watermark or the frontier. An event below N was committed
-    /// already if its window was final at the start: as counted, or as rejected. A rejection is not committed before
-    /// its window is final, so all other late events below N are rejected by this run.
+    /// An event is late if its window ends at or before the watermark or the frontier. An event below the committed
+    /// offset was committed already if its window was final at the start: as counted, or as rejected. A rejection is
+    /// not committed before its window is final, so all other late events below the committed offset are rejected by
+    /// this run.
     pub fn classify(
         &self,
         window: Window,
@@ -289,9 +293,9 @@ pub struct PriorEpoch {
     pub window_ms: u64,
     /// The lateness before the reset, milliseconds.
     pub lateness_ms: u64,
-    /// F before the reset.
+    /// The final-until time before the reset.
     pub final_until_ms: u64,
-    /// N of each partition before the reset.
+    /// The committed offset of each partition before the reset.
     pub read_offsets: Vec<(u32, u64)>,
     /// The limits above which records were rejected as `ahead` before the reset, by partition.
     #[serde(default)]
@@ -299,13 +303,13 @@ pub struct PriorEpoch {
 }
 
 impl PriorEpoch {
-    /// Returns N of `partition` before the reset; 0 if the partition was not read.
+    /// Returns the committed offset of `partition` before the reset; 0 if the partition was not read.
     pub fn read_offset(&self, partition: u32) -> u64 {
         let of = self.read_offsets.iter().find(|(p, _)| *p == partition);
         of.map_or(0, |(_, offset)| *offset)
     }
 
-    /// Returns the epoch that ends with `progress`, which a run with `settings` has written.
+    /// Returns the prior epoch that ends with `progress`, which a run with `settings` has written.
     pub fn of(progress: &Progress, settings: &Settings) -> PriorEpoch {
         let partitions = progress.partitions.iter();
         let ahead = partitions
@@ -320,7 +324,8 @@ impl PriorEpoch {
         }
     }
 
-    /// Whether an event at `at_ms`, at an offset of `partition` below N, was counted or rejected in this epoch.
+    /// Whether an event at `at_ms`, at an offset of `partition` below the committed offset, was counted or rejected in
+    /// this epoch.
     pub fn covers(&self, partition: u32, offset: u64, at_ms: u64) -> bool {
         let rejected = |(of, limit): &(u32, AheadLimit)| {
             *of == partition && offset < limit.below_offset && at_ms > limit.limit_ms
@@ -330,8 +335,8 @@ impl PriorEpoch {
             || self.ahead.iter().any(rejected)
     }
 
-    /// Whether a run may still read events of this epoch: because a partition resumes below the N of the epoch, or
-    /// because a reset has set F back and F has not reached the F of the epoch again.
+    /// Whether a run may still read events of this epoch: because a partition resumes below the committed offset of the
+    /// epoch, or because a reset has set the final-until time back, and it has not reached that of the epoch again.
     pub fn is_live<'a>(
         &self,
         final_until_ms: u64,
@@ -342,7 +347,7 @@ impl PriorEpoch {
     }
 }
 
-/// The first offset of each open window of a partition, from which R is computed.
+/// The first offset of each open window of a partition, from which the restart offset is computed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenWindows {
     /// The first offset with an event of the window, and the watermark just before that record, by the last instant of
@@ -358,16 +363,16 @@ impl OpenWindows {
         first.or_insert((offset, watermark_ms));
     }
 
-    /// Returns R and its watermark for a commit whose F is greater than `after_ms`: R is the lowest offset of the
-    /// windows that end later, or the current position if there is none.
+    /// Returns the restart offset and its watermark for a commit whose final-until time is greater than `after_ms`. The
+    /// restart offset is the lowest offset of the windows that end later, or the current position if no window is open.
     fn resume(&self, after_ms: u64, now: (u64, u64)) -> (u64, u64) {
         let open = self.first.range(after_ms + 1..).map(|(_, first)| *first);
         open.min().unwrap_or(now)
     }
 
     /// Returns the marks that a worker sends when its frontier advances from `from_ms` to `to_ms`. A mark is a time
-    /// with a progress, which is valid for commits with an F after this time and up to the time of the next mark. `now`
-    /// is the progress that is valid if no window is open.
+    /// with a progress, which is valid for commits with a final-until time after this time and up to the time of the
+    /// next mark. `now` is the progress that is valid if no window is open.
     ///
     /// Removes the windows that end by `to_ms`.
     pub fn advance(
@@ -419,16 +424,16 @@ mod tests {
             position.classify(window(start), offset, watermark, closed)
         };
         // The event is late by its partition's watermark, and its window is final: it is rejected only if its offset is
-        // N or greater.
+        // the committed offset or greater.
         assert_eq!(classify(80, 49, 95, 100), Disposition::AlreadyCommitted);
         assert_eq!(classify(80, 50, 95, 100), Disposition::Late);
         // The event is late by its partition's watermark, and its window is open: the rejection is not committed yet.
         assert_eq!(classify(100, 49, 110, 100), Disposition::Late);
-        // The event is not late by the watermark, and its window is final: below N it was counted already, otherwise it
-        // is late.
+        // The event is not late by the watermark, and its window is final: below the committed offset it was counted
+        // already, otherwise it is late.
         assert_eq!(classify(90, 49, 95, 100), Disposition::AlreadyCommitted);
         assert_eq!(classify(90, 50, 95, 100), Disposition::Late);
-        // The window is open.
+        // The event is in an open window, so it is counted.
         assert_eq!(classify(100, 10, 95, 100), Disposition::Count);
         assert_eq!(classify(100, 60, 95, 100), Disposition::Count);
         // The window was closed by this run, since the partition was idle.
@@ -458,9 +463,9 @@ mod tests {
         assert!(!epoch.covers(3, 19, 500));
     }
 
-    /// A simulated run, which reads some records of a partition, commits some closes, and ends. Each record has one
-    /// time, and some records are heartbeats. Whatever is committed and read again, every event must be counted once or
-    /// rejected once.
+    /// A simulated run in a test: it reads some records of a partition, commits some closes, and ends. Each record has
+    /// one time, and some records are heartbeats. Whatever is committed and read again, every event must be counted
+    /// once or rejected once.
     #[derive(Debug, Clone)]
     struct Run {
         /// The run reads up to this offset, and then ends.
@@ -479,7 +484,7 @@ mod tests {
         #[test]
         fn every_event_is_counted_once_or_rejected_once(
             records in proptest::collection::vec((1_u64..200, any::<bool>()), 1..60), runs in runs(), lateness in 0_u64..20,
-            // The time by which another partition holds back the frontier of the worker.
+            // The frontier of the worker stays behind by this time, because of another partition.
             behind in 0_u64..60,
         ) {
             let size = WindowSize::from_ms(10).unwrap();
@@ -493,7 +498,7 @@ mod tests {
                 let mut clock = PartitionClock::resumed(progress.resume_watermark_ms, lateness);
                 let mut open = OpenWindows::default();
                 let mut frontier = final_until;
-                let mut pending: Vec<(u64, usize, bool)> = Vec::new(); // (time, offset, counted)
+                let mut pending: Vec<(u64, usize, bool)> = Vec::new(); // time, offset, whether counted
                 let mut commits = 0;
                 for (offset, (time, beats)) in records.iter().enumerate().skip(progress.resume_offset as usize) {
                     if offset >= run.dies_at {
@@ -516,7 +521,7 @@ mod tests {
                     clock.observe(*time);
                     let to = size.floor(clock.watermark_ms().saturating_sub(behind));
                     let position = offset as u64 + 1;
-                    // The frontier does not advance while the run reads records below N.
+                    // The frontier does not advance while the run reads records below the committed offset.
                     if to > frontier && position >= replay_position.read_offset {
                         let now = PartitionProgress {
                             resume_watermark_ms: clock.watermark_ms(), ..PartitionProgress::begin(0, position)

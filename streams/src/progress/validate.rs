@@ -8,6 +8,8 @@
 //!                          another record before N: the topic was recreated, and is as long again
 //! ```
 //!
+//! R is the restart offset of a partition, and N its committed offset.
+//!
 //! Kafka's topic id would identify a recreated topic, but the safe interface of librdkafka does not provide it. So the
 //! last record that was read is compared instead: in another topic, the record at its offset has another time.
 
@@ -59,8 +61,8 @@ pub fn compare(
     Ok((kept, mismatches))
 }
 
-/// Returns the mismatch of the first partition of the topic of finals that does not contain all finals that a restart
-/// needs because of `unwritten`.
+/// Returns a mismatch if a partition of the topic of finals no longer contains all finals of `unwritten`, which a
+/// restart needs to complete the tables.
 pub fn missing_finals(
     topic: &str,
     log: &dyn Log,

@@ -1,20 +1,20 @@
 //! Resets progress: discards its settings, and the offsets that the log no longer contains. If a clock was wrong, a
-//! reset can also set another final-until time (F).
+//! reset can also set another final-until time.
 //!
 //! ```text
 //!  read ─▶ plan ─▶ confirmed? ─▶ fence ─▶ read, plan again: the same? ─▶ write progress without settings
 //! ```
 //!
 //! Invariants:
-//! - A final stays final, and its events are never counted again. The exceptions are windows after an F that was set
-//!   back: they may get a second final, of other events. If F is set forward, events of windows in between become late:
-//!   they are rejected, not lost.
+//! - A final stays final, and its events are never counted again. The exceptions are windows after a final-until time
+//!   that was set back: they may get a second final, of other events. If it is set forward, events of windows in
+//!   between become late: they are rejected, not lost.
 //! - An event that was counted or rejected with the previous settings is neither counted nor rejected again. The
-//!   progress keeps these settings as a [`PriorEpoch`] until no run reads below the N of that epoch again and F has
-//!   reached the F of the epoch.
-//! - After F was set back, records that are in the log already, and whose times are later than F by more than
-//!   [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. Which records these are depends on the log and
-//!   the progress alone.
+//!   progress keeps these settings as a [`PriorEpoch`] until no run reads below the committed offset of that epoch
+//!   again and the final-until time has reached that of the epoch.
+//! - After the final-until time was set back, records that are in the log already, and whose times are later than it by
+//!   more than [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. Which records these are depends on
+//!   the log and the progress alone.
 
 use std::{ops::Range, time::Duration};
 
@@ -64,7 +64,7 @@ pub enum ResetFrom {
 pub struct ResetRequest {
     /// The offsets from which the next run reads.
     pub from: ResetFrom,
-    /// The new F, Unix milliseconds; `None` if it stays as it is.
+    /// The new final-until time, Unix milliseconds; `None` if it stays as it is.
     pub final_until_ms: Option<u64>,
     /// Whether records that are ahead of this host's clock are rejected. If no other option is set, the reset changes
     /// nothing else.
@@ -73,25 +73,25 @@ pub struct ResetRequest {
     pub now_ms: u64,
 }
 
-/// How a reset changes F.
+/// The direction in which a reset changes the final-until time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinalTime {
-    /// F stays as it is.
+    /// The final-until time stays as it is.
     Kept,
-    /// F is set back.
+    /// The final-until time is set back.
     Backward,
-    /// F is set forward.
+    /// The final-until time is set forward.
     Forward,
-    /// F is set for the first time, since no progress is stored.
+    /// The final-until time is set for the first time, since no progress is stored.
     Begun,
 }
 
-/// The finals of windows that end after the new F.
+/// The finals of windows that end after the new final-until time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FinalsAfter {
     /// The number of finals.
     pub finals: u64,
-    /// The number of events in them.
+    /// The number of events in these finals.
     pub events: u64,
     /// The earliest of these finals: the end of the window, the key, and the number of events.
     pub first: Vec<(u64, String, u64)>,
@@ -100,7 +100,7 @@ pub struct FinalsAfter {
 /// The facts on which a plan is based. If they have changed when the plan is executed, the reset fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Basis {
-    /// How F changes.
+    /// The direction in which the final-until time changes.
     final_time: FinalTime,
     /// The number of backward resets before this reset.
     resets: u64,
@@ -113,13 +113,13 @@ pub struct Basis {
 pub struct Plan {
     /// The facts on which the plan is based.
     pub basis: Basis,
-    /// F before the reset, Unix milliseconds; 0 if no progress is stored.
+    /// The final-until time before the reset, Unix milliseconds; 0 if no progress is stored.
     pub stored_until_ms: u64,
-    /// F after the reset, Unix milliseconds.
+    /// The final-until time after the reset, Unix milliseconds.
     pub final_until_ms: u64,
-    /// How F changes.
+    /// The direction in which the final-until time changes.
     pub final_time: FinalTime,
-    /// The finals of windows that end after the new F.
+    /// The finals of windows that end after the new final-until time.
     pub finals_after: FinalsAfter,
 }
 
@@ -128,7 +128,7 @@ pub struct Plan {
 pub struct Reset {
     /// The number of partitions of the source.
     pub partitions: u32,
-    /// The new F: finals up to this time stay. Unix milliseconds.
+    /// The new final-until time: finals up to this time stay. Unix milliseconds.
     pub final_until_ms: u64,
     /// The number of records from the restart offsets to the end offsets, which the next run reads or skips.
     pub records: u64,
@@ -137,7 +137,7 @@ pub struct Reset {
     /// The number of partitions that were recreated or truncated, so that they contain other records than were read, or
     /// fewer. They are read from their beginning.
     pub replaced: u32,
-    /// If no progress was stored: the number of records before F, which count as committed already.
+    /// If no progress was stored: the number of records before the final-until time, which count as committed already.
     pub settled: u64,
 }
 
@@ -241,7 +241,8 @@ pub fn reset(
         progress.unwritten = unknown_tables();
     }
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
-    // If a reset sets F forward again, but not past all finals, the number of backward resets stays the same.
+    // If a reset sets the final-until time forward again, but not past all finals, the number of backward resets stays
+    // the same.
     if set_back && (final_time != FinalTime::Forward || newest_final_ms > stored_newest_ms) {
         progress.resets = Resets {
             number: progress.resets.number + 1,
@@ -282,7 +283,7 @@ pub fn reset(
     })
 }
 
-/// Returns F after the reset, and how it changes; `None` if there is nothing to reset.
+/// Returns the final-until time after the reset, and how it changes; `None` if there is nothing to reset.
 fn final_time(
     stored: Option<&Progress>,
     request: &ResetRequest,
@@ -296,7 +297,7 @@ fn final_time(
     };
     if wanted_ms > request.now_ms.saturating_add(MAX_AHEAD_MS) {
         return Err(StreamsError::FinalUntil(format!(
-            "{} is ahead of this host's clock ({}); nothing would be counted until then",
+            "{} is ahead of this host's clock ({}); no event would be counted until then",
             format_time(wanted_ms),
             format_time(request.now_ms)
         )));
@@ -405,7 +406,7 @@ fn unknown_tables() -> Unwritten {
 }
 
 /// Returns the epoch of the commits that were lost because the progress was rolled back; `None` if no commits were
-/// lost. By this epoch, all events in the log of windows up to the newest final count as committed already.
+/// lost. With this epoch, all events of windows up to the newest final count as committed already.
 fn lost_commits(
     log: &dyn Log,
     topic: &str,
@@ -453,8 +454,8 @@ fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
         ..Reset::of(stored.final_until_ms)
     };
     // Events that were counted or rejected until now stay counted or rejected. Other events that were read are
-    // classified by the new limits. The rule for the limits treats all events below N as rejected already, so N is set
-    // back to R.
+    // classified by the new limits. The rule for the limits treats all events below the committed offset as rejected
+    // already, so the committed offset is set back to the restart offset.
     if let Some(settings) = stored.settings.clone() {
         let epoch = PriorEpoch::of(&stored, &settings);
         stored.prior_epochs.push(epoch);
@@ -532,7 +533,8 @@ fn forget(
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
             last: known.and_then(|p| p.last),
             ahead: known.and_then(|p| p.ahead),
-            // Which events below the stored N were committed follows from the `PriorEpoch` that is added below.
+            // Which events below the stored committed offset were committed follows from the `PriorEpoch` that is added
+            // below.
             ..PartitionProgress::begin(partition, resume_offset)
         }
     };
@@ -597,7 +599,7 @@ mod tests {
         let (progress, done) = forget(stored(settings(), 5, 12), &kept, &gone, ResetFrom::Kept);
         assert_eq!((done.lost, done.records, done.replaced), (3, 12, 0));
         assert_eq!(progress.partitions[0].resume_offset, 8);
-        // The epoch shows which events below the stored N were committed, so they are not counted again.
+        // The epoch shows which events below the stored committed offset were committed, so they are not counted again.
         assert_eq!(progress.prior_epochs[0].read_offset(0), 12);
     }
 

@@ -1,4 +1,4 @@
-//! Restores the totals and the sliding spans as of F, from the topics that contain them.
+//! Restores the totals and the sliding spans as of the final-until time, from the topics that contain them.
 //!
 //! ```text
 //!  [totals] to its end ─────────────────────────┐
@@ -38,8 +38,8 @@ use crate::{
 };
 
 /// Maximum difference between the clocks of two hosts, milliseconds. The record of a final is written after the end of
-/// its window, but the time of the record may be earlier than that end by this difference. It is greater than the time
-/// by which records may be ahead.
+/// its window, but the time of the record may be earlier than that end by this difference. This difference is greater
+/// than the maximum time by which records may be ahead of the clock.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 /// The functions that decode the records from which the start of a run restores state.
@@ -99,7 +99,7 @@ pub struct Restored<K, I> {
     pub final_ends: Vec<(u32, u64)>,
 }
 
-/// The tables of a worker as of F.
+/// The restored tables of a worker, as of the final-until time.
 #[derive(Debug)]
 pub struct RestoredTables<K, I> {
     /// The totals of the worker's share of the keys.
@@ -120,10 +120,10 @@ impl<K, I> Default for RestoredTables<K, I> {
 
 /// Restores the state as of `stored`, the progress in the log. Every older run must be fenced.
 ///
-/// The run may begin at `final_until_ms`, an F that is greater than the stored one, or with a span of another length.
-/// Then the topic of tops may contain counts that should have left the span, or counts of a key without finals in the
-/// span. These counts are restored in such a way that they leave the span at `final_until_ms`, so that the topic is
-/// corrected then.
+/// The run may begin at `final_until_ms`, a final-until time that is greater than the stored one, or with a span of
+/// another length. Then the topic of tops may contain counts that should have left the span, or counts of a key without
+/// finals in the span. These counts are restored in such a way that they leave the span at `final_until_ms`, so that
+/// the topic is corrected then.
 ///
 /// # Errors
 ///
@@ -250,7 +250,7 @@ fn finals_from(
 }
 
 /// Returns the counts of a final with the time for which they stay in the sliding span; `None` if they have left the
-/// span before the stored F.
+/// span before the stored final-until time.
 ///
 /// Finals of windows that a backward reset has discarded are in no span.
 fn contribution<K: Key, I: Item>(
@@ -317,7 +317,7 @@ struct KnownTotals<K, I> {
 struct KnownKey<I> {
     /// The order of the key's newest record; `None` if the key has no record.
     order: Option<ResultOrder>,
-    /// Whether that record removes the key. If so, the key has totals only if there are later finals.
+    /// Whether the newest record of the key removes the key. If so, the key has totals only if there are later finals.
     is_removed: bool,
     counts: Vec<(I, u64)>,
     unnamed: Vec<UnnamedCount>,
@@ -484,7 +484,11 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         };
         read_from(log, topic, from, &mut keep)?;
         if unreadable > 0 {
-            tracing::warn!(topic, unreadable, "skipped records that are not totals");
+            tracing::warn!(
+                topic,
+                unreadable,
+                "skipped records that cannot be read as totals"
+            );
         }
         Ok(keys)
     }
@@ -497,8 +501,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
             return;
         }
         key.last = key.last.max(order);
-        // If a reset has set F back since this final, the record of the key must not wait until event time reaches the
-        // window of the final again.
+        // If a reset has set the final-until time back since this final, the record of the key must not wait until
+        // event time reaches the window of the final again.
         let latest_ms = match number < self.resets.number {
             true => self.resets.until_ms,
             false => u64::MAX,
@@ -536,7 +540,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                 return nothing;
             }
             if known.later.is_empty() {
-                // There are no finals to merge. Without this case, the start of a run would sort millions of counts.
+                // No later finals have to be added, so the counts are sorted already. Without this case, the start of a
+                // run would sort millions of counts again.
                 return RestoredTotals {
                     counts: known.counts,
                     unnamed: known.unnamed,
@@ -713,7 +718,7 @@ mod tests {
             )
         };
         assert_eq!(restored(32_000), (22_000, 5, Some(20_000)));
-        // The totals have expired.
+        // The totals have expired, so they are not restored.
         assert_eq!(restored(34_000), (22_000, 0, None));
     }
 
@@ -742,7 +747,7 @@ mod tests {
     #[test]
     fn finals_are_read_from_the_offset_that_the_totals_or_the_span_need() {
         let log = log();
-        // The records have such an early time that none of them is found by its time.
+        // The records have times that are too early to be found by a search for the time.
         let at = |partition| NewRecord {
             time_ms: Some(0),
             ..totals(partition, 2000, 1, vec![])
@@ -775,7 +780,7 @@ mod tests {
         assert_eq!(from(None, Some((994_000, 2))), [(0, 2), (1, 4)]);
         assert_eq!(from(None, Some((996_000, 2))), []);
         assert_eq!(from(Some(996_000), Some((996_000, 2))), [(0, 2), (1, 4)]);
-        // The topic was recreated.
+        // The topic was recreated, so its partition is read from the beginning.
         assert_eq!(from(Some(996_000), Some((996_000, 99))), [(0, 0), (1, 4)]);
         assert_eq!(from(None, Some((994_000, 99))), [(0, 0), (1, 4)]);
     }
@@ -789,8 +794,8 @@ mod tests {
             until_ms: 2000,
         };
         let mut known = known(&log, 2, resets);
-        // These finals are not added: the first is of a window that the reset has discarded, and the record contains
-        // the others.
+        // None of these finals is added: the first is of a window that the reset has discarded, and the totals record
+        // contains the others.
         known.add(0, 0, false, closed(8000, 100));
         known.add(0, 1, false, closed(2000, 100));
         known.add(0, 1, false, closed(4000, 100));

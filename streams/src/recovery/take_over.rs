@@ -51,8 +51,8 @@ pub struct TakenOver {
     pub newest: Option<CommitId>,
     /// The progress from which the run continues, with its own settings and every partition of the source.
     pub progress: Progress,
-    /// The stored F. After a reset it may lie within a window of this run; the F of `progress` is the end of that
-    /// window.
+    /// The stored final-until time. After a reset it may lie within a window of this run; the final-until time of
+    /// `progress` is the end of that window.
     pub stored_until_ms: u64,
 }
 
@@ -139,8 +139,8 @@ pub fn take_over(
 }
 
 impl TakenOver {
-    /// Returns the progress that is committed before any event is counted: with the stored F, so that a run that begins
-    /// from this record restores the same state as this one.
+    /// Returns the progress that is committed before any event is counted: with the stored final-until time, so that a
+    /// run that begins from this record restores the same state as this one.
     pub fn unchanged(&self) -> Progress {
         Progress {
             final_until_ms: self.stored_until_ms,
@@ -284,8 +284,8 @@ mod tests {
     use super::*;
     use crate::testing::{commit, config, log};
 
-    /// While partitions are idle, windows close although no record is read. A run that continued from the earlier F
-    /// would write the finals of these windows again.
+    /// While partitions are idle, windows close although no record is read. A run that continued from the earlier
+    /// final-until time would write the finals of these windows again.
     #[test]
     fn a_final_time_that_was_committed_just_before_the_fence_is_not_set_back() {
         let progress = |final_until_ms| Progress {

@@ -57,9 +57,9 @@ fn require_bounded(log: &dyn Log, topic: &str, timestamps: Timestamps) -> Result
         ahead: ahead.map_or("any time".to_owned(), |ahead| format!("{ahead:?}")),
         remedy: match log.brokers() {
             Some(brokers) => format!(
-                "bound that with `kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} --add-config message.timestamp.after.max.ms={MAX_AHEAD_MS}`"
+                "set a limit with `kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} --add-config message.timestamp.after.max.ms={MAX_AHEAD_MS}`"
             ),
-            None => "start anew with another --data directory".to_owned(),
+            None => "start from nothing with another --data directory".to_owned(),
         },
     })
 }

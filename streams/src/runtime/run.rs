@@ -10,7 +10,10 @@
 //! To stop, the workers take no more steps and drop the operators as they are. If the operators dropped their
 //! capabilities while the workers still took steps, windows would close early.
 
-#![allow(clippy::disallowed_methods, reason = "the threads of a run")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the threads of a run sleep and read the clock"
+)]
 
 use std::{
     sync::{
@@ -115,7 +118,8 @@ pub fn run<F: Format>(
     ended
 }
 
-/// The values of a process that stay the same in all its turns, whether it is part of the active run or a standby.
+/// The values of a process that do not change when it becomes a standby or part of the active run. The process runs in
+/// *turns*: each turn is the wait of a standby, if it is one, and then a run.
 struct Dataflow<F: Format> {
     app: Application<F>,
     log: Arc<dyn Log>,
@@ -128,17 +132,17 @@ struct Dataflow<F: Format> {
 enum StandbyCause {
     /// The process was started as a standby.
     StartedAsStandby,
-    /// Another run has fenced the one of this process, which ended with this error.
+    /// Another run has fenced the run of this process, which ended with this error.
     Fenced(StreamsError),
 }
 
-/// The state of a process that lasts from one turn to the next.
+/// The state that a process keeps from one turn (a wait as a standby, then a run) to the next.
 #[derive(Debug, Default)]
 struct ProcessState {
     /// The reason why the process stands by, if it does.
     standby: Option<StandbyCause>,
-    /// The offset of the newest progress record with which a turn has begun. A reset at a later offset ends the
-    /// process.
+    /// The offset of the newest progress record that the process has read when it began to wait or to run. A reset at a
+    /// later offset ends the process.
     newest: Option<u64>,
 }
 
@@ -167,7 +171,7 @@ impl<F: Format> Dataflow<F> {
             match self.turn(&turn, &mut state) {
                 Err(error) if error.is_fence() => {
                     tracing::warn!(
-                        "another run has taken over, or the progress was reset: this process stands by"
+                        "another run has taken over, or the progress was reset: this process becomes a standby"
                     );
                     self.metrics.stand_by();
                     state.standby = Some(StandbyCause::Fenced(error));
@@ -314,7 +318,8 @@ impl<F: Format> Dataflow<F> {
                     None => ready(Err(AWAITS_BEGINNING.to_owned())),
                 };
                 let begun = group.begin(shared, config.run.workers, &mut report)?;
-                // Process 0 uses its own progress, which has more fields than the shared part.
+                // Process 0 uses its own progress, which has more fields than the part that it sends to the other
+                // processes.
                 begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
             }
             (None, Some(found)) => Some((found, allocators(config.run.workers)?)),
@@ -379,7 +384,7 @@ impl<F: Format> Dataflow<F> {
                     return Ok(None);
                 }
             }
-            (self.ready)(Err("reading where the last run got to".to_owned()));
+            (self.ready)(Err("reading the progress of the last run".to_owned()));
             // If another run has committed just before, `take_over` returns `None`, and the standby waits again.
             if let Some(taken) = take_over::take_over(self.config(), &*self.log, silent_at)? {
                 state.newest = taken.offset;
@@ -402,7 +407,7 @@ impl<F: Format> Dataflow<F> {
         let mut shown: Option<Option<RunIdentity>> = None;
         (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
         let mut report = |newest: Option<&RunIdentity>| {
-            // The first record that a fenced run finds may be that of its own last commit, so this record does not name
+            // The first record that a fenced run reads may be from its own last commit, so this record does not name
             // the active run.
             let active = newest.filter(|run| !fenced || **run != own);
             if shown.as_ref() == Some(&active.cloned()) {
@@ -424,8 +429,8 @@ impl<F: Format> Dataflow<F> {
         if silent_at.is_some() {
             let silence = format!("no run has committed for {:?}", self.config().run.takeover);
             match shown.flatten() {
-                Some(last) => tracing::warn!("taking over from {last}: {silence} or longer"),
-                None => tracing::info!("becoming the active run: {silence} or longer"),
+                Some(last) => tracing::warn!("taking over from {last}, since {silence} or longer"),
+                None => tracing::info!("becoming the active run, since {silence} or longer"),
             }
         }
         Ok(silent_at)
@@ -463,7 +468,9 @@ impl<F: Format> Run<F> {
         thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || watching.watch())
-            .map_err(|error| StreamsError::Worker(format!("the watchdog's thread: {error}")))?;
+            .map_err(|error| {
+                StreamsError::Worker(format!("the watchdog's thread cannot start: {error}"))
+            })?;
         // A worker does not spin before it parks: at usual rates a worker is parked most of the time, and spinning
         // would use a whole core.
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);

@@ -24,12 +24,12 @@ const MAX_PER_CHECK: Duration = Duration::from_secs(1);
 pub struct WorkerHeartbeats(Arc<Vec<AtomicU64>>);
 
 impl WorkerHeartbeats {
-    /// Creates the counters of this number of workers.
+    /// Creates the counters of `workers` workers.
     pub fn new(workers: usize) -> WorkerHeartbeats {
         WorkerHeartbeats(Arc::new((0..workers).map(|_| AtomicU64::new(0)).collect()))
     }
 
-    /// Records that a worker takes a step.
+    /// Notes that a worker takes a step.
     pub fn record_step(&self, worker: usize) {
         if let Some(steps) = self.0.get(worker) {
             steps.fetch_add(1, Ordering::Relaxed);

@@ -54,8 +54,8 @@ pub struct RunContext<F: Format> {
     pub stop: Stop,
     /// The progress of this run before its first commit. Only process 0 has the fields that only the sink needs.
     pub progress: Progress,
-    /// F as it was stored, which only the sink needs. After a reset it may lie within a window, and the F of `progress`
-    /// is the end of that window.
+    /// The final-until time as it was stored, which only the sink needs. After a reset it may lie within a window, and
+    /// the final-until time of `progress` is the end of that window.
     pub stored_until_ms: u64,
     /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,

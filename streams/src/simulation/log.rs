@@ -116,7 +116,7 @@ enum Slot {
 }
 
 struct Transaction {
-    /// The F that the transaction commits: every window that ends at or before F is final.
+    /// The final-until time that the transaction commits: every window that ends at or before it is final.
     final_until_ms: u64,
     records: Vec<NewRecord>,
     /// The original rejected records that were shortened because their topic did not accept them, each with its index
@@ -233,7 +233,7 @@ impl SimLog {
             .collect()
     }
 
-    /// Sets the fault that a partition of the source topic has from now on.
+    /// Sets the fault of a partition of the source topic, which replaces its previous fault.
     pub fn set_fault(&self, partition: u32, fault: Fault) {
         let mut state = self.state();
         let delayed = state.names.source.clone();

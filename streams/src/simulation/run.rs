@@ -1,6 +1,6 @@
 //! A run of the real application. Its workers take a step only on request.
 
-#![allow(clippy::disallowed_methods, reason = "this is a clock")]
+#![allow(clippy::disallowed_methods, reason = "this module provides the clock")]
 
 use std::{
     sync::{

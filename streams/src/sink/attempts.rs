@@ -19,7 +19,7 @@ use crate::StreamsError;
 /// a new topic, or until a broker that has just started has the metadata of any topic.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Number of timeouts of one transaction, while the log answers other requests, after which the run ends.
+/// The run ends after one transaction has timed out this many times while the log responds to other requests.
 const MAX_TIMEOUTS: u32 = 3;
 
 /// The pause after the first failure. Each further pause is twice as long as the one before.
@@ -228,7 +228,7 @@ mod tests {
         let next = outcomes((0..31).map(|_| Failed::Writing(missing())));
         assert!(matches!(next[29], Next::Retry(_)));
         assert_eq!(exit_code(next.last()), Some(78));
-        // After another failure, the half minute starts again.
+        // After a failure of another kind, the half minute for which the topic may be missing starts again.
         let mut failures: Vec<Failed> = (0..29).map(|_| Failed::Writing(missing())).collect();
         failures.push(Failed::Writing(aborted()));
         failures.extend((0..29).map(|_| Failed::Opening(missing())));

@@ -24,7 +24,10 @@
 //! reads the progress topic, where each record has the id of its commit in a header. If another run wrote the newest
 //! record, that run has taken over.
 
-#![allow(clippy::disallowed_methods, reason = "the commit thread")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the commit thread waits and reads the clock"
+)]
 
 use std::{
     sync::{
@@ -64,8 +67,8 @@ const MAX_PIECES: usize = 64;
 /// that they stay in the processor's cache.
 const RECORDS_PER_WRITE: usize = 64;
 
-/// Interval at which end offsets of the finals are requested. A restart reads finals from such an offset on, so it may
-/// also read the finals of some seconds that it does not need.
+/// Interval at which end offsets of the finals are requested. A restart begins to read finals at one of these offsets,
+/// so it may also read the finals of some seconds that it does not need.
 const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
@@ -82,8 +85,8 @@ pub trait Commit {
     /// Adds results to the next transaction. Returns the results as an error if they must wait.
     fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>>;
 
-    /// Adds the rest of the next transaction, and commits it with `final_until_ms` as F. The previous transaction must
-    /// be acknowledged.
+    /// Adds the rest of the next transaction, and commits it with `final_until_ms` as the final-until time. The
+    /// previous transaction must be acknowledged.
     fn submit(
         &mut self,
         final_until_ms: u64,
@@ -101,7 +104,7 @@ pub trait Commit {
 /// End offsets of the topic of finals, requested after a commit and before any record of the next one was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowEnds {
-    /// The F of the commit.
+    /// The final-until time of the commit.
     pub final_until_ms: u64,
     /// The end offset of each partition.
     pub offsets: Vec<(u32, u64)>,
@@ -131,7 +134,7 @@ pub struct CommitterParams {
     pub holds: Arc<Holds>,
     /// The metrics of the application.
     pub metrics: Metrics,
-    /// Records a failure that ends the run.
+    /// Stores a failure that ends the run.
     pub stop: Stop,
 }
 
@@ -165,7 +168,7 @@ struct Piece {
 
 /// The end of a transaction.
 struct End {
-    /// The F that the transaction commits.
+    /// The final-until time that the transaction commits.
     final_until_ms: u64,
     /// Rejected records, and the progress record as the last one.
     records: Vec<NewRecord>,
@@ -305,7 +308,7 @@ impl Writing {
         let progress = self.committing.progress.clone();
         self.accept(Piece {
             results: Vec::new(),
-            // F is needed only to request end offsets, which these commits do not do.
+            // The final-until time is needed only to request end offsets, which these commits do not do.
             end: Some(End {
                 final_until_ms: 0,
                 records: vec![progress],
@@ -410,7 +413,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Returns the end offset of each partition of the finals; `None` if a broker does not answer in time.
+    /// Returns the end offset of each partition of the topic of finals; `None` if a broker does not answer in time.
     fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
         let topic = self.topics().finals.clone();
         let ends = self.committing.log.high_watermarks(&topic, ENDS_TIMEOUT);
@@ -481,7 +484,9 @@ impl Writing {
         if shortened == 0 {
             return Err(Ended::Failed(error));
         }
-        tracing::warn!("{shortened} rejected record(s) are written as headers alone: {error}");
+        tracing::warn!(
+            "the log has not accepted {shortened} rejected record(s), which are written without their values now: {error}"
+        );
         Ok(())
     }
 }
@@ -528,7 +533,9 @@ impl Commit for CommitThread {
             match queue.try_send(Work::Piece(Piece { results, end })) {
                 // If the thread has ended, it has reported the failure.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-                Err(TrySendError::Full(_)) => unreachable!("the pieces before it are bounded"),
+                Err(TrySendError::Full(_)) => {
+                    unreachable!("the queue has space for the end of a transaction")
+                }
             }
         }
     }

@@ -32,8 +32,8 @@ impl KnownEnds {
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {
-            // An end offset that is lower than before shows that the topic was recreated. New finals are written from
-            // that offset on, so older entries get the lower offset, too.
+            // An end offset that is lower than before shows that the topic was recreated. New finals are written at
+            // that offset and after it, so older entries get the lower offset, too.
             for (partition, offset) in &mut known.offsets {
                 *offset = ends.offset(*partition).min(*offset);
             }

@@ -22,8 +22,8 @@
 //!
 //! If there is nothing to write, the durable frontier advances without a commit, and the sink commits the progress
 //! alone at every heartbeat, even if event time does not advance. A standby sees from these commits that the worker
-//! loop runs, and R does not fall behind the records that the log retains. While results of an incomplete window are
-//! being written, there is no heartbeat; a standby sees the open transaction instead.
+//! loop runs, and the restart offset does not fall behind the records that the log retains. While results of an
+//! incomplete window are being written, there is no heartbeat; a standby sees the open transaction instead.
 
 use std::{
     collections::BTreeMap,
@@ -85,9 +85,10 @@ pub struct SinkContext {
     pub topics: Topics,
     /// The progress of this run before its first commit.
     pub progress: Progress,
-    /// The stored F. Commits before the first close repeat it, so that the start of a run does not change it.
+    /// The stored final-until time. Commits before the first close repeat it, so that the start of a run does not
+    /// change it.
     pub stored_until_ms: u64,
-    /// The size of the windows. F is always the end of a window.
+    /// The size of the windows. The final-until time is always the end of a window.
     pub window: WindowSize,
     /// The length of the longest sliding span, milliseconds.
     pub span_ms: u64,
@@ -115,8 +116,8 @@ pub struct RejectionsCommitted {
     pub bytes: usize,
 }
 
-/// Commits results and notices. Returns a stream of notices that rejections are durable. The frontier of the stream is
-/// the durable frontier.
+/// Commits the results and the other messages to the sink. Returns a stream of notices that rejections are durable. The
+/// frontier of the stream is the durable frontier.
 ///
 /// `committer` creates the committer, given the function that wakes the sink. Only worker 0 calls it.
 pub fn commit<'scope>(
@@ -198,14 +199,15 @@ struct Sink {
     /// Whether the committer knows that the worker loop runs.
     begun: bool,
     in_flight: Option<InFlight>,
-    /// F at the start of the run.
+    /// The final-until time at the start of the run.
     begun_until_ms: u64,
-    /// The F of the last commit. The durable frontier is later if windows have closed since then without results.
+    /// The final-until time of the last commit. The durable frontier is later if windows have closed since then without
+    /// results.
     stored_until_ms: u64,
     last_commit: Instant,
     /// Schedules the sink again.
     again: Activator,
-    /// The time of the last timer that was set for `again`.
+    /// The time of the last timer that was set to schedule the sink again.
     scheduled_at: Option<Instant>,
 }
 
@@ -246,7 +248,7 @@ impl Restoring {
         }
     }
 
-    /// Applies the notices up to a commit with this F.
+    /// Applies the notices up to a commit with this final-until time.
     fn advance(&mut self, final_until_ms: u64) {
         // The notices of restored finals have the time 0, so they have arrived. They replace `restored`.
         self.restored = None;
@@ -265,7 +267,7 @@ impl Restoring {
     fn stored(&mut self, sliding: ResultOrder) -> Unwritten {
         let now = self.unwritten.values().copied().chain(self.restored).min();
         // A reader may see this progress together with the tables of the previous commit, so the value is the earlier
-        // one of both commits.
+        // one of the two commits' values.
         let since = self.before.into_iter().chain(now).min();
         self.before = now;
         let needed = since.map_or(sliding, |since| since.min(sliding));
@@ -331,15 +333,15 @@ impl Results {
     }
 
     /// Whether the open transaction, with the results that were written into it, may be committed with `final_until_ms`
-    /// as F.
+    /// as the final-until time.
     fn may_end(&self, final_until_ms: u64) -> bool {
         self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
     }
 
-    /// Returns F of the next transaction: `frontier_ms` if it can contain all windows before that time, and otherwise
-    /// the start of the first window with which it would exceed [`MAX_TRANSACTION_BYTES`]. It contains at least the
-    /// earliest window, and each window of which results were written into it already. `size` is the size of the
-    /// windows.
+    /// Returns the final-until time of the next transaction: `frontier_ms` if it can contain all windows before that
+    /// time, and otherwise the start of the first window with which it would exceed [`MAX_TRANSACTION_BYTES`]. It
+    /// contains at least the earliest window, and each window of which results were written into it already. `size` is
+    /// the size of the windows.
     fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
         for (time_ms, sum) in self.windows.range(..frontier_ms) {
@@ -448,7 +450,7 @@ impl Sink {
         // complete. Rejections must wait for that commit.
         let final_until_ms = *self.durable.time();
         if self.may_commit() && self.rejections.is_full(final_until_ms) {
-            // The transaction closes no window, so it repeats the durable F.
+            // The transaction closes no window, so it repeats the durable final-until time.
             let settled = self.rejections.drain_settled(final_until_ms);
             self.submit(final_until_ms, Closing::default(), settled);
         }
@@ -547,7 +549,8 @@ impl Sink {
         self.restoring.advance(frontier_ms);
         let mut rejected = Vec::new();
         for (partition, progress) in &self.partitions {
-            // A transaction of rejections alone may have moved N past the offset of the partition's last mark.
+            // A transaction of rejections alone may have moved the committed offset past the offset of the partition's
+            // last mark.
             let read_offset = self.rejections.written_offset(*partition);
             let read_offset = read_offset.max(progress.read_offset);
             let taken = self
@@ -557,7 +560,7 @@ impl Sink {
         }
         let closing = self.results.close(frontier_ms);
         if closing.windows.is_empty() && rejected.is_empty() {
-            // There is nothing to write. The next heartbeat commits the new F.
+            // There is nothing to write. The next heartbeat commits the new final-until time.
             self.durable.downgrade(&frontier_ms);
             return;
         }
@@ -871,14 +874,14 @@ mod tests {
             for _ in 0..10 {
                 worker.step();
             }
-            // A commit now would contain a final of a window that ends after the F of the commit.
+            // A commit now would contain a final of a window that ends after the final-until time of the commit.
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!(final_until_ms(&records), 20);
             let written: Vec<_> = records.into_iter().map(|record| record.topic).collect();
             let names = topics();
-            // No mark has moved N past the rejections, so they are not in this transaction but in a later one of their
-            // own.
+            // No mark has moved the committed offset past the rejections, so they are not in this transaction but in a
+            // later one of their own.
             assert_eq!(written, [names.finals.clone(), names.progress.clone()]);
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -910,13 +913,13 @@ mod tests {
                 let of_rejected = |topic: &String| *topic == topics().rejected;
                 written.filter(of_rejected).count()
             };
-            // The large rejection is written at once, and N moves past both rejections, although the window of the
-            // first one is not final.
+            // The large rejection is written at once, and the committed offset moves past both rejections, although the
+            // window of the first one is not final.
             input.send(rejected(6, 20, 0));
             input.send(rejected(7, 0, MAX_UNWRITTEN_BYTES));
             input.flush();
             assert_eq!(rejections(worker), 1);
-            // The offset of the partition's mark is lower than N.
+            // The offset of the partition's mark is lower than the committed offset.
             input.send(Input::Notice(Notice::Mark(PartitionProgress::begin(0, 5))));
             input.send(a_final());
             input.advance_to(20);
@@ -962,8 +965,8 @@ mod tests {
                 Box::new(TestResult::OfTable(MAX_TRANSACTION_BYTES * 2 / 3)),
             );
         }
-        // The transaction contains the first result, and one of an earlier window that arrived after it. So F must be
-        // past both windows.
+        // The transaction contains the first result, and one of an earlier window that arrived after it. So the
+        // final-until time must be past both windows.
         assert_eq!(results.until(30, size()), 20);
         let written = results.close(20).windows;
         assert_eq!(written.into_keys().collect::<Vec<_>>(), [9, 19]);
@@ -1018,7 +1021,8 @@ mod tests {
             (stored.since, first(&stored)),
             (Some(order(100)), Some(1000))
         );
-        // Newer records contain all finals up to that time, but a reader may not see these records yet.
+        // Newer records of the tables contain all finals up to the final-until time of this commit, but a reader may
+        // not see these records yet.
         restoring.advance(140);
         let stored = restoring.stored(order(120));
         assert_eq!(
@@ -1078,7 +1082,7 @@ mod tests {
             input.flush();
             let until = Instant::now() + 4 * heartbeat;
             step_until(worker, &timers, || (Instant::now() > until).then_some(()));
-            // A heartbeat now would commit a final of a window that ends after the F of the heartbeat.
+            // A heartbeat now would commit a final of a window that ends after the final-until time of the heartbeat.
             assert!(shown.try_recv().is_err());
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -1092,7 +1096,7 @@ mod tests {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let start = |start: &mut SinkContext| {
-                // A reset has set F to 13, which is within a window of 10 ms.
+                // A reset has set the final-until time to 13, which is within a window of 10 ms.
                 start.stored_until_ms = 13;
                 start.progress.final_until_ms = 20;
             };

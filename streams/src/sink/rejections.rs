@@ -2,16 +2,17 @@
 //!
 //! Usually rejections are written when a window closes. Very many rejections would make that transaction grow without a
 //! bound. So when the unwritten rejections of a partition exceed [`MAX_UNWRITTEN_BYTES`], the source pauses the
-//! partition, and the sink writes the settled ones at once. Their transaction moves N past them and does not change F.
+//! partition, and the sink writes those that may be written at once (see below). Their transaction moves the committed
+//! offset past them and does not change the final-until time.
 //!
 //! A rejection is *settled* once its window is final, or at once if it has no window.
 //!
 //! Invariants:
-//! - A rejection is not written before it is settled. Until then, a run that begins with an earlier F reads the record
-//!   again, and may even count an event that was late.
-//! - No commit has an N after a rejection that is settled and not written.
-//! - A paused partition does not hold back F: it waits only for rejections of windows that its own watermark has
-//!   passed. An event whose item is not known may belong to a window that its own partition holds open.
+//! - A rejection is not written before it is settled. Until then, a run that begins with an earlier final-until time
+//!   reads the record again, and may even count an event that was late.
+//! - No commit has a committed offset after a rejection that is settled and not written.
+//! - A paused partition does not hold back the final-until time: it waits only for rejections of windows that its own
+//!   watermark has passed. An event whose item is not known may belong to a window that its own partition holds open.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +36,8 @@ pub struct Rejected {
     pub offset: u64,
     /// The time of the source record, Unix milliseconds.
     pub time_ms: u64,
-    /// The F from which on the rejection is settled: the end of its window, or the F at which the record was read if
-    /// that is later; 0 if the rejection has no window.
+    /// The earliest final-until time of a commit that may contain the rejection: the end of its window, or the
+    /// final-until time when the record was read, if that is later. 0 if the rejection has no window.
     pub settled_at_ms: u64,
     /// The value of the `reason` header.
     pub reason: String,
@@ -64,11 +65,12 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The rejections by the F from which on they are settled, so that a search for settled ones does not visit the
-    /// others, which may be many more.
+    /// The rejections by the earliest final-until time of a commit that may contain them, so that a search for these
+    /// rejections does not visit the other ones, which may be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
-    /// The lowest N that the next commit may have. It is after all rejections that were removed from the buffer.
+    /// The lowest committed offset that the next commit may have. It is after all rejections that were removed from the
+    /// buffer.
     written_offset: u64,
 }
 
@@ -109,8 +111,8 @@ impl Rejections {
         together.push(rejected);
     }
 
-    /// Whether the source has paused a partition because of its rejections, or soon will, and a commit with this F may
-    /// contain some of them.
+    /// Whether the source has paused a partition because of its rejections, or soon will, and a commit with this
+    /// final-until time may contain some of them.
     pub fn is_full(&self, final_until_ms: u64) -> bool {
         let full = |waiting: &Waiting| {
             let first = waiting.records.first_key_value();
@@ -120,7 +122,8 @@ impl Rejections {
         self.waiting.values().any(full)
     }
 
-    /// Removes and returns the rejections of `partition` that a commit with this N and this F must contain.
+    /// Removes and returns the rejections of `partition` that a commit with this committed offset and this final-until
+    /// time must contain.
     pub fn drain_before(
         &mut self,
         partition: u32,
@@ -131,15 +134,15 @@ impl Rejections {
         waiting.drain(final_until_ms, |it| it.offset < read_offset)
     }
 
-    /// Removes and returns all rejections that a commit with this F may contain.
+    /// Removes and returns all rejections that a commit with this final-until time may contain.
     pub fn drain_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
         let waiting = self.waiting.values_mut();
         let taken = waiting.flat_map(|waiting| waiting.drain(final_until_ms, |_| true));
         taken.collect()
     }
 
-    /// Returns the lowest N that the next commit may have for `partition`. It is after all rejections that were removed
-    /// from the buffer.
+    /// Returns the lowest committed offset that the next commit may have for `partition`. It is after all rejections
+    /// that were removed from the buffer.
     pub fn written_offset(&self, partition: u32) -> u64 {
         let waiting = self.waiting.get(&partition);
         waiting.map_or(0, |waiting| waiting.written_offset)
@@ -170,8 +173,8 @@ impl Waiting {
 pub struct Unwritten {
     max_bytes: usize,
     bytes: usize,
-    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the F from which on
-    /// they are settled.
+    /// The bytes of the rejections whose windows the partition's own watermark has not passed, by the earliest
+    /// final-until time of a commit that may contain them.
     not_passed: BTreeMap<u64, usize>,
 }
 
@@ -185,7 +188,7 @@ impl Unwritten {
         }
     }
 
-    /// Records that these rejections were sent.
+    /// Notes that these rejections were sent.
     pub fn sent(&mut self, rejected: &[Rejected]) {
         for rejected in rejected {
             let not_passed = self.not_passed.entry(rejected.settled_at_ms).or_default();
@@ -194,7 +197,7 @@ impl Unwritten {
         }
     }
 
-    /// Records that rejections with this number of bytes are durable.
+    /// Notes that rejections of `bytes` bytes are durable.
     pub fn written(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
@@ -296,8 +299,8 @@ mod tests {
         );
     }
 
-    /// If the partition was paused because of such rejections, it would wait for its own watermark, which does not
-    /// advance during the pause.
+    /// If the partition were paused because of rejections of windows that its own watermark has not passed, it would
+    /// wait for its own watermark, which does not advance during the pause.
     #[test]
     fn a_partition_does_not_wait_for_rejections_that_its_own_watermark_settles() {
         let mut unwritten = Unwritten::new(MAX_UNWRITTEN_BYTES);

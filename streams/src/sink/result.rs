@@ -69,7 +69,7 @@ type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> Drai
 pub struct UnwrittenSince {
     /// The index of the worker.
     pub worker: usize,
-    /// The order of that final; `None` if the records contain all finals.
+    /// The order of the oldest final that is in no record; `None` if the records contain all finals.
     pub since: Option<ResultOrder>,
 }
 

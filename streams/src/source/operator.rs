@@ -11,11 +11,12 @@
 //! Invariants:
 //! - The worker's capability never passes a window for which one of the worker's partitions can still send events. If a
 //!   partition is quiet, the capability advances without it as far as [`crate::time::idleness`] allows.
-//! - The frontier does not advance until every partition is read up to the N of the previous run. Otherwise a commit
-//!   could have a smaller N than the previous one, or an F after a rejection that must be written again. No timeout
-//!   ends this wait.
+//! - The frontier does not advance until every partition is read up to the committed offset of the previous run.
+//!   Otherwise a commit could have a smaller committed offset than the previous one, or a final-until time after a
+//!   rejection that must be written again. No timeout ends this wait.
 //! - A record that is ahead of this host's clock is not read yet, and its partition holds the frontier back.
-//! - A rejection is sent before the mark whose N is after it, so that no commit contains that N without the rejection.
+//! - A rejection is sent before the mark whose committed offset is after it, so that no commit contains that offset
+//!   without the rejection.
 //! - A partition with too many unwritten rejections is paused until some of them are written; see
 //!   [`crate::sink::rejections`].
 //! - A partition is read ahead of the durable frontier as far as [`super::read_ahead`] allows.
@@ -125,7 +126,7 @@ pub struct SourceContext<F: Format> {
     pub reader: Box<dyn Reader>,
     /// Wakes the source when the reader has records, or an end offset has arrived.
     pub waker: SourceWaker,
-    /// F at the start of the run.
+    /// The final-until time at the start of the run.
     pub final_until_ms: u64,
     /// The rules by which events are classified and counted.
     pub rules: Rules<F>,
@@ -147,7 +148,7 @@ pub struct SourceContext<F: Format> {
     pub max_unwritten_bytes: usize,
     /// The metrics of the application.
     pub metrics: Metrics,
-    /// Records a failure of the log, which stops the run.
+    /// Stores a failure of the log, which stops the run.
     pub stop: Stop,
 }
 
@@ -281,7 +282,7 @@ fn next_poll(records: usize, events: u64, limit: usize) -> usize {
 }
 
 impl OwnPartition {
-    /// Whether the partition still reads records below the N of the previous run.
+    /// Whether the partition still reads records below the committed offset of the previous run.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
         reader.position(self.partition) < self.reading.settled_offset()
     }
@@ -381,7 +382,7 @@ impl<F: Format> Source<F> {
         if more {
             return Ok(Next::Now);
         }
-        // There is only one timer at a time: the next one is set after this one has fired.
+        // The source has only one timer at a time: it sets the next timer after the current one has fired.
         if now < self.check_idle {
             return Ok(Next::WhenWoken);
         }
@@ -412,8 +413,8 @@ impl<F: Format> Source<F> {
             // so such rejections must not pause the partition.
             let passed_ms = read_position.watermark_ms.max(read_position.durable_ms);
             let full = own.unwritten.is_full(passed_ms);
-            // Below N the limits do not apply: the previous run has read these records within its limits, and the
-            // frontier waits until they are read.
+            // Below the committed offset the limits do not apply: the previous run has read these records within its
+            // limits, and the frontier waits until they are read.
             if !own.reads_again(&*self.start.reader)
                 && (full || !self.read_ahead.allows(read_position))
             {
@@ -439,7 +440,7 @@ impl<F: Format> Source<F> {
                             if let Some(instance) = instances.observe(now, behind_ms, record.headers) {
                                 tracing::warn!(
                                     "the clock of producer {instance} is {behind_ms} ms behind the others, more \
-                                     than --lateness: its events are late; synchronise it"
+                                     than --lateness: its events are late; synchronise that clock"
                                 );
                             }
                         }

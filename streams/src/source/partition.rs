@@ -86,7 +86,7 @@ pub struct Read {
 pub struct ReadingTime {
     /// The frontier of the worker: windows that end by this time are closed.
     pub closed_until_ms: u64,
-    /// The durable frontier: no later commit has an earlier F.
+    /// The durable frontier: no later commit has an earlier final-until time.
     pub final_until_ms: u64,
     /// The time of this host's clock, Unix milliseconds.
     pub now_ms: u64,
@@ -166,7 +166,8 @@ impl PartitionReading {
         self.open.advance(from_ms, to_ms, now)
     }
 
-    /// Returns N at the start of the run. Records between R and N are read again.
+    /// Returns the committed offset at the start of the run. Records between the restart offset and the committed
+    /// offset are read again.
     pub fn settled_offset(&self) -> u64 {
         self.replay_position.read_offset
     }
@@ -204,7 +205,7 @@ impl PartitionReading {
             aggregate.events = events;
             return Err(AheadRecord { offset, time_ms });
         }
-        // An epoch is not needed any more once the partition is read past its N.
+        // An epoch is not needed any more once the partition is read past its committed offset.
         self.prior_epochs
             .retain(|epoch| offset < epoch.read_offset(partition));
         let prior_epochs = std::mem::take(&mut self.prior_epochs);
@@ -276,8 +277,9 @@ impl PartitionReading {
         parts
     }
 
-    /// Classifies an event at `at_ms`. Unless the event is settled or ahead, R stays at or below this record until the
-    /// window of the event is final, so that a restart reads the record again, and counts or rejects the event.
+    /// Classifies an event at `at_ms`. Unless an earlier run has committed the event, or its time is later than a
+    /// limit, the restart offset stays at or below this record until the window of the event is final, so that a
+    /// restart reads the record again, and counts or rejects the event.
     fn classify(&mut self, rule: &ReplayRule<'_>, window: Window, at_ms: u64) -> Disposition {
         let disposition = rule.classify(window, at_ms);
         if matches!(disposition, Disposition::Count | Disposition::Late) {
@@ -305,17 +307,18 @@ impl Read {
     }
 }
 
-/// The value of [`Rejected::settled_at_ms`] of a rejection without a window, which is settled at any F.
+/// The value of [`Rejected::settled_at_ms`] of a rejection without a window, which every commit may contain.
 pub const NO_WINDOW: u64 = 0;
 
-/// The indices of the rejected events of a record, grouped by the F from which on they are settled and by the reason;
-/// see [`ReplayRule::rejection`].
+/// The indices of the rejected events of a record, grouped by the reason and by the earliest final-until time of a
+/// commit that may contain their rejection; see [`ReplayRule::rejection`].
 type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 
 /// The replay rule, with the values that are the same for all events of a record.
 struct ReplayRule<'a> {
     replay_position: ReplayPosition,
-    /// The prior epochs whose N is greater than the offset of this record. There are none, except after a reset.
+    /// The prior epochs whose committed offset is greater than the offset of this record. There are none, except after
+    /// a reset.
     prior_epochs: &'a [PriorEpoch],
     partition: u32,
     offset: u64,
@@ -327,21 +330,21 @@ struct ReplayRule<'a> {
 }
 
 impl ReplayRule<'_> {
-    /// Whether all events of one window have the same disposition. After a reset their dispositions may differ, since a
-    /// window of the previous settings, or a limit for `ahead` events, may end within this window.
+    /// Whether all events of one window are treated in the same way. After a reset they may be treated differently,
+    /// since a window of the previous settings, or a limit for `ahead` events, may end within this window.
     fn classifies_whole_windows(&self) -> bool {
         self.prior_epochs.is_empty() && self.limit_ms == u64::MAX
     }
 
-    /// Returns the disposition of an event at `at_ms`, which is in `window`.
+    /// Returns how this run treats an event at `at_ms`, which is in `window`.
     fn classify(&self, window: Window, at_ms: u64) -> Disposition {
         let covers = |epoch: &PriorEpoch| epoch.covers(self.partition, self.offset, at_ms);
         if self.prior_epochs.iter().any(covers) {
             return Disposition::AlreadyCommitted;
         }
         if at_ms > self.limit_ms {
-            // The rejection has no window, so it was settled when it was made. If the record is below N, an earlier run
-            // has committed it.
+            // The rejection has no window, so the first commit after it contained it. If the record is below the
+            // committed offset, an earlier run has committed it.
             return match self.offset < self.replay_position.read_offset {
                 true => Disposition::AlreadyCommitted,
                 false => Disposition::Ahead,
@@ -352,8 +355,8 @@ impl ReplayRule<'_> {
             .classify(window, self.offset, watermark_ms, closed_until_ms)
     }
 
-    /// Returns the F from which on the rejection of an event is settled, and the reason; `None` if the event is not
-    /// rejected. `is_known` is whether this build knows the item of the event.
+    /// Returns the earliest final-until time of a commit that may contain the rejection of an event, and the reason;
+    /// `None` if the event is not rejected. `is_known` is whether this build knows the item of the event.
     fn rejection(
         &self,
         disposition: Disposition,
@@ -361,7 +364,8 @@ impl ReplayRule<'_> {
         is_known: bool,
     ) -> Option<(u64, Reason)> {
         match disposition {
-            // All events of windows that are final already get the same F, so that they are rejected in one part.
+            // All events of windows that are final already get the same final-until time, so that they are rejected in
+            // one part.
             Disposition::Late => Some((window.end.max(self.final_until_ms), Reason::Late)),
             Disposition::Ahead => Some((NO_WINDOW, Reason::Ahead)),
             Disposition::Count if !is_known => Some((window.end, Reason::UnknownItem)),
@@ -417,9 +421,8 @@ fn reject<F: Format>(
     }
 }
 
-/// Rejects parts of a record that has this number of events. Each part gets a rejection of its own, which is settled
-/// once the window of the part is final: a run may begin when the window of one part is final and the window of another
-/// part is not.
+/// Rejects parts of a record that has `events` events. Each part gets a rejection of its own, since a run may begin
+/// when the window of one part is final and the window of another part is not.
 fn reject_parts<F: Format>(
     format: &F,
     record: Record<'_>,

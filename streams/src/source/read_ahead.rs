@@ -31,7 +31,7 @@ pub struct ReadAhead {
     total: u64,
 }
 
-/// The position in event time of a partition and of all partitions.
+/// The times that decide whether a partition may be read further.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadPosition {
     /// The watermark of the partition.
@@ -57,7 +57,7 @@ impl ReadAhead {
         }
     }
 
-    /// Records that `bytes` were read from a partition whose watermark is `watermark_ms` now.
+    /// Notes that `bytes` were read from a partition whose watermark is `watermark_ms` now.
     pub fn add(&mut self, watermark_ms: u64, bytes: u64) {
         *self.bytes.entry(self.size.floor(watermark_ms)).or_default() += bytes;
         self.total += bytes;

@@ -135,7 +135,7 @@ impl Standby {
             Ok((_, None)) => Ok(None),
             Err(error @ LogError::Denied { repeated: true, .. }) => Err(StreamsError::Log(error)),
             Err(error) => {
-                tracing::debug!(%error, "the progress topic does not answer");
+                tracing::debug!(%error, "no response from the progress topic");
                 self.reader = None;
                 Ok(None)
             }

@@ -49,24 +49,24 @@ impl fmt::Display for Impediment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Impediment::Held(HoldReason::OpenTransaction) => f.write_str(
-                "is held by an open transaction of another producer; windows close when it ends, or when \
-                 --hold-timeout runs out",
+                "is held by an open transaction of another producer; windows stay open until it ends, or until \
+                 --hold-timeout has passed",
             ),
             Impediment::Ahead(record) => write!(
                 f,
-                "is held: its record at offset {} is dated {}, ahead of this host's clock; correct the clock, or \
-                 have records of the future rejected with `emostream reset --reject-ahead`",
+                "is held: its record at offset {} has the timestamp {}, ahead of this host's clock; correct the clock, \
+                 or reject such records with `emostream reset --reject-ahead`",
                 record.offset,
                 format_time(record.time_ms)
             ),
             Impediment::Held(_) => f.write_str(
-                "is held because its leader does not answer, or its records do not arrive; windows close when they \
-                 do, or when --hold-timeout runs out",
+                "is held because its leader does not respond, or its records do not arrive; windows stay open until \
+                 they arrive, or until --hold-timeout has passed",
             ),
             Impediment::Behind(reason) => write!(
                 f,
-                "is behind: it was held ({}) for longer than --hold-timeout, so what it brings for closed windows \
-                 is late until it has caught up",
+                "is behind: it was held ({}) for longer than --hold-timeout, so its records for closed windows are \
+                 late until it has caught up",
                 reason.as_str()
             ),
         }
@@ -95,8 +95,8 @@ impl Holds {
         }
     }
 
-    /// Creates the series of a partition that is not held. An alert on a series that does not exist before the first
-    /// hold would miss the beginning of that hold.
+    /// Creates the metric series of a partition, with the value 0: the partition is not held. An alert on a series that
+    /// does not exist before the first hold would miss the beginning of that hold.
     pub fn begin(&self, partition: u32) {
         self.show(partition, None);
     }
@@ -143,8 +143,9 @@ impl Holds {
 
     /// Reports the reason why the last attempt to commit failed, or `None` after one has succeeded.
     pub fn commit_failing(&self, reason: Option<String>) {
-        let sentence = reason
-            .map(|reason| format!("results cannot be committed, which is repeated: {reason}"));
+        let sentence = reason.map(|reason| {
+            format!("results cannot be committed, and the commit is retried: {reason}")
+        });
         let before = std::mem::replace(&mut *self.commit(), sentence.clone());
         if before == sentence {
             return;
@@ -153,7 +154,7 @@ impl Holds {
         match (sentence, before) {
             (Some(sentence), None) => tracing::warn!("{sentence}"),
             (Some(sentence), Some(_)) => tracing::debug!("{sentence}"),
-            (None, _) => tracing::info!("results are written again"),
+            (None, _) => tracing::info!("results are committed again"),
         }
     }
 
@@ -166,7 +167,7 @@ impl Holds {
         let (partition, impediment) = known.first_key_value()?;
         let others = match known.len() - 1 {
             0 => String::new(),
-            others => format!(" ({others} more are held or behind)"),
+            others => format!(" ({others} more partitions are held or behind)"),
         };
         Some(format!("{}/{partition} {impediment}{others}", self.topic))
     }

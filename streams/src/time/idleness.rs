@@ -1,5 +1,5 @@
 //! Idle partitions: decides when the frontier may pass over a partition without new records, and for how long such a
-//! partition first holds the frontier back.
+//! partition can hold the frontier back.
 //!
 //! ```text
 //!            no record for the idle timeout            end offset, requested later, is reached
@@ -9,10 +9,10 @@
 //!    └──────────────────────────────────────── held ──hold timeout, by a later request──▶ released
 //! ```
 //!
-//! If no records arrive, there may be new records nevertheless: the process may have been frozen, or the partition's
-//! broker may not answer. So before the frontier passes the end of a window, each quiet partition must be read up to an
-//! end offset that was *requested after* the worker knew of that time. Then all records that were acknowledged before
-//! the request are read. No clock is needed to distinguish a freeze from a partition without records.
+//! Even if no records arrive, there may be new records in the log: the process may have been frozen, or the partition's
+//! broker may not respond. So before the frontier passes the end of a window, each quiet partition must be read up to
+//! an end offset that was *requested after* the worker knew of that time. Then all records that were acknowledged
+//! before the request are read. No clock is needed to distinguish a freeze from a partition without records.
 //!
 //! The rules are pure functions: times and answers are passed in.
 //!
@@ -33,7 +33,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The reason why a partition holds the frontier back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HoldReason {
-    /// The partition's leader does not answer, or its records do not arrive.
+    /// The partition's leader does not respond, or its records do not arrive.
     Unreachable,
     /// All records up to the last stable offset are read, and another producer's transaction is open after that offset.
     OpenTransaction,
@@ -42,7 +42,7 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
-    /// All reasons.
+    /// All reasons why a partition can hold the frontier back.
     pub const ALL: [HoldReason; 3] = [
         HoldReason::Unreachable,
         HoldReason::OpenTransaction,
@@ -59,7 +59,7 @@ impl HoldReason {
     }
 }
 
-/// How far a partition allows the frontier to advance.
+/// The time up to which a partition allows the frontier to advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
     /// The partition is not quiet, so the frontier may advance up to its watermark.
@@ -84,8 +84,8 @@ pub struct IdleTimeouts {
 #[derive(Debug)]
 pub struct Idleness {
     timeouts: IdleTimeouts,
-    /// N, the committed offset, at the start of the run. Until the partition is read up to N, answers prove nothing and
-    /// no hold times out.
+    /// The committed offset at the start of the run. Until the partition is read up to the committed offset, answers
+    /// prove nothing and no hold times out.
     read_to: u64,
     /// The time of the last record; `None` for a partition that was idle before the start.
     quiet_since: Option<Instant>,
@@ -93,15 +93,15 @@ pub struct Idleness {
     retry_at: Option<Instant>,
     proven_until_ms: u64,
     hold: Option<Hold>,
-    /// Set when the hold timeout of the partition expires, and removed when the partition has caught up.
+    /// The hold that ended by its timeout; `None` before that, and once the partition has caught up.
     released: Option<Released>,
 }
 
 #[derive(Debug)]
 struct Released {
     reason: HoldReason,
-    /// The end offset of the first answer after the release. The partition has caught up once it is read up to this
-    /// offset. The current end offset cannot be used instead, since the reader might never reach it.
+    /// The end offset of the first answer after the hold timeout expired. The partition has caught up once it is read
+    /// up to this offset. The current end offset cannot be used instead, since the reader might never reach it.
     until: Option<u64>,
 }
 
@@ -117,8 +117,8 @@ struct Hold {
     finding: Finding,
     since: Instant,
     position: u64,
-    /// Whether a second answer had the same finding. One answer is not enough: just after a freeze, the first answer
-    /// always shows that the reader is behind.
+    /// Whether a second response showed the same state of the partition. One response is not enough: just after a
+    /// freeze, the first response always shows that the reader is behind.
     confirmed: bool,
 }
 
@@ -143,9 +143,9 @@ impl Finding {
 }
 
 impl Idleness {
-    /// Creates the idleness of a partition that is read from `now` on. `was_idle` is whether the previous run stored
-    /// that the partition was idle. If so, the idle timeout does not start again, unless a record was appended since
-    /// then.
+    /// Creates the state of a partition whose reading begins at the time `now`. `was_idle` is whether the previous run
+    /// stored that the partition was idle. If so, the idle timeout does not start again, unless a record was appended
+    /// since then.
     pub fn new(timeouts: IdleTimeouts, now: Instant, read_to: u64, was_idle: bool) -> Idleness {
         Idleness {
             timeouts,
@@ -184,9 +184,9 @@ impl Idleness {
     /// Whether the caller must request the end offset now, so that the frontier may advance to `until_ms`. If so, the
     /// request counts as sent.
     ///
-    /// `wanted_ms` is how far the frontier could advance if no partition of another worker were held. A request is
-    /// needed for that time as well, although its answer proves nothing about it: the hold of this partition must begin
-    /// and expire at the same time as the holds of the other partitions, not after them.
+    /// `wanted_ms` is the time to which the frontier could advance if no partition of another worker were held. A
+    /// request is needed for that time as well, although its response proves nothing about that time: the hold of this
+    /// partition must begin and expire at the same time as the holds of the other partitions, not after them.
     pub fn wants_request(&mut self, now: Instant, until_ms: u64, wanted_ms: u64) -> bool {
         let needed = match self.released {
             Some(_) => true,

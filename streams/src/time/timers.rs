@@ -5,7 +5,7 @@
 //!
 //! Invariant: the clock has an effect on when a window closes, but not on its contents.
 
-#![allow(clippy::disallowed_methods, reason = "this is a clock")]
+#![allow(clippy::disallowed_methods, reason = "this module provides the clock")]
 
 use std::{
     cell::RefCell,

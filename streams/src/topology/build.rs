@@ -47,7 +47,8 @@ pub struct WorkerContext<K, I> {
     pub index: usize,
     /// The restored state of the worker.
     pub restored: RestoredTables<K, I>,
-    /// F at the start of the run, Unix milliseconds: every window that ends at or before F is final.
+    /// The final-until time at the start of the run, Unix milliseconds: every window that ends at or before it is
+    /// final.
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
@@ -76,8 +77,8 @@ impl<K, I> WorkerContext<K, I> {
     }
 }
 
-/// Counts events in tumbling windows. Each implementation is compiled for its own updates, so no function is called
-/// dynamically for a count.
+/// Counts events in tumbling windows. The type of the updates is a type parameter of each implementation, so no dynamic
+/// call is made for a count.
 pub trait CountWindows<F: Format>: Send + Sync {
     /// Returns the closed windows, and writes the updates of open ones.
     fn closed_windows<'scope>(
@@ -165,7 +166,7 @@ where
 impl<F: Format> Declared<F> {
     /// Builds the operators between the source and the sink, and adds the results to `results`.
     ///
-    /// Finals are written as the totals return them, which mark those with which the totals of a key begin.
+    /// The totals mark each final with which the totals of a key begin at 0, so the marked finals are written.
     pub(super) fn build<'scope>(
         &self,
         config: &Config,

@@ -15,7 +15,7 @@ use crate::{
     topics::Topic,
 };
 
-/// Records the calls of a topology. See the [module](super) for an example.
+/// Stores the calls of a topology. See the [module](super) for an example.
 ///
 /// One source, one window and one table of each kind may be declared.
 pub struct Topology<F: Format> {
@@ -177,7 +177,7 @@ pub struct Sum {
     /// Time without a final, in event time, after which a key is removed and its sums begin at 0 with its next final.
     /// At least the span of a sliding window over the same finals.
     pub retention: Duration,
-    /// How often the records of keys with many items are written.
+    /// The settings that determine how often the records of keys with many items are written.
     pub pace: TotalsPace,
 }
 
@@ -226,7 +226,7 @@ impl<'t, F: Format> Finals<'t, F> {
 }
 
 /// Totals of each key and item.
-#[must_use = "nothing is written without a table"]
+#[must_use = "without a call of `table`, nothing is written"]
 pub struct Accumulated<'t, F: Format> {
     topology: &'t Topology<F>,
     sum: Sum,
@@ -254,7 +254,7 @@ impl<F: Format> Accumulated<'_, F> {
 }
 
 /// Counts of each key and item in a sliding span.
-#[must_use = "nothing is written without a table"]
+#[must_use = "without a call of `table`, nothing is written"]
 pub struct Sliding<'t, F: Format> {
     topology: &'t Topology<F>,
     span: Duration,
@@ -273,7 +273,7 @@ impl<'t, F: Format> Sliding<'t, F> {
 }
 
 /// The greatest counts in a sliding span.
-#[must_use = "nothing is written without a table"]
+#[must_use = "without a call of `table`, nothing is written"]
 pub struct Tops<'t, F: Format> {
     topology: &'t Topology<F>,
     span: Duration,
@@ -476,7 +476,10 @@ mod tests {
             finals.to("finals", JsonFinals::Events);
             finals.accumulate(Sum::default()).to_table("totals", Table);
         });
-        assert!(no_counts.contains("cannot restore it"), "{no_counts}");
+        assert!(
+            no_counts.contains("cannot restore the table"),
+            "{no_counts}"
+        );
         let tops = |span_ms, most| {
             Application::new(AppConfig::new("app"), move |t: &Topology<Nothing>| {
                 let finals = finals(t);

@@ -20,11 +20,11 @@ impl<F: Format> Declared<F> {
             "\
 dataflow {id}: {workers} worker(s), {settings}
 
-  source: {source}   (its partitions dealt over the workers)
-    read         watermark of a partition = newest time - {lateness_ms} ms; a partition that brings nothing for
-                 {idle:?} is idle once its end is reached; one that cannot be read to its end holds time
-                 back for {hold:?} more
-    pre-aggregate  count by (window, key, item) where it is read
+  source: {source}   (its partitions are divided between the workers)
+    read         the watermark of a partition is its newest time minus {lateness_ms} ms; a partition without
+                 records for {idle:?} is idle if it was read to its end; a partition that cannot be read to
+                 its end keeps windows open for {hold:?} more
+    pre-aggregate  the worker that reads events counts them by window, key and item
       --> rejected, marks of progress --> commit
     exchange     by key
     tumble       [start, start + {window_ms} ms); closes when the slowest partition's watermark has passed
@@ -39,14 +39,15 @@ dataflow {id}: {workers} worker(s), {settings}
         );
         if let Some((interval, topic)) = &self.updates {
             let topic = topic.name();
-            text += &format!("      --> updates every {interval:?} where it changed --> {topic}\n");
+            text +=
+                &format!("      --> updates of changed counts every {interval:?} --> {topic}\n");
         }
         text += "      --> finals\n";
         if let Some(totals) = &self.totals {
             let pace = totals.sum.pace;
             text += &format!(
-                "    totals       differential: cumulative counts by key and item; the record of a key with more than
-                 {small} items once in {period:?}
+                "    totals       cumulative counts by key and item; the record of a key with more than {small} items is
+                 written once in {period:?}
 ",
                 small = pace.small_items,
                 period = Duration::from_millis(pace.period_ms),
@@ -54,24 +55,24 @@ dataflow {id}: {workers} worker(s), {settings}
             let retention = totals.sum.retention;
             if retention < Duration::MAX {
                 text += &format!(
-                    "                 totals of a key without a final for longer than {retention:?} begin at 0, and the key is
-                 removed
+                    "                 a key without a final for longer than {retention:?} is removed, and its totals begin at 0
+                 with its next final
 "
                 );
             }
         }
         if let Some(tops) = &self.tops {
             text += &format!(
-                "    sliding      slide: a final counts for {span:?}; differential: top {top} items of each key, top {top} items
-                 and keys of all (key *)
+                "    sliding      a final counts for {span:?}; the top {top} items of each key, and the top {top} items and keys
+                 over all keys (in the record with the key *)
 ",
                 span = tops.span,
                 top = tops.top,
             );
         }
         text += &format!(
-            "    commit       on one worker, one transaction a close; progress alone every {heartbeat:?}; a standby takes
-                 over after {takeover:?} without a commit
+            "    commit       one worker commits all results of a close in one transaction; without results it commits the
+                 progress every {heartbeat:?}; a standby takes over after {takeover:?} without a commit
 ",
             heartbeat = run.heartbeat,
             takeover = run.takeover,

@@ -18,12 +18,12 @@ pub trait FinalFormat<K: Key, I: Item>: ValueFormat<ClosedWindow<K, I>> + Clone 
     const COUNTS: Option<DecodeCounts<K, I>> = None;
 }
 
-/// Returns the counts in the value of a record; `None` if the value is not such a record.
+/// Returns the counts in the value of a totals record; `None` if the value cannot be decoded.
 pub type DecodeCounts<K, I> = fn(&[u8]) -> Option<StoredCounts<K, I>>;
 
 /// The format of a table of totals.
 pub trait TotalsFormat<K: Key, I: Item>: ValueFormat<KeyTotals<K, I>> + Clone {
-    /// Returns the approximate size of the value of a record with this number of items, bytes.
+    /// Returns the approximate size in bytes of the value of a record with `items` items.
     fn record_bytes(items: usize) -> usize;
 
     /// Returns the key with this text in a record; `None` if the text is not a key.

@@ -15,9 +15,9 @@ const VALUE_BYTES: usize = 80;
 /// Finals with one number for each key, as JSON: `{"key":"to","start":1764000000000,"end":1764000002000,"count":2}`.
 #[derive(Debug, Clone, Copy)]
 pub enum JsonFinals {
-    /// The number is that of events.
+    /// The number of events in the record.
     Events,
-    /// The number is that of different items.
+    /// The number of different items in the record.
     DistinctItems,
 }
 
@@ -47,7 +47,7 @@ impl<K: Key, I: Item> ValueFormat<ClosedWindow<K, I>> for JsonFinals {
                 JsonFinals::DistinctItems => counts.len() as u64,
             },
         };
-        serde_json::to_vec(&json).expect("a struct of texts and numbers is JSON")
+        serde_json::to_vec(&json).expect("strings and numbers can always be encoded as JSON")
     }
 }
 

@@ -51,7 +51,7 @@
 //! #         None
 //! #     }
 //! # }
-//! let size = WindowSize::from_ms(2000).expect("windows are not empty");
+//! let size = WindowSize::from_ms(2000).expect("the size of a window is above 0");
 //! let app = Application::new(AppConfig::new("words"), |t: &Topology<Lines>| {
 //!     t.source("words.lines", Lines)
 //!         .group_by_key()

@@ -25,7 +25,7 @@ pub(super) type CountsOf<F> = DecodeCounts<<F as Format>::Key, <F as Format>::It
 pub(super) type DecodeTop<F> =
     fn(&[u8]) -> Option<StoredTop<<F as Format>::Key, <F as Format>::Item>>;
 
-/// A change of the table with rows of this type.
+/// A change of a table whose rows have the type `T`.
 type Change<F, T> = TableChange<<F as Format>::Key, T>;
 
 /// The totals of a format's keys.
@@ -116,7 +116,8 @@ impl<F: Format> Recorded<F> {
         let windows = self.windows.ok_or_else(|| missing("finals"))?;
         let finals = self.finals.ok_or_else(|| missing("topic of finals"))?;
         if (self.totals.is_some() || self.tops.is_some()) && finals.counts.is_none() {
-            let what = "has a table, and its format of finals cannot restore it: COUNTS is None";
+            let what =
+                "has a table, but its format of finals cannot restore the table: COUNTS is None";
             return Err(defect(what.to_owned()));
         }
         if let Some(tops) = &self.tops {
@@ -126,7 +127,7 @@ impl<F: Format> Recorded<F> {
                 return Err(defect(what.to_owned()));
             }
             if tops.top == 0 {
-                return Err(defect("has a table of tops without places".to_owned()));
+                return Err(defect("has a table of tops with 0 places".to_owned()));
             }
         }
         Ok(Declared {

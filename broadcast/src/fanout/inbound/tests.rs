@@ -71,7 +71,7 @@ fn of_tungstenite(bytes: &[u8]) -> Outcome {
     let end = loop {
         match socket.read() {
             Ok(Message::Ping(payload)) => pings.push(payload.to_vec()),
-            // tungstenite reports such a close if the client's close has a code that must not be sent.
+            // tungstenite reports this close code if the client has sent a close code that is not allowed.
             Ok(Message::Close(Some(frame))) if frame.reason.as_str() == "Protocol violation" => {
                 break Some(("violation", 1002));
             }

@@ -47,7 +47,7 @@ pub(crate) enum InvalidToken {
 /// The claims of a token that was verified.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Claims {
-    /// The user.
+    /// The user to whom the token was issued.
     pub(crate) sub: String,
     exp: f64,
     /// The rooms that the bearer may access. `None` (all rooms) if the token has no such claim.

@@ -48,11 +48,11 @@ pub(super) struct Refresh {
 /// The action for a token whose key is not in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnknownKey {
-    /// Wait for the fetch that is in progress.
+    /// The request waits for the fetch that is in progress.
     Wait,
-    /// Wake up the task that fetches, and wait.
+    /// The request wakes up the task that fetches, and waits for its fetch.
     Fetch,
-    /// Refuse the token without a fetch.
+    /// The token is refused without a fetch.
     Refuse,
 }
 
@@ -72,12 +72,12 @@ impl Refresh {
         self.due
     }
 
-    /// Records that a fetch begins.
+    /// Notes that a fetch begins.
     pub(super) fn started(&mut self) {
         self.in_progress = true;
     }
 
-    /// Records that a set was fetched, and that it is fresh for `max_age`, if its response has one.
+    /// Notes that a set was fetched, and that it is fresh for `max_age`, if its response has one.
     pub(super) fn succeeded(&mut self, max_age: Option<Duration>, now: Instant) {
         self.in_progress = false;
         self.failures = 0;
@@ -87,7 +87,7 @@ impl Refresh {
         self.due = now + age.map_or(DEFAULT_AGE, |age| age.clamp(MIN_AGE, MAX_AGE));
     }
 
-    /// Records that a fetch has failed. `jitter`, a number from 0 to 1, shortens the pause by up to a half, so that the
+    /// Notes that a fetch has failed. `jitter`, a number from 0 to 1, shortens the pause by up to a half, so that the
     /// processes of a deployment do not retry at the same time.
     pub(super) fn failed(&mut self, jitter: f64, now: Instant) {
         self.in_progress = false;

@@ -92,8 +92,8 @@ impl RemoteKeys {
         let current = self.0.current.borrow().clone();
         match current.verify(token, now) {
             Err(Refused::Token(InvalidToken::UnknownKey)) => {
-                // This future is boxed, since it is rarely needed. Otherwise it would make the future of every request
-                // larger.
+                // The future of the fetch is boxed, since it is rarely needed. Otherwise the future of every request
+                // would be larger.
                 Box::pin(self.verify_after_fetch(token, now, current.fetches)).await
             }
             verified => verified,
@@ -253,7 +253,7 @@ impl Reporter {
         let url = &self.url;
         let consequence = match self.has_set {
             true => "the keys that were fetched before stay in use",
-            false => "requests with tokens are answered with 503",
+            false => "requests with tokens get 503",
         };
         match self.failing {
             true => tracing::debug!("the key set {url} {why}"),
@@ -296,7 +296,7 @@ impl Metrics {
             )),
             fetched_at: valid(Gauge::new(
                 "emostream_jwks_fetched_timestamp_seconds",
-                "Unix time at which the current key set was fetched; 0 before.",
+                "Unix time at which the current key set was fetched; 0 before the first fetch.",
             )),
             unknown_kids: valid(IntCounter::new(
                 "emostream_jwks_unknown_kids_total",

@@ -62,21 +62,21 @@ pub(crate) enum Origin {
 /// The reason why a JWK cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnusableJwk {
-    #[error("it is not a JWK (RFC 7517)")]
+    #[error("the key is not a JWK (RFC 7517)")]
     Malformed,
-    #[error("it is a private key, which only the issuer of tokens may have")]
+    #[error("the key is a private key, which only the issuer of tokens may have")]
     Private,
-    #[error("it is an oct key, a secret; secrets are accepted from a file only")]
+    #[error("the key is an oct key, a secret; secrets are accepted from a file only")]
     PublishedSecret,
-    #[error("its use or key_ops does not include the verification of signatures")]
+    #[error("the key's use or key_ops does not include the verification of signatures")]
     OtherUse,
-    #[error("its alg is {0:?}; a key of its type needs {1:?}")]
+    #[error("the key's alg is {0:?}; a key of its type needs {1:?}")]
     OtherAlgorithm(String, Algorithm),
     #[error(
-        "its kty and crv are not supported; use EC P-256 (ES256), OKP Ed25519 (EdDSA), RSA (RS256) or oct (HS256)"
+        "the key's kty and crv are not supported; use EC P-256 (ES256), OKP Ed25519 (EdDSA), RSA (RS256) or oct (HS256)"
     )]
     OtherType,
-    #[error("its value is not a valid key for {0:?}; RSA needs 2048 to 8192 bits")]
+    #[error("the key's value is not a valid key for {0:?}; RSA needs 2048 to 8192 bits")]
     Broken(Algorithm),
 }
 
@@ -234,7 +234,7 @@ impl TokenKey {
             ("sub", "text", Value::is_string as fn(&Value) -> bool),
             ("exp", "a number of seconds", Value::is_number),
             ("nbf", "a number of seconds", Value::is_number),
-            ("rooms", "a list of text", is_list),
+            ("rooms", "a list of strings", is_list),
         ];
         for (claim, expected, fits) in claims {
             if token.claims.get(claim).is_some_and(|value| !fits(value)) {

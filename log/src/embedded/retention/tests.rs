@@ -219,7 +219,7 @@ fn a_compacted_topic_keeps_what_the_model_keeps() {
                 if dies {
                     assert_eq!(removed, 0);
                 } else if more {
-                    // This step used its whole budget. The next steps delete the rest.
+                    // This step of the sweep used its whole budget, so the next steps delete the rest.
                     assert_eq!(removed, budget);
                     let steps = (0..entries).take_while(|_| log.sweep(false, budget, now_ms));
                     assert!(steps.count() <= entries / budget);

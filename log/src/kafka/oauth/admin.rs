@@ -225,7 +225,7 @@ impl Connection {
         request: &Q,
     ) -> io::Result<A> {
         let wrong = |error: &dyn std::fmt::Display| {
-            io::Error::other(format!("it answers in another protocol: {error}"))
+            io::Error::other(format!("the broker responds in another protocol: {error}"))
         };
         self.requests += 1;
         let header = RequestHeader::default()
@@ -256,7 +256,7 @@ impl Connection {
         let header = ResponseHeader::decode(&mut answer, version_of_header);
         let header = header.map_err(|error| wrong(&error))?;
         if header.correlation_id != self.requests {
-            return Err(wrong(&"its response is for another request"));
+            return Err(wrong(&"the response is for another request"));
         }
         A::decode(&mut answer, version).map_err(|error| wrong(&error))
     }

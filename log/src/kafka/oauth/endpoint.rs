@@ -26,7 +26,7 @@ const MAX_RESPONSE_BYTES: u64 = 256 * 1024;
 const DEFAULT_LIFETIME_MS: i64 = 300_000;
 /// Maximum lifetime of a token, a year, so that a token that never expires is replaced, too.
 const MAX_LIFETIME_MS: i64 = 365 * 24 * 3_600_000;
-/// Maximum length of each text of the endpoint that an error message repeats.
+/// Maximum length of a text from the token endpoint in an error message.
 const REPEATED_CHARS: usize = 200;
 
 pub(in crate::kafka) struct Endpoint {
@@ -123,15 +123,15 @@ fn trust(ca: &Ca) -> Result<TlsConfig, Objection> {
 /// client's id is used as the principal, and `expires_in` of the response as the lifetime.
 fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     let answer: Value = serde_json::from_str(body).map_err(|_| {
-        "answers with something other than JSON; check sasl.oauthbearer.token.endpoint.url"
+        "responded with something other than JSON; check sasl.oauthbearer.token.endpoint.url"
             .to_owned()
     })?;
     let value = answer["access_token"].as_str();
     let value = value
-        .ok_or("answers without an access_token; check sasl.oauthbearer.token.endpoint.url")?;
+        .ok_or("responded without an access_token; check sasl.oauthbearer.token.endpoint.url")?;
     // A control character would end the token in the message to the broker (RFC 7628), so it is refused.
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("answers with an access_token that is not printable text".to_owned());
+        return Err("responded with an access_token that is not printable text".to_owned());
     }
     let claims = claims(value).unwrap_or_default();
     let seconds = |value: &Value| match value {
@@ -148,7 +148,7 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     // The lifetime is limited: librdkafka multiplies it, which could overflow.
     let expires_ms = expires_ms.min(now_ms.saturating_add(MAX_LIFETIME_MS));
     if expires_ms <= now_ms {
-        return Err("answers with a token that has expired; check this host's clock".to_owned());
+        return Err("responded with a token that has expired; check this host's clock".to_owned());
     }
     Ok(Token {
         value: value.to_owned(),
@@ -210,7 +210,7 @@ fn describe(error: &ureq::Error) -> String {
             "has a certificate for other hosts; check sasl.oauthbearer.token.endpoint.url".to_owned()
         }
         (Some(CertificateProblem::Expired), _) => "has a certificate that has expired; it needs a new one".to_owned(),
-        (None, ureq::Error::Timeout(_)) => format!("did not answer within {REQUEST_TIMEOUT:?}"),
+        (None, ureq::Error::Timeout(_)) => format!("did not respond within {REQUEST_TIMEOUT:?}"),
         (None, ureq::Error::HostNotFound) => "has a host name that cannot be resolved".to_owned(),
         (None, ureq::Error::Io(error)) => format!("is not reachable ({error})"),
         (None, error) => format!("sent no response ({error})"),

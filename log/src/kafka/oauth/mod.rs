@@ -103,7 +103,7 @@ impl Oidc {
             return match value("sasl.oauthbearer.method") {
                 Some("oidc") => Err((
                     "sasl.oauthbearer.method",
-                    "is for sasl.mechanism=OAUTHBEARER; set that, or remove it".to_owned(),
+                    "is used only with sasl.mechanism=OAUTHBEARER; set that mechanism, or remove this property".to_owned(),
                 )),
                 _ => Ok(None),
             };
@@ -304,7 +304,7 @@ impl Tokens {
         if state.token.expires_ms <= now_ms() + MARGIN_MS {
             return Err(state.failure.clone().unwrap_or_else(|| {
                 format!(
-                    "the token has expired, and the token endpoint {} has not answered yet",
+                    "the token has expired, and the token endpoint {} has not responded yet",
                     self.shared.endpoint.host()
                 )
             }));
@@ -389,7 +389,10 @@ impl Schedule {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "tokens expire by the clock")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "compares the expiry of tokens with the clock"
+)]
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)

@@ -11,11 +11,11 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::progress::record::Progress;
 
-/// Interval of the ticks in a run without delays.
+/// Interval of the ticks while processes run without delays.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Maximum time after which a group that has lost a process has ended, as documented: the peer timeout, which is longer
-/// than that of the drain, and some ticks.
+/// Maximum time from the loss of a process to the end of its group, as documented: the peer timeout, which is longer
+/// than the drain timeout, plus some ticks.
 const END_BOUND: Duration = Duration::from_millis(PEER_TIMEOUT.as_millis() as u64 + 500);
 
 /// Maximum time within which processes that a supervisor restarts form a group. It is longer than the time after which
@@ -64,7 +64,7 @@ struct Process {
     unreachable_since: Option<Instant>,
     stop_requested: bool,
     failure: Option<StreamsError>,
-    /// The events that are not handled yet, each with the connection that it is about.
+    /// The events that are not handled yet. Each has the index of the connection that it concerns, if there is one.
     inbox: VecDeque<(Event, Option<usize>)>,
     dials: Vec<Dial>,
     data: Vec<Option<usize>>,
@@ -152,7 +152,7 @@ impl Network {
         ids.filter(|id| self.is_active(*id)).collect()
     }
 
-    /// Returns the newest process with this index, if one of them has not ended.
+    /// Returns the process with this index that was started last and has not ended, if there is one.
     fn newest(&self, index: usize) -> Option<usize> {
         let mut processes = self.processes.iter();
         processes.rposition(|it| it.is_alive && it.index == index)
@@ -176,7 +176,8 @@ impl Network {
         let link = &mut self.links[link];
         if !link.closed[end] {
             link.closed[end] = true;
-            link.in_flight[1 - end].push_back(Err("its connection was closed".to_owned()));
+            link.in_flight[1 - end]
+                .push_back(Err("the connection to the process was closed".to_owned()));
         }
     }
 
@@ -207,7 +208,8 @@ impl Network {
         link.seen[end]
     }
 
-    /// Feeds an event, and the states of the data connections before and after it, as the event loop does.
+    /// Passes an event to the coordinator of a process, and the states of the data connections before and after the
+    /// event, as the event loop does.
     fn feed(&mut self, id: usize, event: Event, link: Option<usize>) {
         for event in [Some(event), None] {
             let data = self.processes[id].data.clone();
@@ -238,7 +240,7 @@ impl Network {
         }
     }
 
-    /// Whether an event is a message on a connection that this process has closed.
+    /// Whether an event is a message that arrived on a connection which this process has closed.
     fn is_stale(&self, id: usize, event: &Event) -> bool {
         let Event::Received {
             process, number, ..
@@ -344,8 +346,8 @@ impl Network {
         }
     }
 
-    /// Checks that a process is connected to exactly one process of each other index, which has equal settings, and has
-    /// neither begun a run nor ended.
+    /// Checks that a process is connected to exactly one process of each other index. These processes must have the
+    /// same settings, and must have neither begun a run nor ended.
     fn check_connected(&self, id: usize) {
         let own = &self.processes[id];
         for index in (0..self.hosts).filter(|index| *index != own.index) {
@@ -387,7 +389,7 @@ impl Network {
             {
                 self.close(link, id);
                 dial.attempt = None;
-                let (process, why) = (dial.to, "no answer".to_owned());
+                let (process, why) = (dial.to, "no response".to_owned());
                 let unreachable = Event::Unreachable { process, why };
                 self.processes[id].inbox.push_back((unreachable, None));
             }
@@ -458,8 +460,8 @@ impl Network {
         })
     }
 
-    /// Feeds a tick. If a data connection of the run has ended, the run fails first, as it does when timely's network
-    /// threads detect the end.
+    /// Passes a tick to the coordinator of a process. If a data connection of the run has ended, the run fails first,
+    /// as it does when timely's network threads detect the end.
     fn tick(&mut self, id: usize) {
         let run = self.processes[id].run.clone();
         for link in run.iter().flat_map(|(_, data)| data.iter().flatten()) {
@@ -467,7 +469,7 @@ impl Network {
             if is_closed && self.passes(*link) && !self.processes[id].stop_requested {
                 let index = self.processes[self.other(*link, id)].index;
                 let peer = self.processes[id].coordinator.cluster.name(index);
-                let why = "its connection was closed".to_owned();
+                let why = "the connection to the process was closed".to_owned();
                 self.fail(id, StreamsError::PeerLost { peer, why });
             }
         }
@@ -631,7 +633,8 @@ enum Step {
     /// A connection of a process is reset.
     Reset(usize, usize),
     Stop(usize),
-    /// The run of a process fails: by a fence if the flag is set, otherwise by an error of its own.
+    /// The run of a process fails. If the flag is set, another run has fenced it; otherwise the run has an error of its
+    /// own.
     Fail(usize, bool),
 }
 
@@ -678,7 +681,7 @@ fn message() -> impl Strategy<Value = Result<ControlMessage, String>> {
     };
     let beginning = SharedBeginning::of(&Progress::default());
     prop_oneof![
-        Just(Err("its connection was closed".to_owned())),
+        Just(Err("the connection to the process was closed".to_owned())),
         Just(Ok(ControlMessage::Ready)),
         Just(Ok(ControlMessage::Begin(beginning))),
         Just(Ok(ControlMessage::Dissolve)),
@@ -763,7 +766,7 @@ fn no_process_begins_without_a_data_connection() {
     while network.handle(0) || network.read(1, 0) || network.handle(1) {}
     let sentence = error(&network.processes[1]).1;
     assert!(
-        sentence.contains("it left before the beginning"),
+        sentence.contains("the process disconnected before the run began"),
         "{sentence}"
     );
 }
@@ -915,7 +918,8 @@ proptest! {
         prop_assert_eq!(before, format!("{coordinator:?}"));
     }
 
-    /// `Network::feed` checks that the message does not change the state of the coordinator.
+    /// `Network::feed` checks that the message, which is not of the current connection, does not change the state of
+    /// the coordinator.
     #[test]
     fn a_message_of_a_former_connection_changes_nothing(
         index in 0_usize..3, process in 0_usize..3, number in 0_u64..9, message in message(), runs_ms in 0_u64..300,

@@ -1,12 +1,14 @@
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.StringTokenizer;
 import org.apache.flink.api.common.JobStatus;
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
 import org.apache.flink.api.common.functions.AggregateFunction;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.api.common.typeinfo.Types;
-import org.apache.flink.api.java.tuple.Tuple3;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.connector.base.DeliveryGuarantee;
 import org.apache.flink.connector.kafka.sink.KafkaRecordSerializationSchema;
@@ -24,10 +26,12 @@ import org.apache.flink.util.Collector;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 
 /**
- * Counts plain JSON reactions by room and emoji in windows of 2 s, exactly once, and writes each count
- * when its window has closed: {@code start room emoji count}.
+ * Counts plain JSON reactions by room and emoji, or the words of lines of text, in windows of 2 s, exactly
+ * once, and writes each count when its window has closed: {@code start room emoji count} or
+ * {@code start word count}.
  *
- * <p>Arguments: brokers, input topic, output topic, (ignored), lateness in milliseconds.
+ * <p>Arguments: brokers, input topic, output topic, (ignored), lateness in milliseconds, and
+ * {@code reactions} or {@code words}.
  */
 public final class Tallies {
   private static final ObjectMapper JSON = new ObjectMapper();
@@ -40,6 +44,7 @@ public final class Tallies {
     String input = arguments[1];
     String output = arguments[2];
     Duration lateness = Duration.ofMillis(Long.parseLong(arguments[4]));
+    boolean words = arguments[5].equals("words");
 
     Configuration settings = new Configuration();
     settings.setString("execution.checkpointing.storage", "jobmanager");
@@ -48,12 +53,12 @@ public final class Tallies {
     environment.enableCheckpointing(CHECKPOINT_MS, CheckpointingMode.EXACTLY_ONCE);
     environment.getConfig().enableObjectReuse();
 
-    KafkaSource<Tuple3<String, String, Long>> reactions =
-        KafkaSource.<Tuple3<String, String, Long>>builder()
+    KafkaSource<String> keys =
+        KafkaSource.<String>builder()
             .setBootstrapServers(brokers)
             .setTopics(input)
             .setStartingOffsets(OffsetsInitializer.earliest())
-            .setDeserializer(new Reactions())
+            .setDeserializer(words ? new Words() : new Reactions())
             .setProperty("isolation.level", "read_committed")
             .build();
     KafkaSink<String> tallies =
@@ -70,13 +75,8 @@ public final class Tallies {
                 .build())
             .build();
     environment
-        .fromSource(
-            reactions,
-            WatermarkStrategy.<Tuple3<String, String, Long>>forBoundedOutOfOrderness(lateness),
-            "reactions")
-        .keyBy(
-            reaction -> reaction.f0 + " " + reaction.f1,
-            Types.STRING)
+        .fromSource(keys, WatermarkStrategy.<String>forBoundedOutOfOrderness(lateness), "keys")
+        .keyBy(key -> key, Types.STRING)
         .window(TumblingEventTimeWindows.of(WINDOW))
         .aggregate(new Count(), new Line())
         .sinkTo(tallies);
@@ -92,35 +92,44 @@ public final class Tallies {
     System.exit(0);
   }
 
-  /** Room and emoji. The event time is the timestamp of the record. */
-  private static final class Reactions
-      implements KafkaRecordDeserializationSchema<Tuple3<String, String, Long>> {
+  /** The keys of a record, one for each event. The event time is the timestamp of the record. */
+  private abstract static class Keys implements KafkaRecordDeserializationSchema<String> {
     @Override
-    public void deserialize(
-        ConsumerRecord<byte[], byte[]> record, Collector<Tuple3<String, String, Long>> out)
-        throws java.io.IOException {
-      JsonNode reaction = JSON.readTree(record.value());
-      out.collect(
-          Tuple3.of(
-              reaction.get("room").textValue(), reaction.get("emoji_type").textValue(), 1L));
-    }
-
-    @Override
-    public TypeInformation<Tuple3<String, String, Long>> getProducedType() {
-      return Types.TUPLE(Types.STRING, Types.STRING, Types.LONG);
+    public TypeInformation<String> getProducedType() {
+      return Types.STRING;
     }
   }
 
-  private static final class Count
-      implements AggregateFunction<Tuple3<String, String, Long>, Long, Long> {
+  private static final class Reactions extends Keys {
+    @Override
+    public void deserialize(ConsumerRecord<byte[], byte[]> record, Collector<String> out)
+        throws IOException {
+      JsonNode reaction = JSON.readTree(record.value());
+      out.collect(
+          reaction.get("room").textValue() + " " + reaction.get("emoji_type").textValue());
+    }
+  }
+
+  private static final class Words extends Keys {
+    @Override
+    public void deserialize(ConsumerRecord<byte[], byte[]> record, Collector<String> out) {
+      StringTokenizer words =
+          new StringTokenizer(new String(record.value(), StandardCharsets.UTF_8));
+      while (words.hasMoreTokens()) {
+        out.collect(words.nextToken());
+      }
+    }
+  }
+
+  private static final class Count implements AggregateFunction<String, Long, Long> {
     @Override
     public Long createAccumulator() {
       return 0L;
     }
 
     @Override
-    public Long add(Tuple3<String, String, Long> reaction, Long count) {
-      return count + reaction.f2;
+    public Long add(String key, Long count) {
+      return count + 1;
     }
 
     @Override

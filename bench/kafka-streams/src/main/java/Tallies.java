@@ -1,16 +1,23 @@
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Properties;
+import java.util.StringTokenizer;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.common.utils.Bytes;
 import org.apache.kafka.streams.KafkaStreams;
+import org.apache.kafka.streams.KeyValue;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.Grouped;
+import org.apache.kafka.streams.kstream.KGroupedStream;
+import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
 import org.apache.kafka.streams.kstream.Suppressed;
@@ -19,24 +26,34 @@ import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.state.WindowStore;
 
 /**
- * Counts plain JSON reactions by room and emoji in windows of 2 s, exactly once, and writes each count
- * when its window has closed: key {@code start room emoji}, value the count.
+ * Counts plain JSON reactions by room and emoji, or the words of lines of text, in windows of 2 s, exactly
+ * once, and writes each count when its window has closed: key {@code start room emoji} or {@code start word},
+ * value the count.
  *
- * <p>Arguments: brokers, input topic, output topic, state directory, grace in milliseconds.
+ * <p>Arguments: brokers, input topic, output topic, state directory, grace in milliseconds, and
+ * {@code reactions} or {@code words}.
  */
 public final class Tallies {
   private static final ObjectMapper JSON = new ObjectMapper();
   private static final Duration WINDOW = Duration.ofSeconds(2);
+  /** Value of a word in the repartition topic. It is not null, since a record without a value is not counted. */
+  private static final byte[] NO_VALUE = new byte[0];
 
   public static void main(String[] arguments) throws Exception {
     String brokers = arguments[0];
     String input = arguments[1];
     String output = arguments[2];
     Duration grace = Duration.ofMillis(Long.parseLong(arguments[4]));
+    boolean words = arguments[5].equals("words");
 
     StreamsBuilder builder = new StreamsBuilder();
-    builder.stream(input, Consumed.with(Serdes.ByteArray(), Serdes.ByteArray()))
-        .groupBy((key, value) -> roomAndEmoji(value), Grouped.with(Serdes.String(), Serdes.ByteArray()))
+    KStream<byte[], byte[]> records =
+        builder.stream(input, Consumed.with(Serdes.ByteArray(), Serdes.ByteArray()));
+    Grouped<String, byte[]> grouped = Grouped.with(Serdes.String(), Serdes.ByteArray());
+    KGroupedStream<String, byte[]> keyed = words
+        ? records.flatMap((key, value) -> words(value)).groupByKey(grouped)
+        : records.groupBy((key, value) -> roomAndEmoji(value), grouped);
+    keyed
         .windowedBy(TimeWindows.ofSizeAndGrace(WINDOW, grace))
         .count(Materialized.<String, Long, WindowStore<Bytes, byte[]>>as("tallies")
             .withKeySerde(Serdes.String()).withValueSerde(Serdes.Long()))
@@ -64,6 +81,15 @@ public final class Tallies {
     // Runs until standard input is closed.
     while (System.in.read() >= 0) {}
     streams.close(Duration.ofSeconds(5));
+  }
+
+  private static List<KeyValue<String, byte[]>> words(byte[] line) {
+    List<KeyValue<String, byte[]>> words = new ArrayList<>();
+    StringTokenizer tokens = new StringTokenizer(new String(line, StandardCharsets.UTF_8));
+    while (tokens.hasMoreTokens()) {
+      words.add(KeyValue.pair(tokens.nextToken(), NO_VALUE));
+    }
+    return words;
   }
 
   private static String roomAndEmoji(byte[] value) {

@@ -102,7 +102,7 @@ fn the_header_of_a_token_does_not_choose_the_algorithm() {
     let good = issuer.token(&good());
     let (_, rest) = good.split_once('.').unwrap();
     let (claims, _) = rest.split_once('.').unwrap();
-    // These headers are {"alg":"none"}, {"typ":"JWT","alg":"none"} and {"alg":"NONE"} in base64url.
+    // The headers of these tokens are {"alg":"none"}, {"typ":"JWT","alg":"none"} and {"alg":"NONE"} in base64url.
     for header in [
         "eyJhbGciOiJub25lIn0",
         "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0",
@@ -201,15 +201,15 @@ fn claims_are_checked_as_documented() {
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "rooms": "a"}),
-            wrong("rooms", "a list of text"),
+            wrong("rooms", "a list of strings"),
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "rooms": null}),
-            wrong("rooms", "a list of text"),
+            wrong("rooms", "a list of strings"),
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "rooms": [1]}),
-            wrong("rooms", "a list of text"),
+            wrong("rooms", "a list of strings"),
         ),
         (
             json!({"sub": "u", "exp": NOW + 60, "aud": "other", "iss": 5, "iat": 0}),
