@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # The version of the Kafka that the tests start; empty means the one in tests/kafka/pom.xml.
 export KAFKA_VERSION := $(or $(KAFKA),$(KAFKA_VERSION))
-.PHONY: help run build test check soak bench screenshots lint fmt image cluster setup clean
+.PHONY: help run build dist test check soak bench screenshots lint fmt image cluster setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ run: ## Run everything in one process, on http://127.0.0.1:8080
 
 build: ## Build the program, optimised: target/release/emostream
 	cargo build --release
+
+dist: ## Make target/dist/emostream-VERSION-TARGET.tar.gz, stripped, with man pages and completions (TARGET=, STRIP=)
+	@docker/dist.sh $(TARGET)
 
 test: setup ## Run every test, with a real browser and a real Kafka (KAFKA=3.9.2: of that version)
 	@tests/run.sh $(TEST_FLAGS)

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use emostream_app::process::{Program, parsed};
 
-use crate::commands::{Command, arguments};
+use crate::commands::{Command, arguments, generate};
 
 /// This program.
 const PROGRAM: Program = Program {
@@ -37,6 +37,9 @@ const PROGRAM: Program = Program {
 
 fn main() -> ExitCode {
     PROGRAM.run(&arguments::arguments(), |matches, signals| {
+        if let Some(dir) = generate::directory(matches) {
+            return generate::run(&arguments::documented().complete(), &dir);
+        }
         let command: Command = parsed(matches)?;
         command.run(signals)
     })

@@ -7,6 +7,8 @@ mod access;
 mod answers;
 #[path = "service/clients.rs"]
 mod clients;
+#[path = "service/contract.rs"]
+mod contract;
 #[path = "service/counting.rs"]
 mod counting;
 #[path = "service/encrypted.rs"]

@@ -30,6 +30,8 @@ mod message;
 mod middleware;
 mod net;
 mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use admin::{Admin, Component, Readiness};
 pub use axum::{body::Body, extract::Request, response::Response};

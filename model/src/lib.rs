@@ -53,3 +53,6 @@ pub use tally::{Tally, compress, sort_counts};
 pub use timestamp::from_text as parse_timestamp;
 pub use topics::{InvalidPrefix, Topics};
 pub use total_counts::{TotalCounts, UnnamedCount};
+
+/// The OpenAPI document of the HTTP API, written by hand. The tests of the services compare their responses with it.
+pub const OPENAPI: &str = include_str!("../openapi.json");

@@ -3,7 +3,7 @@
 use clap::CommandFactory;
 use emostream_app::process::Arguments;
 
-use super::Command;
+use super::{Command, generate};
 
 /// The tools whose environment variables contain the name of the tool, for example `EMOSTREAM_LOAD_RATE`.
 const TOOLS: [&str; 3] = ["load", "inspect", "reset"];
@@ -21,6 +21,15 @@ const COMMON_FLAGS: [&str; 7] = [
 
 /// Returns the arguments that the program accepts.
 pub(crate) fn arguments() -> Arguments {
+    let documented = documented();
+    Arguments {
+        parser: documented.parser.subcommand(generate::parser()),
+        ..documented
+    }
+}
+
+/// Returns the arguments that help, man pages and completions describe.
+pub(crate) fn documented() -> Arguments {
     Arguments {
         parser: Command::command(),
         prefix: "EMOSTREAM".to_owned(),

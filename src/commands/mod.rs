@@ -2,10 +2,13 @@
 
 pub(crate) mod arguments;
 mod dataflow;
+pub(crate) mod generate;
 mod ingest;
 mod inspect;
 mod load;
 mod publisher;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod reset;
 mod subscribe;

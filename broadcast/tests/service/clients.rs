@@ -13,7 +13,10 @@ use tungstenite::{
     protocol::frame::{Frame, FrameHeader, coding::OpCode},
 };
 
-use crate::fixture::DEADLINE;
+use crate::{
+    contract::{check, check_message},
+    fixture::DEADLINE,
+};
 
 /// A received message: its JSON text, and the parsed value.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +30,7 @@ pub(crate) struct Received {
 impl Received {
     fn new(text: String, id: Option<String>) -> Self {
         let json = serde_json::from_str(&text).unwrap();
+        check_message(&json);
         Self { text, json, id }
     }
 
@@ -194,7 +198,8 @@ impl Answer {
     }
 }
 
-/// Sends a request and returns the response. `line` is method and target. Each line of `headers` ends with CRLF.
+/// Sends a request and returns the response, which must be as in the OpenAPI document. `line` is method and target. Each
+/// line of `headers` ends with CRLF.
 pub(crate) fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
     let mut stream = connect(address);
     let head = format!("{line} HTTP/1.1\r\nhost: {address}\r\n{headers}");
@@ -204,7 +209,9 @@ pub(crate) fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
         "connection: close\r\n\r\n"
     };
     stream.write_all(format!("{head}{end}").as_bytes()).unwrap();
-    read_answer(stream)
+    let answer = read_answer(stream);
+    check(line, &answer);
+    answer
 }
 
 pub(crate) fn get(address: SocketAddr, target: &str) -> Answer {

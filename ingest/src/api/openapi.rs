@@ -1,16 +1,14 @@
-//! The OpenAPI document of the API, written by hand. The tests check every response against it
-//! (`tests/service/contract.rs`).
+//! Serves the OpenAPI document, which describes both sending and receiving.
 
 use axum::{Router, routing::any};
 use emostream_http::{AllowOrigin, Body, Response, compress_json};
+use emostream_model::OPENAPI;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 
 /// The path of the OpenAPI document.
 pub(crate) const PATH: &str = "/openapi.json";
 
 const METHODS: &str = "GET, HEAD, OPTIONS";
-
-const DOCUMENT: &str = include_str!("../../openapi.json");
 
 /// Returns the route of the document.
 pub(crate) fn router(allow: &AllowOrigin) -> Router {
@@ -19,7 +17,7 @@ pub(crate) fn router(allow: &AllowOrigin) -> Router {
 }
 
 fn document() -> Response {
-    let mut response = Response::new(Body::from(DOCUMENT));
+    let mut response = Response::new(Body::from(OPENAPI));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
     // The document changes only with a new version of the program, so a cached copy may be some minutes old.
