@@ -178,13 +178,14 @@ export class Swarms {
   }
 
   /**
-   * Draws the still picture of one window, while {@link calm}. Of a window that is not closed, only if there is no picture
-   * yet. Without counts, removes it, also after that time.
+   * Draws the still picture of one window, while {@link calm}. Of a window that is not closed, only on a slow device, and
+   * if there is no picture yet. Without counts, removes it, also after that time.
    */
   async mosaic(counts, isClosed = true) {
     const removes = counts.length === 0;
     const shows = this.#counts.length > 0;
-    if (this.#paused || (removes ? !shows : !this.calm || (shows && !isClosed))) return;
+    const waits = !isClosed && (shows || this.#reduced.matches);
+    if (this.#paused || (removes ? !shows : !this.calm || waits)) return;
     this.#counts = counts;
     if (removes) return this.#clear();
     // The module is loaded when it is needed, since most pages never need it.

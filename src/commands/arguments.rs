@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     fn parser() -> Parser {
-        arguments().complete()
+        documented().complete()
     }
 
     fn parse(line: impl Iterator<Item = OsString>) -> Parsed {

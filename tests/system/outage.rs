@@ -490,14 +490,17 @@ fn subscribers_are_notified_while_only_the_dataflow_is_stopped() {
         &[&["relay", "--upstream", feed][..], &any].concat(),
         &log("relay"),
     );
-    let mut subscribers = [&publisher, &relay].map(|node| {
-        let mut subscriber = Subscriber::connect(&node.address, "default", None).unwrap();
-        let hello = until("hello", || {
-            subscriber.next(Duration::from_millis(50)).unwrap()
-        });
-        assert_eq!(hello["counting"], Value::Null, "{hello}");
-        subscriber
-    });
+    // A subscriber that does not read for long is disconnected, so these are connected when they are needed.
+    let subscribers = |counting: &Value| {
+        [&publisher, &relay].map(|node| {
+            let mut subscriber = Subscriber::connect(&node.address, "default", None).unwrap();
+            let hello = until("hello", || {
+                subscriber.next(Duration::from_millis(50)).unwrap()
+            });
+            assert_eq!(hello["counting"], *counting, "{hello}");
+            subscriber
+        })
+    };
     react(0..COUNTED);
     let state = || {
         http::get(&relay.address, "/v1/rooms/default")
@@ -523,9 +526,10 @@ fn subscribers_are_notified_while_only_the_dataflow_is_stopped() {
         )
         .await;
 
+        let counted = subscribers(&Value::Null);
         dataflow.signal("STOP");
-        for subscriber in &mut subscribers {
-            until_notified(subscriber, &json!(false));
+        for mut subscriber in counted {
+            until_notified(&mut subscriber, &json!(false));
         }
         react(COUNTED..2 * COUNTED);
         for (browser, element) in [
@@ -552,9 +556,10 @@ fn subscribers_are_notified_while_only_the_dataflow_is_stopped() {
         )
         .await;
 
+        let uncounted = subscribers(&json!(false));
         dataflow.signal("CONT");
-        for subscriber in &mut subscribers {
-            until_notified(subscriber, &Value::Null);
+        for mut subscriber in uncounted {
+            until_notified(&mut subscriber, &Value::Null);
         }
         until("the reactions of the outage are counted", || {
             (state()["total"] == 2 * COUNTED).then_some(())

@@ -211,15 +211,17 @@ fn a_room_is_removed_after_it_has_left_a_shorter_span() {
             ..fixture.config(workers)
         };
         fixture.run_until(long, || fixture.final_until_ms() >= seconds(12));
-        for second in [12, 14, 16] {
-            fixture.react(seconds(second), std::iter::once("other".to_owned()));
-        }
-        let short = Config {
+        let (stop, running) = fixture.start(Config {
             trending_span: Duration::from_secs(2),
             totals_retention: Duration::from_secs(4),
             ..fixture.config(workers)
-        };
-        fixture.run_until(short, || fixture.final_until_ms() >= seconds(18));
+        });
+        for second in [12, 14, 16] {
+            fixture.react(seconds(second), std::iter::once("other".to_owned()));
+            fixture.until_final(seconds(second + 2));
+        }
+        stop.request();
+        running.join().unwrap().unwrap();
         fixture.check_quiet_is_removed();
         let removals = fixture.removals_of_quiet(&fixture.topics.trending());
         assert_eq!(removals, [false, false, true]);
