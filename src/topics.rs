@@ -71,7 +71,7 @@ pub(crate) fn require(log: &dyn Log, role: Role, names: &Topics) -> Result<Vec<S
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use emostream_app::topics::create_missing;
     use emostream_log::embedded::EmbeddedLog;

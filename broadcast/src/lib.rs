@@ -45,7 +45,7 @@ pub use relay::{auth::RelayToken, client::Upstreams, server::RelayPort};
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::{fs, path::Path};
 
     /// The layers of this crate from top to bottom. Modules of the same layer do not import each other.

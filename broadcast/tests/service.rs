@@ -1,5 +1,5 @@
 //! Tests of a publisher with a log and clients over sockets. Some of the clients and logs are faulty.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 #[path = "service/access.rs"]
 mod access;

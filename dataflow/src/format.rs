@@ -84,7 +84,7 @@ impl Format for ReactionFormat {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use emostream_model::{ReactionRef, WindowSize};
     use emostream_streams::{

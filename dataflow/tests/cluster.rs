@@ -1,7 +1,7 @@
 //! Tests of a dataflow of several processes: the processes connect in any order, refuse foreign connections, and end
 //! together. In these tests each process is a thread. The processes share one log in memory, and use real TCP
 //! connections.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod fixture;
 

@@ -2,7 +2,7 @@
 //! reaction is counted once or rejected once.
 //!
 //! The events of a test follow from a seed. A failure prints the seed, and `SEED=… cargo test` replays the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 #[path = "exactly_once/faults.rs"]
 mod faults;

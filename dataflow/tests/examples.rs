@@ -1,5 +1,5 @@
 //! Tests the example `distinct_users` with the source topic of EmoStream.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::sync::Arc;
 

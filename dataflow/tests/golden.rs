@@ -2,7 +2,7 @@
 //!
 //! Every case runs on one worker, on three workers, and once more with a restart after every few records. `BLESS=1`
 //! writes the output into the file, and fails, so that a developer reviews the file.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 #[path = "golden/case.rs"]
 mod case;

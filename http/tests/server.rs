@@ -1,5 +1,5 @@
 //! Tests of the server and of client TLS over real sockets.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 #[path = "server/client_tls.rs"]
 mod client_tls;

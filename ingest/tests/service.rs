@@ -1,5 +1,5 @@
 //! Tests of the service with a log. They send raw HTTP requests, and check the responses and the records in the log.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 #[path = "service/access.rs"]
 mod access;

@@ -1,7 +1,7 @@
 //! Tests of the invariants of [`emostream_log::Log`] on the embedded log in memory, on the embedded log on disk, and on
 //! Kafka; and tests of one implementation only.
 
-#![allow(clippy::unwrap_used)] // a test fails by panic
+#![allow(clippy::unwrap_used)] // a failed test panics
 
 #[path = "suite/embedded.rs"]
 mod embedded;

@@ -135,7 +135,7 @@ impl Json {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use proptest::{collection::vec, prelude::*};
 
     use super::*;

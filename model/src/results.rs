@@ -139,7 +139,7 @@ known::decoded!(LeadersRecord: room, window, span_ms; top; rooms);
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     const WINDOW: &str = r#""start":0,"end":2000,"span_ms":60000,"top":[{"emoji":"🔥","count":3}]"#;

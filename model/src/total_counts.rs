@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for TotalCounts {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use proptest::prelude::*;
 
     use super::*;

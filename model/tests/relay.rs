@@ -1,6 +1,6 @@
 //! Tests of the messages between publishers and relays: each message is decoded as it was encoded, and any bytes give a
 //! message or an error.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use emostream_model::*;
 use proptest::{collection::vec, option, prelude::*};

@@ -1,5 +1,5 @@
 //! Tests of result records and frames: their JSON is as documented, and is decoded as it was encoded.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use emostream_model::*;
 use proptest::prelude::*;

@@ -265,7 +265,7 @@ async fn read_body(body: Incoming) -> Result<Bytes, String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},

@@ -366,7 +366,7 @@ fn closed(close: Option<&CloseFrame>) -> Lost {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use futures_util::SinkExt;
     use serde_json::json;

@@ -82,7 +82,7 @@ impl fmt::Debug for Token {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use jsonwebtoken::{EncodingKey, Header, encode};
     use serde_json::{Value, json};

@@ -42,7 +42,7 @@ pub(crate) fn documented() -> Arguments {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::ffi::OsString;
 
     use clap::Command as Parser;

@@ -1,6 +1,6 @@
 //! docs/reference/cli.md: what `--help` of every command prints, as tables. `BLESS=1` writes the file.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{fs, path::PathBuf};
 

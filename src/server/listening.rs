@@ -189,7 +189,7 @@ pub(crate) fn print_ready(format: LogFormat, text: &str, url: &str) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::PROGRAM;
     use clap::Parser;

@@ -50,7 +50,7 @@ pub use stop::Stop;
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::{
         fs,
         path::{Path, PathBuf},

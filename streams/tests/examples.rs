@@ -1,5 +1,5 @@
 //! Runs each example on the embedded log and on Kafka, in two runs each, and as a process.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! They are one binary, so that the harness is compiled and linked once. Each module has the tests of one topic;
 //! `cargo test --test system outage::` runs those of `outage`.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod access;
 mod accessibility;

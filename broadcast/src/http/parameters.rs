@@ -80,7 +80,7 @@ pub(crate) fn parameter<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     #[test]

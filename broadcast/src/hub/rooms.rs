@@ -303,7 +303,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::{Attendance::*, *};
     use crate::room::testing::{closed, record};
 

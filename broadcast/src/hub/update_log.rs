@@ -188,7 +188,7 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use emostream_model::{ReadRange, Room, RoomSnapshot};
     use prometheus::Registry;

@@ -176,7 +176,7 @@ pub(crate) fn now_us() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::room::testing::{closed, record};
     use emostream_model::{RelayDown, ResultId, ResultOrder, WindowSettings};

@@ -29,7 +29,7 @@ pub(super) fn observe(settings: &mut WindowSettings, result: &WindowRecord) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use emostream_model::{Emoji, Room, Window, WindowSize, compress};
     use proptest::prelude::*;

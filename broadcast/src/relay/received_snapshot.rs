@@ -62,7 +62,7 @@ impl ReceivedSnapshot {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::room::testing::{closed, record};
     use emostream_model::ResultId;

@@ -296,7 +296,7 @@ impl Drop for Attached<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::time::Duration;
 
     use super::*;

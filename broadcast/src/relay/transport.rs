@@ -171,7 +171,7 @@ fn max_duration(bytes: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use emostream_model::MAX_UP_BYTES;
 

@@ -242,7 +242,7 @@ impl RoomState {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::room::testing::{closed, record_of};
     use emostream_model::{RelayFinal, TrendingRecord, WindowRecord};

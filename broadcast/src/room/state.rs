@@ -480,7 +480,7 @@ fn final_frame(closed: RelayFinal, totals: &[Count]) -> Frame {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::room::testing::{closed, record, record_of};
     use emostream_model::Emoji;

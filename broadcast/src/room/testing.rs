@@ -1,5 +1,5 @@
 //! Results for tests.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use emostream_model::{Emoji, RelayFinal, ResultId, Room, WindowRecord, WindowSize, compress};
 

@@ -114,7 +114,7 @@ impl RoomTotals {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::room::testing::closed;
     use emostream_model::{ResultId, Room, WindowRecord, WindowSize, compress};

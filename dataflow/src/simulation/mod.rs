@@ -14,7 +14,7 @@
 //!
 //! `cargo test` runs a few hundred seeds, and `make soak SEEDS=…` runs any number of seeds. A failure prints its seed,
 //! and `SEED=…` replays it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod oracle;
 mod producers;

@@ -224,7 +224,7 @@ fn is_own(origin: &HeaderValue, request: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     fn from(origin: &str) -> HeaderMap {

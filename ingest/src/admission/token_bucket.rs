@@ -169,7 +169,7 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use proptest::prelude::*;
     use rand::{RngExt, SeedableRng, rngs::StdRng};

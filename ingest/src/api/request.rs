@@ -125,7 +125,7 @@ pub(crate) fn max_reactions(body_bytes: Option<u64>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::api::body::ReactionRequest;
     use emostream_model::EmojiNames;

@@ -112,7 +112,7 @@ impl Packed {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use emostream_model::{Reaction, UserId};
     use proptest::{collection::vec, prelude::*};

@@ -306,7 +306,7 @@ impl EarlyFlush {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::buffer::packed::tests::admitted;
     use proptest::{collection::vec, prelude::*};

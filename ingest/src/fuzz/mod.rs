@@ -6,7 +6,7 @@
 //!
 //! `cargo test` runs a few hundred cases of each test. `make soak` runs as many cases as `FUZZ_SECONDS` allows. A
 //! failure prints the smallest case that was found, and the command that replays it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod batch;
 mod body;

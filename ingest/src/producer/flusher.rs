@@ -348,7 +348,7 @@ fn assign_requests(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::buffer::{EarlyFlush, packed::tests::admitted};
     use emostream_log::EventClock;

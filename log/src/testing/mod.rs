@@ -2,7 +2,7 @@
 //!
 //! The functions panic if the log fails, since a test that cannot continue has failed. [`FaultyLog`] is for tests of
 //! failures.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 #![allow(
     clippy::disallowed_methods,
     reason = "this module waits with a deadline"

@@ -194,7 +194,7 @@ fn age(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use emostream_model::ResultOrder;
 
     use super::*;

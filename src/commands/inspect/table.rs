@@ -102,7 +102,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     fn row(offset: u64, counts: &str) -> Vec<String> {

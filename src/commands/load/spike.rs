@@ -71,7 +71,7 @@ pub(super) fn in_order(mut spikes: Vec<Spike>, duration: Duration) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use proptest::prelude::*;
 

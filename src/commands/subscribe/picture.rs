@@ -283,7 +283,7 @@ fn draw_moments(area: Rect, buffer: &mut Buffer, scene: &Scene) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::{
         super::scene::tests::{a_final, frame, live},
         *,

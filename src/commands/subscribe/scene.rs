@@ -374,7 +374,7 @@ fn spread(emojis: &[Emoji], most: usize) -> Vec<Emoji> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;

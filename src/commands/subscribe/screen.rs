@@ -106,7 +106,7 @@ fn unusable(error: io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::process::{Command, Stdio};
 
     use emostream_app::process::{LogFormat, panic_hook};

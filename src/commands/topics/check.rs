@@ -525,7 +525,7 @@ impl Wanted<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::time::Duration;
 
     use emostream_log::Deletion;

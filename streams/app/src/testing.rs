@@ -1,5 +1,5 @@
 //! Helpers of tests that start an example program as a process (feature `testing`).
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     env,

@@ -70,7 +70,7 @@ pub fn require(log: &dyn Log, names: &[String], create: &str) -> Result<(), Fail
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use emostream_log::{Cleanup, embedded::EmbeddedLog};
 

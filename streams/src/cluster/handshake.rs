@@ -115,7 +115,7 @@ pub fn same_token(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     /// Processes of several versions may connect to each other during an update, so the names in the JSON must not

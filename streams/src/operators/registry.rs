@@ -292,7 +292,7 @@ impl<K: Key, I: Item> Registry<K, I> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::collections::BTreeMap;
 
     use emostream_protocol::WindowSize;

@@ -399,7 +399,7 @@ impl<I: Item> WindowChanges<I> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::{cell::RefCell, rc::Rc};
 
     use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};

@@ -190,7 +190,7 @@ fn counts<T, U>(top: Top<T>, of: impl Fn(T) -> U) -> Vec<(U, u64)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::{cell::RefCell, rc::Rc};
 
     use emostream_protocol::WindowSize;

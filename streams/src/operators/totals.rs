@@ -241,7 +241,7 @@ fn write<'scope, K: Key, I: Item>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use emostream_protocol::{ResultOrder, WindowSize};
     use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
 

@@ -345,7 +345,7 @@ impl LiveThrottle {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::{cell::RefCell, collections::HashSet, rc::Rc};
 
     use timely::dataflow::operators::{inspect::Inspect, vec::Input};

@@ -403,7 +403,7 @@ impl OpenWindows {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::time::clock::PartitionClock;
     use proptest::prelude::*;

@@ -126,7 +126,7 @@ impl<'de> Deserialize<'de> for Settings {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     fn settings(window_ms: u64) -> Settings {

@@ -181,7 +181,7 @@ pub fn decode(value: &[u8]) -> Result<Progress, String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use emostream_protocol::{FinalsFrom, ResultOrder};
 
     use super::*;

@@ -581,7 +581,7 @@ fn headers_of(record: &Record<'_>) -> ResultHeaders {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use emostream_log::{
         Cleanup, Header, NewRecord,
         embedded::EmbeddedLog,

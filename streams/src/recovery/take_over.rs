@@ -278,7 +278,7 @@ pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, StreamsErr
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use emostream_log::testing::FaultyLog;
 
     use super::*;

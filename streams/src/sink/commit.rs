@@ -566,7 +566,7 @@ impl Drop for CommitThread {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::sync::mpsc::{Sender, channel};
 
     use emostream_log::embedded::EmbeddedLog;

@@ -66,7 +66,7 @@ impl KnownEnds {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use proptest::{collection::vec, prelude::*};
 
     use super::*;

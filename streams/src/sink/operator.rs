@@ -617,7 +617,7 @@ fn rejection(topics: &Topics, rejected: Rejected) -> NewRecord {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::sync::{
         Arc,
         mpsc::{Receiver, Sender, channel},

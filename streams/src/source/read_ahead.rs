@@ -92,7 +92,7 @@ impl ReadAhead {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     fn read_ahead() -> ReadAhead {

@@ -202,7 +202,7 @@ fn pause(stop: &Stop, until: Instant) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::{
         progress::settings::Settings,

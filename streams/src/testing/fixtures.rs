@@ -1,5 +1,5 @@
 //! Fixtures of the unit tests of this crate.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,5 +1,5 @@
 //! Helpers of tests: of applications, and the fixtures of the unit tests of this crate.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 #[cfg(test)]
 mod fixtures;

@@ -301,7 +301,7 @@ impl<F: Format> Tops<'_, F> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use emostream_log::{Cleanup, Record};
 
     use super::*;

@@ -208,7 +208,7 @@ fn listed(accepted: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
     use crate::middleware::auth::testing::{SECRET, secret};
     use axum::response::IntoResponse;

@@ -1,5 +1,5 @@
 //! Issuers that sign tokens in tests.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},

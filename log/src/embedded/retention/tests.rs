@@ -1,5 +1,5 @@
 //! Compares retention with a model of a compacted topic.
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 use std::collections::{BTreeMap, HashMap};
 
 use rand::RngExt;

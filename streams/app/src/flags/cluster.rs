@@ -123,7 +123,7 @@ impl ClusterFlags {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use clap::Parser;
 
     use super::*;

@@ -59,7 +59,7 @@ pub fn secret(flag: &str, file: &Path) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     /// A byte order mark in a file was ignored by `--jwt-key`, but became a part of the token of `--relay-token-file`.

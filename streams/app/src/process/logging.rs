@@ -133,7 +133,7 @@ impl<W: Write> Write for EscapedLines<W> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
     #[test]

@@ -30,7 +30,7 @@ fn describe(panic: &PanicHookInfo<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use std::process::Command;
 
     const PANIC_HERE: &str = "EMOSTREAM_TEST_PANIC_HERE";

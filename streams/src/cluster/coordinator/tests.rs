@@ -1,7 +1,7 @@
 //! Tests of coordinators on a simulated network. The checks use only the connections and the reports, not the internal
 //! states of the coordinators.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{collections::VecDeque, iter};
 

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::sync::LazyLock;
 
