@@ -123,7 +123,7 @@ impl Event {
     }
 }
 
-/// The names of a crowd's rooms and emojis; the indices are their numbers.
+/// The names of a crowd's rooms and emojis. The index of a name is the number of its room or emoji in [`Event`].
 pub(crate) struct Names {
     rooms: Vec<Room>,
     emojis: Vec<Emoji>,

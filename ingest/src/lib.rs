@@ -16,8 +16,9 @@
 //!   has acknowledged the reactions or the ingest has given up storing them. So the memory of the process is bounded.
 //! - The event time of a reaction is the time when it was added to the buffer. The clock of event times does not go
 //!   back within a flush.
-//! - Every flush at the end of an interval writes to every available partition: a heartbeat if there are no reactions
-//!   for it. Only the first request after a quiet interval is written to one partition, at once.
+//! - The flush at the end of each interval writes a record to every available partition. A partition without reactions
+//!   gets a heartbeat. One flush is an exception: the first request after an interval without requests is written at
+//!   once, to one partition.
 //! - A response with `stored` is sent only after the log has acknowledged all records that contain the request's
 //!   reactions. If a flush fails, waiting requests get 503, and the failure is counted and logged.
 

@@ -295,8 +295,8 @@ fn the_bytes_of_version_2() {
     .frame();
     let expected = [
         &[0, 0, 0, 31, 2][..],
-        // The bytes of the variant `Updates`, of its origin time, of the number of updates (two), and of the variant of
-        // the first update, a final result.
+        // The bytes of the variant `Updates` (3), its origin time (1), the number of updates (two), and the variant of
+        // the first update, a final result (0).
         &[3, 1, 2, 0],
         // The bytes of a final result: its id (3-300), the time at which it was written (9), the number of backward
         // resets (one), and whether the totals begin with it (yes).
@@ -308,7 +308,8 @@ fn the_bytes_of_version_2() {
         &[1, 3],
         "⚽".as_bytes(),
         &[5, 0, 5],
-        // The bytes of a room's removal: the name of the room, and the position (one backward reset, window start 7).
+        // The bytes of the second update: its variant, a room's removal (6); the length and the text of the room's
+        // name; and the position of the removal (one backward reset, window start 7).
         &[6, 1, b'q', 1, 7],
     ]
     .concat();

@@ -51,7 +51,8 @@ const SMALL_PHONE: Screen = Screen {
     height: 568,
     ..Screen::PHONE
 };
-/// The desktop at a zoom of 200 %: half of its CSS pixels, each twice as wide.
+/// The desktop at a zoom of 200 %: half as wide and half as high in CSS pixels, each of which is twice as wide and
+/// high.
 const ZOOMED: Screen = Screen {
     width: 640,
     height: 400,
@@ -69,7 +70,7 @@ const STILL: Screen = Screen {
     features: &[("prefers-reduced-motion", "reduce")],
     ..Screen::DESKTOP
 };
-/// A big screen. Its pictures have half of the screen's pixels, so that the files are small.
+/// A big screen. Its pictures are half as wide and half as high as the screen, so that the files are small.
 const BOARD: Screen = Screen {
     width: 3840,
     height: 2160,

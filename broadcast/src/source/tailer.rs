@@ -130,8 +130,9 @@ struct Reading {
     live: TopicReader,
     progress: TopicReader,
     commits: Commits,
-    /// Removals that wait until the final results are read. While there are any, the trending topic is not read. So the
-    /// list has at most the removals of one poll, or, after the start, one removal for each known room.
+    /// Removals of rooms that were read from the trending topic. They are applied once all final results are read, and
+    /// until then the trending topic is not read. So the list has at most the removals of one poll. After the start, it
+    /// has at most one removal for each known room.
     removals: Vec<RelayUpdate>,
     /// Whether the last read succeeded.
     is_healthy: bool,

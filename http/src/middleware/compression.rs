@@ -1,4 +1,5 @@
-//! Compression of responses whose whole body is in memory: pages and JSON.
+//! Compression of JSON responses, and of the files of the web pages. Each file is compressed once, when the service
+//! starts, by [`Coding::encode`]. A JSON response is compressed each time it is sent, by [`compress_json`]:
 //!
 //! ```text
 //!  JSON ── below 1 KiB ──────────────────────▶ as it is
@@ -7,13 +8,17 @@
 //!   └───── longer ─────── spawn_blocking ────▶ compressed
 //! ```
 //!
-//! Streams are never compressed. tower-http's layer is not used. It compresses while the client reads, so a client that
-//! keeps the flow-control windows of its HTTP/2 streams at 0 would hold a brotli encoder for each of its 100 concurrent
-//! requests (`bench/README.md` lists its size). Here, a response is compressed before it is sent, so only the
+//! Each compression needs a permit. There are half as many permits as cores, and at least one. Streams are never
+//! compressed.
+//!
+//! tower-http's layer is not used. It compresses while the client reads, so a client that keeps the flow-control windows
+//! of its HTTP/2 streams at 0 would hold a brotli encoder for each of its 100 concurrent requests (`bench/README.md`
+//! lists its size). Here, a response is compressed before it is sent, so only the
 //! compressed bytes wait for the client. tower-http's layer also compresses on the runtime's threads, without a limit
 //! on the number of responses that are compressed at once.
 //!
-//! Invariant: at most half of the cores (at least one) compress responses, so other requests do not wait for them.
+//! Invariant: at most half of the cores (at least one) compress responses, so other requests have the rest of the
+//! cores.
 
 use std::{io::Write, sync::Arc, thread::available_parallelism};
 

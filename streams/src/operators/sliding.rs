@@ -46,7 +46,8 @@ pub struct SlidingSpan {
 }
 
 impl SlidingSpan {
-    /// Returns the first window whose span does not contain `window`.
+    /// Returns the window at which the counts of `window` leave the span: the first later window whose span does not
+    /// contain `window` any more.
     pub fn expires(self, window: Window) -> Window {
         self.size
             .window_of(window.start.saturating_add(self.span_ms))

@@ -568,7 +568,8 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         let keys = self.keys.into_iter();
         let keys = keys.filter(|(_, known)| !known.is_removed || !known.later.is_empty());
         let mut totals: Vec<_> = keys.map(restored).collect();
-        // The totals are sorted by key, like the results of a window, since keys are numbered in this order.
+        // The operators number the keys in the order of this list. Final results arrive in the order of their keys,
+        // too, so sorting them by the numbers of their keys is fast.
         totals.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         totals
     }
