@@ -1,15 +1,15 @@
 //! Numbers for the keys of a worker.
 //!
-//! Numbers are compared and sorted several times as fast as names. The accumulations of a key are stored under its
-//! number. When a key is removed, or its totals begin at 0 again, its number is retired, so that the counts of later
-//! finals are stored under another number.
+//! Numbers are compared and sorted several times as fast as names. Differential dataflow stores the counts of a key's
+//! items, which it calls *accumulations*, under the key's number. When a key is removed, or its totals begin at 0
+//! again, its number is retired, so that the counts of later final results are stored under another number.
 //!
 //! ```text
 //!  in use ──retire──▶ retired: results that were computed before still find the key ──free_retired──▶ free
 //! ```
 //!
-//! Invariant: a number is free only if its accumulations are 0, and all results that were computed from them are
-//! committed.
+//! Invariant: a number is free only if its accumulations are 0, and all results that were computed from these
+//! accumulations are committed.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -28,7 +28,7 @@ impl KeyNumber {
     }
 }
 
-/// The keys of this worker by number. Clones share one table.
+/// The table of this worker's keys and their numbers. Clones share the table.
 #[derive(Debug, Clone)]
 pub struct KeyNumbers<K>(Rc<RefCell<Numbers<K>>>);
 
@@ -36,7 +36,7 @@ pub struct KeyNumbers<K>(Rc<RefCell<Numbers<K>>>);
 struct Numbers<K> {
     keys: Vec<K>,
     numbers: HashMap<K, KeyNumber>,
-    /// The time at which each retired number was retired.
+    /// For each retired number, the time at which it was retired.
     retired: HashMap<KeyNumber, u64>,
     /// Retired numbers whose accumulations are 0, each with the time at which they became 0, in the order of these
     /// times.
@@ -82,7 +82,7 @@ impl<K: Key> KeyNumbers<K> {
         self.0.borrow().keys[number.index()].clone()
     }
 
-    /// Retires the number at `time_ms`. If its key is used again, the key gets another number.
+    /// Retires the number of a key at `time_ms`. If the key is used again, it gets another number.
     pub fn retire(&self, number: KeyNumber, time_ms: u64) {
         let numbers = &mut *self.0.borrow_mut();
         let key = &numbers.keys[number.index()];
@@ -100,14 +100,14 @@ impl<K: Key> KeyNumbers<K> {
         numbers.free.push(number);
     }
 
-    /// Returns the time at which the number was retired, if it was. Later changes of its accumulations belong to no
-    /// key.
+    /// Returns the time at which the number was retired; `None` if the number is in use. Changes of its accumulations
+    /// after this time belong to no key.
     pub fn retired_at(&self, number: KeyNumber) -> Option<u64> {
         self.0.borrow().retired.get(&number).copied()
     }
 
-    /// Notes that the accumulations of a retired number are 0 since `time_ms`. The number can be freed once this change
-    /// is committed. `time_ms` must not decrease from call to call.
+    /// Notes that the accumulations of a retired number became 0 at `time_ms`. The number can be freed once all results
+    /// up to `time_ms` are committed. `time_ms` must not decrease from call to call.
     pub fn mark_empty(&self, number: KeyNumber, time_ms: u64) {
         self.0.borrow_mut().empty.push_back((time_ms, number));
     }

@@ -6,46 +6,48 @@
 //!                                                                          └ removed with the close of a later window
 //! ```
 //!
-//! The totals of a key begin at 0 with a final if the key has no earlier final, or if the window of its previous final
-//! began more than the retention before the window of this final. The rule does not depend on whether the key was
-//! removed in between. So removals do not change results, although each close removes only a limited number of keys.
-//! All times are the starts of windows.
+//! The totals of a key begin at 0 with a final result in two cases: the key has no earlier final result, or the window
+//! of its previous final result began more than the retention before the window of this one. The rule does not depend
+//! on whether the key was removed in between. So removals do not change results, although each close of a window
+//! removes only a limited number of keys. All times are the starts of windows.
 //!
-//! The rules are pure functions. The cost of a check does not depend on the number of keys: a key is queued at the time
-//! at which it expires if it has no further final. When that time comes, a key that has had further finals is queued
-//! again.
+//! The rules are pure functions. The cost of a check for expired keys does not depend on the number of keys. Each key
+//! is in a queue, at the time at which it expires if it has no further final result. When that time comes, a key that
+//! has had further final results is queued again.
 
 use std::collections::BTreeMap;
 
 use super::key_numbers::KeyNumber;
 
 /// Whether `start_ms` is later than `last_ms` by more than the retention. `last_ms` is the start of the window of a
-/// key's last final. If so, the totals of the key begin at 0 with the final of the window that starts at `start_ms`.
+/// key's last final result. If this function returns true, the totals of the key begin at 0 with the final result of
+/// the window that starts at `start_ms`.
 pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool {
     last_ms.saturating_add(retention_ms) < start_ms
 }
 
-/// The time of the last final of each key of a worker.
+/// For each key of a worker, the time of its last final result.
 pub struct Lifetimes {
-    /// Time without a final after which the totals of a key begin at 0 and the key is removed, milliseconds.
+    /// If a key has no final result for longer than this, its totals begin at 0 and the key is removed. Milliseconds.
     retention_ms: u64,
-    /// The lifetimes by [`KeyNumber::index`]; `None` for numbers that are not in use.
+    /// For each key number, the lifetime of its key; `None` if the number is not in use. The index is
+    /// [`KeyNumber::index`].
     keys: Vec<Option<Lifetime>>,
-    /// The keys by the time at which they may expire.
+    /// For each time, the keys that may expire at this time.
     queue: BTreeMap<u64, Vec<KeyNumber>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Lifetime {
     last_ms: u64,
-    /// The time of the key's valid entry in the queue. Entries of its number at other times are ignored: they were made
-    /// for a key that had the number before, or before a backward reset.
+    /// The time of the key's valid entry in the queue. Entries of the same number at other times are ignored: an
+    /// earlier key had the number when they were made, or they were made before a backward reset.
     queued_ms: u64,
 }
 
 impl Lifetimes {
-    /// Creates an empty set of keys with their lifetimes. The retention must not be shorter than a sliding span, since
-    /// the span could otherwise contain counts of a key that is removed.
+    /// Creates an empty set of lifetimes. The retention must not be shorter than a sliding span, since the span could
+    /// otherwise contain counts of a key that is removed.
     pub fn new(retention_ms: u64) -> Lifetimes {
         Lifetimes {
             retention_ms,
@@ -54,19 +56,19 @@ impl Lifetimes {
         }
     }
 
-    /// Returns the start of the window of a key's last final, if the key is known.
+    /// Returns the start of the window of a key's last final result, if the key is known.
     fn last_ms(&self, key: KeyNumber) -> Option<u64> {
         let lifetime = self.keys.get(key.index())?.as_ref();
         lifetime.map(|lifetime| lifetime.last_ms)
     }
 
-    /// Whether the totals of a key begin at 0 with a final of the window that begins at `start_ms`.
+    /// Whether the totals of a key begin at 0 with a final result of the window that begins at `start_ms`.
     pub fn begins(&self, key: KeyNumber, start_ms: u64) -> bool {
         let last_ms = self.last_ms(key);
         last_ms.is_none_or(|last_ms| exceeds_retention(last_ms, start_ms, self.retention_ms))
     }
 
-    /// Stores the next final of a key, which is in the window that begins at `start_ms`.
+    /// Notes that a key has another final result, in the window that begins at `start_ms`.
     pub fn extend(&mut self, key: KeyNumber, start_ms: u64) {
         if self.keys.len() <= key.index() {
             self.keys.resize(key.index() + 1, None);
@@ -76,8 +78,8 @@ impl Lifetimes {
             Some(known) => {
                 known.last_ms = start_ms;
                 if expires_ms < known.queued_ms {
-                    // After a backward reset, the key's entry may be at a time that is years ahead, so it gets an
-                    // earlier one.
+                    // After a backward reset, the key's entry in the queue may be at a time that is years ahead, so the
+                    // key gets an earlier entry.
                     known.queued_ms = expires_ms;
                     self.queue.entry(expires_ms).or_default().push(key);
                 }
@@ -92,7 +94,8 @@ impl Lifetimes {
         }
     }
 
-    /// Sets the earliest removal of a key: the key expires only with a `start_ms` later than `until_ms`.
+    /// Sets the earliest removal of a key: [`Lifetimes::expire`] removes the key only if its `start_ms` is later than
+    /// `until_ms`.
     pub fn postpone(&mut self, key: KeyNumber, until_ms: u64) {
         if let Some(Some(known)) = self.keys.get_mut(key.index())
             && known.queued_ms < until_ms
@@ -102,14 +105,15 @@ impl Lifetimes {
         }
     }
 
-    /// Drops a key, whose number is about to be retired. Returns whether the key was known.
+    /// Drops the lifetime of a key whose number will be retired next. Returns whether the key had a lifetime.
     pub fn forget(&mut self, key: KeyNumber) -> bool {
         let lifetime = self.keys.get_mut(key.index());
         lifetime.is_some_and(|lifetime| lifetime.take().is_some())
     }
 
-    /// Drops and returns up to `max_keys` keys that have expired: their last final is older than `start_ms` by more
-    /// than the retention, so their totals begin at 0 with their next final. Checks at most `max_checks` keys.
+    /// Drops and returns up to `max_keys` keys that have expired: their last final result is older than `start_ms` by
+    /// more than the retention, so their totals begin at 0 with their next final result. Checks at most `max_checks`
+    /// keys.
     pub fn expire(&mut self, start_ms: u64, max_keys: usize, max_checks: usize) -> Vec<KeyNumber> {
         let mut expired = Vec::new();
         for _ in 0..max_checks {
@@ -150,7 +154,7 @@ mod tests {
     const RETENTION_MS: u64 = 10;
 
     proptest! {
-        /// The oracle keeps the last final of each key, and checks all keys at every window.
+        /// The oracle stores the last final result of each key, and checks all keys at every window.
         #[test]
         fn keys_expire_once_their_next_final_would_begin_at_0(
             finals in vec((0_u64..6, 0_u32..5), 0..60), max_keys in 1_usize..3, max_checks in 1_usize..4,
@@ -187,7 +191,7 @@ mod tests {
     #[test]
     fn a_final_continues_the_totals_up_to_the_retention_and_not_beyond() {
         let begin = [15, 16, 4].map(|start_ms| exceeds_retention(5, start_ms, RETENTION_MS));
-        // The third window is earlier than the last final, as after a backward reset.
+        // The third window is earlier than the last final result, as after a backward reset.
         assert_eq!(begin, [false, true, false]);
         assert!(!exceeds_retention(1, u64::MAX, u64::MAX));
         assert!(

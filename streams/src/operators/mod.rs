@@ -22,8 +22,8 @@ pub mod totals_writer;
 pub mod tumbling;
 pub mod updates;
 
-/// Whether this run writes the results of `time_ms`, if the final-until time was `final_until_ms` at its start.
-/// Restored state has the time 0; earlier runs have written its results.
+/// Whether this run writes the results at `time_ms`. `final_until_ms` is the final-until time at the start of the run.
+/// Restored state has the time 0, and earlier runs have written its results.
 fn is_of_this_run(time_ms: u64, final_until_ms: u64) -> bool {
     time_ms >= final_until_ms && time_ms > 0
 }

@@ -11,7 +11,7 @@ use timely::{
 /// The builder of the containers in which data are sent.
 type Collected<D> = CapacityContainerBuilder<Vec<D>>;
 
-/// An activated output, to which a running operator sends data.
+/// An activated output of an operator, to which the operator sends data while it runs.
 pub(super) type Output<'a, D> = OutputBuilderSession<'a, u64, Collected<D>>;
 
 /// Adds an output to an operator. Returns the output and its stream.

@@ -1,4 +1,5 @@
-//! The records of finals and tables: the application encodes the values, the engine adds topic, key and headers.
+//! The records of final results and tables. The application encodes the values, and the engine adds topic, key and
+//! headers.
 
 use std::{borrow::Borrow, fmt::Debug};
 
@@ -70,8 +71,8 @@ pub struct Records<F> {
 }
 
 impl<F> Records<F> {
-    /// Creates the encoder of the records of a topic, in a run after `resets` backward resets. `format` encodes the
-    /// values.
+    /// Creates the encoder of the records of a topic. `format` encodes the values, and `resets` is the number of
+    /// backward resets before this run.
     pub fn new(topic: impl Into<String>, resets: u64, format: F) -> Records<F> {
         Records {
             topic: topic.into(),
@@ -155,15 +156,15 @@ impl<K: Key, I: Item> Row for TopChange<K, I> {
         }
     }
 
-    /// Returns 0. A top depends on the finals alone, so its record needs no number of resets: the last record in the
-    /// topic is valid.
+    /// Returns 0, so that the record of a top has no number of resets. A top depends only on the final results, so the
+    /// last record of each key in the topic is always the valid one.
     fn resets(&self) -> u64 {
         0
     }
 }
 
-/// Returns the header with the number of backward resets, if there were any: after a reset, results are ordered by this
-/// number first, and then by their windows.
+/// Returns the header with the number of backward resets; `None` if there were none. After a backward reset, results
+/// are ordered first by this number, and then by their windows.
 fn resets_header(resets: u64) -> Option<Header> {
     (resets > 0).then(|| header(RESETS_HEADER, resets.to_string()))
 }

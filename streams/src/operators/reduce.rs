@@ -1,5 +1,5 @@
-//! A reduction of the accumulations of each key for totally ordered times. It emits the results of each change at the
-//! time of the change.
+//! A reduction of the accumulations of each key: the counts of its values, which differential dataflow stores. The
+//! times must be totally ordered. The reduction emits the results of each change at the time of the change.
 //!
 //! ```text
 //!  changes ─▶ arranged accumulations ─▶ for each key and time that changed: (before, after) ─▶ results
@@ -12,7 +12,7 @@
 //!
 //! Differential may send changes of several times together, with the capability of the earliest time. The sink commits
 //! by time, so this operator sends each result at the time of its own change. Otherwise a result could be committed
-//! before its window, and once more after a restart.
+//! before its window is, and a restart would write it once more.
 
 use std::{collections::BTreeMap, mem, rc::Rc};
 
@@ -37,10 +37,10 @@ use timely::{
 
 use super::step::StepBudget;
 
-/// The accumulations of a key that are not 0, by value.
+/// The accumulations of a key: each value with its count, in the order of the values. Counts that are 0 are left out.
 pub type Accumulations<'a, V> = Vec<(&'a V, i64)>;
 
-/// Changes of accumulations between two times.
+/// A batch of changes of accumulations, all between two times.
 pub type Batch<K, V> = Rc<OrdValBatch<Vector<((K, V), u64, i64)>>>;
 
 /// A cursor over several batches.
@@ -72,7 +72,7 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
             move |(input, _), output| {
                 let mut budget = StepBudget::new(max_step_counts);
                 loop {
-                    // While changes are pending, later changes wait in the input.
+                    // While the changes of an earlier step are pending, later changes wait in the input.
                     if pending.is_none() {
                         let lower = upper.clone();
                         let mut earliest: Option<Capability<u64>> = None;
@@ -123,7 +123,7 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
     )
 }
 
-/// Changes that arrived together, and the accumulations before them.
+/// Changes that arrived together, and the accumulations before these changes.
 struct Pending<K: Data, V: Data> {
     earliest: Capability<u64>,
     before: Vec<Batch<K, V>>,
@@ -182,7 +182,7 @@ pub fn seek_after<K: Data, V: Data>(
     }
 }
 
-/// Replaces `accumulations` by those of `key` as of `until_ms`. The cursor must not be past the key.
+/// Replaces `accumulations` by those of `key` as of `until_ms`. The cursor must be at `key` or before it.
 pub fn accumulate<'a, K: Data, V: Data>(
     cursor: &mut BatchCursor<K, V>,
     storage: &'a Vec<Batch<K, V>>,
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     type Change = ((u8, u8), u64, i64);
-    /// A change in a test: the key, the time, and the accumulations before and after the change.
+    /// A change that a test expects: the key, the time, and the accumulations before and after the change.
     type Emitted = (u8, u64, Vec<(u8, i64)>, Vec<(u8, i64)>);
 
     /// Sends the changes of each group together. Between two groups, advances time to the time of the next group.
@@ -315,7 +315,8 @@ mod tests {
     }
 
     proptest! {
-        /// For each time, the oracle adds up all changes before that time, and all changes up to and including it.
+        /// For each time, the oracle computes two sums: of all changes before that time, and of all changes up to and
+        /// including that time.
         #[test]
         fn every_change_is_emitted_once_at_its_time(
             groups in vec((0_u64..4, vec(((0_u8..3, 0_u8..4), 0_u64..6, -2_i64..3), 0..12)), 0..6),

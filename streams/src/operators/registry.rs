@@ -1,5 +1,5 @@
-//! Registers the keys of finals: numbers them, marks the finals with which totals begin at 0, and removes keys whose
-//! totals have expired.
+//! Registers the keys of final results: gives each key a number, marks the final results with which the totals of a key
+//! begin at 0, and removes keys whose totals have expired.
 //!
 //! ```text
 //!  restored totals ─┐            ┌─▶ marked finals           ─▶ sink, sliding window
@@ -8,14 +8,14 @@
 //!                          └────── accumulations of retired numbers are read ────────────┘
 //! ```
 //!
-//! The accumulations of a key are stored under its number. When its totals begin at 0 again, the key gets another
-//! number. No result depends on the accumulations of the previous number any more. They are retracted later, once they
-//! are complete in the arrangement. The number of a key that is removed is retired in the same way.
-//! [`crate::operators::lifetimes`] decides when totals begin and when they expire.
+//! The accumulations of a key, which are the counts of its items, are stored under its number. When the totals of the
+//! key begin at 0 again, the key gets another number, and its previous number is retired. No result depends on the
+//! accumulations of a retired number. They are retracted later, once they are complete in the arrangement. The number
+//! of a removed key is retired, too. [`crate::operators::lifetimes`] decides when totals begin and when they expire.
 //!
-//! Finals wait until all totals are restored, since restored totals contain the time of a key's last final. The
-//! operator holds capabilities that follow the frontier of its finals, since it must send the removal of an expired key
-//! although no final of that key arrives.
+//! Final results wait until all totals are restored, since restored totals contain the time of a key's last final
+//! result. When a key has expired, no final result of the key arrives, but the operator must send its removal. So it
+//! holds capabilities that follow the frontier of the final results.
 
 use std::{cell::RefCell, collections::VecDeque, mem, rc::Rc};
 
@@ -51,15 +51,15 @@ use crate::aggregate::key::{Item, Key};
 /// and after a long pause in event time all keys may have expired at once.
 const MAX_REMOVED: usize = 1_000;
 
-/// The trace of the accumulations, by key and item.
+/// The trace of the accumulations: for each key and item, the count.
 pub type TotalsTrace<I> = TraceAgent<ValSpine<KeyNumber, I, u64, i64>>;
 
 /// The state that the operators `register keys` and `totals` of a worker share.
 pub struct Shared<I: Item> {
-    /// The trace of the accumulations, once they are arranged.
+    /// The trace of the accumulations; `None` until they are arranged.
     pub trace: Option<TotalsTrace<I>>,
-    /// Restored state of keys besides the accumulations: the counts of items that this build cannot name, and the range
-    /// of the finals that are not in the record of the key.
+    /// For each restored key, the state besides its accumulations: the counts of items that this build cannot name, and
+    /// the range of the final results that are not in the key's totals record.
     pub restored: Vec<(KeyNumber, Vec<UnnamedCount>, Option<Change>)>,
     /// For each key whose totals began at 0 again: the key number that it has now, and the one that it had before.
     pub replaced: Vec<(KeyNumber, KeyNumber)>,
@@ -88,7 +88,7 @@ impl<I: Item> Shared<I> {
 
 /// The outputs of [`register`].
 pub struct Registered<'scope, K: Key, I: Item> {
-    /// All finals. A final is marked if the totals of its key begin at 0 with it.
+    /// All final results. A final result is marked if the totals of its key begin at 0 with it.
     pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     /// The changes of the accumulations, which are stored under the numbers of the keys.
     pub changes: StreamVec<'scope, u64, KeyChange<I>>,
@@ -96,8 +96,8 @@ pub struct Registered<'scope, K: Key, I: Item> {
     pub removed: StreamVec<'scope, u64, (K, u64)>,
 }
 
-/// Registers the keys of `finals` and of `restored` totals, each on the worker that computes its windows. `durable` is
-/// the probe of committed results.
+/// Registers the keys of `finals` and of `restored` totals. Each key is registered on the worker that computes its
+/// windows. `durable` is the probe of committed results.
 pub fn register<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: StreamVec<'scope, u64, RestoredTotals<K, I>>,
@@ -109,7 +109,7 @@ pub fn register<'scope, K: Key, I: Item>(
     let scope = finals.scope();
     let mut builder = OperatorBuilder::new("register keys".to_owned(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // The tumbling windows were exchanged by key, so finals are on the worker of their key already.
+    // The tumbling windows were exchanged by key, so each final result is on the worker of its key already.
     let mut finals = builder.new_input(finals, Pipeline);
     let by_key = Exchange::new(|totals: &RestoredTotals<K, I>| totals.key.hashed());
     let mut restored = builder.new_input(restored, by_key);
@@ -209,7 +209,7 @@ impl<K: Key, I: Item> Registry<K, I> {
         counts.map(move |(item, count)| ((number, item), 0, count as i64))
     }
 
-    /// Marks a final if the totals of its key begin at 0 with it. Returns the number under which the key's
+    /// Marks a final result if the totals of its key begin at 0 with it. Returns the number under which the key's
     /// accumulations are stored.
     fn register(&mut self, closed: &mut ClosedWindow<K, I>) -> KeyNumber {
         let mut number = self.numbers.number(&closed.key);
@@ -229,11 +229,11 @@ impl<K: Key, I: Item> Registry<K, I> {
         self.retired.push_back((time_ms, number));
     }
 
-    /// Retires the numbers of up to `max_keys` expired keys. Returns each key with the start of `closed`, the window
-    /// that was closed last.
+    /// Retires the numbers of up to `max_keys` expired keys. Returns each removed key with the start of `closed`, the
+    /// window that was closed last.
     ///
-    /// A key is removed only if it had expired by `durable_until_ms`, up to which all results are committed. Otherwise
-    /// a record of the key could still be written after its removal.
+    /// All results before `durable_until_ms` are committed. A key is removed only if it had expired by this time.
+    /// Otherwise a record of the key could still be written after the removal.
     fn expire(
         &mut self,
         closed: Window,
@@ -249,8 +249,8 @@ impl<K: Key, I: Item> Registry<K, I> {
         })
     }
 
-    /// Retracts accumulations of retired numbers that are complete in the arrangement, until the budget of the step is
-    /// spent. Returns whether another step must continue.
+    /// Retracts the accumulations of those retired numbers whose accumulations are complete in the arrangement. Stops
+    /// when the budget of the step is spent. Returns whether another step must continue the work.
     fn retract(&mut self, at: &Capability<u64>, changes: &mut Output<'_, KeyChange<I>>) -> bool {
         if self.retired.is_empty() {
             return false;
@@ -322,7 +322,8 @@ mod tests {
         }
     }
 
-    /// After a pause in event time all keys have expired at once, and each removal writes a record to each table.
+    /// After a long pause in event time, all keys have expired at once. One close must not remove all of them, since
+    /// each removal writes a record to each table.
     #[test]
     fn all_workers_together_remove_a_limited_number_of_keys_with_a_close() {
         const KEYS: usize = 900;

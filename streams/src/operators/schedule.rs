@@ -8,17 +8,18 @@
 //! ```
 //!
 //! A totals record contains every item that its key has ever had. If the records of thousands of large keys were
-//! written at each change, every window would write more than a log can accept. So a large key has one boundary in each
-//! period, at a phase that is a hash of its name. Its record is due in the window that contains the first boundary
-//! after the start of the key's oldest window that is in no record. This distributes the records of many keys over the
-//! period.
+//! written at each change, more would be written at every close of a window than a log can accept. So a large key has
+//! one boundary in each period. The hash of the key's name decides where in the period this boundary is, so the records
+//! of many keys are distributed over the period. The record of a key is due in the window that contains the first
+//! boundary after the start of the key's oldest window that is in no record.
 //!
-//! After a pause in event time the records of all keys are due at once. A close writes the records that have been due
-//! longest, up to a number of bytes; the other records follow at the next closes. A record is written in spite of this
-//! limit if its finals will soon be deleted from the log, since a restart could not complete the record without them.
+//! After a pause in event time, the records of all keys are due at once. When a window is closed, the records that have
+//! been due longest are written, up to a number of bytes. The other records follow at the next closes. There is one
+//! exception to this limit: a record is written if the final results that it does not contain will soon be deleted from
+//! the log. Without them, a restart could not complete the record.
 //!
-//! The rules are pure functions: the window in which a record is written follows from the finals, the names of the keys
-//! and the number of workers, which share the limit of bytes.
+//! The rules are pure functions. The window in which a record is written depends only on the final results, the names
+//! of the keys, and the number of workers, since the workers share the limit of bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,17 +33,18 @@ use crate::aggregate::key::Key;
 /// The settings that determine how often totals records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TotalsPace {
-    /// Maximum number of items of a small key, whose record is written at each change.
+    /// Maximum number of items of a small key. The record of a small key is written at each change.
     pub small_items: usize,
-    /// The period in which the record of a larger key is due once, milliseconds.
+    /// The period of large keys: the record of a large key is due once in each period. Milliseconds.
     pub period_ms: u64,
-    /// Maximum size of the due records of one close, bytes. All workers share it, and each writes at least one.
+    /// Maximum size of the due records that are written at one close, bytes. All workers share this limit, but each
+    /// worker may write at least one record.
     pub close_bytes: usize,
 }
 
 impl Default for TotalsPace {
-    /// Returns the defaults. `period_ms` limits the number of finals that a restart reads again. `close_bytes` limits
-    /// the time that a close takes after a pause in event time.
+    /// Returns the defaults. The period limits the number of final results that a restart reads again. The limit of
+    /// bytes keeps a close short after a pause in event time.
     fn default() -> TotalsPace {
         TotalsPace {
             small_items: 100,
@@ -73,22 +75,23 @@ pub fn stable_hash(text: &str) -> u64 {
     text.as_bytes().iter().fold(OFFSET, step)
 }
 
-/// The range of a key's finals that are not in its totals record.
+/// The range of a key's final results that are not in its totals record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// The first final that is not in the record.
+    /// The first final result that is not in the record.
     pub first: ResultOrder,
-    /// The time from which the due time is computed, Unix milliseconds: the start of the window of the first final. If
-    /// a backward reset followed that final, it is at most the final-until time that the reset has set.
+    /// The time from which the due time is computed, Unix milliseconds. It is the start of the window of the first
+    /// final result. If a backward reset followed that final result, the time is at most the final-until time that the
+    /// reset has set.
     pub since_ms: u64,
-    /// The window of the last final.
+    /// The window of the last final result.
     pub last: Window,
-    /// The number of backward resets before the last final.
+    /// The number of backward resets before the last final result.
     pub last_resets: u64,
 }
 
 impl Change {
-    /// Returns the range that contains the finals of both changes.
+    /// Returns the range that contains the final results of both ranges.
     pub fn merge(self, other: Change) -> Change {
         let (earlier, later) = match self.first <= other.first {
             true => (self, other),
@@ -114,13 +117,14 @@ pub struct ScheduleParams {
     pub pace: TotalsPace,
     /// The size of the windows.
     pub size: WindowSize,
-    /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
+    /// The retention of final results in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
     /// Computes the approximate size in bytes of a record from the number of its items.
     pub record_bytes: fn(usize) -> usize,
 }
 
-/// The large keys of a worker that have finals in no record yet, with the times at which their records are due.
+/// The large keys of a worker that have final results in no totals record yet, with the times at which their records
+/// are due.
 pub struct Schedule<K> {
     params: ScheduleParams,
     /// Maximum size of the due records that this worker writes at one close, bytes.
@@ -128,9 +132,10 @@ pub struct Schedule<K> {
     /// Maximum time for which a due record may wait, milliseconds.
     longest_due_ms: u64,
     keys: HashMap<KeyNumber, Unwritten<K>>,
-    /// The keys by the time at which their records are due.
+    /// The times at which records are due, each with the key of the record, in the order of these times.
     queue: BTreeSet<(u64, K, KeyNumber)>,
-    /// Number of keys, by the oldest final that is not in their record.
+    /// For each position of a final result, the number of keys whose oldest final result in no record has this
+    /// position.
     since: BTreeMap<ResultOrder, usize>,
 }
 
@@ -178,12 +183,13 @@ impl<K: Key> Schedule<K> {
         items > self.params.pace.small_items
     }
 
-    /// Whether the key has finals that are in no record yet.
+    /// Whether the key has final results that are in no totals record yet.
     pub fn holds(&self, number: KeyNumber) -> bool {
         self.keys.contains_key(&number)
     }
 
-    /// Stores a change of a key, which has `items` items after the change. `key` returns the key.
+    /// Stores a change of a key, which has `items` items after the change. `key` returns the key, and is called only if
+    /// the key is not in the schedule yet.
     pub fn on_change(
         &mut self,
         number: KeyNumber,
@@ -236,7 +242,7 @@ impl<K: Key> Schedule<K> {
         }
     }
 
-    /// Returns the oldest final that is in no record.
+    /// Returns the position of the oldest final result that is in no totals record.
     pub fn oldest(&self) -> Option<ResultOrder> {
         self.since.first_key_value().map(|(first, _)| *first)
     }
@@ -248,8 +254,8 @@ impl<K: Key> Schedule<K> {
     }
 
     /// Removes and returns the record that has been due longest, if it is due in `window`. `spent` is the size of the
-    /// records that were written at the close of this window already. Returns `None` if no further record may be
-    /// written.
+    /// records that were already written at the close of this window, bytes. Returns `None` if no further record is
+    /// due, or if the limit of bytes is reached.
     pub fn pop_due(&mut self, window: Window, spent: usize) -> Option<Due> {
         let (due_ms, _, number) = self.queue.first()?;
         let (due_ms, number) = (*due_ms, *number);
@@ -326,12 +332,12 @@ mod tests {
         assert!(windows >= 60, "{by_window:?}");
         let most = by_window.into_values().max().unwrap();
         assert!(most < 2 * 4_000 / windows, "{most} keys");
-        // A close writes all records that become due, except in the windows with the most keys.
+        // The records that become due in a window of average size fit into one close.
         assert!(4_000 / windows * record_bytes(1591) < pace.close_bytes);
     }
 
     proptest! {
-        /// The oracle checks each millisecond after the change.
+        /// The oracle checks, for each millisecond after the change, whether it is a boundary of the key.
         #[test]
         fn a_record_is_due_at_the_first_boundary_after_its_first_change(
             number in 0_usize..50, since_ms in 0_u64..500, period_ms in 1_u64..90,
@@ -342,8 +348,8 @@ mod tests {
             prop_assert_eq!(pace.due_ms(&key(number), since_ms), expected);
         }
 
-        /// The oracle keeps a list, and checks every window. The records that are written do not depend on how far time
-        /// advances at once, since the schedule handles all windows one by one.
+        /// The oracle stores the keys in a list, and checks every window. The records that are written do not depend on
+        /// how many windows are closed at once, since the schedule handles the windows one by one.
         #[test]
         fn each_close_writes_the_records_that_are_due_longest_up_to_a_size(
             changes in vec((0_usize..12, 0_u64..40, 1_usize..6), 0..80),

@@ -1,14 +1,15 @@
-//! Counts in a sliding span: the counts of each final are added at its window, and subtracted again when the window
-//! leaves the span.
+//! Counts in a sliding span of windows. The counts of a final result are added at its window, and subtracted when this
+//! window leaves the span.
 //!
 //! ```text
 //!  a final ──▶ + at its window ············ the span ············▶ − at the first window without it in its span
 //!                    └── stored here, in compact entries ──────────────┘
 //! ```
 //!
-//! Counts that will be subtracted are stored here and not in differential, where every count of each window of the span
-//! would be an update at a future time. Differential has only the current accumulations. The changes of a window are
-//! sent together when it is closed, so that counts that are added and subtracted cancel before differential sorts them.
+//! This operator stores the counts that will be subtracted. If differential dataflow stored them, each count of every
+//! window of the span would be an update at a future time. So differential has only the current counts (its
+//! *accumulations*). When a window is closed, all changes at this window are sent together. Counts that are both added
+//! and subtracted cancel before differential sorts the changes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -54,14 +55,14 @@ impl SlidingSpan {
     }
 }
 
-/// Counts of a key that are in the span for some time.
+/// Counts of a key, and the time for which they are in the span.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlidingContribution<K, I> {
     /// The key.
     pub key: K,
-    /// The last instant of the first window whose span contains these counts.
+    /// The last instant of the first window whose span contains these counts, Unix milliseconds.
     pub from_ms: u64,
-    /// The last instant of the first window whose span does not contain these counts any more.
+    /// The last instant of the first window whose span does not contain these counts any more, Unix milliseconds.
     pub until_ms: u64,
     /// The counts of the key's items.
     pub counts: Arc<[(I, u64)]>,
@@ -76,7 +77,7 @@ pub enum Leader<K, I> {
     Key(K),
 }
 
-/// A change of the count of an item of a key: the number of the key with the item, the time, and the difference.
+/// A change of the count of an item of a key: the number of the key and the item, then the time, and the difference.
 pub type KeyChange<I> = ((KeyNumber, I), u64, i64);
 
 /// A change of a count over all keys of this worker: the item or key, the time, and the difference.
@@ -84,11 +85,12 @@ pub type LeaderChange<K, I> = (((), Leader<K, I>), u64, i64);
 
 type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
 
-/// Returns the changes of the counts in the span at each window: the changes of each key, on the worker that owns the
-/// key, and the changes of the counts over all keys.
+/// Returns two streams with the changes of the counts in the span at each window. The first has the changes of each
+/// key, on the worker that owns the key. The second has the changes of the counts over all keys of this worker.
 ///
-/// `numbers` assigns a number to each key. A key keeps its number while it has counts in the span; `durable`, the probe
-/// of committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
+/// `numbers` assigns a number to each key. A key keeps its number while it has counts in the span. `durable` is the
+/// probe of committed results, and shows when a number may be used again. A step handles about `max_step_counts`
+/// counts.
 pub fn sliding_window<'scope, K: Key, I: Item>(
     contributions: StreamVec<'scope, u64, SlidingContribution<K, I>>,
     numbers: KeyNumbers<K>,
@@ -98,7 +100,7 @@ pub fn sliding_window<'scope, K: Key, I: Item>(
     let scope = contributions.scope();
     let mut builder = OperatorBuilder::new("sliding window".to_owned(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // The tumbling windows were exchanged by the same key, so this exchange leaves each final on its worker.
+    // The tumbling windows were exchanged by the same key, so this exchange leaves each final result on its worker.
     let by_key = Exchange::new(|it: &SlidingContribution<K, I>| it.key.hashed());
     let mut input = builder.new_input(contributions, by_key);
     let (mut of_keys, key_changes) = new_output(&mut builder);
@@ -130,22 +132,22 @@ pub fn sliding_window<'scope, K: Key, I: Item>(
     (key_changes, leader_changes)
 }
 
-/// The counts that will be added to the span or subtracted from the span, by window.
+/// For each window, the counts that are added to the span at this window, and those that are subtracted.
 struct Expirations<K, I> {
     numbers: KeyNumbers<K>,
     max_step_counts: usize,
-    /// The number of entries of each key in the span, and the time at which this number last became 0, by the key's
-    /// number.
+    /// For each key, the number of its entries in the span, and the time at which it last had no entry. The index is
+    /// the key's number.
     held: Vec<(usize, u64)>,
     /// Keys without entries in the span, each with the time at which its last entry was subtracted, in the order of
     /// these times.
     emptied: VecDeque<(u64, KeyNumber)>,
-    /// The changes of each window, by the last instant of the window at which counts are added or subtracted.
+    /// For each window, the changes at this window. The key is the last instant of the window.
     windows: BTreeMap<u64, WindowChanges<I>>,
     closing: Option<ClosingWindow<I>>,
 }
 
-/// A window that is being closed: its changes, of which those of some keys were sent already.
+/// A window that is being closed. The changes of some of its keys were sent already.
 struct ClosingWindow<I> {
     time_ms: u64,
     changes: WindowChanges<I>,
@@ -158,15 +160,16 @@ struct ClosingWindow<I> {
 struct WindowChanges<I> {
     by_key: Capability<u64>,
     over_all_keys: Capability<u64>,
-    /// The entries that are added, by the last instant of the window at which they expire.
+    /// The entries that are added at this window, grouped by the window at which they expire. The key is the last
+    /// instant of the window at which they expire.
     added: BTreeMap<u64, Vec<Entry<I>>>,
     /// The entries that expire at this window. Entries that were added at the same window follow one another in the
     /// order of their keys.
     expired: Vec<Entry<I>>,
 }
 
-/// The count of an item in a final. The type is compact, since there are many entries. A count that exceeds `u32` has
-/// several entries.
+/// The count of an item in a final result. The type is compact, since there are many entries. A count that does not fit
+/// into `u32` is split into several entries.
 #[derive(Clone, Copy)]
 struct Entry<I> {
     key: KeyNumber,
@@ -205,7 +208,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
     }
 
     /// Sends the changes of the windows that the frontier has passed, until the budget of the step is spent. Returns
-    /// whether another step must continue.
+    /// whether another step must continue the work.
     ///
     /// An empty frontier closes no window: it means that the sources have ended, not that windows are complete.
     fn close(
@@ -260,7 +263,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
     fn next_closing(&mut self, frontier_ms: u64) -> Option<ClosingWindow<I>> {
         let first = self.windows.first_entry();
         let (time_ms, mut changes) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
-        // The entries are nearly sorted, so this sort is fast: finals arrive in the order of their keys, and the
+        // The entries are nearly sorted, so this sort is fast: final results arrive in the order of their keys, and the
         // expiring entries consist of some sorted parts.
         let all = changes.added.values_mut().chain([&mut changes.expired]);
         all.for_each(|entries| entries.sort_by(|a, b| (a.key, &a.item).cmp(&(b.key, &b.item))));
@@ -273,8 +276,8 @@ impl<K: Key, I: Item> Expirations<K, I> {
     }
 
     /// Frees the numbers of keys without counts in the span, once the subtraction of their last counts is committed. If
-    /// a number was freed earlier, the key could get another number for a new final, and the record of this final could
-    /// be written before the record with the empty top.
+    /// the number of a key was freed earlier, the key could get another number for a new final result. The record of
+    /// its new top could then be written before the record of its empty top.
     fn free(&mut self, durable_until_ms: u64) {
         while let Some((time_ms, key)) = self.emptied.pop_front_if(|it| it.0 < durable_until_ms) {
             if self.held[key.index()] == (0, time_ms) {
@@ -283,7 +286,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         }
     }
 
-    /// Notes that some entries of a key are subtracted with the window whose last instant is `time_ms`.
+    /// Notes that some entries of a key are subtracted at the window whose last instant is `time_ms`.
     fn release(&mut self, key: KeyNumber, entries: usize, time_ms: u64) {
         let held = &mut self.held[key.index()];
         held.0 -= entries;
@@ -293,10 +296,10 @@ impl<K: Key, I: Item> Expirations<K, I> {
         }
     }
 
-    /// Stores the entries that were added at a window until they expire.
+    /// Stores the entries that were added at a window, until they expire.
     fn expire(&mut self, changes: WindowChanges<I>) {
         for (until_ms, mut added) in changes.added {
-            // The window is closed, so no further entries are added to the list.
+            // The window at which these entries were added is closed, so no further entries are added to the list.
             added.shrink_to_fit();
             let later = self.windows.entry(until_ms);
             let later = later.or_insert_with(|| WindowChanges {
@@ -322,7 +325,7 @@ impl<I: Item> Entry<I> {
     }
 }
 
-/// Returns the index range of the entries whose keys are in `lower..upper`, or, without `upper`, are `lower` or
+/// Returns the index range of the entries whose keys are in `lower..upper`. Without `upper`, the keys are `lower` or
 /// greater. The entries must be sorted by key.
 fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -> Range<usize> {
     let from = entries.partition_point(|entry| entry.key < lower);
@@ -366,7 +369,7 @@ impl<I: Item> ClosingWindow<I> {
 }
 
 impl<I: Item> WindowChanges<I> {
-    /// Returns the expiring entries of the keys in `lower..upper`, key by key.
+    /// Returns the expiring entries of the keys in `lower..upper`: one slice for each key.
     fn expired_between(
         &self,
         lower: KeyNumber,
@@ -375,8 +378,8 @@ impl<I: Item> WindowChanges<I> {
         self.expired[within(&self.expired, lower, upper)].chunk_by(|a, b| a.key == b.key)
     }
 
-    /// Returns the changes of the keys in `lower..upper`: the counts that are added minus the counts that expire, by
-    /// key and item. Also returns the number of entries.
+    /// Returns the changes of the keys in `lower..upper`: for each key and item, the counts that are added minus the
+    /// counts that expire. Also returns the number of entries from which the changes were computed.
     fn between(&self, lower: KeyNumber, upper: Option<KeyNumber>) -> (Vec<Change<I>>, usize) {
         let signed =
             |sign: i64| move |entry: &Entry<I>| (entry.of(), sign * i64::from(entry.count));
@@ -386,7 +389,7 @@ impl<I: Item> WindowChanges<I> {
         let expired = self.expired[within(&self.expired)].iter().map(signed(-1));
         let mut changes: Vec<Change<I>> = added.chain(expired).collect();
         let entries = changes.len();
-        // A stable sort is used, since it detects sorted parts and merges them.
+        // A stable sort is used, since it detects the sorted parts of the list and merges them.
         changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         changes.dedup_by(|next, sum| {
             let same = next.0 == sum.0;
@@ -407,10 +410,11 @@ mod tests {
 
     use super::*;
 
-    /// A change of a count, and the window at which it is made.
+    /// A change of a count, and the window at which the count changes.
     type Seen<T> = Rc<RefCell<Vec<(T, u64, i64)>>>;
 
-    /// If numbers were not used again, each key that was ever in the span would keep a number for ever.
+    /// If numbers were not used again, each key that was ever in the span would need a number for ever, and the tables
+    /// would grow without limit.
     #[test]
     fn a_number_is_used_again_once_it_is_committed_that_its_key_has_left() {
         let numbers = KeyNumbers::<String>::default();

@@ -1,4 +1,4 @@
-//! Limits the work of an operator in a step, so that the other operators of the worker run, too.
+//! Limits the work of an operator in one step of its worker, so that the other operators of the worker run, too.
 //!
 //! A worker takes a step by running its operators one after the other. An operator that handles everything at once,
 //! such as the close of a window with millions of counts, would keep the worker from reading, from writing updates, and

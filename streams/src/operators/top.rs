@@ -5,11 +5,13 @@
 //!                            └─ changes of counts over all keys ─▶ reduce ─▶ the top items, the top keys
 //! ```
 //!
-//! A result is the top of the span that ends with a window. It depends on the finals alone, and is emitted at each
-//! window at which the top changes, because of new finals or of counts that leave the span. When all counts of a key
-//! have left the span, an empty top of the key is emitted. Differential dataflow stores the current accumulations.
+//! A result is the top of the span that ends with a window. It depends only on the final results. It is emitted at each
+//! window at which the top changes: because of new final results, or because counts leave the span. When all counts of
+//! a key have left the span, an empty top of the key is emitted. Differential dataflow stores the current counts (its
+//! *accumulations*).
 //!
-//! Invariant: the results depend neither on the number of workers, nor on the progress from which a run began.
+//! Invariant: the results do not depend on the number of workers, and do not depend on the progress from which a run
+//! began.
 
 use differential_dataflow::{
     AsCollection,
@@ -75,8 +77,8 @@ pub enum TopChange<K, I> {
 
 /// Returns the tops that change at each window.
 ///
-/// `restored` are the counts in the span at the start of the run; they have the time 0. They are counted, but their
-/// tops are not emitted, since earlier runs have written these tops.
+/// `restored` are the counts in the span at the start of the run, and have the time 0. They are counted, but the tops
+/// at time 0 are not emitted, since earlier runs have written these tops.
 pub fn sliding_top<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: Vec<SlidingContribution<K, I>>,
@@ -211,8 +213,8 @@ mod tests {
         }
     }
 
-    /// Earlier runs have written the restored tops. If the progress was lost, the final-until time is 0 although there
-    /// are restored tops.
+    /// A run does not write restored tops, since earlier runs have written them. If the progress was lost, the
+    /// final-until time is 0 although there are restored tops.
     #[test]
     fn restored_tops_are_not_written_again_even_if_nothing_is_final() {
         timely::execute_directly(|worker| {
@@ -256,8 +258,8 @@ mod tests {
         });
     }
 
-    /// All counts of a key leave the span, and the key has a new final before the empty top is committed. Meanwhile
-    /// other keys keep the operators busy for many steps.
+    /// All counts of a key leave the span, and the key has a new final result before the empty top is committed.
+    /// Meanwhile other keys keep the operators busy for many steps.
     #[test]
     fn the_results_of_a_key_that_returns_come_in_order() {
         timely::execute_directly(|worker| {

@@ -5,21 +5,22 @@
 //!                └▶ removed keys                 └─ of a large key ─▶ schedule ──when due──▶ its record
 //! ```
 //!
-//! A final adds its counts as differences at the last instant of its window, so the accumulations as of a window are
-//! the totals as of that window. Differential consolidates the differences before the frontier, so there is one count
-//! in memory for each key and item.
+//! A final result adds its counts as differences at the last instant of its window. Differential adds them up to
+//! *accumulations*, so the accumulations as of a window are the totals as of that window. Differential consolidates the
+//! differences before the frontier, so there is one count in memory for each key and item.
 //!
 //! A key is *large* if it has more than `small_items` items, and *small* otherwise. The record of a small key is
-//! written at each change. The record of a large key is written when it is due by [`crate::operators::schedule`], and
-//! only then are its accumulations read. `totals_writer.rs` contains the other state of the keys, and `totals_close.rs`
-//! closes windows.
+//! written at each change. The record of a large key is written only when [`crate::operators::schedule`] decides that
+//! it is due, and the accumulations of the key are read only then. `totals_writer.rs` stores the state of the keys
+//! besides the accumulations, and `totals_close.rs` closes windows.
 //!
-//! A large key may have no final in the window in which its record is due. So the operator holds a capability that
-//! follows the frontier of its input.
+//! A large key may have no final result in the window in which its record is due. So the operator holds a capability
+//! that follows the frontier of its input, with which it can send such a record.
 //!
 //! Invariants:
-//! - A record contains all finals of its key up to its window, and is written after them.
-//! - Before a window can be committed, the sink is notified of the oldest final that is in no record as of that window.
+//! - A totals record contains all final results of its key up to its window, and is written after them.
+//! - Before a window can be committed, the sink is notified of the oldest final result that is in no totals record as
+//!   of that window.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -71,8 +72,8 @@ pub struct KeyTotals<K, I> {
     pub unnamed: Vec<UnnamedCount>,
 }
 
-/// The count of an item that this build cannot name. Another build, which knows the item, has written the count to the
-/// log.
+/// The count of an item that this build does not know. Another build, which knows the item, has written the count to
+/// the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnnamedCount {
     /// The name of the item in records.
@@ -88,15 +89,17 @@ pub struct RestoredTotals<K, I> {
     pub key: K,
     /// The counts of the items.
     pub counts: Vec<(I, u64)>,
-    /// The counts of items that this build cannot name. Each record of the key repeats them. Otherwise it would lose
-    /// events that another build has counted.
+    /// The counts of items that this build cannot name. Each record of the key repeats these counts. Otherwise the
+    /// record would lose events that another build has counted.
     pub unnamed: Vec<UnnamedCount>,
-    /// The range of the finals that these totals include and that are not in the key's record.
+    /// The range of the final results that these totals include and that the key's record does not include; `None` if
+    /// there are none.
     pub change: Option<Change>,
-    /// The start of the window of the key's last final, Unix milliseconds.
+    /// The start of the window of the key's last final result, Unix milliseconds.
     pub last_ms: u64,
-    /// The key is removed with the close of a window that begins later than this, Unix milliseconds. With the close
-    /// before, the counts of the key leave a sliding span, and the record of its empty top must precede its removal.
+    /// The key is removed only when a window is closed that begins later than this time, Unix milliseconds. At the
+    /// close before that, the counts of the key leave a sliding span, and the record of its empty top must be written
+    /// before the removal.
     pub kept_until_ms: u64,
 }
 
@@ -105,7 +108,8 @@ pub struct RestoredTotals<K, I> {
 pub struct TotalsParams {
     /// The settings of the schedule of records.
     pub schedule: ScheduleParams,
-    /// Time without a final after which a key's totals begin at 0, milliseconds. At least the longest sliding span.
+    /// If a key has no final result for longer than this, its totals begin at 0. Milliseconds; at least the longest
+    /// sliding span.
     pub retention_ms: u64,
     /// The final-until time at the start of the run.
     pub final_until_ms: u64,
@@ -117,20 +121,20 @@ pub struct TotalsParams {
 
 /// The outputs of [`totals`].
 pub struct Totals<'scope, K: Key, I: Item> {
-    /// All finals. A final is marked if the totals of its key begin at 0 with it.
+    /// All final results. A final result is marked if the totals of its key begin at 0 with it.
     pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     /// The totals that are written at each window.
     pub records: StreamVec<'scope, u64, KeyTotals<K, I>>,
     /// The keys that are removed from all tables, each with the start of the window at whose close it is removed.
     pub removed: StreamVec<'scope, u64, (K, u64)>,
-    /// The oldest final of this worker that is in no record.
+    /// The oldest final result of this worker that is in no totals record.
     pub unwritten: StreamVec<'scope, u64, UnwrittenSince>,
 }
 
 /// Computes the totals of `finals`.
 ///
-/// `restored` are the totals as of the start of the run. They are counted, and records that contain them already are
-/// not written again. `durable` is the probe of committed results.
+/// `restored` are the totals as of the start of the run. The counts of `finals` are added to them. A restored record
+/// that is complete is not written again. `durable` is the probe of committed results.
 pub fn totals<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     restored: Vec<RestoredTotals<K, I>>,
@@ -202,8 +206,8 @@ fn write<'scope, K: Key, I: Item>(
                         });
                         let known = [upper.borrow(), frontier.frontier()];
                         let until_ms = known.iter().filter_map(|it| it.first().copied()).max();
-                        // An empty frontier means that the sources have ended, so only the changes that have arrived
-                        // are handled.
+                        // An empty frontier means that the sources have ended, and not that all windows are complete.
+                        // So only the changes that have arrived are handled.
                         let until_ms = until_ms.unwrap_or_else(|| end_of(&changes));
                         let through = if changes.is_empty() { &upper } else { &lower };
                         if writer.has_work(until_ms) || !changes.is_empty() {
@@ -274,7 +278,7 @@ mod tests {
         }
     }
 
-    /// Another key may get the freed number, and must not inherit the state.
+    /// Another key may get the number of a removed key, and must not inherit the state of the removed key.
     #[test]
     fn no_state_of_a_key_is_left_after_its_number_was_freed() {
         let numbers = KeyNumbers::<String>::default();

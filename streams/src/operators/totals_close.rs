@@ -1,4 +1,4 @@
-//! Closes windows for totals: determines the records that are written at each window.
+//! Closes windows for the totals: decides which totals records are written at each window.
 //!
 //! ```text
 //!  changes ──key by key──▶ small key: its records       large key ─▶ by window
@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A key is *large* if it has more than `small_items` items, and *small* otherwise. The frontier may pass several
-//! windows at once. While the changes of a small key are read, its records for all of these windows are written. The
-//! windows of large keys are closed in order afterwards, since all records that are due at one close share a limit of
-//! bytes.
+//! windows at once. While the changes of a small key are read, its records for all of these windows are written.
+//! Afterwards, the windows of large keys are closed in order, since all records that are due at one close share a limit
+//! of bytes.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::aggregate::key::{Item, Key};
 
-/// A batch of changes of accumulations, or of the accumulations before these changes.
+/// A batch of differential dataflow. It contains changes of accumulations, or the accumulations before these changes.
 type TotalsBatch<I> = Batch<KeyNumber, I>;
 
 /// Returns the lowest time that is after all of these changes.
@@ -56,12 +56,12 @@ pub struct PendingClose<I: Item> {
     last_key: Option<KeyNumber>,
     /// Whether all changes were applied.
     is_applied: bool,
-    /// The changes that wait for the close of their window, by the last instant of the window: the number of a key that
-    /// is or was large, and its number of items after the change.
+    /// For each window that is not closed yet, the changes of keys that are or were large: the number of the key, and
+    /// its number of items after the change. The key of the map is the last instant of the window.
     large: BTreeMap<u64, Vec<(KeyNumber, usize)>>,
     /// The window whose due records are being written.
     closing: Option<ClosingWindow>,
-    /// The windows that end by this time are complete.
+    /// The end of the last of these windows, Unix milliseconds: no further changes before this time will arrive.
     until_ms: u64,
 }
 
@@ -99,7 +99,7 @@ impl<I: Item> PendingClose<I> {
     }
 
     /// Handles counts until the budget is spent. Returns whether all windows are closed. At `from_ms`, notifies the
-    /// sink of restored finals that are in no record.
+    /// sink of restored final results that are in no record.
     pub fn run<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -141,8 +141,8 @@ impl<I: Item> PendingClose<I> {
             }
             collect_differences(&mut changed, added, &mut key.differences);
             if let Some(retired_ms) = writer.numbers.retired_at(number) {
-                // Changes after the time at which the number was retired only retract the accumulations of the retired
-                // number, so they produce no records.
+                // After a number was retired, its changes only retract its accumulations, so these changes produce no
+                // records.
                 key.differences
                     .retain(|(time_ms, ..)| *time_ms < retired_ms);
             }
@@ -191,7 +191,7 @@ impl<I: Item> PendingClose<I> {
         *writer.items(number) = items;
     }
 
-    /// Applies the changes of a key that is small before them, and may become large.
+    /// Applies the changes of a key that is small before these changes, and may become large.
     fn change_small<K: Key>(
         &mut self,
         writer: &mut TotalsWriter<K, I>,
@@ -230,8 +230,8 @@ impl<I: Item> PendingClose<I> {
     ) {
         match writer.is_of_this_run(time_ms) {
             true => self.large.entry(time_ms).or_default().push((number, items)),
-            // The change was restored, so the key's record contains its counts, or the schedule contains the key
-            // already. So only the number of items must be updated.
+            // The change was restored. So the key's record contains its counts, or the schedule contains the key
+            // already, and only the number of items must be updated.
             false => writer.schedule.resize(number, items),
         }
     }
@@ -277,7 +277,7 @@ impl<I: Item> PendingClose<I> {
     }
 
     /// Stores the large keys that have changed in a window, and writes the records that are due. Returns whether the
-    /// window is closed. If the budget is spent before, the next call continues.
+    /// window is closed. If the budget is spent before that, the next call continues.
     fn close_window<K: Key>(
         &self,
         closing: &mut ClosingWindow,
@@ -291,8 +291,8 @@ impl<I: Item> PendingClose<I> {
                 writer.on_change(number, items, window);
                 budget.spend(1);
             } else {
-                // The key is small, so its record is written now. The key was large before, or a previous run had a
-                // lower limit for the items of a small key.
+                // The key is small now, so its record is written. It was in the schedule because it was large before,
+                // or because a previous run had a lower limit for the items of a small key.
                 writer.schedule.remove(number);
                 let counts = self.counts(number, time_ms, budget);
                 let record = writer.record(number, window, writer.params.resets, counts);
@@ -304,8 +304,8 @@ impl<I: Item> PendingClose<I> {
         }
         while let Some(due) = writer.schedule.pop_due(window, closing.spent_bytes) {
             if exceeds_retention(due.last.start, window.start, writer.params.retention_ms) {
-                // The totals have expired, so no record is written even if the key is not removed yet. The time of the
-                // removal depends on other keys, but records must not depend on them.
+                // The totals have expired, so no record is written, even if the key is not removed yet. The time of its
+                // removal depends on other keys, but the records of a key must not depend on other keys.
                 budget.spend(1);
             } else {
                 closing.spent_bytes += due.bytes;

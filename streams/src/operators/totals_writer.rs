@@ -1,9 +1,10 @@
 //! The state that a worker stores for the totals of its keys, besides the accumulations.
 //!
-//! The number of items of each key is stored, so that a *large* key, which has more than `small_items` items, is
-//! recognised without reading its accumulations. A change of an accumulation that was 0 adds one item. The counts of
-//! items that this build cannot name are stored here, too. They never change, since events with such items are
-//! rejected, but each record of their key repeats them.
+//! An accumulation is the count of one item of a key, which differential dataflow stores. The number of items of each
+//! key is stored here, so that a *large* key, which has more than `small_items` items, is recognised without reading
+//! its accumulations. When an accumulation that was 0 changes, its key has one more item. The counts of items that this
+//! build cannot name are stored here, too. These counts never change, since events with such items are rejected, but
+//! each record of their key repeats them.
 
 use std::{cell::RefCell, collections::BTreeMap, mem, rc::Rc};
 
@@ -25,31 +26,32 @@ use crate::{
     sink::result::UnwrittenSince,
 };
 
-/// An output of the operator: a totals record, or a notice of the oldest final that is in no totals record.
+/// An output of the operator: a totals record, or a notice of the oldest final result that is in no totals record.
 pub type TotalsOutput<K, I> = Result<KeyTotals<K, I>, UnwrittenSince>;
 
-/// Outputs, by the time at which they are sent.
+/// For each time, the outputs that are sent at this time.
 pub type Outputs<K, I> = BTreeMap<u64, Vec<TotalsOutput<K, I>>>;
 
 /// The state of the totals of a worker's keys.
 pub struct TotalsWriter<K, I: Item> {
     /// The settings of the totals.
     pub params: TotalsParams,
-    /// The keys by number.
+    /// The numbers of the keys.
     pub numbers: KeyNumbers<K>,
-    /// The large keys that have finals in no record yet.
+    /// The large keys that have final results in no record yet.
     pub schedule: Schedule<K>,
     /// The start of the first window that this operator has not closed.
     pub next_ms: u64,
     worker: usize,
-    /// The number of items of each key, by the number of the key.
+    /// For each key, the number of its items. The index is the number of the key.
     items: Vec<usize>,
     /// The counts of items that this build cannot name, for the keys that have such items.
     unnamed: HashMap<KeyNumber, Vec<UnnamedCount>>,
     shared: Rc<RefCell<Shared<I>>>,
-    /// The previous number of each key whose totals began at 0 again, by its new number.
+    /// For each key whose totals began at 0 again, its new number and its previous number. The new number is the key of
+    /// the map.
     replaced: HashMap<KeyNumber, KeyNumber>,
-    /// The oldest unwritten final in the last notice to the sink.
+    /// The oldest final result in no totals record, as in the last notice to the sink.
     notified: Option<ResultOrder>,
 }
 
@@ -102,17 +104,17 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
     }
 
     /// Applies the restored state besides the accumulations. Returns whether the operator has work up to `until_ms`
-    /// even without changes. A restored key has no changes if this build cannot name any of its items.
+    /// even if no changes arrive: a restored key has no changes if this build cannot name any of its items.
     pub fn has_work(&mut self, until_ms: u64) -> bool {
         let is_restored = self.restore();
-        // When a number is freed, its key leaves the schedule. The oldest final in no record may then be another one,
-        // and the sink must be notified of it.
+        // When a number is freed, its key leaves the schedule. Another final result may then be the oldest one in no
+        // record, and the sink must be notified of that one.
         let is_outdated = self.schedule.oldest() != self.notified;
         is_restored || is_outdated || self.next_due(until_ms).is_some()
     }
 
     /// Applies the restored counts of items that this build cannot name, and the restored changes. Returns whether
-    /// there were any. The other items are counted when the accumulations are read.
+    /// there was anything to apply. The other items are counted when the accumulations are read.
     fn restore(&mut self) -> bool {
         let restored = mem::take(&mut self.shared.borrow_mut().restored);
         let is_any = !restored.is_empty();
@@ -131,7 +133,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         is_any
     }
 
-    /// Notes that a key has changed in `window`, and schedules its record, which is not written at once.
+    /// Notes that a key has changed in `window`, and adds its record to the schedule, since the record is not written
+    /// at once.
     pub fn on_change(&mut self, number: KeyNumber, items: usize, window: Window) {
         let change = Change {
             first: ResultOrder::new(self.params.resets, window),
@@ -160,7 +163,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         trace.set_physical_compaction(frontier.borrow());
     }
 
-    /// Stores the keys that have another number now, and drops the state of numbers that were freed.
+    /// Stores the previous numbers of keys that have another number now, and drops the state of numbers that were
+    /// freed.
     pub fn renumber(&mut self) {
         let (replaced, freed) = {
             let shared = &mut *self.shared.borrow_mut();
@@ -192,8 +196,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
             || self.replaced.contains_key(&number)
     }
 
-    /// Sends the sink a notice of the oldest final that is in no record as of `time_ms`, unless the last notice names
-    /// the same final.
+    /// Notifies the sink of the oldest final result that is in no totals record as of `time_ms`. Does nothing if the
+    /// last notice has named the same final result.
     pub fn notify(&mut self, time_ms: u64, outputs: &mut Outputs<K, I>) {
         let since = self.schedule.oldest();
         if since != self.notified {
@@ -207,7 +211,8 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         }
     }
 
-    /// Returns the record of a key that was changed last in `window`, after `resets` backward resets.
+    /// Returns the totals record of a key. The key was last changed in `window`, when there had been `resets` backward
+    /// resets.
     pub fn record(
         &self,
         number: KeyNumber,

@@ -1,4 +1,4 @@
-//! Counts events in tumbling windows, and emits each window once, when the window has closed.
+//! Counts events in tumbling windows, and emits the counts of each window once, when the window has closed.
 //!
 //! ```text
 //!  partial tallies ──exchange(key)──▶ open windows ──frontier passes──▶ closed windows (finals)
@@ -40,14 +40,14 @@ use crate::{
     time::timers::Timers,
 };
 
-/// Minimum delay between the first change and the live tally that contains it. A producer writes the events of one
-/// flush to all partitions. Without the delay, a live tally would show the events of some partitions at once, and the
-/// others one interval later.
+/// Minimum delay between a change and the live tally that contains it. A producer writes the events of one flush to all
+/// partitions. Without the delay, a live tally would contain the events of some partitions at once, and the events of
+/// the other partitions one interval later.
 const LIVE_GATHER: Duration = Duration::from_millis(25);
 
 /// Maximum number of counts that a worker emits in live tallies at once, so that live tallies need only a small part of
-/// a core and do not delay finals. If more counts have changed, the keys take turns, and each key has a live tally less
-/// often.
+/// a core and do not delay final results. If more counts have changed, the keys take turns, and each key has live
+/// tallies less often.
 const MAX_LIVE_COUNTS: usize = 50_000;
 
 /// A closed window of a key. It is cheap to clone, since several operators receive it.
@@ -132,13 +132,13 @@ pub fn tumbling_window<'scope, K: Key, I: Item, L: Clone + 'static>(
 
 struct OpenWindows<K, I> {
     params: WindowParams,
-    /// The open windows, by their last instants.
+    /// The open windows. The key is the last instant of the window.
     windows: BTreeMap<u64, OpenWindow<K, I>>,
     closing: Option<ClosingWindow<K, I>>,
     live: LiveThrottle,
 }
 
-/// A window that has closed, with the keys that were not emitted yet.
+/// A window that has closed, and those of its keys whose counts were not emitted yet.
 struct ClosingWindow<K, I> {
     window: Window,
     finals: Capability<u64>,
@@ -208,8 +208,8 @@ impl<K: Key, I: Item> OpenWindows<K, I> {
         window.add(tally.key, tally.item, tally.count, is_live);
     }
 
-    /// Emits windows that the frontier has passed, the earliest first, until the budget of the step is spent. Returns
-    /// whether another step must continue.
+    /// Emits the counts of windows that the frontier has passed, the earliest window first, until the budget of the
+    /// step is spent. Returns whether another step must continue the work.
     ///
     /// An empty frontier closes no window: it means that the sources have ended, not that windows are complete.
     fn close(
@@ -322,7 +322,7 @@ impl LiveThrottle {
         self.due.get_or_insert(earliest.max(now + LIVE_GATHER));
     }
 
-    /// Whether live tallies are due. If so, the next interval begins.
+    /// Whether live tallies are due. If they are, the next interval begins.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due.is_some_and(|due| due <= now);
         if is_due {
@@ -334,8 +334,8 @@ impl LiveThrottle {
         is_due
     }
 
-    /// Returns the time at which the next live tallies are due, if it was not returned before. A timer cannot be
-    /// cancelled, so there must be only one for each time.
+    /// Returns the time at which the next live tallies are due, and `None` if this time was returned before. A timer
+    /// cannot be cancelled, so there must be only one timer for each time.
     fn next(&mut self) -> Option<Instant> {
         let due = self.due.filter(|_| !self.is_scheduled)?;
         self.is_scheduled = true;
@@ -365,7 +365,8 @@ mod tests {
         }
     }
 
-    /// Returns a partial count of 1 for each of the first `items` items of the key number `key`, in the first window.
+    /// Returns partial counts of the key number `key` in the first window: a count of 1 for each of the first `items`
+    /// items.
     fn tallies(key: usize, items: u16) -> Vec<PartialCount<String, u16>> {
         let tally = |item| PartialCount {
             time_ms: 1999,

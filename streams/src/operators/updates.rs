@@ -8,8 +8,8 @@ use timely::dataflow::{StreamVec, channels::pact::Pipeline, operators::generic::
 
 use crate::metrics::Metrics;
 
-/// Appends each update to the log. An update that the log rejects is dropped and counted in a metric: a newer update
-/// follows, and the final is exact.
+/// Appends each update to the log. An update that the log rejects is dropped and counted in a metric. The loss does no
+/// harm, since a newer update follows, and the final result is exact.
 pub fn write_updates(
     live: StreamVec<'_, u64, NewRecord>,
     appender: Arc<dyn Appender>,
