@@ -23,11 +23,12 @@ pub struct Application<F: Format> {
 }
 
 impl<F: Format> Application<F> {
-    /// Creates the application whose topology is declared by the calls of `topology`, which is called once.
+    /// Creates an application. The calls that the function `topology` makes declare its topology. The function is
+    /// called once.
     ///
     /// # Errors
     ///
-    /// [`StreamsError::Worker`] if the topology is not complete or contradicts itself, which is a defect of the
+    /// [`StreamsError::Worker`] if the topology is not complete or contradicts itself. Both are defects of the
     /// application.
     pub fn new(
         config: AppConfig,
@@ -67,7 +68,7 @@ impl<F: Format> Application<F> {
         self.declared.stored()
     }
 
-    /// Builds the operators between the source and the sink on one worker, and adds the results to `results`.
+    /// Builds the operators between the source and the sink on one worker, and adds their results to `results`.
     pub fn build<'scope>(
         &self,
         counts: Counts<'scope, F>,

@@ -1,4 +1,4 @@
-//! Builds the recorded operators on a worker.
+//! Builds the operators of a recorded topology on a worker.
 
 use std::{borrow::Borrow, fmt::Debug, sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ use crate::{
 pub type Counts<'scope, F> =
     StreamVec<'scope, u64, PartialCount<<F as Format>::Key, <F as Format>::Item>>;
 
-/// A closed window of the keys and items of a format.
+/// A closed window, with the key and item types of a format.
 pub(super) type Closed<F> = ClosedWindow<<F as Format>::Key, <F as Format>::Item>;
 
 /// The values with which the operators are built on one worker.
@@ -47,18 +47,18 @@ pub struct WorkerContext<K, I> {
     pub index: usize,
     /// The restored state of the worker.
     pub restored: RestoredTables<K, I>,
-    /// The final-until time at the start of the run, Unix milliseconds: every window that ends at or before it is
-    /// final.
+    /// The final-until time at the start of the run, Unix milliseconds: every window that ends at or before this time
+    /// is final.
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
-    /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
+    /// The retention of final results in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
     /// The probe whose frontier is the time up to which results are committed.
     pub durable: probe::Handle<u64>,
     /// The worker's timers.
     pub timers: Timers,
-    /// The appender of updates, which are not part of a transaction.
+    /// The appender that writes updates, outside of transactions.
     pub appender: Arc<dyn Appender>,
     /// The metrics of the application.
     pub metrics: Metrics,
@@ -77,10 +77,10 @@ impl<K, I> WorkerContext<K, I> {
     }
 }
 
-/// Counts events in tumbling windows. The type of the updates is a type parameter of each implementation, so no dynamic
-/// call is made for a count.
+/// Counts events in tumbling windows. Each implementation has the type of its updates as a type parameter, so counting
+/// an event needs no dynamic call.
 pub trait CountWindows<F: Format>: Send + Sync {
-    /// Returns the closed windows, and writes the updates of open ones.
+    /// Returns the closed windows, and writes updates with the counts of open windows.
     fn closed_windows<'scope>(
         &self,
         counts: Counts<'scope, F>,
@@ -131,7 +131,7 @@ where
 
 /// A topic to which the sink writes results of one type.
 pub(super) trait ResultTopic<T>: Send + Sync {
-    /// Adds a stream of results, in a run after `resets` backward resets.
+    /// Adds a stream of results to the sink. `resets` is the number of backward resets before this run.
     fn add<'scope>(
         &self,
         stream: StreamVec<'scope, u64, T>,
@@ -140,7 +140,7 @@ pub(super) trait ResultTopic<T>: Send + Sync {
     );
 }
 
-/// A topic with the format of its values.
+/// A topic, with the format in which its values are written.
 pub(super) struct FormattedTopic<V> {
     pub topic: String,
     pub format: V,
@@ -164,9 +164,10 @@ where
 }
 
 impl<F: Format> Declared<F> {
-    /// Builds the operators between the source and the sink, and adds the results to `results`.
+    /// Builds the operators between the source and the sink, and adds their results to `results`.
     ///
-    /// The totals mark each final with which the totals of a key begin at 0, so the marked finals are written.
+    /// If there are totals, they mark each final result with which the totals of a key begin at 0. In this case the
+    /// marked final results are written.
     pub(super) fn build<'scope>(
         &self,
         config: &Config,

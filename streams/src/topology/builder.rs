@@ -1,4 +1,4 @@
-//! The calls of a topology. Each type has the calls that may come next.
+//! The calls that declare a topology. Each call returns a type that has only the calls that may follow it.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     topics::Topic,
 };
 
-/// Stores the calls of a topology. See the [module](super) for an example.
+/// Records the calls that declare a topology. The [module](super) has an example.
 ///
 /// One source, one window and one table of each kind may be declared.
 pub struct Topology<F: Format> {
@@ -61,8 +61,8 @@ pub struct Events<'t, F: Format> {
 }
 
 impl<'t, F: Format> Events<'t, F> {
-    /// Groups the events by [`Format::Key`]. All results of a key are computed by one worker; events are counted where
-    /// they are read, and only partial counts are sent to that worker.
+    /// Groups the events by [`Format::Key`]. One worker computes all results of a key. Each worker counts the events
+    /// that it reads, and sends only the counts to the worker of their key.
     pub fn group_by_key(self) -> GroupedEvents<'t, F> {
         GroupedEvents {
             topology: self.topology,
@@ -75,7 +75,7 @@ pub struct GroupedEvents<'t, F: Format> {
     topology: &'t Topology<F>,
 }
 
-/// Windows of one size that follow each other without a gap.
+/// Windows of one size, which follow one another without gaps and do not overlap.
 #[derive(Debug, Clone, Copy)]
 pub struct Tumbling(WindowSize);
 
@@ -116,11 +116,11 @@ pub struct WindowCounts<'t, F: Format, U = NoUpdates> {
     updates: U,
 }
 
-/// Counts of open windows are not written.
+/// The marker for a topology that does not write the counts of open windows.
 #[derive(Debug, Clone, Copy)]
 pub struct NoUpdates;
 
-/// Counts of open windows are written to a topic.
+/// The topic to which the counts of open windows are written.
 #[derive(Debug)]
 pub struct Updates<R> {
     pub(super) interval: Duration,
@@ -130,8 +130,9 @@ pub struct Updates<R> {
 }
 
 impl<'t, F: Format> WindowCounts<'t, F> {
-    /// Writes the counts of open windows to a topic, at most once in `interval` for each key, if they have changed.
-    /// `value` encodes the value of a record. Updates are written outside of transactions, at most once.
+    /// Writes the counts of open windows to a topic: for each key, at most once in `interval`, and only if they have
+    /// changed. `value` encodes the value of a record. Updates are written outside of transactions, so an update may be
+    /// lost but is never written twice.
     pub fn updates<R>(
         self,
         interval: Duration,
@@ -156,7 +157,7 @@ impl<'t, F: Format> WindowCounts<'t, F> {
 }
 
 impl<'t, F: Format, U: CountWindows<F> + 'static> WindowCounts<'t, F, U> {
-    /// Returns the finals: the counts of each window once, when the window has closed. A window closes when the
+    /// Returns the final results: the counts of each window, once, when the window has closed. A window closes when the
     /// watermarks of all partitions have passed its end (Kafka Streams: `suppress(untilWindowCloses)`).
     pub fn finals(self) -> Finals<'t, F> {
         let topology = self.topology;
@@ -171,11 +172,11 @@ pub struct Finals<'t, F: Format> {
     topology: &'t Topology<F>,
 }
 
-/// Sums of the counts in finals.
+/// Sums of the counts in final results.
 #[derive(Debug, Clone, Copy)]
 pub struct Sum {
-    /// Time without a final, in event time, after which a key is removed and its sums begin at 0 with its next final.
-    /// At least the span of a sliding window over the same finals.
+    /// If a key has no final result for longer than this, in event time, the key is removed, and its sums begin at 0
+    /// with its next final result. At least the span of a sliding window over the same final results.
     pub retention: Duration,
     /// The settings that determine how often the records of keys with many items are written.
     pub pace: TotalsPace,
@@ -192,7 +193,7 @@ impl Default for Sum {
 }
 
 impl<'t, F: Format> Finals<'t, F> {
-    /// Writes the finals to a topic, exactly once.
+    /// Writes the final results to a topic, exactly once.
     pub fn to<V: FinalFormat<F::Key, F::Item>>(&self, topic: impl Into<Topic>, format: V) {
         let topic = topic.into();
         let finals = DeclaredFinals {
@@ -233,8 +234,8 @@ pub struct Accumulated<'t, F: Format> {
 }
 
 impl<F: Format> Accumulated<'_, F> {
-    /// Writes the totals of a key to a compacted topic when they change, exactly once. A start of a run restores them
-    /// from there.
+    /// Writes the totals of a key to a compacted topic when they change, exactly once. When a run starts, it restores
+    /// the totals from this topic.
     pub fn to_table<V: TotalsFormat<F::Key, F::Item>>(self, topic: impl Into<Topic>, format: V) {
         let topic = topic.into();
         let totals = DeclaredTotals {
@@ -261,8 +262,8 @@ pub struct Sliding<'t, F: Format> {
 }
 
 impl<'t, F: Format> Sliding<'t, F> {
-    /// Selects the greatest counts: the top items of each key, and the top items and keys over all keys, which are in
-    /// the record with the key [`ALL_KEYS`](crate::operators::top::ALL_KEYS).
+    /// Selects the greatest counts: the top items of each key, and the top items and keys over all keys. The top over
+    /// all keys is in the record with the key [`ALL_KEYS`](crate::operators::top::ALL_KEYS).
     pub fn top(self, most: usize) -> Tops<'t, F> {
         Tops {
             topology: self.topology,

@@ -6,7 +6,7 @@ use super::{application::Application, recorded::Declared};
 use crate::{config::Config, source::format::Format};
 
 impl<F: Format> Application<F> {
-    /// Returns the topology as text, from the source to the topics of results, for people.
+    /// Returns the topology as text for people, in the order of the data: from the source to the topics of results.
     pub fn describe(&self) -> String {
         self.declared().describe(self.config())
     }

@@ -1,4 +1,4 @@
-//! The formats of results: each encodes a result, and decodes what a start of a run reads again.
+//! The formats of results. Each encodes a result as a record, and decodes the records that a run reads when it starts.
 
 use crate::{
     aggregate::key::{Item, Key},
@@ -7,14 +7,15 @@ use crate::{
     topics::FinalSummary,
 };
 
-/// The format of finals.
+/// The format of final results.
 pub trait FinalFormat<K: Key, I: Item>: ValueFormat<ClosedWindow<K, I>> + Clone {
-    /// Returns the summary of the final in a record's value; `None` if the value is not a final. A run compares the
-    /// newest finals with the progress before it begins: if progress was lost, the run would write finals a second
-    /// time.
+    /// Returns the summary of the final result in a record's value; `None` if the value is not a final result. Before a
+    /// run begins, it compares the newest final results with the stored progress. Without this check, a run whose
+    /// progress was lost would write final results a second time.
     fn summary(value: &[u8]) -> Option<FinalSummary>;
 
-    /// Decodes a final. The tables are restored from finals, so a topology with a table needs finals with this function.
+    /// Decodes a final result. Tables are restored from final results, so a topology with a table needs a format with
+    /// this function.
     const COUNTS: Option<DecodeCounts<K, I>> = None;
 }
 
@@ -35,6 +36,6 @@ pub trait TotalsFormat<K: Key, I: Item>: ValueFormat<KeyTotals<K, I>> + Clone {
 
 /// The format of a table of tops.
 pub trait TopFormat<K: Key, I: Item>: ValueFormat<TopChange<K, I>> + Clone {
-    /// Decodes a record of the table. Returns `None` for the top over all keys.
+    /// Decodes a record of the table. Returns `None` for the record with the top over all keys.
     fn top(value: &[u8]) -> Option<StoredTop<K, I>>;
 }

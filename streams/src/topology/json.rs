@@ -1,4 +1,4 @@
-//! Finals as JSON.
+//! Final results as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,12 +12,13 @@ use crate::{
 /// Approximate bytes of a value without its key.
 const VALUE_BYTES: usize = 80;
 
-/// Finals with one number for each key, as JSON: `{"key":"to","start":1764000000000,"end":1764000002000,"count":2}`.
+/// The format of final results with one number for each key, as JSON:
+/// `{"key":"to","start":1764000000000,"end":1764000002000,"count":2}`.
 #[derive(Debug, Clone, Copy)]
 pub enum JsonFinals {
-    /// The number of events in the record.
+    /// `count` is the number of events of the key in the window.
     Events,
-    /// The number of different items in the record.
+    /// `count` is the number of different items of the key in the window.
     DistinctItems,
 }
 

@@ -5,8 +5,9 @@
 //!    (runs once)                            └─▶ operators, built on each worker
 //! ```
 //!
-//! A topology is a function that is called once, when the [`Application`] is created. It builds no operator: its calls
-//! are recorded, and each worker builds the operators from the record. So every topic is known before a run begins.
+//! A topology is declared by a function, which is called once, when the [`Application`] is created. The function builds
+//! no operator: the calls that it makes are recorded, and each worker builds the operators from the recorded calls. So
+//! every topic is known before a run begins.
 //!
 //! ```
 //! # use emostream_log::Record;

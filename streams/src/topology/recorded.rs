@@ -1,4 +1,4 @@
-//! The record of the calls of a topology.
+//! The recorded calls of a topology.
 
 use std::time::Duration;
 
@@ -18,23 +18,23 @@ use crate::{
     topics::{FinalSummary, Topic, Topics},
 };
 
-/// Decodes a final or a record of totals of a format's keys and items.
+/// A function that decodes a final result, or a record of totals, with the key and item types of a format.
 pub(super) type CountsOf<F> = DecodeCounts<<F as Format>::Key, <F as Format>::Item>;
 
-/// Decodes a record of the tops of a format's keys and items.
+/// A function that decodes a record of tops, with the key and item types of a format.
 pub(super) type DecodeTop<F> =
     fn(&[u8]) -> Option<StoredTop<<F as Format>::Key, <F as Format>::Item>>;
 
 /// A change of a table whose rows have the type `T`.
 type Change<F, T> = TableChange<<F as Format>::Key, T>;
 
-/// The totals of a format's keys.
+/// Totals, with the key and item types of a format.
 type TotalsOf<F> = KeyTotals<<F as Format>::Key, <F as Format>::Item>;
 
-/// A top of a format's keys.
+/// A top, with the key and item types of a format.
 type TopOf<F> = TopChange<<F as Format>::Key, <F as Format>::Item>;
 
-/// The calls of a topology so far.
+/// The calls of a topology that were recorded so far.
 pub(super) struct Recorded<F: Format> {
     pub source: Option<(Topic, F)>,
     pub window: Option<WindowSize>,
@@ -44,7 +44,7 @@ pub(super) struct Recorded<F: Format> {
     pub finals: Option<DeclaredFinals<F>>,
     pub totals: Option<DeclaredTotals<F>>,
     pub tops: Option<DeclaredTops<F>>,
-    /// The name of a declaration that was repeated, if one was.
+    /// The name of a declaration that was made twice; `None` if there is none.
     pub repeated: Option<&'static str>,
 }
 
@@ -63,7 +63,7 @@ impl<F: Format> Default for Recorded<F> {
     }
 }
 
-/// The topic of finals.
+/// The topic of final results.
 pub(super) struct DeclaredFinals<F: Format> {
     pub topic: Topic,
     pub summary: fn(&[u8]) -> Option<FinalSummary>,
@@ -90,7 +90,7 @@ pub(super) struct DeclaredTops<F: Format> {
     pub records: Box<dyn ResultTopic<Change<F, TopOf<F>>>>,
 }
 
-/// A complete topology.
+/// A complete topology: the required declarations exist, and none was made twice.
 pub(super) struct Declared<F: Format> {
     pub source: Topic,
     pub format: F,
@@ -104,7 +104,7 @@ pub(super) struct Declared<F: Format> {
 }
 
 impl<F: Format> Recorded<F> {
-    /// Returns the topology, if nothing is missing and nothing was declared twice.
+    /// Returns the complete topology, or an error if a declaration is missing or was made twice.
     pub(super) fn complete(self) -> Result<Declared<F>, StreamsError> {
         let defect = |what: String| StreamsError::Worker(format!("the topology {what}"));
         if let Some(repeated) = self.repeated {
