@@ -1,6 +1,7 @@
 //! Counts events on the worker that reads them, so that workers exchange partial counts instead of events.
 //!
-//! The pre-aggregator is part of the source operator. An exchange of every event would be several times slower.
+//! The pre-aggregator is part of the source operator. If workers exchanged every event, counting would be several times
+//! slower.
 
 use std::{collections::BTreeMap, mem};
 
@@ -10,18 +11,18 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{Item, Key};
 
-/// Number of interned keys beyond which the table is cleared at the next drain, so that keys that are no longer used do
-/// not accumulate. The number is large enough for the keys of a burst of events.
+/// If the table has more interned keys than this, the next drain clears the table, so that it does not fill with keys
+/// that are no longer used. The number is large enough for the keys of a burst of events.
 const INTERNED_KEYS: usize = 100_000;
 
 /// The number of a key, valid until the next [`PreAggregator::drain`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InternedKey(u32);
 
-/// The counts of one window, by key and item.
+/// The counts of one window: for each key and item, the number of events.
 pub type Counts<I> = HashMap<(InternedKey, I), u64>;
 
-/// The interned keys, by number.
+/// The interned keys, and the number of each key.
 #[derive(Debug)]
 pub struct InternedKeys<K> {
     keys: Vec<K>,
@@ -29,8 +30,8 @@ pub struct InternedKeys<K> {
 }
 
 impl<K: Key> InternedKeys<K> {
-    /// Returns the number of the key with this name in a record. `key` parses a name that has no number yet; if `key`
-    /// returns `None`, this function returns `None`, too.
+    /// Returns the number of the key that has this name in a record. If the name has no number yet, `key` parses the
+    /// name, and its key gets the next number. Returns `None` if `key` returns `None`.
     pub fn number(
         &mut self,
         name: &str,
@@ -50,7 +51,7 @@ impl<K: Key> InternedKeys<K> {
 /// The number of events of one key, item and window that one worker has read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartialCount<K, I> {
-    /// The last instant of the window.
+    /// The last instant of the window, Unix milliseconds.
     pub time_ms: u64,
     /// The key.
     pub key: K,
@@ -74,11 +75,12 @@ pub struct Event<I> {
 /// Counts of events that were read and are not sent yet.
 #[derive(Debug)]
 pub struct PreAggregator<K, I> {
-    /// The counts of each window, by the last instant of the window.
+    /// For each window, its counts. The key is the last instant of the window.
     windows: BTreeMap<u64, Counts<I>>,
     /// The keys of the counts.
     pub keys: InternedKeys<K>,
-    /// The events of the record that is being read. Its memory is used again for the next record.
+    /// The events of the record that is being read. The list is cleared and used again for the next record, so that it
+    /// is allocated only once.
     pub events: Vec<Event<I>>,
 }
 
