@@ -1,4 +1,5 @@
-//! Requests end offsets of partitions on threads, so that a worker never waits for a broker.
+//! Requests the end offsets of partitions. The requests run on threads of their own, so that a worker never waits for a
+//! broker.
 //!
 //! ```text
 //!  source ──request──▶ thread of the partition ──▶ broker
@@ -24,10 +25,10 @@ use emostream_log::{EndOffsets, Log, Wake};
 /// Timeout of a request, after which the partition counts as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An answer: the partition, and its end offsets, or `None` if its leader did not answer.
+/// An answer: the partition, and its end offsets; `None` if the leader of the partition did not answer.
 pub type Answer = (u32, Option<EndOffsets>);
 
-/// Requests end offsets and collects the answers. Neither function waits.
+/// Requests end offsets and collects the answers. No function of this trait waits.
 pub trait EndOffsetRequests {
     /// Requests the end offsets of a partition. Records that were acknowledged before this call have lower offsets. A
     /// partition must not have more than one request in flight.
@@ -37,7 +38,7 @@ pub trait EndOffsetRequests {
     fn answer(&mut self) -> Option<Answer>;
 }
 
-/// A function that creates a requester, given the function that wakes the source.
+/// A function that creates a requester. Its argument is the function by which the requester wakes the source.
 pub type StartRequests = Box<dyn Fn(Wake) -> Box<dyn EndOffsetRequests> + Send + Sync>;
 
 /// A requester that sends the requests to a log, on threads.
@@ -45,7 +46,7 @@ pub struct RequestThreads {
     log: Arc<dyn Log>,
     topic: String,
     wake: Wake,
-    /// The queues of the threads, by partition. Each contains at most one request.
+    /// For each partition, the queue of its thread. A queue contains at most one request.
     threads: BTreeMap<u32, Sender<()>>,
     answer: Sender<Answer>,
     answers: Receiver<Answer>,
@@ -99,8 +100,8 @@ impl EndOffsetRequests for RequestThreads {
             .get(&partition)
             .is_some_and(|it| it.send(()).is_ok());
         if !sent {
-            // The thread could not be started. The answer is the same as for a broker that does not answer, so the
-            // source retries later. The send cannot fail, since this value has the receiver.
+            // The thread could not be started. The source gets the same answer as for a broker that does not answer,
+            // and retries later. The send cannot fail, since this value owns the receiver.
             let _ = self.answer.send((partition, None));
         }
     }

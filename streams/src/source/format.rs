@@ -9,13 +9,14 @@ use crate::aggregate::{
 
 /// The format of the records of the source topic.
 ///
-/// The events of a record must depend only on its bytes, its time and the format, since a restart decodes it again.
+/// The events of a record must depend only on its bytes, its time and the format, since a restart decodes the record
+/// again and must get the same events.
 pub trait Format: Clone + Send + Sync + 'static {
     /// The key that events are grouped by.
     type Key: Key;
     /// The item that is counted for each key.
     type Item: Item;
-    /// The reason of a rejection if this build does not know the item of the event.
+    /// The reason with which an event is rejected if this build does not know its item.
     const UNKNOWN_ITEM: &'static str = "unknown_item";
 
     /// Decodes a record: appends its events to `events`. Returns `None` if the record is malformed.
@@ -26,12 +27,12 @@ pub trait Format: Clone + Send + Sync + 'static {
         events: &mut Vec<Event<Self::Item>>,
     ) -> Option<RecordTimes>;
 
-    /// Encodes one value for each rejected part of a record that [`Format::decode`] has decoded. A part is a list of
-    /// the indices of its events. This function is not called for a part with all events, which gets the value of the
-    /// record.
+    /// Encodes a value for each rejected part of a record that [`Format::decode`] has decoded. A part is a list of the
+    /// indices of its events. If one part contains all events of the record, this function is not called, and the part
+    /// gets the value of the record.
     ///
-    /// By default, the last part gets the whole value of the record and the other parts are empty, so that the value is
-    /// written only once.
+    /// By default, the last part gets the whole value of the record and the other parts get an empty value, so that the
+    /// value of the record is written only once.
     fn parts(&self, record: Record<'_>, parts: &[Vec<usize>]) -> Vec<Vec<u8>> {
         let mut values = vec![Vec::new(); parts.len()];
         if let Some(last) = values.last_mut() {
@@ -44,7 +45,7 @@ pub trait Format: Clone + Send + Sync + 'static {
 /// The times of a record, Unix milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordTimes {
-    /// The time of the record itself, which a record without events has, too.
+    /// The time of the record itself. A record without events has this time, too.
     pub base_ms: u64,
     /// The time of the record or the time of its latest event, whichever is later.
     pub newest_ms: u64,

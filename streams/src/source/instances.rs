@@ -1,8 +1,8 @@
 //! Detects producers whose clocks are behind, since their events are late.
 //!
-//! A producer sets the times of its events, and writes its name into a header of each record. If a record is older than
-//! the newest record before it in its partition by more than the lateness, its events are late if their windows are
-//! closed. The engine cannot fix that: the clock of the producer's host must be corrected.
+//! A producer sets the times of its events, and writes its name into a header of each record. A record may be older
+//! than the newest record before it in its partition by more than the lateness. Its events are then late if their
+//! windows are closed. The engine cannot fix that: the clock of the producer's host must be corrected.
 
 use std::{
     collections::HashMap,
@@ -15,15 +15,15 @@ use emostream_protocol::INSTANCE_HEADER;
 /// Minimum time between two warnings about an instance.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Maximum number of instances in the table. If there are more, the table is cleared, and the worker may warn about the
-/// same instances again before [`WARN_EVERY`] has passed.
+/// Maximum number of instances in the table. If there are more, the table is cleared. The worker may then warn about an
+/// instance again before [`WARN_EVERY`] has passed.
 const MAX_INSTANCES: usize = 1000;
 
 /// Maximum bytes of an instance's name in the table and in log messages; the rest is cut off. Names of hosts are
 /// shorter.
 const MAX_NAME_BYTES: usize = 128;
 
-/// The instances about which one worker has warned.
+/// The instances (producers, as named in a header of their records) about which one worker has warned.
 #[derive(Debug)]
 pub struct Instances {
     lateness_ms: u64,

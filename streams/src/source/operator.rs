@@ -12,11 +12,11 @@
 //! - The worker's capability never passes a window for which one of the worker's partitions can still send events. If a
 //!   partition is quiet, the capability advances without it as far as [`crate::time::idleness`] allows.
 //! - The frontier does not advance until every partition is read up to the committed offset of the previous run.
-//!   Otherwise a commit could have a smaller committed offset than the previous one, or a final-until time after a
-//!   rejection that must be written again. No timeout ends this wait.
+//!   Otherwise a commit could contain a smaller committed offset than the previous commit, or a later final-until time
+//!   than a rejection allows that must be written again. No timeout ends this wait.
 //! - A record that is ahead of this host's clock is not read yet, and its partition holds the frontier back.
-//! - A rejection is sent before the mark whose committed offset is after it, so that no commit contains that offset
-//!   without the rejection.
+//! - A rejection is sent before the first mark whose committed offset is greater than the offset of the rejected
+//!   record. So no commit contains that committed offset without the rejection.
 //! - A partition with too many unwritten rejections is paused until some of them are written; see
 //!   [`crate::sink::rejections`].
 //! - A partition is read ahead of the durable frontier as far as [`super::read_ahead`] allows.
@@ -72,18 +72,18 @@ use crate::{
 /// Maximum number of records that are polled from a partition before the next partition is polled.
 const POLL_RECORDS: usize = 1000;
 
-/// The target number of events of a poll. One record may contain tens of thousands of events, and the counts of all
-/// events of a poll are sent before the next poll.
+/// The number of events that a poll should read. One record may contain tens of thousands of events, and the counts of
+/// all events of a poll are sent before the next poll.
 const POLL_EVENTS: u64 = 50_000;
 
 /// Maximum number of records of a poll while records are rejected, since rejected records may be very large.
 const POLL_REJECTED_RECORDS: usize = 16;
 
-/// Interval at which the worker checks whether a partition has become quiet, or a hold has ended.
+/// Interval at which the worker checks whether a partition has become quiet, or is not held any more.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
 
-/// Time for which a partition must wait for a record that is ahead of this host's clock before the wait is reported,
-/// since clocks always differ a little.
+/// If the next record of a partition is ahead of this host's clock, the partition waits. A wait is reported only if it
+/// is longer than this, since clocks always differ a little.
 const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// Wakes the source of a worker from any thread. If the source is woken several times before it runs, it is activated
@@ -120,7 +120,7 @@ impl SourceWaker {
 pub struct SourceContext<F: Format> {
     /// The partitions of the worker.
     pub partitions: Vec<PartitionReading>,
-    /// The times of all partitions, as this worker knows them.
+    /// The watermarks and statuses of all partitions, as this worker knows them.
     pub group: GroupClock,
     /// The reader of the worker's partitions.
     pub reader: Box<dyn Reader>,
@@ -132,7 +132,7 @@ pub struct SourceContext<F: Format> {
     pub rules: Rules<F>,
     /// The idle timeout and the hold timeout.
     pub timeouts: IdleTimeouts,
-    /// The partitions that were idle when the previous run stored its progress.
+    /// The partitions that were idle when the previous run committed its progress.
     pub idle: Vec<u32>,
     /// The requester of end offsets.
     pub end_offsets: Box<dyn EndOffsetRequests>,
@@ -142,9 +142,9 @@ pub struct SourceContext<F: Format> {
     pub timers: Timers,
     /// The probe of the durable frontier.
     pub durable: probe::Handle<u64>,
-    /// The next offset of each partition, from which the lag is measured.
+    /// For each partition, the offset of the next record to be read. The lag is measured from it.
     pub positions: Arc<Vec<AtomicU64>>,
-    /// Maximum bytes of rejections of a partition that are not written.
+    /// Maximum bytes of the rejections of one partition that are not written yet.
     pub max_unwritten_bytes: usize,
     /// The metrics of the application.
     pub metrics: Metrics,
@@ -155,7 +155,7 @@ pub struct SourceContext<F: Format> {
 /// A message that the source receives from the feedback loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceFeedback {
-    /// The status of a partition, from the worker that reads it.
+    /// The status of a partition, which the worker sends that reads the partition.
     Partition(PartitionUpdate),
     /// A notice that rejections are durable.
     RejectionsCommitted(RejectionsCommitted),
@@ -187,7 +187,7 @@ pub fn source<'scope, F: Format>(
     start
         .waker
         .set_activator(scope.worker().sync_activator_for(address.to_vec()));
-    // The feedback input is not connected to the outputs, so it never holds back their frontiers.
+    // The feedback input is not connected to the outputs, so it never holds back the frontiers of the outputs.
     let mut feedback_input = builder.new_input_connection(feedback, Pipeline, []);
     let (counts, counts_stream) = builder.new_output_connection([]);
     let (notices, notices_stream) = builder.new_output_connection([]);
@@ -237,7 +237,7 @@ struct Outputs<'a, F: Format> {
     updates: Output<'a, PartitionUpdate>,
 }
 
-/// The time at which the source must run again.
+/// The next time at which the source must run even if no record arrives.
 enum Next {
     Now,
     At(Instant),
@@ -262,7 +262,8 @@ struct OwnPartition {
     partition: u32,
     reading: PartitionReading,
     idleness: Idleness,
-    /// The next record, if it is ahead of this host's clock, and the time at which it was first polled.
+    /// If the next record is ahead of this host's clock: its offset and time, and the time at which it was first
+    /// polled.
     ahead: Option<(AheadRecord, Instant)>,
     watermark: Gauge,
     unwritten: Unwritten,
@@ -271,8 +272,8 @@ struct OwnPartition {
 }
 
 /// Returns the maximum number of records of the next poll. The last poll had the maximum `limit`, and has read
-/// `records` records with `events` events. The maximum is at most doubled, since the next records may contain more
-/// events.
+/// `records` records with `events` events. The new maximum is at most twice `limit`, since the next records may contain
+/// more events.
 fn next_poll(records: usize, events: u64, limit: usize) -> usize {
     let most = match events {
         0 => POLL_RECORDS,
@@ -298,7 +299,7 @@ impl OwnPartition {
         }
     }
 
-    /// Returns the reason why the partition holds back the frontier or is behind, if there is one.
+    /// Returns the reason why the partition holds back the frontier or is behind; `None` if it does neither.
     fn impediment(&self, now: Instant) -> Option<Impediment> {
         let ahead = self
             .ahead
@@ -311,7 +312,7 @@ impl OwnPartition {
 }
 
 impl<F: Format> Source<F> {
-    /// Creates the state of a source. Returns `None` for a worker without partitions, which drops its capabilities, so
+    /// Creates the state of a source. Returns `None` for a worker without partitions. Its capabilities are dropped, so
     /// that they do not hold back the frontier.
     fn new(mut start: SourceContext<F>, capabilities: Vec<Capability<u64>>) -> Option<Source<F>> {
         let mut capabilities = capabilities.into_iter();
@@ -409,8 +410,8 @@ impl<F: Format> Source<F> {
         let mut more = false;
         for own in &mut self.own {
             read_position.watermark_ms = own.reading.clock().watermark_ms();
-            // Rejections of later windows wait until the frontier advances. The frontier may wait for this partition,
-            // so such rejections must not pause the partition.
+            // Rejections of events in later windows are written only after the frontier has advanced. The frontier may
+            // wait for this partition, so such rejections must not pause the partition.
             let passed_ms = read_position.watermark_ms.max(read_position.durable_ms);
             let full = own.unwritten.is_full(passed_ms);
             // Below the committed offset the limits do not apply: the previous run has read these records within its
@@ -531,15 +532,15 @@ impl<F: Format> Source<F> {
         }
     }
 
-    /// Advances the frontier as far as the group's clock and the quiet partitions allow, and sends marks of progress.
-    /// Requests end offsets that are needed to pass over quiet partitions.
+    /// Advances the frontier as far as the watermarks and the quiet partitions allow, and sends marks of progress.
+    /// Requests the end offsets that are needed to advance without quiet partitions.
     fn advance(&mut self, now: Instant, now_ms: u64, outputs: &mut Outputs<'_, F>) {
         let from_ms = *self.counts.time();
         let mut to_ms = self.start.group.frontier_ms(now_ms);
         let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
         for own in &mut self.own {
-            // End offsets are requested even while the frontier does not advance, since a partition whose hold has
-            // timed out may have caught up.
+            // End offsets are requested even while the frontier does not advance, since a partition whose hold timeout
+            // has passed may be read to its end by now.
             let wants = own
                 .idleness
                 .wants_request(now, to_ms.max(from_ms), wanted_ms);

@@ -19,9 +19,9 @@ use crate::{
     topics::MAX_AHEAD_MS,
 };
 
-/// Maximum bytes of key and value of a rejected record; the rest is cut off. With its headers the record must not
-/// exceed the limit of the log (librdkafka: 1,000,000 bytes), or one very large record of another producer would make
-/// every further transaction fail.
+/// Maximum bytes of key and value of a rejected record. The rest is cut off. With its headers, the rejected record must
+/// not exceed the limit of the log (librdkafka: 1,000,000 bytes). Otherwise one very large record of another producer
+/// would make every further transaction fail.
 const MAX_REJECTED_BYTES: usize = 990_000;
 
 /// The settings with which every partition is read.
@@ -29,7 +29,8 @@ const MAX_REJECTED_BYTES: usize = 990_000;
 pub struct Rules<F> {
     /// The size of the windows.
     pub size: WindowSize,
-    /// Difference between the newest record of a partition and its watermark, milliseconds.
+    /// The lateness: the difference between the newest time in a partition and the watermark of the partition,
+    /// milliseconds.
     pub lateness_ms: u64,
     /// The format of the records.
     pub format: F,
@@ -42,7 +43,7 @@ enum Reason {
     Late,
     /// The record is malformed.
     Malformed,
-    /// An event is too far ahead of its record's time, or later than the limit of a reset.
+    /// The time of an event is too far after the time of its record, or after the limit of a reset.
     Ahead,
     /// This build does not know the item of the event; another build may know it.
     UnknownItem,
@@ -72,7 +73,7 @@ pub fn reasons<F: Format>() -> [&'static str; 4] {
     Reason::ALL.map(Reason::header::<F>)
 }
 
-/// The numbers of counted events and of late events in some records.
+/// The number of counted events and the number of late events in some records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Read {
     /// Number of events counted.
@@ -86,7 +87,7 @@ pub struct Read {
 pub struct ReadingTime {
     /// The frontier of the worker: windows that end by this time are closed.
     pub closed_until_ms: u64,
-    /// The durable frontier: no later commit has an earlier final-until time.
+    /// The durable frontier: every later commit has this final-until time or a later one.
     pub final_until_ms: u64,
     /// The time of this host's clock, Unix milliseconds.
     pub now_ms: u64,
@@ -102,14 +103,13 @@ pub struct PartitionReading {
     prior_epochs: Vec<PriorEpoch>,
     ahead: Option<AheadLimit>,
     last: Option<LastRecord>,
-    /// The time by which the last record is older than the newest record before it, milliseconds; 0 if the last record
-    /// is newer.
+    /// How many milliseconds the last record is older than the newest record before it; 0 if the last record is newer.
     behind_ms: u64,
 }
 
 impl PartitionReading {
-    /// Resumes from `progress`. Windows that end by `final_until_ms` are final, and `prior_epochs` are the epochs with
-    /// other settings.
+    /// Resumes the partition from `progress`. Windows that end by `final_until_ms` are final. `prior_epochs` are the
+    /// epochs before resets, in which other settings may have applied.
     pub fn resume<F>(
         progress: &PartitionProgress,
         final_until_ms: u64,
@@ -131,7 +131,7 @@ impl PartitionReading {
         }
     }
 
-    /// Returns how much older the last record was than the newest record before it in the partition, milliseconds.
+    /// Returns how many milliseconds the last record is older than the newest record before it in the partition.
     pub fn behind_ms(&self) -> u64 {
         self.behind_ms
     }
@@ -205,7 +205,7 @@ impl PartitionReading {
             aggregate.events = events;
             return Err(AheadRecord { offset, time_ms });
         }
-        // An epoch is not needed any more once the partition is read past its committed offset.
+        // A prior epoch is not needed any more once the partition is read past the committed offset of that epoch.
         self.prior_epochs
             .retain(|epoch| offset < epoch.read_offset(partition));
         let prior_epochs = std::mem::take(&mut self.prior_epochs);
@@ -252,8 +252,8 @@ impl PartitionReading {
         read: &mut Read,
     ) -> RejectedParts {
         let mut parts = RejectedParts::default();
-        // Consecutive events are mostly in the same window, so the window is classified, and its counts are looked up,
-        // once for all of them.
+        // Consecutive events are mostly in the same window. So the window is classified once for all of them, and its
+        // counts are looked up once.
         let mut rest = events.iter().enumerate().peekable();
         while let Some(&(_, first)) = rest.peek() {
             let window = size.window_of(first.at_ms);
@@ -277,9 +277,9 @@ impl PartitionReading {
         parts
     }
 
-    /// Classifies an event at `at_ms`. Unless an earlier run has committed the event, or its time is later than a
-    /// limit, the restart offset stays at or below this record until the window of the event is final, so that a
-    /// restart reads the record again, and counts or rejects the event.
+    /// Classifies an event at `at_ms`. If this run counts or rejects the event together with its window, the restart
+    /// offset stays at or below this record until the window is final. So a restart before that reads the record again,
+    /// and counts or rejects the event again.
     fn classify(&mut self, rule: &ReplayRule<'_>, window: Window, at_ms: u64) -> Disposition {
         let disposition = rule.classify(window, at_ms);
         if matches!(disposition, Disposition::Count | Disposition::Late) {
@@ -307,7 +307,8 @@ impl Read {
     }
 }
 
-/// The value of [`Rejected::settled_at_ms`] of a rejection without a window, which every commit may contain.
+/// The value of [`Rejected::settled_at_ms`] of a rejection that does not depend on a window. Every commit may contain
+/// such a rejection.
 pub const NO_WINDOW: u64 = 0;
 
 /// The indices of the rejected events of a record, grouped by the reason and by the earliest final-until time of a
@@ -317,8 +318,8 @@ type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 /// The replay rule, with the values that are the same for all events of a record.
 struct ReplayRule<'a> {
     replay_position: ReplayPosition,
-    /// The prior epochs whose committed offset is greater than the offset of this record. There are none, except after
-    /// a reset.
+    /// The prior epochs whose committed offset is greater than the offset of this record. There are some only after a
+    /// reset.
     prior_epochs: &'a [PriorEpoch],
     partition: u32,
     offset: u64,
@@ -330,8 +331,8 @@ struct ReplayRule<'a> {
 }
 
 impl ReplayRule<'_> {
-    /// Whether all events of one window are treated in the same way. After a reset they may be treated differently,
-    /// since a window of the previous settings, or a limit for `ahead` events, may end within this window.
+    /// Whether all events of one window are treated in the same way. After a reset, they may be treated differently: a
+    /// window of the previous settings may end within this window, and so may the limit for `ahead` events.
     fn classifies_whole_windows(&self) -> bool {
         self.prior_epochs.is_empty() && self.limit_ms == u64::MAX
     }
@@ -343,8 +344,8 @@ impl ReplayRule<'_> {
             return Disposition::AlreadyCommitted;
         }
         if at_ms > self.limit_ms {
-            // The rejection has no window, so the first commit after it contained it. If the record is below the
-            // committed offset, an earlier run has committed it.
+            // This rejection does not depend on a window, so the first commit after it contains it. If the record is
+            // below the committed offset, an earlier run has committed the rejection.
             return match self.offset < self.replay_position.read_offset {
                 true => Disposition::AlreadyCommitted,
                 false => Disposition::Ahead,
@@ -364,8 +365,8 @@ impl ReplayRule<'_> {
         is_known: bool,
     ) -> Option<(u64, Reason)> {
         match disposition {
-            // All events of windows that are final already get the same final-until time, so that they are rejected in
-            // one part.
+            // All events whose windows are final already get the same final-until time, so that one rejection contains
+            // all of them.
             Disposition::Late => Some((window.end.max(self.final_until_ms), Reason::Late)),
             Disposition::Ahead => Some((NO_WINDOW, Reason::Ahead)),
             Disposition::Count if !is_known => Some((window.end, Reason::UnknownItem)),
@@ -373,7 +374,8 @@ impl ReplayRule<'_> {
         }
     }
 
-    /// Rejects a record that cannot be decoded, or whose times are not valid, unless an earlier run has rejected it.
+    /// Rejects a record that cannot be decoded, or whose times are not valid. Does nothing if an earlier run has
+    /// rejected it.
     fn unreadable<F: Format>(&self, record: Record<'_>, reason: Reason) -> Option<Rejected> {
         let is_new =
             self.offset >= self.replay_position.read_offset && self.prior_epochs.is_empty();
@@ -381,9 +383,9 @@ impl ReplayRule<'_> {
     }
 }
 
-/// Whether an event of a record is later than the record by more than [`MAX_AHEAD_MS`], so that the record must be
-/// rejected. The broker checks only the time of the record, so the events of one faulty producer could otherwise close
-/// every window.
+/// Whether an event of a record is later than the record by more than [`MAX_AHEAD_MS`]. Such a record must be rejected:
+/// the broker checks only the time of the record, so the events of one faulty producer could otherwise close every
+/// window.
 fn is_ahead_of(times: RecordTimes, record: Record<'_>) -> bool {
     times.newest_ms > record.time_ms.saturating_add(MAX_AHEAD_MS)
 }
@@ -421,8 +423,8 @@ fn reject<F: Format>(
     }
 }
 
-/// Rejects parts of a record that has `events` events. Each part gets a rejection of its own, since a run may begin
-/// when the window of one part is final and the window of another part is not.
+/// Rejects parts of a record that has `events` events. Each part gets a rejection of its own. A run may begin when the
+/// window of one part is final and the window of another part is not, and must then write only the second rejection.
 fn reject_parts<F: Format>(
     format: &F,
     record: Record<'_>,

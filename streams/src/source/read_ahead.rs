@@ -1,22 +1,22 @@
-//! Limits how far partitions are read ahead of the durable frontier, so that a backlog, or a partition that is held,
-//! needs a bounded amount of memory.
+//! Limits how far partitions are read ahead of the durable frontier, up to which all results are committed. So the
+//! memory is bounded while a backlog is read, or while one partition holds back the frontier.
 //!
 //! Invariants:
 //! - The partition with the lowest watermark is always read if the frontier cannot advance without its records.
-//! - While no partition is held, a partition is read ahead by at most the idle timeout and some windows, since the
-//!   other partitions may have no records for that long before they count as idle. While a partition is held, the hold
-//!   timeout is added, so that updates of the other partitions continue.
+//! - While no partition is held, a partition is read ahead by at most the idle timeout and some windows. The other
+//!   partitions may have no records for the idle timeout before they count as idle. While a partition is held, the hold
+//!   timeout is added, so that updates with the events of the other partitions continue.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use emostream_protocol::WindowSize;
 
 /// Number of windows by which a partition may be read ahead in addition to the timeouts. With this number, the next
-/// window can be read while a transaction is in flight.
+/// windows can be read while the transaction of a window is in flight.
 const WINDOWS: u64 = 4;
 
-/// Maximum bytes of records that a worker reads ahead of the durable frontier. Counts need less memory than the
-/// records, unless each event has a key of its own.
+/// Maximum bytes of records that a worker reads ahead of the durable frontier. The counts of records need less memory
+/// than the records, except if each event has a key of its own.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// The bytes that one worker has read ahead.
@@ -25,8 +25,8 @@ pub struct ReadAhead {
     size: WindowSize,
     idle_ms: u64,
     hold_ms: u64,
-    /// The number of bytes that were read, by window: by the start of the window that contained the partition's
-    /// watermark after the read.
+    /// For each window, the bytes of the records after which the watermark of their partition was in this window. The
+    /// key is the start of the window.
     bytes: BTreeMap<u64, u64>,
     total: u64,
 }
@@ -63,7 +63,7 @@ impl ReadAhead {
         self.total += bytes;
     }
 
-    /// Drops the bytes of windows that end by `durable_ms`, which are durable.
+    /// Subtracts the bytes of windows that end by `durable_ms`, since the results of these windows are durable.
     pub fn release(&mut self, durable_ms: u64) {
         let ahead = self.bytes.split_off(&durable_ms);
         let durable = std::mem::replace(&mut self.bytes, ahead);
@@ -79,8 +79,8 @@ impl ReadAhead {
             .saturating_mul(self.size.as_ms())
             .saturating_add(self.idle_ms)
             .saturating_add(hold_ms);
-        // After a time without records, the first watermark may be far later than the durable frontier. So the limit is
-        // counted from the first window that was read, if that window is later.
+        // After a time without records, the first watermark may be far later than the durable frontier. So if the first
+        // window that was read is later than the durable frontier, the limit is counted from that window.
         let oldest_ms = self
             .bytes
             .first_key_value()
@@ -152,7 +152,8 @@ mod tests {
             ..AT
         };
         assert!(ahead.allows(lowest));
-        // The windows that were read can become durable without further records of this partition, so it is paused.
+        // The windows that were read can become durable without further records of this partition, so the partition is
+        // paused.
         let committing = ReadPosition {
             lowest_ms: 118_000,
             ..AT
