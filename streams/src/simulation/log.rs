@@ -1,4 +1,4 @@
-//! The log of a simulation: in memory, without threads, and with the failures that a real log may have.
+//! The log of a simulation. It is in memory, uses no threads, and simulates the failures that a real log may have.
 //!
 //! ```text
 //!  submit ─▶ in flight ─┬─ lands ─▶ in the topics ─▶ acknowledged
@@ -9,8 +9,8 @@
 //!
 //! A transaction *lands* when it is committed. It is *in flight* until its owner receives the acknowledgement.
 //!
-//! The log guarantees only as much as [`emostream_log`] does: a poll returns any number of records, records of the
-//! source become visible late, offsets have gaps, and a transaction in flight may land during any call.
+//! The simulated log guarantees only what [`emostream_log`] guarantees: a poll returns any number of records, records
+//! of the source become visible late, offsets have gaps, and a transaction in flight may land during any call.
 
 #![allow(
     clippy::disallowed_methods,
@@ -55,7 +55,7 @@ struct State {
     rng: Rng,
     clock: Arc<SimClock>,
     topics: BTreeMap<String, Vec<Partition>>,
-    /// The topics of the application. The records of the source become visible late.
+    /// The names of the application's topics.
     names: Topics,
     wakes: Vec<Wake>,
     /// The number of the newest transactor. Only this transactor can commit.
@@ -66,7 +66,7 @@ struct State {
     failed: Option<(Transaction, u64)>,
     /// Number of committed transactions.
     commits: u64,
-    /// The time before which no transaction is committed, since brokers are slow.
+    /// Brokers are slow until this time, Unix milliseconds: no transaction is committed before it.
     slow_until_ms: u64,
     /// The transactions that were committed since the last [`SimLog::drain_landed`].
     landed: Vec<Vec<NewRecord>>,
@@ -77,7 +77,7 @@ struct State {
 #[derive(Default)]
 struct Partition {
     slots: Vec<Slot>,
-    /// The offset up to which readers see records.
+    /// The offset up to which records are visible to readers.
     shown: usize,
     fault: Fault,
 }
@@ -96,8 +96,8 @@ pub enum Fault {
 
 struct PendingRequest {
     partition: u32,
-    /// The end offset at the time of the request. The answer contains either this offset, or the end offset at the time
-    /// of the answer.
+    /// The end offset at the time of the request. The answer contains either this end offset, or the one at the time of
+    /// the answer.
     end: u64,
     answers: Arc<Mutex<VecDeque<Answer>>>,
     wake: Wake,
@@ -119,8 +119,8 @@ struct Transaction {
     /// The final-until time that the transaction commits: every window that ends at or before it is final.
     final_until_ms: u64,
     records: Vec<NewRecord>,
-    /// The original rejected records that were shortened because their topic did not accept them, each with its index
-    /// in `records`.
+    /// The rejected records that were shortened because their topic did not accept them: the original of each, and its
+    /// index in `records`.
     refused: Vec<(usize, NewRecord)>,
     landed: bool,
     ack: Ack,
@@ -185,8 +185,8 @@ impl SimLog {
         self.0.lock().unwrap()
     }
 
-    /// Locks the state for a call that waits for a broker. With the probability `lands`, the transaction in flight is
-    /// committed before the call.
+    /// Locks the state for a call that waits for a broker. Before the call, the transaction in flight is committed with
+    /// the probability `lands`.
     fn called(&self, lands: f64) -> MutexGuard<'_, State> {
         let mut state = self.state();
         if state.rng.random_bool(lands) {
@@ -219,7 +219,7 @@ impl SimLog {
             partition.shown = partition.shown.max(offset as usize);
             state.wakes.clone()
         };
-        // Runs that have ended are notified as well, since the threads of a real log may do that.
+        // Runs that have ended are notified, too, since the threads of a real log may also notify them.
         wakes.iter().for_each(|wake| wake());
     }
 
@@ -301,7 +301,8 @@ impl SimLog {
         })
     }
 
-    /// Commits the progress of a run that starts. In some cases the commit is left out, as if the run ended before it.
+    /// Commits the progress of a run that starts. In some cases it does not commit, as if the run had ended before the
+    /// commit.
     pub fn start_heartbeat(&self, progress: NewRecord) {
         let mut state = self.state();
         if state.rng.random_bool(0.8) {
@@ -314,13 +315,13 @@ impl SimLog {
         self.state().land();
     }
 
-    /// Acknowledges the transaction in flight if it is committed. Returns whether it is.
+    /// Acknowledges the transaction in flight if it is committed. Returns whether it was acknowledged.
     pub fn acknowledge(&self) -> bool {
         let (done, ends) = {
             let mut state = self.state();
             let done = state.in_flight.take_if(|it| it.landed);
-            // End offsets are reported only in some cases: the commit thread requests them only after some commits, and
-            // a broker may not answer.
+            // The end offsets of the windows topic are reported only in some cases: the commit thread requests them
+            // only after some commits, and a broker may not answer.
             let ends = state.rng.random_bool(0.3).then(|| state.window_ends());
             (done, ends)
         };
@@ -354,7 +355,7 @@ impl SimLog {
     }
 
     /// Reports a failure of the transaction in flight to its owner, who retries the transaction by [`SimLog::retry`].
-    /// If `lands` is set, the transaction is committed first, which the owner does not know.
+    /// If `lands` is set, the transaction is committed before that, and the owner does not know it.
     pub fn fail_retriable(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -369,15 +370,16 @@ impl SimLog {
     }
 
     /// Retries the transaction that has failed, as `commit.rs` does: its owner opens another transactor, and writes the
-    /// transaction again unless it was committed. If another run has fenced the owner in the meantime, the new
-    /// transactor fences that run. But if that run has committed, the owner fails instead.
+    /// transaction again unless it was committed. In the meantime another run may have fenced the owner. If that run
+    /// has not committed anything, the new transactor fences it. If that run has committed, the owner fails instead.
     pub fn retry(&self) {
         let mut state = self.state();
         let failed = state.failed.take();
         let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
             return;
         };
-        // Another run may commit between the check and the fence, so the number of commits is checked again.
+        // Another run may commit between the check of the number of commits and the fence, so the number is checked
+        // again.
         if state.commits == commits {
             state.fence();
         }
@@ -448,8 +450,8 @@ impl State {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
     }
 
-    /// Opens a transactor, which fences the owner of the transaction in flight. That transaction may be committed just
-    /// before.
+    /// Opens a transactor, which fences the owner of the transaction in flight. The transaction in flight may be
+    /// committed just before the fence.
     fn fence(&mut self) {
         if self.rng.random_bool(0.5) {
             self.land();
@@ -556,8 +558,8 @@ impl Log for SimLog {
         Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
     }
 
-    /// Returns the end offsets of a partition. A transaction in flight has one record after the stable offset, as it
-    /// has in the progress topic. A request may fail.
+    /// Returns the end offsets of a partition. A transaction in flight counts as one record after the stable offset,
+    /// since each transaction has one record in the progress topic. A request may fail.
     fn end_offsets(
         &self,
         topic: &str,
@@ -693,7 +695,7 @@ impl Commit for SimCommitter {
 struct SimReader {
     log: SimLog,
     topic: String,
-    /// For each partition, the next offset, and whether the last poll reached the end.
+    /// For each partition, the next offset, and whether the last poll reached the end of the partition.
     at: BTreeMap<u32, (usize, bool)>,
 }
 

@@ -2,8 +2,8 @@
 //! request.
 //!
 //! A simulation depends only on its seed: one thread runs at a time, and no real clock is read. A cluster of processes
-//! is simulated as the workers of one process, which compute the same results. A crash ends all workers, as the loss of
-//! one process ends its cluster.
+//! is simulated as the workers of one process, since the same number of workers computes the same results in one
+//! process or in several. A crash ends all workers, as the loss of one process ends its cluster.
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 pub mod log;

@@ -81,19 +81,19 @@ enum Turn {
 pub struct SimRun {
     /// The number of partitions that the run reads.
     pub partitions: u32,
-    /// The partitions that are held or behind.
+    /// Reports the partitions that are held or behind.
     pub holds: Arc<Holds>,
     /// Stops the run, and records a failure.
     pub stop: Stop,
     turns: Vec<Sender<Turn>>,
-    /// Receives the durable frontier of a worker after each of its turns.
+    /// After each step of a worker, receives the durable frontier as the worker knows it.
     answers: Receiver<Option<u64>>,
     threads: Option<WorkerGuards<()>>,
 }
 
 impl SimRun {
-    /// Recovers the progress and starts the workers. Returns `None` if `silent_at` is set and the progress topic has
-    /// another end offset.
+    /// Recovers the progress and starts the workers. If `silent_at` is set, the run takes over only if no run has
+    /// committed: this function returns `None` if the progress topic has another end offset than `silent_at`.
     pub fn begin<F: Format>(
         app: Application<F>,
         log: &SimLog,
