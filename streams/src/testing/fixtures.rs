@@ -82,7 +82,7 @@ pub fn commit(log: &dyn Log, progress: &Progress) {
     transactor.commit(vec![record]).unwrap();
 }
 
-/// A result of a test: a final, or a record of a table with this number of bytes.
+/// A result that a test writes: a final result, or a record of a table with this number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TestResult {
     Final,

@@ -1,4 +1,4 @@
-//! Helpers of tests: of applications, and the fixtures of the unit tests of this crate.
+//! Helpers for the tests of applications, and the fixtures of the unit tests of this crate.
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 #[cfg(test)]
@@ -16,18 +16,20 @@ use prometheus::Registry;
 
 use crate::{Stop, runtime::run::run, source::format::Format, topology::Application};
 
-/// Creates the topics of the application in the log, each with one partition. A topic may exist already.
+/// Creates the topics of the application in the log, each with one partition. Topics that exist already stay as they
+/// are.
 pub fn create_topics_of<F: Format>(app: &Application<F>, log: &dyn Log) {
     for topic in app.config().topics.specs(1, 1) {
         log.create_topic(&topic).unwrap();
     }
 }
 
-/// Runs the application until the log has `count` finals, then stops it. Returns the values of all finals as text.
+/// Runs the application until the log has `count` final results, then stops it. Returns the values of all final results
+/// as text.
 ///
 /// # Panics
 ///
-/// If the run ends by itself, or does not write the finals in time.
+/// If the run ends by itself, or does not write the final results in time.
 pub fn run_until_finals<F: Format>(
     app: &Application<F>,
     log: &Arc<dyn Log>,
