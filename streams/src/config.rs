@@ -31,14 +31,14 @@ static STARTED_MS: LazyLock<u64> = LazyLock::new(|| EventClock::host().unix_ms()
 /// transaction per interval is a low load for a broker: a run that receives events commits as often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// Limits that unit tests and simulations set to lower values, so that they can reach them.
+/// Limits that are lower in unit tests and simulations, so that tests reach the limits with little data.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum number of counts that an operator handles in one step, which then takes some milliseconds. A step may
-    /// exceed it by the counts of one key. A worker runs its operators one after the other. An operator that handled
-    /// everything at once, such as the close of a window with millions of counts, would keep the worker from reading,
-    /// from writing updates, and from sending its heartbeat; the watchdog would then assume that the worker is stuck.
-    /// So an operator stops after this many counts, keeps its capability, and activates itself again.
+    /// Maximum number of counts that an operator handles in one step. Such a step takes some milliseconds. A step may
+    /// exceed the limit by the counts of one key. A worker runs its operators one after the other. An operator that
+    /// handled everything at once, such as the close of a window with millions of counts, would keep the worker from
+    /// reading, from writing updates, and from sending its heartbeat; the watchdog would then assume that the worker is
+    /// stuck. So an operator stops after this many counts, keeps its capability, and activates itself again.
     pub max_step_counts: usize,
     /// Maximum bytes of the rejections of one partition that are not committed yet; see [`MAX_UNWRITTEN_BYTES`].
     pub max_unwritten_bytes: usize,
@@ -62,7 +62,7 @@ pub struct RunConfig {
     /// The processes that share the work; `None` if this process runs alone.
     pub cluster: Option<Cluster>,
     /// Difference between the newest time in a partition and the partition's watermark, milliseconds. It must exceed
-    /// the time for which producers hold events back, plus the clock skew.
+    /// the time for which producers keep events before they send them, plus the difference between their clocks.
     pub lateness_ms: u64,
     /// Time without new records after which a partition is quiet. The frontier no longer waits for a quiet partition
     /// once the log confirms that the partition was read to its end.
@@ -72,15 +72,15 @@ pub struct RunConfig {
     pub hold_timeout: Duration,
     /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
-    /// Whether the process starts as a standby, which waits until no other run commits.
+    /// Whether the process starts as a standby. A standby waits until no other run commits, and then takes over.
     pub standby: bool,
     /// Interval at which progress is committed while there are no results to write. It is [`HEARTBEAT`] if there may be
-    /// a standby, which takes over when commits stop.
+    /// a standby, since a standby takes over when commits stop.
     pub heartbeat: Duration,
     /// Time without a commit after which a standby takes over. It is several times [`HEARTBEAT`], so that one delayed
     /// commit causes no takeover.
     pub takeover: Duration,
-    /// Whether the run accepts a source topic for which the brokers do not reject records with timestamps far in the
+    /// Whether the run may read a source topic for which the brokers do not reject records with timestamps far in the
     /// future.
     pub unbounded_timestamps: bool,
     /// Limits that unit tests and simulations lower.
@@ -108,21 +108,21 @@ impl Default for RunConfig {
     }
 }
 
-/// The names that messages use for settings, and the name of the source topic in the progress record. A program with
-/// flags sets the names of its flags.
+/// The names of settings in messages and in the progress record. A program with flags uses the names of its flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels {
     /// The name of the setting in the progress record that holds the source topic.
     pub source_setting: &'static str,
     /// The source topic.
     pub source: &'static str,
-    /// The name of the window size (milliseconds), for the error that stored progress has another one.
+    /// The name of the window size (milliseconds), for the error that stored progress has another window size.
     pub window_ms: &'static str,
-    /// The name of the lateness (milliseconds), for the error that stored progress has another one.
+    /// The name of the lateness (milliseconds), for the error that stored progress has another lateness.
     pub lateness_ms: &'static str,
-    /// The name of the length of the sliding span, for the error that processes of a cluster have different ones.
+    /// The name of the length of the sliding span, for the error that the processes of a cluster have different
+    /// lengths.
     pub span: &'static str,
-    /// The name of the retention of totals, for the error that processes of a cluster have different ones.
+    /// The name of the retention of totals, for the error that the processes of a cluster have different retentions.
     pub retention: &'static str,
 }
 
@@ -139,7 +139,7 @@ impl Default for Labels {
     }
 }
 
-/// The configuration of an application besides its topology.
+/// The configuration of an application, without its topology.
 #[derive(Debug, Clone)]
 pub struct AppConfig {
     /// The id of the application. It is Kafka's transactional id, and the id of the consumer group whose offsets show
@@ -153,11 +153,12 @@ pub struct AppConfig {
     pub progress: String,
     /// The names of settings in messages.
     pub labels: Labels,
-    /// Further settings that the results depend on. The source topic, the window and the lateness come before them.
+    /// Settings that the results depend on, in addition to the source topic, the window size and the lateness. In the
+    /// progress record they follow these three.
     pub settings: Settings,
     /// Further values that must be the same in every process of a cluster: the name of the flag, and the value.
     pub agreed: Vec<(String, String)>,
-    /// How the process runs the application.
+    /// The settings with which the process runs the application.
     pub run: RunConfig,
 }
 
@@ -185,14 +186,14 @@ pub struct Declarations {
     pub window: WindowSize,
     /// The length of the sliding span, milliseconds; 0 if there is none.
     pub span_ms: u64,
-    /// Time without a final, in event time, after which a key is removed and its totals begin at 0 with its next final,
-    /// milliseconds. `u64::MAX` if keys are not removed.
+    /// If a key has no final result for longer than this, in event time, the key is removed, and its totals begin at 0
+    /// with its next final result. Milliseconds; `u64::MAX` if keys are not removed.
     pub retention_ms: u64,
     /// The period in which the totals record of a large key is due once, milliseconds; `None` if there are no totals.
     pub totals_period_ms: Option<u64>,
 }
 
-/// The complete configuration of an application: its own, and what its topology declares.
+/// The complete configuration of an application: its [`AppConfig`], and the declarations of its topology.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The topics that the application reads and writes.
@@ -205,15 +206,15 @@ pub struct Config {
     pub labels: Labels,
     /// The size of the windows.
     pub window: WindowSize,
-    /// Maximum age of the finals that a restart needs.
+    /// Maximum age of the final results that a restart needs. A topic of final results must not delete them earlier.
     pub finals_needed: Duration,
-    /// The length of the sliding span, milliseconds; a multiple of the window size. A restart reads the finals in the
-    /// span again.
+    /// The length of the sliding span, milliseconds; a multiple of the window size. A restart reads the final results
+    /// in the span again.
     pub span_ms: u64,
-    /// Time without a final, in event time, after which a key is removed and its totals begin at 0 with its next final,
-    /// milliseconds. At least the sliding span.
+    /// If a key has no final result for longer than this, in event time, the key is removed, and its totals begin at 0
+    /// with its next final result. Milliseconds; at least the sliding span.
     pub retention_ms: u64,
-    /// How the process runs the application.
+    /// The settings with which the process runs the application.
     pub run: RunConfig,
 }
 
@@ -222,7 +223,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`StreamsError::Worker`] if the declarations contradict each other, which is a defect of the application.
+    /// [`StreamsError::Worker`] if the declarations contradict each other. This is a defect of the application.
     pub fn new(
         app: &AppConfig,
         topics: Topics,
@@ -257,9 +258,10 @@ impl Config {
             return Err(StreamsError::Worker(defect.to_owned()));
         }
         let open = config.longest_open();
-        // The log must keep the finals of a large key until its totals record is written. This record is due within a
-        // period, and must be written within half of the retention of finals, so the retention is twice that time. The
-        // other half is for the time in which no run is active.
+        // The log must keep the final results of a large key until the key's totals record is written. This record is
+        // due at most a period and the longest time of an open window after a final result, and must be written in the
+        // first half of the retention of the final results. So the retention is at least twice this time. The second
+        // half is for the time in which no run is active.
         let of_totals =
             |period_ms| (Duration::from_millis(period_ms).saturating_add(open)).saturating_mul(2);
         let of_totals = declared.totals_period_ms.map(of_totals);
@@ -271,7 +273,7 @@ impl Config {
         })
     }
 
-    /// Returns the timeouts of partitions without new records.
+    /// Returns the idle timeout and the hold timeout. Both apply to partitions that have no new records.
     pub fn timeouts(&self) -> IdleTimeouts {
         IdleTimeouts {
             idle: self.run.idle_timeout,
@@ -287,7 +289,7 @@ impl Config {
         }
     }
 
-    /// Returns the longest time for which a window may be open.
+    /// Returns the longest time from the start of a window to its close.
     pub fn longest_open(&self) -> Duration {
         Duration::from_millis(self.window.as_ms())
             .saturating_add(Duration::from_millis(self.run.lateness_ms))

@@ -1,4 +1,4 @@
-//! Errors because of which an application does not start, or ends without a request.
+//! Errors because of which an application does not start, or ends although its stop was not requested.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::mismatch::ProgressMismatch;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamsError {
-    /// The log could not be used at the start.
+    /// The log could not be used when the application started.
     #[error(transparent)]
     Start(LogError),
     /// The stored progress was written by a run with other settings.
@@ -20,7 +20,7 @@ pub enum StreamsError {
     OtherSettings {
         /// The progress topic.
         topic: String,
-        /// The first difference.
+        /// The first setting that differs, with both values.
         difference: String,
     },
     /// The source topic accepts records with timestamps too far in the future.
@@ -55,15 +55,15 @@ pub enum StreamsError {
         /// The retention of the topic.
         kept: Duration,
     },
-    /// The retention of the topic of finals is shorter than the maximum age of the finals that a restart needs to
-    /// complete tables.
+    /// The retention of the topic of final results is shorter than the maximum age of the final results that a restart
+    /// needs to complete tables.
     #[error(
         "{topic} keeps finals for {kept:?} only, but with this --window, --lateness, --hold-timeout and --trending-span a restart may need the finals of the last {needed:?} to complete the totals; raise the topic's retention.ms"
     )]
     FinalsKeptTooShortly {
-        /// The topic of finals.
+        /// The topic of final results.
         topic: String,
-        /// The maximum age of the finals that a restart needs.
+        /// The maximum age of the final results that a restart needs.
         needed: Duration,
         /// The retention of the topic.
         kept: Duration,
@@ -78,7 +78,7 @@ pub enum StreamsError {
         /// The reason why the progress cannot be read.
         detail: String,
     },
-    /// The stored progress was written on another Kafka cluster.
+    /// The stored progress was written on another Kafka cluster, so its offsets are not valid on this one.
     #[error(
         "the stored progress in {topic} was written on another Kafka cluster ({stored}; this one is {now}), so its offsets are not valid here; check --kafka, or count only new records with `emostream reset --from latest`"
     )]
@@ -90,21 +90,21 @@ pub enum StreamsError {
         /// The id of the connected cluster.
         now: String,
     },
-    /// The log contains finals that are newer than the stored progress.
+    /// The log contains final results that are newer than the stored progress.
     #[error(
         "{windows} contains finals up to {newest}, but the progress in {progress} {known}: it was lost or rolled back, so events would be counted twice; restore {progress}, or continue after the newest final with `emostream reset --final-until now`"
     )]
     FinalsBeyondProgress {
-        /// The topic of finals.
+        /// The topic of final results.
         windows: String,
         /// The progress topic.
         progress: String,
-        /// The end of the window of the newest final.
+        /// The end of the window of the newest final result.
         newest: String,
         /// The state of the progress, as text.
         known: String,
     },
-    /// The final-until time is ahead of this host's clock.
+    /// The stored final-until time is ahead of this host's clock.
     #[error(
         "all windows up to {final_until} are final already, but this host's clock is behind that time ({now}): a clock was wrong, and no event would be counted until then; correct the clock, or set the final time back with `emostream reset --final-until now`"
     )]
@@ -114,13 +114,14 @@ pub enum StreamsError {
         /// This host's time.
         now: String,
     },
-    /// A reset has changed the progress while this run was starting, running, or a standby.
+    /// A reset has changed the stored progress while this run was starting, was active, or was a standby.
     #[error("the progress in {topic} was reset; restart this process to continue from the reset")]
     ResetMeanwhile {
         /// The progress topic.
         topic: String,
     },
-    /// The progress has changed since the plan of the reset was confirmed, so the reset would have another effect.
+    /// The stored progress has changed after the user confirmed the plan of a reset, so the reset would have another
+    /// effect than the plan shows.
     #[error(
         "the progress in {topic} has changed since the reset was confirmed; nothing was reset: run the reset again"
     )]
@@ -139,7 +140,7 @@ pub enum StreamsError {
         /// The first mismatch that was found.
         mismatch: ProgressMismatch,
     },
-    /// The source has partitions that this run does not read.
+    /// The source topic has partitions that this run does not read, since they were added after its start.
     #[error(
         "{topic} has {now} partitions now, but this process reads {before}; restart it to read all of them"
     )]
@@ -195,7 +196,7 @@ pub enum StreamsError {
         /// The exit code that process 0 reported.
         exit_code: u8,
     },
-    /// Another process of the cluster has ended, is frozen, or cannot be reached.
+    /// Another process of the cluster has ended, does not respond, or cannot be reached.
     #[error(
         "{peer} was lost: {why}; restart this process, and the cluster continues from the last commit"
     )]
@@ -205,8 +206,8 @@ pub enum StreamsError {
         /// The event by which the loss was detected.
         why: String,
     },
-    /// Another run has fenced process 0 of the cluster. The processes join the cluster again, and process 0 becomes a
-    /// standby.
+    /// Another run has fenced process 0 of the cluster. Afterwards, the processes connect to each other again, and
+    /// process 0 becomes a standby.
     #[error("{peer} was fenced by another run")]
     Dissolved {
         /// The name of process 0.
@@ -223,7 +224,7 @@ pub enum StreamsError {
     /// The results cannot be committed, and a retry would not help.
     #[error("the results cannot be committed: {0}")]
     NotCommitted(LogError),
-    /// Several attempts to commit a transaction took longer than its timeout, while the log answered.
+    /// Several attempts to commit a transaction took longer than its timeout, although the log responded.
     #[error(
         "--commit-timeout: {attempts} attempts to commit a transaction with {size:.1} MB of results took longer than {timeout:?} each, although the log responded; raise the timeout, or the quota of this client", size = *bytes as f64 / 1e6
     )]
@@ -253,8 +254,8 @@ impl StreamsError {
         )
     }
 
-    /// Whether the run ends with this error but the processes of its cluster do not, because another run has taken
-    /// over.
+    /// Whether only the run ends with this error, and the processes of its cluster continue as standbys, because
+    /// another run has taken over.
     pub fn dissolves(&self) -> bool {
         self.is_fence() || matches!(self, StreamsError::Dissolved { .. })
     }
@@ -302,7 +303,8 @@ impl StreamsError {
     }
 }
 
-/// Returns the part of the message that recommends a restart; empty if a restart cannot fix the failure of the log.
+/// Returns the part of the message that recommends a restart. It is empty if a restart cannot fix the failure of the
+/// log.
 fn advice(error: &LogError) -> &'static str {
     match error {
         LogError::Denied { repeated: true, .. } => "",

@@ -9,8 +9,8 @@
 //!
 //! An [application](topology::Application) has a [topology], which declares what is read, counted and written, and a
 //! [format](source::format::Format), which decodes records into events; [`runtime::run::run`] runs it. All state is in
-//! the log: the progress record, which is written in the same transaction as the results, contains the offsets from
-//! which a restart reads.
+//! the log. The progress record contains the offsets from which a restart reads, and is written in the same transaction
+//! as the results.
 //!
 //! The modules are in layers, listed here from top to bottom. A file imports only from lower layers; a unit test checks
 //! this:
@@ -60,7 +60,7 @@ mod tests {
     const LAYERS: &str = "prelude > simulation > runtime > topology > standby > recovery > config > cluster source \
                           operators > sink > progress > time > stop > error > aggregate metrics mismatch topics";
 
-    /// Types that the root of the crate exports, each with the module that defines it.
+    /// Types that the root of the crate re-exports, each with the module that defines it.
     const ROOT: [(&str, &str); 2] = [("Stop", "stop"), ("StreamsError", "error")];
 
     /// The layers of the files in the folder `cluster`, from top to bottom.

@@ -5,8 +5,8 @@ use prometheus::{
     Registry,
 };
 
-/// Buckets of the time between the end of a window and the commit of its results, seconds. They are narrowest at the
-/// expected time, which is the lateness plus the flush interval.
+/// Buckets of the time between the end of a window and the commit of its results, seconds. They are narrowest around
+/// the expected time, which is the lateness plus the flush interval.
 const CLOSE_BUCKETS: [f64; 10] = [0.5, 0.75, 0.8, 0.85, 0.9, 1.0, 1.25, 1.5, 2.5, 10.0];
 
 /// Buckets of the duration of a transaction, seconds.
@@ -21,31 +21,31 @@ pub struct Metrics {
     pub events: IntCounter,
     /// Number of late events.
     pub late: IntCounter,
-    /// Number of rejected records, by reason.
+    /// For each reason, the number of rejected records.
     pub rejected: IntCounterVec,
-    /// Number of records that are not read yet, by partition.
+    /// For each partition, the number of records that are not read yet.
     pub lag: IntGaugeVec,
-    /// 1 for each partition that holds the watermark back, by partition and reason.
+    /// 1 for each partition that holds back the watermark. The labels are the partition and the reason.
     pub held: IntGaugeVec,
-    /// Watermarks, Unix seconds, by partition.
+    /// For each partition, its watermark, Unix seconds.
     pub watermark: GaugeVec,
-    /// Windows with counts that are not final yet, by worker.
+    /// For each worker, the number of windows with counts that are not final yet.
     pub open_windows: IntGaugeVec,
     /// The final-until time, up to which every window is final, Unix seconds.
     final_until: IntGaugeVec,
-    /// Seconds from a window's end to its commit.
+    /// Time from the end of a window to the commit of its results, seconds.
     pub close: Histogram,
     /// Duration of a transaction, seconds.
     pub commit: Histogram,
-    /// Number of transactions, by outcome.
+    /// For each outcome, the number of transactions.
     pub transactions: IntCounterVec,
-    /// Number of live results, by outcome.
+    /// For each outcome, the number of results of open windows.
     pub live: IntCounterVec,
 }
 
 impl Metrics {
-    /// Registers the metrics; their names begin with `prefix` and an underscore. `reasons` are the reasons for which
-    /// records are rejected.
+    /// Registers the metrics. Their names begin with `prefix` and an underscore. `reasons` are the possible reasons for
+    /// the rejection of a record.
     ///
     /// # Errors
     ///
@@ -100,8 +100,8 @@ impl Metrics {
                 "Windows that have counts and are not final yet, by worker.",
                 "worker",
             )?,
-            // A plain gauge would start with the value 0. A vector without labels has no series until the value is
-            // known.
+            // A plain gauge would start with the value 0. A vector of gauges without labels has no series until the
+            // value is known.
             final_until: IntGaugeVec::new(
                 Opts::new(
                     name("final_until_timestamp_seconds"),
@@ -139,8 +139,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Resets the gauges when the process becomes a standby. The active run reports these values, so a sum over all
-    /// processes would count them twice otherwise.
+    /// Resets the gauges when the process becomes a standby. The active run reports the same values, so a sum over all
+    /// processes would otherwise count them twice.
     pub fn stand_by(&self) {
         self.active.set(0);
         self.lag.reset();
@@ -150,8 +150,8 @@ impl Metrics {
         self.final_until.reset();
     }
 
-    /// Sets the time up to which every window is final. The series does not exist before the first final, since an
-    /// alert on its age would interpret the value 0 as the year 1970.
+    /// Sets the time up to which every window is final. The series does not exist before the first final result, since
+    /// an alert on the age of the value would interpret 0 as the year 1970.
     pub fn final_until(&self, until_ms: u64) {
         if until_ms > 0 {
             let until = self.final_until.with_label_values::<&str>(&[]);

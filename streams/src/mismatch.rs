@@ -5,7 +5,7 @@ use std::fmt;
 /// A difference between stored progress and the log, because of which a run cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgressMismatch {
-    /// Records were deleted before they were counted.
+    /// Records of the source topic were deleted before they were counted.
     Expired {
         /// The partition.
         topic_partition: TopicPartition,
@@ -14,7 +14,7 @@ pub enum ProgressMismatch {
         /// The first offset that the log holds.
         start: u64,
     },
-    /// The progress has offsets beyond the end of the partition.
+    /// The stored progress has offsets beyond the end of the partition.
     OffsetOutOfRange {
         /// The partition.
         topic_partition: TopicPartition,
@@ -30,16 +30,16 @@ pub enum ProgressMismatch {
         /// The number of partitions that the topic has.
         partitions: u32,
     },
-    /// Finals were deleted before a record of a table contained them.
+    /// Final results were deleted before a record of a table contained their counts.
     FinalsExpired {
         /// The partition.
         topic_partition: TopicPartition,
-        /// The lowest offset at which finals may be that no record of a table contains.
+        /// The first offset from which a restart must read final results, since no record of a table may contain them.
         from: u64,
         /// The first offset that the log holds.
         start: u64,
     },
-    /// The record at an offset is not the one that was read at this offset before.
+    /// The record at an offset is not the one that an earlier run has read at this offset.
     RecordChanged {
         /// The partition.
         topic_partition: TopicPartition,

@@ -1,7 +1,7 @@
 //! Stop signals. A signal requests the end of a run, and records the error if the run fails.
 //!
-//! An active run has a child of the stop signal of its process, so that a fenced run can end while its process
-//! continues as a standby.
+//! The stop signal of an active run is a child of the stop signal of its process. So a fenced run can end while its
+//! process continues as a standby.
 
 use std::sync::{
     Arc, Mutex, PoisonError,

@@ -7,8 +7,8 @@ use emostream_log::{Cleanup, TopicSpec};
 /// The default retention of a topic.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Maximum time by which event time may be ahead of this host's clock, milliseconds. The source topic is created with
-/// the same limit, by which a broker rejects records that are ahead of its own clock.
+/// Maximum number of milliseconds by which an event may be ahead of this host's clock. The source topic is created with
+/// the same limit, so that a broker rejects records that are further ahead of its own clock.
 pub const MAX_AHEAD_MS: u64 = 5_000;
 
 /// A topic that an application declares: its name, and for how long its records are kept.
@@ -62,41 +62,42 @@ pub struct Topics {
     /// The id of the application. It is Kafka's transactional id, and the id of the consumer group whose offsets show
     /// how far the application has read. All runs use the same id, so that a new run fences the others.
     pub application_id: String,
-    /// The records that the application reads.
+    /// The source topic, whose records the application reads.
     pub source: String,
-    /// Finals: the results of closed windows.
+    /// The topic of final results, which are the results of closed windows.
     pub finals: String,
-    /// Returns the summary of the final in a record's value; `None` if the value is not a final. A run compares the
-    /// newest finals with the progress before it begins: if progress was lost, the run would write finals a second
-    /// time.
+    /// Returns the summary of the final result in a record's value; `None` if the value is not a final result. Before a
+    /// run begins, it compares the newest final results with the stored progress. Without this check, a run whose
+    /// progress was lost would write final results a second time.
     pub read_final: fn(&[u8]) -> Option<FinalSummary>,
-    /// The table of totals, if there is one: a compacted topic with the latest record of each key.
+    /// The topic of the table of totals, if there is one. It is compacted: it keeps the latest record of each key.
     pub totals: Option<String>,
-    /// The table of tops in a sliding span, if there is one.
+    /// The topic of the table of tops in a sliding span, if there is one.
     pub tops: Option<String>,
-    /// Results of open windows, if they are written.
+    /// The topic of the results of open windows, if they are written.
     pub updates: Option<String>,
-    /// Records that were rejected.
+    /// The topic of rejected records.
     pub rejected: String,
-    /// The progress of the application.
+    /// The topic of the application's progress.
     pub progress: String,
-    /// The retentions of the topics that are not compacted, by name.
+    /// For each topic that is not compacted, its retention. The key is the name of the topic.
     pub kept: BTreeMap<String, Duration>,
 }
 
-/// The contents of a final that the engine uses.
+/// The contents of a final result that the engine uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinalSummary {
     /// The end of the window, Unix milliseconds.
     pub end_ms: u64,
     /// The key, for messages.
     pub key: String,
-    /// The number of events that the final counts.
+    /// The number of events that the final result counts.
     pub events: u64,
 }
 
 impl Topics {
-    /// Returns the names of all topics: the source, finals, tables, updates, rejected records and the progress.
+    /// Returns the names of all topics: those of the source, the final results, the tables, the updates, the rejected
+    /// records and the progress.
     pub fn all(&self) -> Vec<String> {
         let others = self.updates.iter().chain([&self.rejected, &self.progress]);
         let all = [&self.source].into_iter().chain(self.results());
