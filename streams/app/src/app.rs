@@ -26,7 +26,7 @@ use crate::{
 /// characters.
 const MOST_ID_CHARACTERS: usize = 200;
 
-/// A program that runs one application, and creates its topics:
+/// A program that runs one application, creates the topics of this application, and prints its topology:
 ///
 /// ```text
 /// NAME --kafka broker:9092 -w 2                            runs the application
@@ -34,8 +34,8 @@ const MOST_ID_CHARACTERS: usize = 200;
 /// NAME --describe                                          prints the topology
 /// ```
 ///
-/// Each flag can also be set by the environment variable `NAME_FLAG`. The flags of a cluster, of standbys and of a run
-/// are those of `emostream dataflow`, and so are the log lines, metrics, readiness and exit codes.
+/// Each flag can also be set by the environment variable `NAME_FLAG`. The program has the flags of `emostream dataflow`
+/// for clusters, standbys and runs, and the same log lines, metrics, readiness and exit codes.
 ///
 /// # Examples
 ///
@@ -79,7 +79,7 @@ pub struct App {
     about: &'static str,
 }
 
-/// The flags of a run. `A` are the flags of the application itself.
+/// The flags with which the application runs. `A` are the flags that only this application has.
 #[derive(Args)]
 #[group(skip)]
 struct AppFlags<A: Args> {
@@ -112,7 +112,7 @@ struct CreateFlags<A: Args> {
     partitions: PartitionFlags,
 }
 
-/// The flags on which the topology depends.
+/// The flags that the topology depends on: the id of the application, and its own flags.
 #[derive(Args)]
 #[group(skip)]
 struct OwnFlags<A: Args> {
@@ -133,8 +133,8 @@ fn application_id(text: &str) -> Result<String, String> {
 }
 
 impl App {
-    /// Creates the program with this name, which is also the default of the application's id, and this first line of
-    /// its help.
+    /// Creates a program. `name` is the name of the program, and the default of the application's id. `about` is the
+    /// first line of the help.
     pub fn new(name: &'static str, about: &'static str) -> App {
         let program = Program {
             name,
@@ -154,8 +154,9 @@ impl App {
 
     /// Runs the program, and returns its exit code.
     ///
-    /// `application` creates the application from its own flags, and from a configuration with the application id and
-    /// the flags of the run. An application without flags has the flags `()`.
+    /// `application` creates the application from two arguments: the flags that only this application has, and a
+    /// configuration with the application id and the flags of the run. For an application without flags, the first
+    /// argument has the type `()`.
     pub fn run<A, F>(
         self,
         application: impl FnOnce(A, AppConfig) -> Result<Application<F>, StreamsError>,

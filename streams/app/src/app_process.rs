@@ -1,4 +1,5 @@
-//! Runs an application in this process, with its admin address, until a signal or an error ends it.
+//! Runs an application in this process, together with the server of its admin address, until a signal or an error ends
+//! the process.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,9 +12,9 @@ use crate::{
     topics,
 };
 
-/// An application that runs alone in a process, and what the process needs for it.
+/// An application that is the only service of a process, and the values with which the process runs it.
 pub struct AppProcess<F: Format> {
-    /// The program, which `PROGRAM_build_info` names.
+    /// The program. The metric `PROGRAM_build_info` has its name and its version.
     pub program: Program,
     /// The application.
     pub app: Application<F>,
@@ -24,8 +25,8 @@ pub struct AppProcess<F: Format> {
 }
 
 impl<F: Format> AppProcess<F> {
-    /// Runs the application until a signal requests the end of the process, or another process of the cluster was
-    /// stopped. `create` is the command that creates the topics, for the message if one does not exist.
+    /// Runs the application until a signal requests the end of the process, or until another process of the cluster was
+    /// stopped. `create` is the command that creates the topics. The error for a missing topic names it.
     ///
     /// # Errors
     ///
@@ -37,8 +38,8 @@ impl<F: Format> AppProcess<F> {
             let observability = Observability::new(self.program)?;
             let admin = AdminServer::start(self.admin, None, &observability).await?;
             let _watching = observability.watch_log(&self.log, topics)?;
-            // From here on a signal stops the dataflow instead of the process, because the other processes of a cluster
-            // must be notified of the stop even while they start.
+            // From here on, a signal stops the dataflow and does not end the process at once: the dataflow must notify
+            // the other processes of its cluster of the stop, even while they start.
             signals.take_over();
             let mut dataflow = DataflowThread::start(self.app, self.log, &observability)?;
             observability.all_registered();

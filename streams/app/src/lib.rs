@@ -5,8 +5,8 @@
 //!                                                                     └─ SIGTERM, SIGINT ─▶ drain ─▶ exit code
 //! ```
 //!
-//! [`App`] is a whole program with one application. `emostream` has more commands and services; it is built from the
-//! same parts, and its `dataflow` command runs the same [`AppProcess`].
+//! [`App`] is a whole program with one application. The program `emostream` has more commands and services. It is built
+//! from the same parts, and its `dataflow` command runs the same [`AppProcess`].
 //!
 //! The modules are in layers, listed here from top to bottom. A file imports only from lower layers:
 //!

@@ -13,7 +13,7 @@ use std::{
 
 use emostream_log::testing::{DEADLINE, until};
 
-/// The text of the log line with the admin address, before the address.
+/// The text before the admin address, in the log line that contains this address.
 const ADMIN_LINE: &str = "admin on http://";
 
 /// A process of an example program, which is killed when this value is dropped.
@@ -28,11 +28,12 @@ impl ExampleProcess {
         Command::new(path(name)).args(arguments).output().unwrap()
     }
 
-    /// Starts an example of the package under test, and waits until it serves its admin address, which has a free port.
+    /// Starts an example of the package under test with a free port as its admin address, and waits until the example
+    /// serves this address.
     ///
     /// # Panics
     ///
-    /// If the process ends before that. The message has its log lines.
+    /// If the process ends before that. The message contains the log lines of the process.
     pub fn start(name: &str, arguments: &[&str]) -> ExampleProcess {
         let mut child = Command::new(path(name))
             .args(arguments)

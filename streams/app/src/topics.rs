@@ -1,7 +1,7 @@
-//! Creates the topics of an application, and checks at a start that they exist.
+//! Creates the topics of an application. When a service starts, checks that its topics exist.
 //!
 //! Invariant: this module never deletes, recreates or renames a topic, and never removes partitions, because other data
-//! contains offsets of the topics: the ids of finals, and the progress.
+//! contains offsets of the topics: the ids of final results, and the progress.
 
 use emostream_log::{Log, LogError, TopicSpec};
 
@@ -23,8 +23,8 @@ pub fn create_missing(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<String>,
     Ok(created)
 }
 
-/// Creates the topics that do not exist, and prints which topics were created and which existed. `advice` is printed
-/// after them if an existing topic has another number of partitions.
+/// Creates the topics that do not exist, and prints which topics were created and which existed. If an existing topic
+/// has another number of partitions than requested, `advice` is printed, too.
 pub fn create(log: &dyn Log, specs: &[TopicSpec], advice: &str) -> Result<(), Failure> {
     let created = create_missing(log, specs)?;
     let mut text = String::new();
@@ -49,7 +49,8 @@ pub fn create(log: &dyn Log, specs: &[TopicSpec], advice: &str) -> Result<(), Fa
 }
 
 /// Returns an error if one of the topics does not exist. A service does not create topics by itself, because it does
-/// not know how many partitions the other services expect. `create` is the command that creates them, for the message.
+/// not know how many partitions the other services expect. `create` is the command that creates the topics, which the
+/// message repeats.
 pub fn require(log: &dyn Log, names: &[String], create: &str) -> Result<(), Failure> {
     let mut missing = Vec::new();
     for name in names {

@@ -18,8 +18,8 @@ use emostream_log::{
 use super::{kafka_config, parse::brokers};
 use crate::process::Failure;
 
-/// Time for which a service retries a request that the brokers deny because a permission is missing. Some seconds pass
-/// until all brokers know a new ACL.
+/// Time for which a service retries a request that the brokers deny because a permission is missing. The retries are
+/// necessary because some seconds pass until all brokers know a new ACL.
 pub const DENIAL_RETRY_TIME: Duration = Duration::from_secs(30);
 
 /// The flags of commands that cannot run without a Kafka cluster.
@@ -53,7 +53,7 @@ impl KafkaFlags {
     }
 }
 
-/// The flags of a Kafka cluster, which are optional if `--describe` is set.
+/// The flags of a Kafka cluster. They are required except with `--describe`.
 #[derive(Debug, Clone, Args)]
 pub struct DescribedKafkaFlags {
     /// Addresses of Kafka's brokers
@@ -95,8 +95,8 @@ fn property_help() -> String {
     )
 }
 
-/// The value of one `-X`. Text that is not KEY=VALUE is parsed as `None` and refused later, because the error message
-/// of clap would contain the text, which may be a secret.
+/// The value of one `-X`. A text that is not KEY=VALUE is parsed as `None`, and refused later. If clap refused it, its
+/// error message would contain the text, which may be a secret.
 #[derive(Clone)]
 struct PropertyFlag(Option<(String, String)>);
 
@@ -116,13 +116,14 @@ impl fmt::Debug for PropertyFlag {
 }
 
 impl PropertyFlags {
-    /// Returns the brokers that `--kafka` names (`named`); without this flag, the brokers in the file.
+    /// Returns the brokers that `--kafka` names (`named`). Without this flag, returns the brokers that the file of
+    /// `--kafka-config` names.
     pub fn brokers(&self, named: Option<String>) -> Option<String> {
         let in_file = self.kafka_config.as_ref().and_then(PropertiesFile::brokers);
         named.or_else(|| in_file.map(str::to_owned))
     }
 
-    /// Whether the brokers need TLS or a login.
+    /// Whether the properties set a security protocol, so that connections to the brokers use TLS or a login.
     pub fn is_secured(&self) -> bool {
         let in_file = self.kafka_config.iter().flat_map(|file| &file.properties);
         let flags = self.properties.iter().filter_map(|flag| flag.0.as_ref());
@@ -132,7 +133,7 @@ impl PropertyFlags {
         protocol.is_some_and(|(_, value)| !value.eq_ignore_ascii_case("plaintext"))
     }
 
-    /// Returns the flags that name the cluster, for a command that the program prints.
+    /// Returns the flags that name the cluster, as text. The program adds them to the commands that it prints.
     pub fn as_typed(&self, brokers: Option<&str>) -> String {
         let brokers = brokers.map(|brokers| format!("--kafka {brokers}"));
         let file = self.kafka_config.as_ref();
@@ -141,7 +142,7 @@ impl PropertyFlags {
         named.join(" ")
     }
 
-    /// Returns an error if a flag is set although the log is not a Kafka cluster.
+    /// Returns an error if one of these flags is set although the log is not a Kafka cluster.
     pub fn require_none(&self) -> Result<(), Failure> {
         match self {
             Self {
@@ -156,8 +157,8 @@ impl PropertyFlags {
         }
     }
 
-    /// Connects to the brokers that `--kafka` names (`named`), otherwise to those of the file. A request that the
-    /// brokers deny is retried for `denial_timeout`. An invalid property is reported before any connection is opened.
+    /// Connects to the brokers that [`PropertyFlags::brokers`] returns. A request that the brokers deny is retried for
+    /// `denial_timeout`. An invalid property is reported before any connection is opened.
     pub fn connect(
         self,
         named: Option<String>,
@@ -186,7 +187,7 @@ impl PropertyFlags {
     }
 }
 
-/// Returns the error for a `--kafka-config` file that names no brokers, if `--kafka` is not set.
+/// Returns the error for the case that `--kafka` is not set and the file of `--kafka-config` names no brokers.
 fn missing_brokers(file: &PropertiesFile) -> Failure {
     let file = file.path.display();
     let why = format!("--kafka is not set, and {file} has no bootstrap.servers; set one of them");

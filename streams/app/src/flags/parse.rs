@@ -9,7 +9,7 @@ use std::{
 
 use jiff::{Span, SpanRelativeTo};
 
-/// Maximum duration of a flag: a year, so that sums of times cannot overflow.
+/// Maximum value of a flag for a duration: a year, so that sums of times cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Parses a duration of whole milliseconds above zero: `250ms`, `2s`, `10m`, `1h 30m`, `30d`.
@@ -33,8 +33,8 @@ pub fn ms(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-/// Returns the host and the port of `host:port`; `None` if the text has another form. An IPv6 address needs brackets;
-/// otherwise its last group would be parsed as the port.
+/// Returns the host and the port of `host:port`; `None` if the text has another form. An IPv6 address must be in
+/// brackets. Otherwise its last group would be parsed as the port.
 pub fn host_and_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let bracketed = host

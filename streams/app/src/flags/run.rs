@@ -15,11 +15,12 @@ const MOST_WORKERS: u64 = 1024;
 /// Number of workers per core above which a warning is logged: more workers do not increase the throughput.
 const WORKERS_A_CORE: u64 = 2;
 
-/// Minimum of `--commit-timeout`. The log needs some seconds of this time to abort a transaction that is too slow.
+/// Minimum of `--commit-timeout`. If a transaction is too slow, the log needs some seconds of this time to abort it.
 const LEAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Minimum of `--takeover`, in heartbeats of the active run. If the leader of the progress topic fails, one heartbeat
-/// may be lost and the next one may wait for a new leader: a standby must not take over for that reason.
+/// Minimum of `--takeover`, in intervals of the active run's heartbeat. If the broker fails that leads the partition of
+/// the progress topic, one heartbeat may be lost, and the next one may wait for a new leader. A standby must not take
+/// over for that reason.
 const LEAST_HEARTBEATS: u32 = 3;
 
 /// The flags of a run that all applications have.
@@ -48,8 +49,8 @@ pub struct RunFlags {
 }
 
 impl RunFlags {
-    /// Returns the configuration of a run whose event time is that of `clock`, or an error if two flags contradict each
-    /// other.
+    /// Returns the configuration of a run, or an error if two flags contradict each other. `clock` is the clock that
+    /// sets the times of events.
     pub fn config(&self, clock: EventClock) -> Result<RunConfig, Failure> {
         if self.idle_timeout <= self.lateness {
             let why = format!("must be longer than the lateness of {:?}", self.lateness);
@@ -93,7 +94,7 @@ pub struct StandbyFlags {
 }
 
 impl StandbyFlags {
-    /// Returns `run` with the values of these flags, or an error if the time before a takeover is too short.
+    /// Returns `run` with the values of these flags, or an error if `--takeover` is too short.
     pub fn applied_to(&self, run: RunConfig) -> Result<RunConfig, Failure> {
         let least = HEARTBEAT * LEAST_HEARTBEATS;
         if self.takeover < least {

@@ -11,8 +11,8 @@ use crate::process::Failure;
 /// Maximum bytes of a secret. A longer file was probably named by mistake.
 const SECRET_BYTES: usize = 1024;
 
-/// Maximum bytes of a file. A limit is necessary because a device such as `/dev/zero` never ends; lists of hosts are
-/// shorter than this.
+/// Maximum bytes of a file. A limit is necessary because a device such as `/dev/zero` never ends. Real lists of hosts
+/// are shorter than this.
 const FILE_BYTES: u64 = 1 << 20;
 
 /// Returns the text of the file that `flag` names, without a byte order mark.
@@ -62,8 +62,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
-    /// A byte order mark in a file was ignored by `--jwt-key`, but became a part of the token of `--relay-token-file`.
-    /// Now all flags ignore it.
+    /// An earlier version ignored a byte order mark in the file of `--jwt-key`, but used it as a part of the token in
+    /// the file of `--relay-token-file`. Now all flags ignore a byte order mark.
     #[test]
     fn a_byte_order_mark_is_not_part_of_a_secret_or_a_list() {
         let file = tempfile::NamedTempFile::new().unwrap();

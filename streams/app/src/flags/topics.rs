@@ -4,7 +4,8 @@ use clap::Args;
 
 use crate::process::Failure;
 
-/// Default of `--partitions`, which is enough for the workers of a few hosts.
+/// Default of `--partitions`. This number is enough for the workers of a few hosts, since each worker needs a
+/// partition.
 pub const DEFAULT_PARTITIONS: u32 = 8;
 
 /// The flags with which topics are created on Kafka.
@@ -39,8 +40,8 @@ impl PartitionFlags {
     }
 }
 
-/// Returns the default of `--min-isr`, the number of replicas that must have a record before it is acknowledged. With
-/// two, the loss of one broker loses no acknowledged record.
+/// Returns the default of `--min-isr`, the number of replicas that must have a record before it is acknowledged. If two
+/// replicas must have a record, no acknowledged record is lost when one broker is lost.
 pub fn default_min_in_sync(replication: u32) -> u32 {
     replication.min(2)
 }

@@ -1,8 +1,8 @@
-//! Parses the arguments of a program. Each flag can also be set by an environment variable, whose name is that of the
-//! program and of the flag. An error message is one line.
+//! Parses the arguments of a program. Each flag can also be set by an environment variable, whose name consists of the
+//! name of the program and the name of the flag. An error message is one line.
 //!
-//! Invariants: an empty variable counts as not set. No variable has two meanings: if a flag of a tool means something
-//! else than the flag of a server with the same name, the variable of the tool's flag contains the name of the tool.
+//! Invariants: an empty variable counts as not set. No variable has two meanings: a tool may have a flag with the name
+//! of a server's flag but another meaning, and then the variable of the tool's flag contains the name of the tool.
 
 use std::ffi::{OsStr, OsString};
 
@@ -23,7 +23,7 @@ pub struct Arguments {
     pub tools: &'static [&'static str],
     /// The flags that mean the same for every command, so that their variables do not contain the name of a tool.
     pub common_flags: &'static [&'static str],
-    /// The error message if a command is missing.
+    /// The error message for arguments without a command.
     pub missing_command: String,
 }
 
@@ -32,14 +32,14 @@ pub struct Arguments {
 pub enum Parsed {
     /// The command to run.
     Run(ArgMatches),
-    /// Help or the version, to be printed.
+    /// The text of the help or the version, which the program prints.
     Print(String),
     /// The error, which names the flag and the reason.
     Invalid(String),
 }
 
 impl Arguments {
-    /// Returns the parser with the environment variable of each flag.
+    /// Returns the parser, in which each flag also has its environment variable.
     pub fn complete(&self) -> Parser {
         self.with_environment(self.parser.clone())
     }
@@ -62,7 +62,7 @@ impl Arguments {
         }
     }
 
-    /// Adds its environment variable to each flag, for a command and its subcommands.
+    /// For each flag of a command and its subcommands, adds the environment variable of the flag.
     fn with_environment(&self, parser: Parser) -> Parser {
         let command = parser.get_name().to_owned();
         let named = parser.mut_args(|arg| match self.variable(&command, &arg) {
@@ -96,8 +96,8 @@ impl Arguments {
         Some(name.replace('-', "_").to_uppercase())
     }
 
-    /// Adds the names of environment variables to an error message: those that set a flag which the message names. The
-    /// user has to change the flag there and not in the arguments.
+    /// Adds names of environment variables to an error message. If a variable has set a flag that the message names,
+    /// the user has to change the variable and not the arguments.
     pub fn with_variables(
         &self,
         message: &str,
@@ -127,10 +127,10 @@ impl Arguments {
     }
 }
 
-/// Replaces `-h` by `--help` if no file follows, for a command whose `-h FILE` is timely's flag for the file of hosts.
-/// Such a command has disabled the `-h` of clap.
+/// Replaces `-h` by `--help` if no file name follows. Some commands have timely's flag `-h FILE` for the file of hosts,
+/// so clap's own `-h` is disabled for them.
 fn with_help(mut parser: Parser, arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    // This applies the settings of a command to its subcommands.
+    // `build` applies the global settings of a command to its subcommands.
     parser.build();
     let mut arguments: Vec<OsString> = arguments.collect();
     let mut command = &parser;
@@ -159,7 +159,7 @@ pub fn parsed<T: FromArgMatches>(matches: &ArgMatches) -> Result<T, Failure> {
     T::from_arg_matches(matches).map_err(|error| Failure::new(Exit::Usage, one_line(&error)))
 }
 
-/// Whether the message names the flag `--long`. A longer flag that begins with the same text does not count.
+/// Whether the message names the flag `--long`. A longer flag that begins with the same text is another flag.
 fn names(message: &str, long: &str) -> bool {
     let flag = format!("--{long}");
     message.match_indices(&flag).any(|(at, _)| {

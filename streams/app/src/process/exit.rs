@@ -1,5 +1,5 @@
-//! The exit codes of the program, and the error type of its commands: an exit code and the message that is printed
-//! last.
+//! The exit codes of the program, and the error type of its commands: an exit code, and the message that the program
+//! prints as its last line.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub enum Exit {
     Defect = 70,
     /// The process ended for a reason that a restart may fix.
     Restart = 75,
-    /// The settings are not the ones in the stored progress, or do not suit the topics, or a permission is missing.
+    /// The settings differ from those in the stored progress, or do not suit the topics, or a permission is missing.
     OtherSettings = 78,
 }
 

@@ -34,8 +34,8 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// Returns the format that the arguments or the environment variable `variable` set. Other arguments may be
-    /// invalid: the error line about them is printed in this format, too.
+    /// Returns the format that the arguments or the environment variable `variable` set. It is determined before the
+    /// other arguments are parsed: if they are invalid, the error is printed in this format, too.
     pub fn from_arguments(arguments: impl Iterator<Item = OsString>, variable: &str) -> Self {
         const FLAG: &str = "--log-format";
         let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
@@ -102,16 +102,16 @@ impl LogFlags {
             LogFormat::Text => lines.compact().with_target(false).init(),
             LogFormat::Json => lines.json().flatten_event(true).init(),
         }
-        // RUST_LOG could enable the trace level. At this level the HTTP client that fetches tokens for Kafka logs whole
-        // requests, which contain the client's secret, so this level is disabled for libraries that use the `log`
-        // crate.
+        // A user can enable the trace level by RUST_LOG. At this level, the HTTP client that fetches tokens for Kafka
+        // logs whole requests, which contain the client's secret. So the trace level is disabled for libraries that use
+        // the `log` crate.
         log::set_max_level(log::max_level().min(log::LevelFilter::Debug));
     }
 }
 
 /// A writer that escapes the control characters in log lines, because a line break in a field would start a forged
-/// line. The colors of the formatter remain. Their ESC characters cannot come from a field, since the formatter has
-/// escaped those.
+/// line. The ESC characters of the formatter's colors are not escaped. They cannot come from a field, since the
+/// formatter escapes the ESC characters in fields.
 struct EscapedLines<W>(W);
 
 impl<W: Write> Write for EscapedLines<W> {

@@ -1,4 +1,5 @@
-//! A process of a program: its arguments, signals, log lines, output, and the exit code and message with which it ends.
+//! The process of a program: its arguments, signals, log lines and output, and the exit code and the message with which
+//! it ends.
 //!
 //! ```text
 //!  handlers of signals ─▶ panic hook ─▶ arguments, environment ─▶ command ─┬─ Ok ──────▶ 0

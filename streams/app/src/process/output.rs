@@ -21,8 +21,8 @@ pub fn print_and_exit(text: &str) -> ExitCode {
     )
 }
 
-/// Writes `text` to standard output and flushes it. Returns `Err(None)` if the reader has closed standard output: then
-/// the command should end without an error.
+/// Writes `text` to standard output and flushes it. Returns `Err(None)` if the reader has closed standard output. The
+/// command should then end without an error.
 pub fn print(text: &str) -> Result<(), Option<Failure>> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -36,7 +36,7 @@ pub fn print(text: &str) -> Result<(), Option<Failure>> {
 }
 
 /// Returns `text` on one line, with each control character written as an escape such as `\u001b`. JSON has the same
-/// escapes, so the escaped text of a JSON value is still the same value.
+/// escapes, so if `text` is JSON, the returned text is the same JSON value.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_control) {
         return Cow::Borrowed(text);
@@ -61,8 +61,8 @@ fn is_control(character: char) -> bool {
     character.is_control() || separates || turns
 }
 
-/// Whether the terminal supports escape sequences. With `TERM=dumb` it supports none, and without `TERM` it is not
-/// known which sequences it supports.
+/// Whether the terminal supports escape sequences. A terminal with `TERM=dumb` supports none. Without `TERM`, it is not
+/// known which sequences the terminal supports, so none are used.
 pub fn can_be_drawn_on() -> bool {
     let terminal = std::env::var_os("TERM").unwrap_or_default();
     !terminal.is_empty() && terminal != "dumb"

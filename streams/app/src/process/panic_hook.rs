@@ -5,8 +5,8 @@ use std::panic::PanicHookInfo;
 
 use super::{exit::Exit, logging::LogFormat};
 
-/// Installs the hook, which prints the message and the location of a panic as the last line of `program`, and exits
-/// with code 70.
+/// Installs the hook. It prints the message and the location of a panic as the last line of `program`, and ends the
+/// process with exit code 70.
 pub fn install(program: &'static str, format: LogFormat) {
     std::panic::set_hook(Box::new(move |panic| {
         format.print_end(program, &describe(panic), Exit::Defect as i32);

@@ -12,10 +12,10 @@ use super::{
     signal::Signals,
 };
 
-/// Time for which a command that has ended waits for blocking tasks that still run.
+/// After a command has ended, maximum time that the program waits for blocking tasks that still run.
 const CLOSING: Duration = Duration::from_millis(300);
 
-/// A program, as its messages and metrics name it.
+/// A program: its name, version and revision, as messages and metrics contain them.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
     /// The name, which the message of an error begins with.
@@ -27,8 +27,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Parses the arguments of the process and runs `command` with them. Returns the exit code. If it is not 0, the
-    /// last line on standard error is the reason.
+    /// Parses the arguments of the process and runs `command` with them. Returns the exit code. If the exit code is not
+    /// 0, the last line on standard error contains the reason.
     pub fn run(
         self,
         arguments: &Arguments,
@@ -44,7 +44,7 @@ impl Program {
                 Parsed::Invalid(line) => Err(Failure::new(Exit::Usage, line)),
             }
         };
-        // The handlers are installed before anything else, because a process with PID 1 ignores signals without a
+        // The handlers are installed before anything else: a process with PID 1 ignores a signal for which it has no
         // handler, and a start may take seconds.
         let ended = Signals::listen().and_then(parse_and_run);
         ended.unwrap_or_else(|Failure { exit, message }| {
@@ -58,8 +58,8 @@ impl Program {
     }
 }
 
-/// Runs a command on a tokio runtime. After the command has ended, this function does not wait for blocking calls to a
-/// log that does not respond.
+/// Runs a command on a tokio runtime. After the command has ended, this function does not wait for blocking calls,
+/// since a log that does not respond could block them for long.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.enable_all().thread_name("emostream-net");

@@ -7,8 +7,8 @@
 //!                   running ──signal──▶ next() ──▶ the command drains
 //! ```
 //!
-//! The handlers are installed so early because a process with PID 1, as in a container, ignores both signals until it
-//! has handlers, and a start may wait for a broker for many seconds.
+//! The handlers are installed so early for this reason: a process with PID 1, as in a container, ignores both signals
+//! until it has handlers, and a start may wait for a broker for many seconds.
 
 use std::{
     io, process,
@@ -77,7 +77,8 @@ impl Signals {
         let runtime = runtime.map_err(unavailable)?;
         let mut handlers = runtime.block_on(async { Handlers::install() })?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
-        // The channel has space for one signal. A second one is dropped, because one is enough to drain the command.
+        // The channel has space for one signal. A second signal is dropped, because one signal is enough to start the
+        // drain.
         let (notify, received) = mpsc::channel(1);
         let current = phase.clone();
         let receive = move || {
@@ -98,8 +99,8 @@ impl Signals {
         Ok(Self { phase, received })
     }
 
-    /// From now on a signal ends the process with the exit code of an interrupted command, so that a script does not
-    /// continue as if the work were done.
+    /// From now on, a signal ends the process with the exit code of an interrupted command, so that a script does not
+    /// continue as if the command had done its work.
     pub fn interrupt_work(&self) {
         *lock(&self.phase) = Phase::Unfinished;
     }

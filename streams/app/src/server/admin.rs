@@ -12,11 +12,12 @@ use super::{
 };
 use crate::process::Failure;
 
-/// Maximum connections of the admin address. Few are enough, since its requests are short and rare.
+/// Maximum connections of the admin address. This number is enough, since requests to this address are short and rare.
 const ADMIN_CONNECTIONS: u32 = 64;
 const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 
-/// The server for the admin address of a process. It serves until the connections of all other addresses have ended.
+/// The server for the admin address of a process. It serves until all connections to the other addresses of the process
+/// have ended.
 pub struct AdminServer {
     shutdown: CancellationToken,
     serving: Option<JoinHandle<()>>,

@@ -21,8 +21,9 @@ use tokio::sync::{oneshot, watch};
 use super::{drain::Drain, observability::Observability};
 use crate::process::{Exit, Failure};
 
-/// Time for which a dataflow that stops waits for a log that does not respond. A short time is enough: the last
-/// transaction is either committed or not, the next run detects which, and no result is lost.
+/// Maximum time that a dataflow waits for a log that does not respond, after its stop was requested. A short time is
+/// enough: the last transaction is either committed or not, the next run detects which of the two is the case, and no
+/// result is lost.
 const LOG_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// The dataflow of an application on a thread of its own.
@@ -35,7 +36,7 @@ pub struct DataflowThread {
 }
 
 impl DataflowThread {
-    /// Starts the thread, which runs `app`. `/readyz` depends on it from now on.
+    /// Starts the thread, which runs `app`. From now on, `/readyz` depends on the state of the dataflow.
     pub fn start<F: Format>(
         app: Application<F>,
         log: Arc<dyn Log>,
@@ -87,8 +88,8 @@ impl DataflowThread {
         }
     }
 
-    /// Waits until the dataflow ends without a request of this process: with an error, or without one if another
-    /// process of its cluster was stopped.
+    /// Waits until the dataflow ends although this process has not requested it. The dataflow ends with an error, or
+    /// without an error if another process of its cluster was stopped.
     pub async fn until_ended(&mut self) -> Result<(), Failure> {
         match (&mut self.ended).await {
             Ok(ended) => ended.map_err(Failure::from),
@@ -99,8 +100,8 @@ impl DataflowThread {
         }
     }
 
-    /// Waits until the dataflow ends without a request of this process, and returns why. Without a cluster this is
-    /// always a failure.
+    /// Waits until the dataflow ends although this process has not requested it, and returns the reason. A dataflow
+    /// without a cluster ends in this way only because of a failure.
     pub async fn until_failed(&mut self) -> Failure {
         match self.until_ended().await {
             Err(failure) => failure,
@@ -108,8 +109,8 @@ impl DataflowThread {
         }
     }
 
-    /// Stops the dataflow, and waits for its end until the deadline of `drain`. The wait is short if the dataflow is
-    /// not active, or if the log does not respond.
+    /// Stops the dataflow, and waits for its end until the deadline of `drain`. If the dataflow is not active, or if
+    /// the log does not respond, the wait is shorter.
     pub async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
         let timeout = match *self.active.borrow() {
@@ -122,7 +123,8 @@ impl DataflowThread {
             let response = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_TIMEOUT));
             matches!(response.await, Ok(Ok(())))
         };
-        // The log is checked repeatedly, because it may become unreachable during the last transaction.
+        // The function checks repeatedly whether the log responds, because the log may become unreachable during the
+        // last transaction.
         let timed_out = async {
             while Instant::now() < until && log_responds().await {
                 tokio::time::sleep(LOG_TIMEOUT).await;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use emostream_http::DrainOutcome;
 use tokio::task::JoinHandle;
 
-/// Maximum duration of a drain. An orchestrator gives a process ten seconds to end, and after the drain it may take
-/// another second to close the log.
+/// Maximum duration of a drain. It is shorter than the ten seconds that an orchestrator gives a process to end, since
+/// closing the log may take another second after the drain.
 const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
 
 /// A graceful shutdown that has begun, with its deadline.

@@ -1,6 +1,7 @@
 //! Checks periodically whether the log responds. `/readyz` depends on the result.
 //!
-//! This check is necessary because readers and writers retry while the log is unreachable, and do not report it.
+//! This check is necessary because readers and writers retry while the log is unreachable, and do not report that it
+//! is.
 //!
 //! ```text
 //!  every 2 s: does the log respond for each topic? ──▶ /readyz
@@ -20,18 +21,19 @@ use emostream_log::{Log, LogError};
 
 use crate::process::Failure;
 
-/// Interval of the checks, and timeout of each. So an outage is reported within four seconds.
+/// Interval of the checks, and timeout of each check. So an outage is reported within two intervals, which are four
+/// seconds.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A running check, which stops when this value is dropped.
+/// A thread that checks the log periodically. It stops when this value is dropped.
 pub struct LogWatch {
     _stop: Sender<()>,
 }
 
 impl LogWatch {
-    /// Starts a thread that checks whether `log` responds for all `topics`. So a topic that was deleted is reported
-    /// within seconds, and not only at the next write to it.
+    /// Starts a thread that checks whether `log` responds for all `topics`. If a topic was deleted, the thread reports
+    /// this within seconds, and not only at the next write to the topic.
     pub(super) fn start(
         log: Arc<dyn Log>,
         topics: Vec<String>,

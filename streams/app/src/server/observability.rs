@@ -20,8 +20,8 @@ pub struct Observability {
 }
 
 impl Observability {
-    /// Creates the metrics and the readiness of a process of `program`, which is not ready yet. The metrics include its
-    /// version and its resource usage.
+    /// Creates the metrics and the readiness of a process of `program`. The process is not ready yet. The metrics
+    /// include the version of the program and the resource usage of the process.
     pub fn new(program: Program) -> Result<Self, Failure> {
         let readiness = Readiness::new();
         let observability = Self {
@@ -62,7 +62,7 @@ impl Observability {
         Ok(())
     }
 
-    /// Starts the check whether `log` responds for all `topics`, on which `/readyz` depends.
+    /// Starts a periodic check whether `log` responds for all `topics`. From now on, `/readyz` depends on its result.
     pub fn watch_log(&self, log: &Arc<dyn Log>, topics: Vec<String>) -> Result<LogWatch, Failure> {
         let component = self.readiness.component("log");
         LogWatch::start(log.clone(), topics, component)
