@@ -35,12 +35,12 @@ pub(crate) struct RelayConfig {
     pub(crate) max_relays: u32,
 }
 
-/// The bound addresses of a service. They are bound before the service starts, so that a second process with the same
-/// addresses on one host ends at once.
+/// The bound addresses of a service. They are bound before the service starts. So if two processes on one host have the
+/// same addresses, the second one ends at once.
 pub(crate) struct Bound {
     listener: TcpListener,
     pub(crate) address: SocketAddr,
-    /// The address for relays, which is moved to the publisher or relay that serves it.
+    /// The address for relays. The publisher or relay that serves the address takes this value.
     pub(crate) relays: Option<RelayPort>,
     tls: Option<Tls>,
     limits: Limits,
@@ -118,8 +118,8 @@ impl Bound {
         scheme(&self.tls)
     }
 
-    /// Serves `router`. Call it after the services of `router` have registered their components for readiness. From now
-    /// on a signal does not end the process at once, but starts a drain.
+    /// Serves `router`. Call this function after the services of `router` have registered their components for
+    /// readiness. From now on, a signal does not end the process at once, but starts a drain.
     pub(crate) fn serve(self, router: Router, signals: &Signals) -> Serving {
         let shutdown = CancellationToken::new();
         signals.take_over();
@@ -140,7 +140,7 @@ impl Bound {
 
 impl Serving {
     /// Serves until a signal requests the end of the process, or until `failed` returns. Then no new connection is
-    /// accepted. Returns the failure if there was one, and the drain with the time that is left.
+    /// accepted. Returns the failure if there was one, and the drain with its deadline.
     pub(crate) async fn until_ended(
         &self,
         signals: &mut Signals,
@@ -166,8 +166,8 @@ impl Serving {
     }
 }
 
-/// Interval at which the files of the certificate are read. A new pair is used after two reads have found the same
-/// content. That is soon enough, since certificates are replaced weeks before they expire.
+/// Interval at which the files of the certificate are read. A new pair of certificate and key is used after two reads
+/// have found the same content. This delay does no harm, since certificates are replaced weeks before they expire.
 const TLS_LOOK: Duration = Duration::from_secs(2);
 
 /// Starts a task that reloads the certificate when its files change. Requires a tokio runtime.
@@ -177,7 +177,8 @@ fn follow(tls: &Option<Tls>) {
     }
 }
 
-/// Prints that the process serves now: `text`, or with `--log-format json` a line of JSON with `url`.
+/// Prints that the process serves now. The line is `text`, or with `--log-format json` a JSON object that contains
+/// `url`.
 pub(crate) fn print_ready(format: LogFormat, text: &str, url: &str) -> Result<(), Failure> {
     let line = match format {
         LogFormat::Text => text.to_owned(),

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::listening::{Bound, RelayConfig, ServerConfig, print_ready};
 use crate::cli::flags::{FanoutFlags, RelayListenFlags};
 
-/// Time for which finals are kept for subscribers that resume.
+/// Time for which final results are kept for subscribers that reconnect and resume.
 const RING: Duration = Duration::from_secs(600);
 
 /// The flags for the delivery of results to subscribers and relays.
@@ -110,7 +110,7 @@ impl PublisherProcess {
         relay.map(Self).map_err(failure)
     }
 
-    /// Serves relays until the returned guard is dropped. Without `port` nothing is served.
+    /// Serves relays until the returned guard is dropped. Without `port`, nothing is served.
     pub(crate) fn serve_relays(
         &self,
         port: Option<RelayPort>,
