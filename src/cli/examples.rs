@@ -1,5 +1,5 @@
-//! The examples that `--help` of each command ends with. A test checks that the parser of arguments accepts each of
-//! them.
+//! The examples at the end of the `--help` of each command. A test checks that the parser of arguments accepts each
+//! example.
 
 pub(crate) const EMOSTREAM: &str = "\
 Start with:

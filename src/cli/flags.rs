@@ -44,7 +44,8 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
-/// Name of the properties file in printed commands of Kafka's tools. The file has the format of Kafka's Java clients.
+/// Name of the properties file in the commands of Kafka's tools that the program prints. The file has the format of
+/// Kafka's Java clients.
 pub const TOOLS_FILE: &str = "ADMIN.properties";
 
 /// The flags that name either a Kafka cluster or the directory of an embedded log.
@@ -77,8 +78,8 @@ impl StoreFlags {
         self.properties.brokers(self.kafka.clone())
     }
 
-    /// Returns the brokers as the argument of Kafka's own tools (`kafka-topics.sh` and others). If the brokers need TLS
-    /// or a login, the argument also names a properties file.
+    /// Returns the brokers, as an argument for Kafka's own tools (`kafka-topics.sh` and others). If the brokers need
+    /// TLS or a login, the argument also names a properties file.
     pub(crate) fn brokers_of_tools(&self) -> Option<String> {
         let brokers = self.brokers()?;
         Some(match self.properties.is_secured() {
@@ -95,7 +96,8 @@ impl StoreFlags {
         }
     }
 
-    /// Opens the log for a service. An embedded log uses `clock`, and its directory is created if it is missing.
+    /// Opens the log for a service. An embedded log uses `clock`, and creates its directory if the directory is
+    /// missing.
     pub(crate) fn open(self, clock: EventClock) -> Result<Arc<dyn Log>, Failure> {
         self.open_with(clock, DENIAL_RETRY_TIME)
     }
@@ -118,7 +120,7 @@ impl StoreFlags {
     pub(crate) fn open_existing(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         if !self.is_kafka() {
-            // Opens the log for reading first. This fails if there is no log, while opening for writing would create
+            // Opens the log for reading first. This fails if there is no log. Opening a log for writing would create
             // one.
             drop(log_socket::open_for_reading(self.directory()?)?);
         }
@@ -166,7 +168,7 @@ pub(crate) struct EmojiFlags {
 }
 
 impl EmojiFlags {
-    /// Returns the default names of emojis, and those that the flag adds.
+    /// Returns the default names of emojis, and the names that the flag adds.
     pub(crate) fn names(&self) -> Result<EmojiNames, Failure> {
         let mut names = EmojiNames::default();
         for alias in &self.emoji_alias {
@@ -203,7 +205,7 @@ pub(crate) struct TokenFlags {
 
 impl TokenFlags {
     /// Reads the keys. No error message contains the value of `--jwt-key` or `--jwks-url`: a user may have written the
-    /// secret itself in place of the file's name, and the URL may contain a password.
+    /// secret itself instead of the name of its file, and the URL may contain a password.
     pub(crate) fn authenticator(&self) -> Result<Authenticator, Failure> {
         let required = self.required_claims()?;
         if let Some(url) = &self.jwks_url {
@@ -292,8 +294,9 @@ impl ListenFlags {
         self.listen
     }
 
-    /// Returns the limits of the listener. Raises the limit on open files, so that the process can serve the
-    /// connections and `relays` relays. If that is not possible, the listener allows fewer connections.
+    /// Returns the limits of the listener. Raises the process's limit on open files, so that the process can serve all
+    /// these connections and `relays` relays. If the limit cannot be raised that far, the listener allows fewer
+    /// connections.
     pub(crate) fn limits(&self, relays: u32) -> Limits {
         Limits {
             connections: fd_limit::raise(self.max_connections, relays),
@@ -341,7 +344,7 @@ fn shards(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("write a number from 1 to {MOST_SHARDS}"))
 }
 
-/// The flags for the certificate of all listeners. Either both are set or none.
+/// The flags for the certificate of all listeners. Either both flags are set or none.
 #[derive(Debug, Clone, Args)]
 struct TlsFlags {
     /// Use TLS on every listener, also on --admin, with this certificate chain in PEM; a changed file is loaded without
@@ -369,7 +372,7 @@ pub(crate) struct RelayListenFlags {
 }
 
 impl RelayListenFlags {
-    /// Reads the secret that a publisher and all its relays share; without the flag it is empty.
+    /// Reads the secret that a publisher and all its relays share. Without the flag, the secret is empty.
     pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
         let Some(file) = &self.relay_token_file else {
             return Ok(RelayToken::default());

@@ -1,4 +1,4 @@
-//! Parsers of flag values (rates, times), and the formats in which durations and times are printed.
+//! Parsers of flag values (rates, times), and functions that format durations and times for people.
 
 use std::{str::FromStr, time::Duration};
 
@@ -34,7 +34,8 @@ pub(crate) struct Rate {
     pub(crate) per_second: f64,
 }
 
-/// Maximum rate, which is above what one machine can send. Up to this rate the arithmetic of the schedule is exact.
+/// Maximum rate. It is higher than the rate that one machine can send. Up to this rate, the arithmetic of the schedule
+/// is exact.
 pub(crate) const MAX_PER_SECOND: f64 = 10_000_000.0;
 
 impl FromStr for Rate {
