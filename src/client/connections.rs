@@ -1,13 +1,13 @@
-//! A pool of HTTP/1.1 connections to one server. Each request in flight has a connection of its own: an idle one is
-//! reused, and if none is idle, a new one is opened, up to a limit.
+//! A pool of HTTP/1.1 connections to one server. Each request in flight has a connection of its own. An idle connection
+//! is reused. If no connection is idle, a new one is opened, up to a limit.
 //!
 //! ```text
 //!  permit (of --connections) ──▶ the most recently used idle connection ──▶ request, response ──▶ idle again
 //!                           └──▶ if none is idle: a new connection
 //! ```
 //!
-//! We do not use the pooled client of hyper-util: while it waits for an idle connection, it also opens a new one and
-//! keeps both, so `--connections` would not be a limit.
+//! We do not use the pooled client of hyper-util. While this client waits for an idle connection, it also opens a new
+//! connection and keeps both, so `--connections` would not be a limit.
 //!
 //! Invariant: no request is written twice. A request is retried on another connection only if it was not written at
 //! all.
@@ -33,7 +33,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Endpoint, Token, reason};
 
-/// Maximum bytes of a response: a response with status 207 lists up to 1000 reactions.
+/// Maximum bytes of a response. The largest responses have the status 207 and list up to 1000 reactions.
 const ANSWER_BYTES: usize = 1 << 20;
 /// The error numbers EMFILE (too many open files of the process) and ENFILE (too many open files of the system).
 const TOO_MANY_FILES: [i32; 2] = [24, 23];
@@ -45,7 +45,7 @@ type Connection = SendRequest<Full<Bytes>>;
 pub(crate) enum Answer {
     /// The server responded with this status and body.
     Status(StatusCode, Bytes),
-    /// No connection could be opened, or the request could not be written, so the server cannot have received the
+    /// No connection could be opened, or the request could not be written. So the server cannot have received the
     /// request.
     Refused(String),
     /// The connection broke, or no response arrived in time. The server may have accepted the request.
@@ -87,7 +87,7 @@ pub(crate) struct Opened {
     pub(crate) opened: u64,
     /// Maximum concurrent connections.
     pub(crate) limit: usize,
-    /// Whether the limit on open files lowered `limit`.
+    /// Whether `limit` was lowered because the limit on open files was reached.
     pub(crate) open_files_reached: bool,
 }
 
@@ -229,8 +229,9 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Returns whether the limit on open files was reached and at least one connection remains allowed. If so, this
-    /// function lowers `limit`, and the caller waits for an open connection.
+    /// `error` is the reason why a connection could not be opened. If the reason is the limit on open files, and the
+    /// pool's limit is above 1, this function lowers the pool's limit and returns true. The caller then waits for an
+    /// open connection.
     fn too_many(&self, error: &io::Error) -> bool {
         let code = error.raw_os_error();
         let mut pool = self.pool();

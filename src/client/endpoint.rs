@@ -24,7 +24,7 @@ pub(crate) struct AccessFlags {
 /// The parsed contents of the files that [`AccessFlags`] names.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
-    /// The certificates of `--cacert`; `None` for those that the system trusts.
+    /// The certificates of `--cacert`; `None` if the client trusts the certificates that the system trusts.
     named: Option<ClientTls>,
     tokens: Arc<[Token]>,
 }
@@ -54,7 +54,7 @@ impl AccessFlags {
 }
 
 impl Access {
-    /// Returns all tokens of the file; none if no file is named.
+    /// Returns all tokens of the file. The list is empty if the flags name no file.
     pub(crate) fn tokens(&self) -> &Arc<[Token]> {
         &self.tokens
     }

@@ -20,7 +20,7 @@ pub(crate) use server::Server;
 pub(crate) use subscription::{Subscription, SubscriptionEvent, Transport};
 pub(crate) use token::Token;
 
-/// Returns the text of the innermost cause of an error, because it is the most specific.
+/// Returns the text of the innermost cause of an error, because this cause is the most specific.
 fn reason(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.last().unwrap_or(error).to_string()

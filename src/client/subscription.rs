@@ -4,8 +4,8 @@
 //!   connect ──▶ frames … ──▶ lost ──backoff, or the server's bye──▶ connect with since = last final
 //! ```
 //!
-//! A connection also counts as lost if the server sends nothing for two of its heartbeat intervals: a network may stop
-//! forwarding without closing the connection.
+//! A connection also counts as lost if the server sends nothing for two of its heartbeat intervals, since a network may
+//! stop forwarding data without closing the connection.
 //!
 //! Invariant: final results are returned in order, and none is returned twice, even if the subscription reconnects.
 
@@ -85,7 +85,8 @@ struct Established {
     since: Instant,
     /// The time at which the last bytes were received.
     last_received_at: Instant,
-    /// Maximum time without received bytes; `None` if the server sends no heartbeats.
+    /// Maximum time without received bytes, after which the connection counts as lost; `None` if the server sends no
+    /// heartbeats.
     silence: Option<Duration>,
 }
 
@@ -152,8 +153,8 @@ impl Subscription {
         }
     }
 
-    /// Stores what a reconnection needs from the frame: the id of the last final result, the heartbeat interval, and
-    /// the time of a `bye`. Returns `false` if the frame is a final result that was already returned.
+    /// Stores the values of the frame that a reconnection needs: the id of the last final result, the heartbeat
+    /// interval, and the time of a `bye`. Returns `false` if the frame is a final result that was already returned.
     fn is_new(&mut self, frame: &Frame) -> bool {
         match frame {
             Frame::Final { id, .. } => {
@@ -259,8 +260,8 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     Ok(Connection::Events(body, Events::default()))
 }
 
-/// Converts an error response. A retry can succeed after 5xx and 429, which a full or starting server sends, but not
-/// after other errors. The reason contains the `detail` of `body`, if it is a problem (RFC 9457).
+/// Converts an error response to an error. A server that is full or is starting sends 5xx or 429, and a retry can
+/// succeed after these, but not after other errors. If `body` is a problem (RFC 9457), the error contains its `detail`.
 fn status(status: StatusCode, body: &[u8]) -> Lost {
     let why = match problem::detail(body) {
         Some(detail) => format!("the server responded with {status}: {detail}"),
