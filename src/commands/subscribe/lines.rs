@@ -14,7 +14,7 @@ pub(super) const NOT_COUNTING: &str =
 
 /// Formats the frames of one subscription.
 pub(super) struct Lines {
-    /// As the server last reported.
+    /// Whether the server receives new counts, as it last reported.
     counting: bool,
 }
 
@@ -101,7 +101,7 @@ fn line(frame: &Frame) -> Option<String> {
     })
 }
 
-/// Returns the words for the reason why finals were missed.
+/// Returns the words for the reason why final results were missed.
 pub(super) fn why(reason: GapReason) -> &'static str {
     match reason {
         GapReason::Slow => "read too slowly",

@@ -76,7 +76,8 @@ pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
     }
 }
 
-/// Prints each message as one line. A signal ends the process at any time, since there is nothing to restore.
+/// Prints each message as one line. A signal may end the process at any time, since the terminal is not in raw mode and
+/// need not be restored.
 async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
     let mut room = flags.subscription(server);
     let mut lines = Lines::new();
@@ -110,8 +111,8 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
     }
 }
 
-/// Draws the room until the user or a signal ends the command. The first message is awaited before the terminal is
-/// switched to raw mode, so that a wrong address is reported as one line, as by all commands.
+/// Draws the room until the user or a signal ends the command. The terminal is switched to raw mode only after the
+/// first message has arrived. So a wrong address is reported as one line, as all commands report it.
 #[allow(
     clippy::disallowed_methods,
     reason = "reads the time at which a frame arrives"
@@ -123,7 +124,8 @@ async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(
         SubscriptionEvent::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
         SubscriptionEvent::Lost { why, .. } => return Err(flags.unreachable(&why)),
     }
-    // From here on a signal ends this loop and not the process, so that the terminal is restored first.
+    // From here on, a signal ends this loop and not the process at once, so that the terminal is restored before the
+    // process ends.
     signals.take_over();
     let mut screen = Screen::enter()?;
     loop {

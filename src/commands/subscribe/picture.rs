@@ -73,14 +73,15 @@ fn headline(scene: &Scene, now: Instant) -> Line<'_> {
             Span::from(format!("○ {why}; retrying in {left:.1} s")).fg(Color::Yellow)
         }
     });
-    // While the counts are not current no notice is shown, because the reason for that is more important.
+    // While the counts are not current, no notice is shown here, because the reason why they are not current is more
+    // important.
     let notice = scene.notice.as_ref().filter(|_| is_current(scene));
     spans.extend(notice.map(|notice| Span::from(format!("   {notice}")).fg(Color::Yellow)));
     spans.push(Span::from("   q quits").dim());
     Line::from(spans)
 }
 
-/// Whether the counts are those of now. If not, it is not known whether the room is quiet.
+/// Whether the counts are current. If they are not, it is not known whether the room is quiet.
 fn is_current(scene: &Scene) -> bool {
     scene.standing == Standing::Live && scene.counting
 }
@@ -130,7 +131,7 @@ fn draw_sky(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
 }
 
 fn draw_now(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
-    // Current counts that are not known are not shown.
+    // While the current counts are unknown, none are shown.
     let Some(open) = scene.newest(now).filter(|_| is_current(scene)) else {
         let text = match &scene.standing {
             Standing::Lost { .. } => "Unknown without a connection.",
@@ -214,8 +215,9 @@ fn draw_bars(area: Rect, buffer: &mut Buffer, block: Block<'_>, rows: &[(Emoji, 
     }
 }
 
-/// Returns an emoji as it is drawn: without U+FE0F. This character makes an emoji one or two columns wide, which
-/// depends on the terminal. If tmux and the terminal around it differ, the rest of the row is shifted by one column.
+/// Returns an emoji as it is drawn: without U+FE0F. With this character, some terminals draw an emoji one column wide,
+/// and others two columns. If tmux and the terminal around it differ in this, the rest of the row is shifted by one
+/// column.
 fn face(emoji: Emoji) -> String {
     emoji.to_string().replace('\u{fe0f}', "")
 }

@@ -18,16 +18,16 @@ use emostream_model::{Count, Emoji, Frame, ResultId, Room, Tally, Window};
 
 use super::{super::load::MARKS, lines};
 
-/// Maximum number of open windows. More occur only if a clock is wrong, so the oldest is dropped.
+/// Maximum number of open windows. There are more only if a clock is wrong. The oldest window is then dropped.
 const OPEN_WINDOWS: usize = 8;
-/// Number of the last finals that are kept for the picture.
+/// Number of final results that are kept for the picture: the last ones.
 const MOMENTS: usize = 10;
 /// Span of time over which the rate is measured: two windows of the default size.
 const RATE_SPAN: Duration = Duration::from_secs(4);
-/// Time after its end for which an open window is still shown as the current one, by the server's clock. Its final
-/// comes within seconds; if it does not, the dataflow has stopped.
+/// How long after its end an open window is still shown as the current one, by the server's clock. The final result of
+/// a window normally arrives within seconds. If none arrives for this time, the dataflow has stopped.
 const PRESENT_MS: u64 = 10_000;
-/// Time for which an emoji rises.
+/// Time for which an emoji rises on the screen.
 pub(super) const FLIGHT: Duration = Duration::from_secs(4);
 /// Maximum number of loose emojis that rise at the same time: a terminal of 80 columns has no space for more.
 const FLIGHTS: usize = 48;
@@ -80,7 +80,7 @@ pub(super) struct Scene {
     pub(super) room: Room,
     pub(super) standing: Standing,
     pub(super) notice: Option<String>,
-    /// Whether new counts reach the server. If not, it is not known whether the room is quiet.
+    /// Whether new counts reach the server. If they do not, it is not known whether the room is quiet.
     pub(super) counting: bool,
     pub(super) trending: Option<(u64, Vec<Count>)>,
     pub(super) moments: VecDeque<Moment>,
@@ -93,13 +93,13 @@ pub(super) struct Scene {
     samples: VecDeque<(Instant, u64)>,
     /// The server's time when the connection began, Unix milliseconds; 0 before the first connection.
     joined_ms: u64,
-    /// The newest final that the room had when the connection began.
+    /// The id of the newest final result that the room had when the connection began.
     latest: Option<ResultId>,
     /// The server's time that was received last (Unix milliseconds), and the time of this host at which it was
     /// received.
     clock: Option<(Instant, u64)>,
-    /// Whether a gap was received, and no live tally since then. During this time the totals grow by the finals that
-    /// were missed, which must not count in the rate.
+    /// Whether a gap was received, and no live tally after it. During this time the totals grow by the final results
+    /// that were missed, and this growth must not count in the rate.
     catching_up: bool,
     turn: f64,
 }
@@ -148,7 +148,8 @@ impl Scene {
                 self.catching_up = false;
                 self.swarm_size = (*swarm_size).max(1);
                 if !resumed {
-                    // The open windows are discarded. Their reactions are not lost: the next final contains them.
+                    // The open windows are discarded. Their reactions are not lost: the next final results contain
+                    // them.
                     self.open.clear();
                 }
             }
@@ -233,8 +234,8 @@ impl Scene {
         self.samples.push_back((now, self.sum()));
     }
 
-    /// Whether a message reports reactions that were counted before the connection began, while finals were missed, or
-    /// long after they were sent, because counting had stopped.
+    /// Whether a message reports old reactions: reactions that were counted before the connection began or while final
+    /// results were missed, or that were counted long after they were sent, because counting had stopped.
     fn is_past(&self, frame: &Frame, now: Instant) -> bool {
         self.catching_up
             || match frame {
@@ -311,7 +312,7 @@ impl Scene {
         self.moments.truncate(MOMENTS);
     }
 
-    /// Starts emojis for the reactions that are in this tally and not in the last tally of the same window.
+    /// Lets an emoji rise for each reaction that is in this tally and not in the previous tally of the same window.
     fn rise(&mut self, window: Window, counts: &[Tally], now: Instant) {
         let before = |emoji: Emoji| {
             let open = self.open.get(&window.start);
@@ -334,7 +335,7 @@ impl Scene {
             let others = others.saturating_sub(swarms * self.swarm_size);
             loose.extend((0..others.min(RISES)).map(|_| emoji));
         }
-        // Each tally fills a quarter of the free places at most, so that emojis rise in a steady stream and not in
+        // The emojis of one tally fill at most a quarter of the free places, so that emojis rise steadily and not in
         // bursts.
         let aloft = self.flights.iter().filter(|f| f.swarm.is_none()).count();
         let free = FLIGHTS.saturating_sub(aloft).div_ceil(4);
@@ -366,7 +367,7 @@ impl Scene {
     }
 }
 
-/// Returns at most `most` of the emojis, chosen at even distances.
+/// Returns at most `most` of the emojis, chosen at even distances in the list.
 fn spread(emojis: &[Emoji], most: usize) -> Vec<Emoji> {
     let step = emojis.len().div_ceil(most.max(1)).max(1);
     emojis.iter().step_by(step).copied().collect()
@@ -424,7 +425,7 @@ pub(super) mod tests {
                     scene.take(&a_final(start, fires, ever), now);
                     prop_assert_eq!(scene.sum(), ever);
                     prop_assert_eq!(scene.ranking()[0].1, ever);
-                    // A live tally that comes after the final is ignored, because its window is closed.
+                    // A live tally that comes after the final result is ignored, because its window is closed.
                     scene.take(&live(start, fires), now);
                     prop_assert_eq!(scene.sum(), ever);
                 }
@@ -483,7 +484,7 @@ pub(super) mod tests {
     #[test]
     fn reactions_before_the_connection_do_not_rise_and_do_not_count_in_the_rate() {
         let (mut scene, now) = (scene(), Instant::now());
-        // The newest final is a minute old, and one window is open.
+        // The newest final result is a minute old, and one window is open.
         for frame in [
             hello(62_000, "0-0", false),
             a_final(0, 6000, 50_000),
@@ -533,7 +534,7 @@ pub(super) mod tests {
         let seconds = |seconds| now + Duration::from_secs(seconds);
         assert!(scene.newest(seconds(9)).is_some());
         assert!(scene.newest(seconds(10)).is_none());
-        // The final of the window did not come, but a heartbeat reports that the server's time has advanced.
+        // The final result of the window did not come, but a heartbeat reports that the server's time has advanced.
         let heartbeat = Frame::Heartbeat {
             now: 77_000,
             counting: true,

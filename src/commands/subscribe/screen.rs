@@ -14,8 +14,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{picture, scene::Scene};
 
-/// Interval at which the picture is drawn. In this time emojis move by about a line, and a terminal over ssh can
-/// receive the picture.
+/// Interval at which the picture is drawn. In one interval, emojis move by about a line. The interval is long enough
+/// for a terminal over ssh to receive the picture.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// The next action of the command.
