@@ -1,21 +1,22 @@
-//! Whether the dataflow counts, from the records of its progress.
+//! Detects from the dataflow's progress records whether the dataflow counts.
 //!
-//! A dataflow commits its progress at least once per interval, also if no reactions arrive. So missing commits show that
-//! it has stopped, while missing results may only mean that all rooms are quiet.
+//! A dataflow commits its progress at least once per interval, also if no reactions arrive. So if commits are missing,
+//! the dataflow has stopped. If only results are missing, all rooms may be quiet.
 
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// After this number of intervals without a commit the dataflow does not count. With the default interval of 2 s that is
-/// as long as a standby waits before it takes over. A restart is mostly faster, so subscribers are not notified of it.
+/// After this number of intervals without a commit, the publisher reports that the dataflow does not count. With the
+/// default interval of 2 s, this is the time after which a standby takes over. A restart is mostly faster, so
+/// subscribers are not notified of a restart.
 const MISSED_INTERVALS: u32 = 5;
 
 /// The last commit of the dataflow.
 pub(super) struct Commits {
     last: Instant,
-    /// The maximum time between two commits. `None` if it is not known: no dataflow has run yet, or its version is too
-    /// old.
+    /// The maximum time between two commits. `None` if this time is not known, since no dataflow has run yet, or its
+    /// version is too old.
     interval: Option<Duration>,
 }
 
@@ -26,7 +27,7 @@ struct Interval {
 }
 
 impl Commits {
-    /// Returns the state when a publisher starts: the time since the last commit is not known, so it is 0.
+    /// Returns the state when a publisher starts. The time since the last commit is not known, so it counts as 0.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             last: now,
@@ -36,7 +37,7 @@ impl Commits {
 
     /// Applies a progress record that was read at `now`.
     pub(super) fn observe(&mut self, record: &[u8], now: Instant) {
-        // A record that cannot be parsed is of a version whose interval is not known.
+        // A record that cannot be parsed was written by another version, whose interval is not known.
         let interval = serde_json::from_slice(record).ok();
         let interval_ms = interval.and_then(|Interval { heartbeat_ms }| heartbeat_ms);
         self.interval = interval_ms.map(Duration::from_millis);

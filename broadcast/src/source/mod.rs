@@ -1,4 +1,5 @@
-//! Reads updates from the log: first those from before the start, then new ones as they are written.
+//! Reads updates from the log: first the updates from before the start of the publisher, then new updates as they are
+//! written.
 
 mod commits;
 mod restore;

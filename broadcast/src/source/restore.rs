@@ -13,14 +13,13 @@
 //! is read first: totals that are read after it can only be newer, so they need no final results before these offsets.
 //!
 //! Totals are read before the final results, so a final result that is written in between is added and not missed. No
-//! final result is counted twice either. Kafka makes the partitions of a transaction visible one after another, so
-//! totals may contain a window whose final result is not visible yet. The restore waits for such a final result. Only
-//! final results of the last commits can be missing: all final results before the offsets in the progress record are
-//! visible.
+//! final result is counted twice. Kafka makes the partitions of a transaction visible one after another, so totals may
+//! contain a window whose final result is not visible yet. The restore waits for such a final result. Only final
+//! results of the last commits can be missing: all final results before the offsets in the progress record are visible.
 //!
 //! A room that was removed has a record without a value (a tombstone) in the totals topic. Its final results from
-//! before the removal are not counted, even if they are still in the ring. The trending topic contains removals, too.
-//! The tailer applies them, as it applies those that it reads later.
+//! before the removal are not counted, even if they are still in the ring. The trending topic contains removals of
+//! rooms, too. The tailer applies these removals, and those that it reads later.
 
 use std::{collections::HashMap, mem::take, ops::Range, time::Duration};
 
@@ -39,18 +38,18 @@ use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, headers_
 const LAST_PROGRESS: u64 = 10;
 /// Maximum number of final results that are read by one poll.
 const OLDER_RECORDS: usize = 1000;
-/// Time within which all partitions of a transaction become visible, even if a broker restarts in between. If totals
-/// are older than this, their final result is visible, or it has expired.
+/// Time within which the records of a transaction become visible in all partitions, even if a broker restarts in
+/// between. If totals are older than this, the final result that they contain is visible, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Maximum time for which a starting publisher waits for final results that recent totals already contain.
 const FINALS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The readers of the topics after the restore, at the positions up to which they have read.
+/// The readers of the topics after the restore. Each continues at the position up to which it has read.
 pub(crate) struct Restored {
     pub(crate) windows: TopicReader,
     pub(crate) trending: TopicReader,
     pub(crate) live: TopicReader,
-    /// Begins with the newest record that there was at the start.
+    /// This reader begins with the newest record that the progress topic had at the start.
     pub(crate) progress: TopicReader,
     /// The end offset of each partition of the live topic at the start.
     pub(crate) live_before: HashMap<u32, u64>,
@@ -149,8 +148,9 @@ fn read_trending(
 fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
     let mut newest = Unwritten::default();
     let mut keep = |record: Record<'_>| {
-        // If a progress record cannot be parsed, it is from a version whose totals contain all final results, or whose
-        // progress this dataflow rejects. So the default is used: all final results are in totals records.
+        // A progress record that cannot be parsed was written by another version. Either the totals records of that
+        // version contain all final results, or the dataflow of this version rejects the progress. So the default is
+        // used: all final results are in totals records.
         newest = serde_json::from_slice(record.value).unwrap_or_default();
     };
     // If there is no record, no dataflow has run yet.
@@ -158,8 +158,8 @@ fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
     Ok(newest)
 }
 
-/// Returns a range of offsets for each partition: the final results before the `ring` whose counts have to be added to
-/// totals.
+/// For each partition, returns the range of offsets of final results that are older than the `ring` and whose counts
+/// have to be added to totals.
 fn older(
     log: &dyn Log,
     topic: &str,
@@ -196,18 +196,20 @@ struct RestoredRooms {
     totals: HashMap<Room, RoomTotals>,
     /// The final results of each room that are later than its totals record and older than the ring.
     older: HashMap<Room, LaterFinals<RoomTotals>>,
-    /// Totals that were written after this time may be visible before their final result. Unix milliseconds.
+    /// Totals that were written after this time (Unix milliseconds) may be visible before the final result that they
+    /// contain.
     settled_ms: u64,
-    /// All final results before this position are visible, so the restore does not wait for a final result of earlier
-    /// totals.
+    /// All final results before this position are visible. So the restore does not wait for the final results of totals
+    /// that are as of an earlier position.
     settled_until: Option<ResultOrder>,
-    /// Rooms whose totals contain a final result that was not read yet, and the position of that final result.
+    /// The rooms whose totals contain a final result that was not read yet. The value is the position of that final
+    /// result.
     awaited: HashMap<Room, ResultOrder>,
 }
 
 impl RestoredRooms {
-    /// Reads the latest totals of each room. Recent totals are recorded in `awaited`, so that the restore waits for
-    /// their final result.
+    /// Reads the latest totals of each room. Recent totals are recorded in `awaited`, so that the restore waits for the
+    /// final result that they contain.
     ///
     /// If partitions were added to the topic, a room has records in two partitions, which are read one after another.
     /// The record of the later window is used, even if it is not the one that was read last.
@@ -361,8 +363,8 @@ impl RestoredRooms {
 
     fn fill(mut self, updates: &Updates) {
         for (room, mut finals) in take(&mut self.finals) {
-            // Final results of two partitions were read alternately, so they are sorted. Within a partition this keeps
-            // the order of the offsets.
+            // Final results of two partitions were read alternately, so they are sorted. The sort keeps the order of
+            // the offsets within a partition.
             finals.sort_by_key(RelayFinal::order);
             let record = self.totals.remove(&room).unwrap_or_default();
             let totals = self.complete(&room, record);

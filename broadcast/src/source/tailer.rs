@@ -148,7 +148,8 @@ impl Reading {
             Ok(ControlFlow::Break(())) => self.bell.wait(PARK),
             Err(error) => {
                 self.is_healthy = false;
-                // Reads may succeed between two errors of a broker, so the limit of log lines depends only on the time.
+                // Reads may succeed between two errors of a broker, so log lines are limited by the time since the last
+                // line and not by a change of the state.
                 if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
                     tracing::warn!(%error, "results cannot be read; the read is retried");
                     self.warned = Some(Instant::now());
@@ -242,8 +243,8 @@ impl Reading {
     }
 }
 
-/// Returns the length of a result's window. If a live tally from before the start has another length than configured,
-/// an earlier run has written it and did not close its window, so the tailer drops it.
+/// Returns the length of a result's window. A live tally from before the start may have another length than configured.
+/// An earlier run has then written it and has not closed its window, so the tailer drops this tally.
 fn size_ms(result: &WindowRecord) -> u64 {
     result.window.end.saturating_sub(result.window.start)
 }

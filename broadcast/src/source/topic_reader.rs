@@ -1,5 +1,5 @@
-//! Reads a topic of results and decodes its records. After an error, or if records were deleted unread, the reader is
-//! opened again.
+//! Reads a topic of results and decodes its records. After an error, or if records were deleted before they were read,
+//! the reader is opened again.
 
 #![allow(
     clippy::disallowed_methods,
@@ -134,12 +134,12 @@ pub(super) fn headers_of(record: &Record<'_>) -> ResultHeaders {
     ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
 }
 
-/// Decodes a record of the trending topic. Returns `None` if it cannot be decoded, or if another program has deleted
-/// its key.
+/// Decodes a record of the trending topic. Returns `None` if the record cannot be decoded, or if it is a tombstone of
+/// another program.
 pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<RelayUpdate> {
     if record.value.is_empty() {
-        // A tombstone removes a room, or shows that another program has deleted the key. It is never counted as
-        // unreadable.
+        // A tombstone removes a room, or shows that another program has deleted the key. A tombstone never counts as a
+        // record that cannot be decoded.
         let before = headers_of(&record).removed_before()?;
         let room = Room::from_key(record.key)?;
         return Some(RelayUpdate::Removed { room, before });
