@@ -19,7 +19,7 @@ pub(crate) const BATCH: usize = 500;
 /// period of every measured program, so the closing records close all windows of the crowd.
 const CLOSING_DELAY_MS: u64 = 45_000;
 
-/// Maximum time between two results. If no result arrives for this long, the collector stops, and the results that have
+/// Maximum time between two results. If no result arrives for this long, the collector stops, and all results that have
 /// not arrived count as missing.
 const STALLED: Duration = Duration::from_secs(60);
 
@@ -69,10 +69,11 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// Writes the crowd's reactions or lines to the partitions in turn.
+    /// Writes the crowd's reactions or lines. Each record goes to the next partition in turn.
     ///
-    /// Then it writes closing records with a later event time to every partition, with every key. Without them the last
-    /// windows of the crowd would not close, neither in the measured program nor in Kafka Streams or Flink.
+    /// Then this function writes closing records to every partition. They have a later event time, and contain every
+    /// key. Without the closing records, neither EmoStream nor Kafka Streams or Flink would close the last windows of
+    /// the crowd.
     pub(crate) fn fill(
         cluster: Cluster,
         topic: String,
@@ -202,7 +203,7 @@ fn write_closing_reactions(
     Ok(())
 }
 
-/// Result of the comparison with the expected tallies.
+/// Result of the comparison of the collected tallies with the expected tallies.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
     pub(crate) doubled: usize,
@@ -237,7 +238,7 @@ struct WordCount {
     count: u64,
 }
 
-/// Collects results until they contain all expected events.
+/// Collects results until the results contain all expected events.
 pub(crate) struct ResultCollector<'a> {
     expected: &'a Tallies,
     expected_sum: u64,

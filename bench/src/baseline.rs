@@ -1,8 +1,8 @@
 //! The baseline of `drain`, named *floor* in its table. It reads and counts reactions, but it writes no results, has no
 //! watermarks, and cannot recover.
 //!
-//! It has one consumer with the settings of the dataflow's consumer, a JSON parser that borrows strings from the
-//! record, and fast hash maps. Its CPU time is therefore a lower bound for every dataflow that uses the same Kafka
+//! The baseline has one consumer with the settings of the dataflow's consumer, a JSON parser that borrows strings from
+//! the record, and fast hash maps. Its CPU time is therefore a lower bound for every dataflow that uses the same Kafka
 //! client.
 
 use std::{
@@ -46,7 +46,7 @@ pub(crate) enum Reader {
 }
 
 impl Reader {
-    /// Returns the name of the reader as a flag.
+    /// Returns the name of the reader, as the value of a flag.
     pub(crate) fn name(self) -> String {
         self.to_possible_value()
             .map_or_else(String::new, |it| it.get_name().to_owned())
@@ -89,7 +89,7 @@ fn number(known: &mut HashMap<String, u32>, name: &str) -> u32 {
 }
 
 /// Reads the topic to its end, prints the number of counted reactions, and waits until the parent process has measured
-/// this one.
+/// this process.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let consumer = consumer(flags)?;
     let mut counts = Counts {

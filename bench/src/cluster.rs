@@ -19,7 +19,7 @@ pub(crate) const PARTITIONS: u32 = 4;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A Kafka cluster, and an admin client of it.
+/// A Kafka cluster, with an admin client that is connected to it.
 pub(crate) struct Cluster {
     brokers: String,
     admin: AdminClient<DefaultClientContext>,
@@ -58,7 +58,8 @@ impl Cluster {
         self.wait_until(topic, None)?;
         let new = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
-            // A dataflow refuses to start if the topic accepts timestamps that are further ahead of the broker's clock.
+            // A dataflow refuses to start if the topic accepts timestamps that are further ahead of the broker's clock
+            // than this.
             .set("message.timestamp.after.max.ms", "5000")
             .set("compression.type", "producer");
         for outcome in self.wait(self.admin.create_topics([&new], &options))? {
@@ -67,7 +68,8 @@ impl Cluster {
         self.wait_until(topic, Some(partitions))
     }
 
-    /// Waits until `partitions` partitions of the topic have a leader. With `None` it waits until the topic is deleted.
+    /// Waits until `partitions` partitions of the topic have a leader. If `partitions` is `None`, waits until the topic
+    /// is deleted.
     fn wait_until(&self, topic: &str, partitions: Option<u32>) -> Result<()> {
         let until = Instant::now() + TIMEOUT;
         while self.partitions(topic)? != partitions {

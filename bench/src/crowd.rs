@@ -9,21 +9,22 @@ use crate::Result;
 /// Length of the windows of the dataflow, Kafka Streams and Flink.
 pub(crate) const WINDOW_MS: u64 = 2_000;
 
-/// A reaction is at most this much older than the newest reaction that was written before it. The time is the same as
-/// with an ingest that flushes twice a second.
+/// How much older a reaction may be, at most, than the newest reaction that was written before it. The value is that of
+/// an ingest that flushes twice a second.
 const JITTER_MS: u64 = 500;
 
 /// Number of words of a line.
 const LINE_WORDS: u64 = 8;
 
-/// Number of different words. A window of a backlog has most of them.
+/// Number of different words. Most of these words occur in each window of a backlog.
 const VOCABULARY: u32 = 1000;
 
-/// The syllables of words. The index is the digit of the word's number for which the syllable stands.
+/// The syllables of words. A word has one syllable for each digit of its number, and the index of a syllable is that
+/// digit.
 const SYLLABLES: [&str; 10] = ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "so", "tu"];
 
-/// Key of a tally: the start of the window, and a text. The text is the room and the emoji with a space between them,
-/// or the word.
+/// Key of a tally: the start of the window (Unix milliseconds), and a text. The text is either the room and the emoji
+/// with a space between them, or a word.
 pub(crate) type Key = (u64, String);
 
 /// Expected or collected tallies.
@@ -67,12 +68,13 @@ impl Crowd {
     /// Generates lines of text: for each line, the numbers of its words and the event time. There is one word for each
     /// reaction.
     pub(crate) fn lines(&self) -> impl Iterator<Item = (Vec<u32>, u64)> + '_ {
-        // A line has the time of a reaction of the crowd, so that lines are as late as reactions.
+        // A line has the time of a reaction of the crowd, so that lines are out of order as much as reactions are.
         let mut random = SmallRng::seed_from_u64(self.seed + 1);
         self.events()
             .step_by(LINE_WORDS as usize)
             .map(move |event| {
-                // The logarithm of a number is spread evenly, so words are as frequent as in a text (Zipf's law).
+                // The logarithms of the words' numbers are spread evenly, so that words are as frequent as in a real
+                // text (Zipf's law).
                 let mut word = || f64::from(VOCABULARY).powf(random.random()) as u32;
                 ((0..LINE_WORDS).map(|_| word()).collect(), event.at_ms)
             })
@@ -89,7 +91,7 @@ pub(crate) fn window_of(at_ms: u64) -> u64 {
     at_ms / WINDOW_MS * WINDOW_MS
 }
 
-/// Returns the numbers of all words of lines.
+/// Returns the numbers of all words that lines may contain.
 pub(crate) fn vocabulary() -> impl Iterator<Item = u32> {
     1..VOCABULARY
 }

@@ -1,6 +1,6 @@
 //! Measures the decoding of records without Kafka, in nanoseconds for each reaction.
 //!
-//! The table shows the minimum of many rounds, since other load on the host can only make a round slower.
+//! The table shows the fastest of many rounds, since other load on the host can only make a round slower.
 
 use std::{hint::black_box, time::Instant};
 

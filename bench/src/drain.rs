@@ -60,7 +60,7 @@ pub(crate) struct Flags {
 /// A program that drains the topic.
 enum Program {
     Floor(Reader),
-    /// EmoStream or the word count; contains the path of the program.
+    /// EmoStream or the word count. The value is the path of the program.
     Ours(String),
     Peer(Peer),
 }
@@ -146,7 +146,8 @@ fn drain_by_baseline(backlog: &Backlog, reader: Reader) -> Result<Run> {
     })
 }
 
-/// Measures EmoStream's dataflow or the word count from its start until the last final result is committed and visible.
+/// Measures EmoStream's dataflow, or the word count, from its start until its last final result is committed and
+/// visible.
 fn drain_by_ours(backlog: &Backlog, program: &str, flags: &EmoStreamFlags) -> Result<Run> {
     let lines = backlog.format == Format::Lines;
     let (prefix, finals) = match lines {

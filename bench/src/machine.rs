@@ -1,5 +1,5 @@
 //! The use of the machine during a run. Other programs affect the CPU time of the measured program, so each figure also
-//! shows how much CPU they used.
+//! shows how much CPU time the other programs used.
 
 use std::{fmt, fs};
 
@@ -20,7 +20,8 @@ pub(crate) struct MachineUse {
     /// Steal time in percent: the share of the time in which a core of this machine had work, but the hypervisor ran
     /// other machines.
     steal: f64,
-    /// Cores that the broker and unrelated programs used: all programs except for the measured one and this one.
+    /// CPU time of all programs except the measured program and this program, in cores: the CPU time of the broker and
+    /// of unrelated programs, divided by the duration of the run.
     others: f64,
     /// Load average of the last minute, at the end of the run.
     load: f64,
@@ -56,7 +57,7 @@ impl Machine {
     }
 
     /// Returns the use of the machine since this moment. The caller must start the measured program after this moment,
-    /// and must wait for its end before this call.
+    /// and must wait for the end of the program before this call.
     pub(crate) fn since(&self) -> Result<MachineUse> {
         let now = Machine::now()?;
         let total = now.total - self.total;

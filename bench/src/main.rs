@@ -32,7 +32,7 @@ use backlog::Format;
 use clap::{Args, Parser, Subcommand};
 use machine::Machine;
 
-/// The result of a function that may fail. The first error ends a measurement.
+/// The result of a function that may fail. The first error ends the measurement.
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 #[derive(Debug, Parser)]

@@ -21,9 +21,9 @@ pub(crate) struct Usage {
     /// Number of times that a thread waited for another thread or for the kernel. Threads that have ended are not
     /// included.
     pub(crate) waits: f64,
-    /// Number of times that the kernel took the core from a thread.
+    /// Number of times that the kernel stopped a running thread, to run another thread on its core.
     pub(crate) preemptions: f64,
-    /// Number of pages that the kernel mapped.
+    /// Number of memory pages that the kernel mapped for the process (minor page faults).
     pub(crate) page_faults: f64,
 }
 

@@ -1,5 +1,5 @@
-//! Peers: programs with Kafka Streams and Flink that count the same topic. Maven compiles them, and they run with
-//! recommended settings.
+//! Peers: programs with Kafka Streams and Flink that count the same topic as EmoStream, for comparison. Maven compiles
+//! them. They run with the settings that Kafka Streams and Flink recommend.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,8 +34,9 @@ impl Peer {
         }
     }
 
-    /// Returns the grace period of Kafka Streams, or the lateness of Flink. Kafka Streams needs a longer grace period:
-    /// it has one stream time for all partitions of a task, and reads the partitions of a backlog at different speeds.
+    /// Returns the grace period of Kafka Streams, or the lateness of Flink. The grace period must be longer than the
+    /// lateness: Kafka Streams has one stream time for all partitions of a task, and reads the partitions of a backlog
+    /// at different speeds.
     fn grace(self) -> Duration {
         match self {
             Peer::KafkaStreams => Duration::from_secs(30),

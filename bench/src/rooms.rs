@@ -39,7 +39,7 @@ const MAX_RECORD_REACTIONS: usize = 20_000;
 /// Default lateness of the dataflow.
 const LATENESS_MS: u64 = 750;
 
-/// If the reader receives no final result for this long, it has read all committed final results.
+/// If the reader receives no final result for this long, all committed final results have been read.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Maximum number of emojis in a room whose totals the dataflow writes at each change. The dataflow writes the totals
@@ -139,8 +139,8 @@ impl UniformCrowd {
         Ok(())
     }
 
-    /// Returns the reaction of a key. The reaction borrows all its texts, so that generating the load of many rooms
-    /// needs little CPU time and leaves the cores to the dataflow.
+    /// Returns the reaction of a key. The reaction borrows all its texts. So generating the load of many rooms needs
+    /// little CPU time, which leaves the cores to the dataflow.
     fn reaction(&self, key: u32, at_ms: u64) -> ReactionRef<'_> {
         let room = self.names.room(key / self.emojis);
         ReactionRef {
@@ -155,7 +155,8 @@ impl UniformCrowd {
 /// The topics of results whose delay is measured.
 const RESULTS: [&str; 3] = ["windows", "totals", "trending"];
 
-/// The results of one window: for each topic, how many results were read, and when the last one was read.
+/// The results of one window: for each topic, the number of results that were read, and the time at which the last one
+/// was read.
 type Close = [(u32, u64); RESULTS.len()];
 
 /// The result of one run.
@@ -163,7 +164,7 @@ struct Run {
     /// For each topic, the duration of each close: from the flush after which the window can close until all its
     /// results are visible.
     closes_ms: [Vec<f64>; RESULTS.len()],
-    /// CPU time of each window.
+    /// For each window, the CPU time that the dataflow used.
     cpu_s: Vec<f64>,
     /// Resident memory after each window.
     resident_mb: Vec<f64>,
@@ -334,8 +335,8 @@ pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
     Ok(())
 }
 
-/// Writes each flush when it is due, until `stop` is set. Inserts the time of each write into `written`. The key is the
-/// newest event time of the flush.
+/// Writes each flush when it is due, until `stop` is set. Inserts the time of each write into `written`, whose key is
+/// the newest event time of the flush.
 fn load(
     crowd: &UniformCrowd,
     writer: &RecordWriter,

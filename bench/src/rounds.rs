@@ -1,5 +1,5 @@
-//! Runs programs in turn and compares them pair by pair. Other load on the machine changes from minute to minute and
-//! affects a program's CPU time, so only runs that follow each other can be compared.
+//! Runs programs in turn, and compares two runs that follow each other. Other load on the machine changes from minute
+//! to minute and affects the CPU time of a program, so runs with a longer time between them cannot be compared.
 
 use std::fmt::Display;
 
@@ -49,7 +49,7 @@ pub(crate) fn in_turn<P: Display, R: Measured>(
     Ok(runs)
 }
 
-/// Returns the median of the ratios of each pair, with the least and the greatest one.
+/// Computes the ratio of the two figures of each pair. Returns the median, the least and the greatest ratio.
 pub(crate) fn ratio<R>(ours: &[R], theirs: &[R], figure: impl Fn(&R) -> f64) -> String {
     let pairs = ours.iter().zip(theirs);
     let mut ratios: Vec<f64> = pairs
@@ -59,7 +59,7 @@ pub(crate) fn ratio<R>(ours: &[R], theirs: &[R], figure: impl Fn(&R) -> f64) -> 
     format!("{:.2} ({least:.2} to {greatest:.2})", median(ratios))
 }
 
-/// Prints a figure of the last program, divided by that of each other program.
+/// For each other program, prints the figure of the last program divided by the figure of that program.
 pub(crate) fn print_ratios<P: Display, R>(
     name: &str,
     programs: &[P],

@@ -1,7 +1,7 @@
-//! Measures a dataflow at a steady rate of plain records: CPU time, memory, and the time until the final result of a
-//! window is visible. This time begins when the window has ended and the lateness has passed.
+//! Measures a dataflow at a steady rate of plain records: its CPU time, its memory, and the time until the final result
+//! of a window is visible. This time is measured from the end of the window plus the lateness.
 //!
-//! The load is an open loop: each record is written when it is due, even if earlier ones were slow.
+//! The load is an open loop: each record is written when it is due, even if earlier records are not counted yet.
 
 use std::{
     sync::{

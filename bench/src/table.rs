@@ -22,7 +22,7 @@ pub(crate) fn quantile(figures: &mut [f64], share: f64) -> f64 {
     figures.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// Resources that one run used, and the comparison of its results with the expected results.
+/// The resources that one run used, and the comparison of the results of the run with the expected results.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     pub(crate) usage: Usage,
@@ -80,8 +80,8 @@ impl Row {
     }
 }
 
-/// Prints the medians of the rows. One column compares CPU times: it divides the CPU time of the row `ours` by that of
-/// each row in each round, and shows the median of these ratios.
+/// Prints the medians of each row. One column compares CPU times: in each round, the CPU time of the row `ours` is
+/// divided by the CPU time of the other row. The column shows the median of these ratios.
 pub(crate) fn print(events: u64, rows: &[Row], ours: &Row) {
     println!("| | runs | CPU s | M events/CPU s | ours / its CPU | wall s | peak MB | tallies |");
     println!("|---|---|---|---|---|---|---|---|");

@@ -1,5 +1,5 @@
-//! Measures a tap in a quiet room: the time from before the POST of a single reaction until a WebSocket subscriber has
-//! received a frame that contains it.
+//! Measures a tap in a quiet room: the time from the start of the POST of a single reaction until a WebSocket
+//! subscriber has received a frame that contains this reaction.
 //!
 //! ```text
 //!  POST ─▶ up: ingest ─▶ log ─▶ dataflow ─▶ log ─▶ publisher ─▶ WebSocket
@@ -59,7 +59,7 @@ pub(crate) struct Flags {
 #[derive(Debug, Default)]
 struct Delays {
     all_ms: Vec<f64>,
-    /// Number of taps that the subscriber received in a final result before it received them in a live tally.
+    /// Number of taps that the subscriber received in a final result, without a live tally before it.
     by_final: usize,
 }
 
@@ -157,7 +157,7 @@ impl Poster {
     }
 }
 
-/// A subscriber, and the greatest total that it has received of each window.
+/// A subscriber. For each window, it stores the greatest total that it has received.
 struct Screen {
     frames: WebSocketStream<TcpStream>,
     totals: BTreeMap<Window, u64>,
@@ -174,7 +174,7 @@ impl Screen {
         })
     }
 
-    /// Reads frames until they contain `expected` reactions. Returns whether the last frame is a final result.
+    /// Reads frames until the frames contain `expected` reactions. Returns whether the last frame is a final result.
     async fn show(&mut self, expected: u64) -> Result<bool> {
         loop {
             let message = self.frames.next().await.ok_or("the server closed")??;

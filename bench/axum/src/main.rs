@@ -1,4 +1,5 @@
-//! An ingest with axum and rdkafka: it sends a record for each reaction, and responds before the record is stored.
+//! An ingest with axum and rdkafka, with which EmoStream's ingest is compared. It sends a record for each reaction, and
+//! responds before the record is stored.
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use rdkafka::{

@@ -39,17 +39,16 @@ pub(crate) struct Flags {
     transport: Transport,
 }
 
-/// Maximum number of concurrent handshakes. It is less than the listener's backlog: if the backlog is full, the kernel
-/// drops a SYN, and the client sends it again only after a second.
+/// Maximum number of concurrent handshakes. The number is less than the listener's backlog: if the backlog is full, the
+/// kernel drops a client's SYN, and the client sends it again only after a second.
 const MAX_HANDSHAKES: usize = 2000;
 /// Timeout of `fill`, far above its usual duration.
 const FILL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause after a poll without events. The thread sleeps instead of blocking in epoll, where each frame would wake it.
-/// On the loopback interface that wake-up costs CPU time in the server's `send`. Clients on other hosts do not cost the
-/// server this time.
+/// Pause after a poll without events. If the thread blocked in epoll instead, each frame would wake it. On the loopback
+/// interface, this wake-up costs CPU time in the server's `send`, which clients on other hosts do not cost.
 const IDLE_SLEEP: Duration = Duration::from_millis(1);
-/// Time during which stalled subscribers read the frames that they missed. The final results that these subscribers
-/// lost are counted in this time, too.
+/// Time after a stall in which the stalled subscribers read the frames that they missed. The final results that these
+/// subscribers have lost are counted in this time.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Measurements of a span of time.
@@ -60,8 +59,8 @@ pub(crate) struct Figures {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     max_ms: f64,
-    /// Number of final results whose window does not directly follow the window of the previous final result: one or
-    /// more final results were lost before each of them.
+    /// Number of final results whose window does not directly follow the window of the previous final result. One or
+    /// more final results were lost before each of these.
     pub(crate) lost: u64,
 }
 
@@ -147,8 +146,8 @@ pub(crate) fn run(flags: Flags) -> Result<()> {
     loop {
         let line = match commands.try_recv() {
             Ok(line) => line,
-            // Sockets are read between commands, too. Otherwise frames that arrive between two commands would be read
-            // in the next span, and would count as delayed.
+            // Sockets are read between two commands, too. Otherwise frames that arrive in that time would be read only
+            // during the next measurement, and would count as delayed.
             Err(TryRecvError::Empty) => {
                 audience.poll_once()?;
                 continue;
@@ -236,7 +235,8 @@ impl Audience {
         let figures = self.measure(span, |_, _| Ok(()))?;
         self.stop_reading(sockets, false);
         for index in 0..sockets {
-            // The poll is edge-triggered, so data that arrived while the socket was not read causes no event.
+            // The poll is edge-triggered, so data that arrived while the socket was not read causes no event now, and
+            // the socket must be read once without an event.
             self.receive(index)?;
         }
         let caught_up = self.measure(CATCH_UP, |_, _| Ok(()))?;
@@ -314,7 +314,7 @@ impl Audience {
         Ok(())
     }
 
-    /// Sends the request, once the connection is established.
+    /// Sends the request of a client whose connection is established.
     fn send_request(&mut self, index: usize) -> Result<()> {
         let Some(client) = self.clients[index]
             .as_mut()
@@ -333,7 +333,8 @@ impl Audience {
                 Ok(())
             }
             Ok(bytes) => Err(format!("only {bytes} bytes of a request were sent").into()),
-            // The event was spurious. Another event follows when the socket is writable.
+            // The socket is not writable, although there was an event. Another event follows when the socket is
+            // writable.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The plain server has a task for each socket and uses `tokio::sync::broadcast`, tokio-tungstenite and rdkafka with
-//! default settings. The baseline only writes prepared bytes to each socket, so it shows the CPU time of the kernel.
-//! The servers are measured in turn, so that other load on the host affects all of them.
+//! default settings. The baseline only writes prepared bytes to each socket, so its CPU time is that of the kernel. The
+//! servers are measured in turn, so that other load on the host affects all of them.
 
 pub(crate) mod audience;
 pub(crate) mod baseline;
@@ -141,7 +141,7 @@ fn print_head() {
     println!("|---|---|---|---|---|---|---|---|");
 }
 
-/// Prints the medians of the runs as a row, and returns the CPU time of a delivery in µs.
+/// Prints the medians of the rounds as a row, and returns the CPU time of a delivery in µs.
 fn print_row(name: &str, load: Load, runs: &[Measured], plain_us: Option<f64>) -> f64 {
     let of = |figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
     let cpu_us = of(|run| run.cpu_us);

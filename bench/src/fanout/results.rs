@@ -27,7 +27,7 @@ struct Head<'a> {
 }
 
 impl Flags {
-    /// Returns a map with a new value for each room. The key is the room's name.
+    /// Returns a map with a new value for each room. The keys are the names of the rooms.
     pub(super) fn for_rooms<T>(&self, make: impl Fn() -> T) -> HashMap<String, T> {
         (0..self.rooms)
             .map(|number| (room(number), make()))

@@ -35,8 +35,8 @@ impl Server {
 
 /// A running server with its audience.
 pub(crate) struct FanoutScenario {
-    /// The audience is dropped before the server, since the audience ends with an error if the server closes a
-    /// connection.
+    /// The field is declared before the server, so that the audience is dropped first: it ends with an error if the
+    /// server closes a connection.
     audience: Audience,
     server: MeasuredProcess,
     /// Address of the health checks and metrics. `None` for servers other than EmoStream, which have no such address.
@@ -88,8 +88,9 @@ impl FanoutScenario {
         Figures::read(&self.audience.command(&command)?)
     }
 
-    /// Makes the audience stop reading `sockets` sockets for `span`, and then read what they missed. Returns the
-    /// figures of the other sockets in `span`. The number of lost final results includes all sockets.
+    /// Makes the audience stop reading `sockets` sockets for `span`, and then read the frames that these sockets
+    /// missed. Returns the figures of the other sockets in `span`. Only the number of lost final results includes all
+    /// sockets.
     pub(crate) fn stall(&mut self, sockets: usize, span: Duration) -> Result<Figures> {
         let command = format!("stall {} {sockets}", span.as_millis());
         Figures::read(&self.audience.command(&command)?)
@@ -133,8 +134,9 @@ impl FanoutScenario {
         Ok(self.server.resident_mb()? * 1024.0)
     }
 
-    /// Returns the memory of a connection in KB: of the server alone, and of the server and the kernel together. Both
-    /// ends of each connection are on this host, so only half of the kernel's memory counts.
+    /// Returns the memory of a connection in KB: that of the server alone, and that of the server and the kernel
+    /// together. Both ends of each connection are on this host, so half of the kernel's memory belongs to the clients
+    /// and is not counted.
     pub(crate) fn memory_kb(&self) -> Result<(f64, f64)> {
         let sockets = self.load.sockets as f64;
         let own = (self.server_kb()? - self.empty_kb) / sockets;

@@ -12,7 +12,7 @@ pub(crate) enum Transport {
     SseHttp2,
 }
 
-/// The unit at the start of the received bytes: a WebSocket frame, an HTTP/2 frame, or a chunk (HTTP/1.1).
+/// The first complete unit in the received bytes: a WebSocket frame, an HTTP/2 frame, or a chunk (HTTP/1.1).
 pub(crate) struct Unit<'b> {
     /// Lines of Server-Sent Events, or one WebSocket message.
     pub(crate) payload: &'b [u8],
@@ -61,7 +61,7 @@ impl Transport {
     }
 
     /// Returns the bytes after the head of the response, or `None` if the head is incomplete. A response over HTTP/2
-    /// has no such head, since it starts with frames.
+    /// has no such head: it consists of frames, so all bytes are returned.
     pub(crate) fn after_head(self, bytes: &[u8]) -> Option<Result<&[u8], String>> {
         let expected: &[u8] = match self {
             Self::Websocket => b"HTTP/1.1 101",
@@ -126,8 +126,8 @@ impl Transport {
     }
 }
 
-/// Returns the unit whose payload of `len` bytes begins at `at`, and is followed by `end` bytes that are not payload.
-/// Returns `None` if the unit is incomplete.
+/// Returns the unit whose payload of `len` bytes begins at `at`. After the payload come `end` bytes that belong to the
+/// unit but not to the payload. Returns `None` if the unit is incomplete.
 fn unit(bytes: &[u8], at: usize, len: usize, end: usize, reply: Vec<u8>) -> Option<Unit<'_>> {
     Some(Unit {
         payload: bytes.get(at..at + len)?,

@@ -14,13 +14,13 @@ use tokio::{
 
 use crate::Result;
 
-/// The rule for the times at which requests are sent.
+/// The rule that decides when requests are sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LoadMode {
     /// Each connection sends the next request as soon as it has received the response to the previous one.
     ClosedLoop,
     /// All connections together send one request in each interval of this length. The delay of a response is measured
-    /// from the time at which its request was due, even if the request was sent later.
+    /// from the time at which its request was due. So a request that is sent late has a longer delay.
     OpenLoop(Duration),
 }
 

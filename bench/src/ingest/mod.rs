@@ -1,5 +1,5 @@
-//! Measures the cost of a POST: the server's CPU time for each request at saturation, delays under an open-loop load,
-//! and memory.
+//! Measures the cost of a POST: the server's CPU time for each request at saturation, the delays of responses under an
+//! open-loop load, and the server's memory.
 //!
 //! All servers run all the time, and are measured in turn, so that other load on the host affects all of them.
 
@@ -137,7 +137,8 @@ impl Server {
         })
     }
 
-    /// Measures memory after a load of single requests that is three times as long as a measurement.
+    /// Measures the memory of a server after requests with single reactions for three times the duration of a
+    /// measurement.
     fn crowd(&mut self, flags: &Flags) -> Result<()> {
         let many = self.clients(reactions(1), MANY_CONNECTIONS, LoadMode::ClosedLoop);
         let responses = many.post(3 * Duration::from_secs(flags.seconds))?;
@@ -175,7 +176,7 @@ impl Server {
         Ok(used.as_secs_f64() * 1e6 / requests as f64)
     }
 
-    /// Returns the delays of responses with 202. The other responses are counted for the table.
+    /// Returns the delays of responses with 202, in ms. The other responses are only counted, for the table.
     fn accepted(&mut self, responses: Responses) -> Vec<f64> {
         for (status, count) in responses.other_statuses {
             *self.other_statuses.entry(status).or_default() += count;
@@ -252,8 +253,8 @@ fn start_emostream(emostream: &EmoStreamFlags) -> Result<Server> {
     Server::new("emostream", process, &url)
 }
 
-/// Builds and starts the server with axum. Its code is in a workspace of its own, so that its dependencies do not
-/// affect those of this workspace.
+/// Builds and starts the server with axum. The server is in a workspace of its own, so that its dependencies do not
+/// affect the dependencies of this workspace.
 fn start_axum(brokers: &str) -> Result<Server> {
     let built = Command::new("cargo")
         .args([

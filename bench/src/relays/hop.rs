@@ -1,7 +1,7 @@
 //! Measures the delay of a hop: the times at which subscribers of a publisher and of its relay receive the same frame.
 //!
-//! One thread reads all connections, so the delay of this thread is the same in both times. The difference between two
-//! subscribers of the publisher shows how large that delay is.
+//! One thread reads all connections, so the delay of this thread affects both times equally. As a check, the difference
+//! between two subscribers of the publisher is measured, too: it shows how large the delay of the thread is.
 
 use std::{
     collections::HashMap,
