@@ -18,9 +18,9 @@
 //! Clients use HTTP/1.1, or HTTP/2 if they negotiate it by ALPN or begin the connection with the preface of HTTP/2.
 //!
 //! Invariants: every connection counts against [`Limits::connections`] for as long as its socket is open, also after a
-//! takeover. Concurrent HTTP/2 requests beyond the first of each connection have a second limit of the same size. Every
-//! wait for a client has a timeout. The bytes that are buffered for a client never exceed a named limit, and a large
-//! `Content-Length` alone reserves no memory.
+//! takeover. The first concurrent HTTP/2 request of each connection needs no permit. For all further ones there is a
+//! second limit of the same size. Every wait for a client has a timeout. The bytes that are buffered for a client never
+//! exceed a named limit, and a large `Content-Length` alone reserves no memory.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 

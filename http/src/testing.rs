@@ -12,8 +12,9 @@ const PROBLEM: &str = "/components/schemas/Problem";
 
 /// An OpenAPI document, with which tests compare responses.
 ///
-/// For clients, objects are open, since a later version may add fields. A contract closes them: a field that the document
-/// does not have is a violation. An object whose `additionalProperties` is given stays as it is.
+/// In the document, objects may have further fields, since a later version may add fields. In this comparison, a field
+/// that the document does not list is an error. Only an object whose `additionalProperties` is given in the document
+/// stays as it is.
 pub struct Contract {
     document: Value,
     compiled: RefCell<(Compiler, Schemas)>,
@@ -36,9 +37,9 @@ impl Contract {
         }
     }
 
-    /// Returns an error if a response is not as documented for the request line `line` (`GET /path`). `header` returns
-    /// the value of a header, whose name is in lower case. `body` is the parsed body if it is JSON, the text of another
-    /// body, or `null` if there is none.
+    /// Returns an error if a response differs from the documented response to the request line `line` (`GET /path`).
+    /// `header` returns the value of a header, whose name is in lower case. `body` is the parsed body if it is JSON,
+    /// the text of another body, or `null` if there is none.
     pub fn violation<'r>(
         &self,
         line: &str,
@@ -147,7 +148,7 @@ fn fits(template: &str, path: &str) -> bool {
         && template.split('/').zip(path.split('/')).all(same)
 }
 
-/// Closes every object that lists its properties.
+/// Changes the schema of every object that lists its properties, so that further properties are an error.
 fn close(value: &mut Value) {
     match value {
         Value::Object(members) => {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The readiness of a process, which is ready if all its components are ready.
+/// The readiness of a process. The process is ready if all its components are ready.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Mutex<Vec<State>>>);
 
@@ -14,7 +14,7 @@ struct State {
     name: &'static str,
     /// The reason why the component is not ready.
     reason: Option<String>,
-    /// The activity of a ready component, for example `standby`. `None` if the component has only one activity.
+    /// The activity of a ready component, for example `standby`. `None` for a component that has only one activity.
     activity: Option<String>,
 }
 
@@ -83,8 +83,8 @@ impl Component {
         self.set(None, None);
     }
 
-    /// Marks the component as ready and sets its activity. For example, a standby process is ready like the active one,
-    /// and only the activity distinguishes the two.
+    /// Marks the component as ready and sets its activity. For example, a standby is ready, and so is the active
+    /// process. Only the activity distinguishes the two.
     pub fn ready_as(&self, activity: impl Into<String>) {
         self.set(None, Some(activity.into()));
     }

@@ -1,12 +1,12 @@
-//! Client-side TLS: which certificates of servers are trusted.
+//! Client-side TLS, with the certificates of servers that a client trusts.
 //!
 //! ```text
 //!  the system's roots, or a file ──▶ ClientTls ──▶ handshake: chain, name, dates ──▶ a stream
 //! ```
 //!
-//! rustls-platform-verifier is not used: on Linux it only combines rustls-native-certs and webpki, which are used here
-//! directly. It cannot use the roots of a file instead of those of the system, and it cannot trust a self-signed
-//! certificate that a file contains.
+//! rustls-platform-verifier is not used: on Linux it only combines rustls-native-certs and webpki, and this module uses
+//! these two directly. rustls-platform-verifier cannot use the roots of a file instead of the system's roots, and
+//! cannot trust a self-signed certificate that a file contains.
 //!
 //! Invariant: [`ClientTls::connect`] returns a stream only if the server's certificate is trusted, is valid at this
 //! time, and names the host. No flag turns this check off. For a server with a self-signed certificate, the user gives
@@ -62,8 +62,8 @@ pub enum ClientTlsError {
 }
 
 impl ClientTls {
-    /// Creates an instance that trusts the root certificates of the system, or those that the environment variables
-    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    /// Creates an instance that trusts the root certificates of the system. If the environment variable `SSL_CERT_FILE`
+    /// or `SSL_CERT_DIR` is set, it trusts the certificates that these variables name instead.
     pub fn with_system_roots() -> Result<Self, ClientTlsError> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -75,7 +75,8 @@ impl ClientTls {
         }
     }
 
-    /// Creates an instance that trusts the certificates of a PEM file, and all certificates that these have signed.
+    /// Creates an instance that trusts the certificates in a PEM file, and all certificates that are signed by a
+    /// certificate of this file.
     pub fn with_ca_file(file: &Path) -> Result<Self, ClientTlsError> {
         let text = without_bom(std::fs::read(file)?);
         let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -138,7 +139,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Returns an error with the reason why a handshake has failed, and with what the user can do.
+/// Returns the error for a handshake that has failed. It contains the reason, and what the user can do.
 fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(inner) = inner else {
@@ -150,9 +151,9 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
         };
     };
     io::Error::other(match inner {
-        // `BadSignature` means that a CA with the name of a trusted CA, but with another key, has signed the
-        // certificate. `Other` means that the server uses the certificate of a CA, which is trusted only if the file
-        // contains it.
+        // `BadSignature` means that the CA that has signed the certificate has the name of a trusted CA, but another
+        // key. `Other` means that the server uses the certificate of a CA as its own. Such a certificate is trusted
+        // only if the file contains it.
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer
             | CertificateError::BadSignature
@@ -171,7 +172,8 @@ fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     })
 }
 
-/// Accepts a chain of certificates up to a trusted root, or a certificate that the file itself contains (`named`).
+/// A verifier that accepts two kinds of certificates: those with a chain up to a trusted root, and those that the file
+/// itself contains (`named`).
 #[derive(Debug)]
 struct Verifier {
     chains: Arc<WebPkiServerVerifier>,

@@ -21,9 +21,9 @@ use tokio::{
 
 use crate::{Problem, Request};
 
-/// Number of bytes of each body that are not charged to the budget, since every connection has read buffers of that
-/// size in any case. So a client that sends one reaction, or an array of fifty, is served even while large bodies use
-/// the whole budget.
+/// The first bytes of each body are not charged to the budget, up to this number, since every connection has read
+/// buffers of this size in any case. So a client that sends one reaction, or an array of fifty, is served even while
+/// large bodies use the whole budget.
 const SMALL_BODY_BYTES: usize = 4 << 10;
 
 /// Limits of the bodies of a service's requests.
@@ -33,7 +33,8 @@ pub struct BodyLimits {
     pub body_bytes: usize,
     /// Timeout for receiving a body.
     pub time: Duration,
-    /// Maximum bytes of all bodies that are being received or processed, without the first 4 KiB of each body.
+    /// The budget: maximum bytes of all bodies that are being received or processed. The first 4 KiB of each body do
+    /// not count.
     pub total_bytes: u32,
 }
 
@@ -98,8 +99,8 @@ impl BodyReader {
         Self { limits, budget }
     }
 
-    /// Returns an error if the announced length of the body exceeds the limit. A client that sends `Expect:
-    /// 100-continue` is then refused before it sends the body (RFC 9110, 10.1.1).
+    /// Returns an error if the announced length of the body exceeds the limit. So a client that sends `Expect:
+    /// 100-continue` is refused before it sends the body (RFC 9110, 10.1.1).
     pub fn check(&self, request: &Request) -> Result<(), BodyError> {
         let body_bytes = self.limits.body_bytes;
         if request.body().size_hint().lower() > body_bytes as u64 {

@@ -8,7 +8,7 @@ use hyper::{
 
 use crate::{Body, Problem, Response};
 
-/// HTML page for a person who has mistyped an address.
+/// The HTML page of the 404, for a person who has mistyped an address.
 const PAGE: &str = include_str!("not_found.html");
 
 /// Returns a 404: an HTML page for browsers, an RFC 9457 problem for programs.
@@ -19,8 +19,8 @@ pub(crate) fn unknown_path(request: &HeaderMap) -> Response {
     }
 }
 
-/// Returns whether a browser has sent the request to open a page. Its `Accept` header then contains `text/html`, while
-/// scripts and programs accept `*/*` or JSON.
+/// Returns whether a browser has sent the request to open a page. The `Accept` header of such a request contains
+/// `text/html`. Scripts and other programs accept `*/*` or JSON.
 fn accepts_html(request: &HeaderMap) -> bool {
     let lines = request.get_all(ACCEPT).iter();
     let mut ranges = lines

@@ -19,7 +19,8 @@ use crate::{
 /// The content type of a problem.
 const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The detail of a 5xx response, in the extensions of the response. The log line of the failed request contains it.
+/// The detail of a 5xx response. It is stored in the extensions of the response, so that the log line of the failed
+/// request can contain it.
 #[derive(Clone)]
 pub(crate) struct Failure(pub(crate) Cow<'static, str>);
 
@@ -97,7 +98,8 @@ impl Problem {
         &self.detail
     }
 
-    /// Returns an HTTP/1.1 response for a connection that is closed before a request is read from it.
+    /// Returns the problem as the bytes of an HTTP/1.1 response, for a connection that is closed before a request is
+    /// read from it.
     pub(crate) fn closing_response(&self) -> String {
         let text = self.text();
         let mut response = format!("HTTP/1.1 {}\r\n", self.status);
@@ -142,8 +144,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Returns a random time of one to three seconds, so that clients that are refused at the same moment do not all retry
-/// at the same moment.
+/// Returns a random time of one to three seconds for `Retry-After`. So clients that are refused at the same moment do
+/// not all retry at the same moment.
 fn jittered_retry() -> Duration {
     Duration::from_secs(rand::random_range(1..=3))
 }

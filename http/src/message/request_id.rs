@@ -1,4 +1,4 @@
-//! Request ids. A request has the id that the client sent if that id is valid, and otherwise a random id.
+//! Request ids. If the client has sent a valid id, the request has this id. Otherwise the request has a random id.
 
 use hyper::{
     HeaderMap,
@@ -8,8 +8,8 @@ use hyper::{
 /// The header with the id of a request. The client, proxies and our log use the same id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Maximum bytes of an id that a client sends, since the id is repeated in the response and in the log. A UUID has 36
-/// bytes, and the trace ids of proxies have up to 100.
+/// Maximum bytes of an id that a client sends. There is a limit since the id is repeated in the response and in the
+/// log. A UUID has 36 bytes, and the trace ids of proxies have up to 100.
 const REQUEST_ID_BYTES: usize = 128;
 
 /// Returns the client's id if it is short and has only characters that are safe in a log line, otherwise a random id.

@@ -1,8 +1,8 @@
 //! A response after which the connection no longer carries HTTP: the service receives the socket and owns it.
 //!
-//! The callback that receives the socket is in the response's extensions, as a hyper upgrade is. hyper's upgrades are
-//! not used because they happen only after a 101. Streams of Server-Sent Events need a takeover too, since a shard
-//! writes them, and their status is 200.
+//! The callback that receives the socket is in the extensions of the response, where hyper stores its upgrades, too.
+//! hyper's upgrades are not used because they happen only after a 101. Streams of Server-Sent Events have the status
+//! 200, and need a takeover, too, since a shard writes them.
 
 use std::{
     convert::Infallible,
@@ -23,9 +23,9 @@ pub(crate) type OnTakeover = Box<dyn FnOnce(DetachedConnection) + Send>;
 #[derive(Clone)]
 struct Takeover(Arc<Mutex<Option<OnTakeover>>>);
 
-/// Returns a response without a body, whose socket is passed to `take`. `take` has to write the head of the response,
-/// and owns the connection. The caller sets the headers that describe a body (`Content-Length`, `Transfer-Encoding`),
-/// if the response needs them.
+/// Returns a response without a body. The connection's socket is then passed to `take`, which has to write the head of
+/// the response, and owns the connection. The caller sets the headers that describe a body (`Content-Length`,
+/// `Transfer-Encoding`), if the response needs them.
 ///
 /// A takeover needs HTTP/1. Over HTTP/2 many requests share a socket, so `take` is not called and the response ends
 /// with its head. `take` is not called either if the client has already disconnected. `take` must not block.

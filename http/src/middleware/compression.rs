@@ -11,11 +11,11 @@
 //! Each compression needs a permit. There are half as many permits as cores, and at least one. Streams are never
 //! compressed.
 //!
-//! tower-http's layer is not used. It compresses while the client reads, so a client that keeps the flow-control windows
-//! of its HTTP/2 streams at 0 would hold a brotli encoder for each of its 100 concurrent requests (`bench/README.md`
-//! lists its size). Here, a response is compressed before it is sent, so only the
-//! compressed bytes wait for the client. tower-http's layer also compresses on the runtime's threads, without a limit
-//! on the number of responses that are compressed at once.
+//! tower-http's layer is not used. This layer compresses while the client reads, so a client that keeps the
+//! flow-control windows of its HTTP/2 streams at 0 would hold a brotli encoder for each of its 100 concurrent requests
+//! (`bench/README.md` lists its size). Here, a response is compressed before it is sent, so only the compressed bytes
+//! wait for the client. tower-http's layer also compresses on the runtime's threads, without a limit on the number of
+//! responses that are compressed at once.
 //!
 //! Invariant: at most half of the cores (at least one) compress responses, so other requests have the rest of the
 //! cores.
@@ -171,7 +171,7 @@ pub fn compress_json(router: Router) -> Router {
     }))
 }
 
-/// Compresses responses, a limited number at the same time.
+/// Compresses responses, but only a limited number of them at the same time.
 #[derive(Clone)]
 struct Compressor(Arc<Semaphore>);
 
@@ -182,7 +182,8 @@ impl Compressor {
         Self(Arc::new(Semaphore::new((cores / 2).max(1))))
     }
 
-    /// Compresses `response` if it is long JSON and a permit is free.
+    /// Compresses `response` if its body is JSON of [`MIN_BYTES`] or more, the client accepts `coding`, and a permit is
+    /// free.
     async fn compress(&self, mut response: Response, coding: Option<Coding>) -> Response {
         let json = response.headers().get(CONTENT_TYPE);
         let json = json.is_some_and(|kind| kind == "application/json");
@@ -197,7 +198,7 @@ impl Compressor {
         };
         Coding::mark(Some(coding), response.headers_mut());
         let (mut parts, body) = response.into_parts();
-        // A body of known length is in memory, so this does not wait.
+        // A body of known length is in memory already, so collecting it does not wait.
         let body = body.collect().await.map(|body| body.to_bytes());
         let body = body.unwrap_or_default();
         parts.headers.remove(CONTENT_LENGTH);

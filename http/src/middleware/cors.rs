@@ -1,8 +1,8 @@
 //! Decides which pages of other origins may use a service (CORS).
 //!
-//! tower-http's CORS layer is not used: it answers a preflight with 200 (this module answers with 204 and `Allow`), it
-//! runs the handler for a request of an origin that is not allowed, and it does not accept pages of the service's own
-//! host behind a proxy.
+//! tower-http's CORS layer is not used, for three reasons. It answers a preflight with 200, while this module answers
+//! with 204 and `Allow`. It runs the handler for a request of an origin that is not allowed. Behind a proxy, it does
+//! not accept pages of the service's own host.
 
 use std::{str::FromStr, sync::Arc};
 
@@ -30,7 +30,7 @@ const PREFLIGHT_SECONDS: &str = "7200";
 /// Request headers that pages of other origins may set.
 const REQUEST_HEADERS: &str = "content-type, prefer, authorization, last-event-id";
 
-/// Response headers that scripts of other origins may read, besides those that Fetch always allows.
+/// Response headers that scripts of other origins may read, in addition to those that the Fetch standard always allows.
 const RESPONSE_HEADERS: &str = "retry-after, x-request-id";
 
 /// The origins whose pages may use a service: `*`, or a comma separated list of origins.
@@ -103,7 +103,8 @@ impl FromStr for Origin {
 impl Origin {
     /// Returns whether the `Origin` header of a request is this origin, in any spelling.
     fn is(&self, origin: &HeaderValue) -> bool {
-        // Nearly all requests come from browsers and have their spelling, so comparing the bytes is usually enough.
+        // Nearly all requests come from browsers, which write an origin in its normal form. So comparing the bytes is
+        // usually enough.
         self.0.as_bytes() == origin.as_bytes() || Self::of(origin).as_ref() == Some(self)
     }
 
@@ -214,7 +215,7 @@ impl AllowOrigin {
 }
 
 /// Returns whether a page's origin is the host to which it sends the request. A proxy may add the default port to the
-/// Host header. Browsers omit this port in `Origin`, so it makes no difference here.
+/// Host header. Browsers omit this port in `Origin`, so the default port is ignored in this comparison.
 fn is_own(origin: &HeaderValue, request: &HeaderMap) -> bool {
     match (Origin::of(origin), request.get(HOST)) {
         (Some(origin), Some(host)) => origin.is_of(host),
@@ -304,7 +305,7 @@ mod tests {
             "null",
             "https://a?b",
             "https://a/#b",
-            // These values are refused, since no page has one of them as its origin, so they would never match.
+            // These values are refused: no page has one of them as its origin, so they would never match.
             "https://*.a.example",
             "wss://a.example",
             "localhost:8080",

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Networks whose `X-Forwarded-For` is trusted; by default none.
+/// The networks of proxies whose `X-Forwarded-For` is trusted. By default, there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -133,7 +133,7 @@ mod tests {
                 "198.51.100.1",
             ),
             ("10.1.2.3", &["10.0.0.9, 10.0.0.1"], "10.0.0.9"),
-            // The search ends at a value that is not an address.
+            // If an entry is not an address, the entries to the left of it are ignored.
             ("10.1.2.3", &["unknown"], "10.1.2.3"),
             ("10.1.2.3", &["198.51.100.1, junk, 10.0.0.1"], "10.0.0.1"),
             ("10.1.2.3", &[""], "10.1.2.3"),

@@ -12,7 +12,7 @@ use crate::{AllowOrigin, Request, Response, message::not_found::unknown_path};
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
 /// The fallback that responds with 404 to every unknown path. Preflights are answered, and pages of allowed origins may
-/// read the 404. Otherwise a page that uses a mistyped path would only see a CORS error.
+/// read the 404. Without these, a page that requests a mistyped path would only get a CORS error and not the 404.
 #[derive(Debug, Clone)]
 pub struct NotFound(AllowOrigin);
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariants: the socket counts against the listener's limit of connections until it is dropped. With TLS, a write is
-//! accepted only when the records of the previous write are sent, so at most the records of one write are buffered
-//! here.
+//! accepted only when all TLS records of the previous write are sent. So at most the TLS records of one write are
+//! buffered here.
 
 use std::{
     fmt,
@@ -33,8 +33,8 @@ pub struct NonBlockingStream {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The argument of a takeover callback: the socket, the head that has to be written, and the bytes that were already
-/// read.
+/// The argument of a takeover callback: the socket, the head of the response, which the callback has to write, and the
+/// bytes that were already read from the socket.
 #[derive(Debug)]
 pub struct DetachedConnection {
     /// The socket.
@@ -116,8 +116,8 @@ impl NonBlockingStream {
     pub fn finish(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // If the close_notify cannot be sent because the client does not read, TCP's FIN still ends the stream, so
-            // the error is ignored.
+            // The error is ignored. If the close_notify cannot be sent because the client does not read, TCP's FIN
+            // still ends the stream.
             let _ = write_records(tls, &mut self.stream);
         }
         self.stream.shutdown(Shutdown::Write)

@@ -8,9 +8,9 @@ use crate::Tls;
 
 /// Maximum number of connections in the kernel's accept queue. Linux allows 4096 by default (`net.core.somaxconn`).
 ///
-/// Many clients connect at the same moment, for example after a goal or a restart. If the queue is full, a client's TCP
-/// stack retries after a second. With the usual length of 128, some responses took longer than a second for this
-/// reason.
+/// Many clients may connect at the same moment, for example after a goal or a restart. If the queue is full, the TCP
+/// stack of a client retries only after a second. With the usual length of 128, some responses took longer than a
+/// second for this reason.
 const BACKLOG: u32 = 4096;
 
 /// Binds a listener to `address`. Call this function in a tokio runtime.

@@ -1,5 +1,5 @@
-//! Sockets: TCP streams with a permit of the connection limit and timeouts, TLS over these streams, and sockets that
-//! are detached from the tokio runtime.
+//! Sockets: TCP streams, each with a permit of the connection limit and with timeouts; TLS over these streams; and
+//! sockets that are detached from the tokio runtime.
 
 mod detached;
 mod listener;

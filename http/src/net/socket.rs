@@ -20,8 +20,8 @@ use crate::{NonBlockingStream, net::tcp::ClientTcpStream};
 /// nothing for longer than the write timeout.
 pub(crate) type Socket = Either<ClientTcpStream, Box<TlsStream<ClientTcpStream>>>;
 
-/// Detaches a socket from the tokio runtime. Returns the socket, and the bytes that its owner has to process before it
-/// reads from the socket: `read`, followed by the bytes that the stream has read ahead.
+/// Detaches a socket from the tokio runtime. Returns the socket, and the bytes that the new owner has to process before
+/// it reads from the socket: first the bytes in `read`, then the bytes that the stream has read ahead.
 ///
 /// Call this function in a tokio runtime, when all written bytes are flushed.
 pub(crate) fn detach(socket: Socket, read: &[u8]) -> io::Result<(NonBlockingStream, Bytes)> {

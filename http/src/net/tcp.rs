@@ -1,6 +1,6 @@
 //! A client's TCP stream, with its permit of the connection limit and its write timeout.
 //!
-//! HTTP and TLS are the layers above it ([`crate::net::socket`]). A client that does not read is detected here, so the
+//! HTTP and TLS are the layers above it ([`crate::net::socket`]). This layer detects clients that do not read, so the
 //! detection does not depend on the number of bytes that the layers above buffer.
 
 use std::{
@@ -19,11 +19,12 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// Maximum time that a closing connection waits until the client closes too, and maximum bytes that it reads and
-/// discards in that time.
+/// After the server has closed its sending side, a connection waits until the client closes, too. These are the maximum
+/// time of this wait, and the maximum bytes that are read and discarded during the wait.
 ///
-/// When a body is refused, the rest of it is still in transit. Closing a socket with unread bytes resets the
-/// connection, and the client might lose the response that names the error. So the unread bytes are read first.
+/// When a body is refused, the rest of the body is still in transit. Closing a socket that has unread bytes resets the
+/// connection, and the client might lose the response that names the error. So these bytes are read before the socket
+/// is closed.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 
@@ -111,8 +112,8 @@ impl AsyncRead for ClientTcpStream {
         buffer.put_slice(&self.read_ahead[..bytes]);
         self.read_ahead.advance(bytes);
         if self.read_ahead.is_empty() && buffer.remaining() > 0 {
-            // The buffer has space for bytes that have arrived since then. An error is ignored here, since the next
-            // read returns it again.
+            // The buffer also has space for bytes that have arrived in the meantime. An error is ignored here, since
+            // the next read returns the same error.
             let _ = Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
         Poll::Ready(Ok(()))

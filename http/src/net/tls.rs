@@ -129,8 +129,8 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(identity.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        // Clients resume a session with a ticket that only this process can decrypt, so the process does not have to
-        // store sessions.
+        // Clients resume a TLS session with a ticket that only this process can decrypt. So the process does not have
+        // to store sessions.
         if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
             config.ticketer = ticketer;
         }
@@ -143,8 +143,8 @@ impl Tls {
     /// Checks the files at each `interval`, and uses the new pair if they have changed and are valid. Runs until the
     /// future is dropped.
     ///
-    /// The two files are replaced one after the other. So a changed pair is read only after two checks in a row have
-    /// found the same versions of both files.
+    /// Programs replace the two files one after the other. So a changed pair is read only after two checks in a row
+    /// have found the same versions of both files.
     pub async fn reload_on_change(&self, interval: Duration) {
         let (mut known, mut seen) = (self.identity.read_at, self.identity.read_at);
         loop {
@@ -188,8 +188,8 @@ struct Identity {
 }
 
 impl Identity {
-    /// Reloads the files if they have changed since they were last read (`known`) and are unchanged since the last
-    /// check (`seen`). Returns `known` and `seen` for the next check.
+    /// Reloads the files if their versions differ from those that were last read (`known`), and are equal to those of
+    /// the last check (`seen`). Returns `known` and `seen` for the next check.
     fn reload_if_changed(
         &self,
         known: FileVersions,

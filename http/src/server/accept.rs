@@ -29,8 +29,8 @@ use crate::{
     server::respond::Responder,
 };
 
-/// Pause after an error of `accept`. The usual error is a lack of file descriptors, which lasts until connections
-/// close. Without the pause, the loop would use a whole core in that time.
+/// Pause after an error of `accept`. The usual error is a lack of file descriptors. It recurs until connections close,
+/// and without the pause, the loop would use a whole core until then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum number of refused connections that receive a 503 at the same time. Further connections are closed without a
@@ -51,8 +51,8 @@ pub struct DrainOutcome {
 /// Serves `listener` until `shutdown` is cancelled. Then the function accepts no more connections, waits up to
 /// [`Limits::drain`] for requests in flight, and returns.
 ///
-/// The drain waits for endless responses and detached sockets too. So handlers have to end these when `shutdown` is
-/// cancelled.
+/// The drain also waits for responses without an end and for detached sockets. So handlers have to end these when
+/// `shutdown` is cancelled.
 pub async fn serve(
     listener: impl Into<Listener>,
     router: Router,
@@ -144,7 +144,7 @@ pub(crate) async fn pause_after(error: &io::Error) {
 }
 
 async fn drained(permits: &Semaphore, all: u32, within: Duration) -> DrainOutcome {
-    // All permits are free when all connections have closed.
+    // When all connections have closed, all permits are free.
     let ended = timeout(within, permits.acquire_many(all)).await.is_ok();
     let remaining = if ended {
         0

@@ -23,10 +23,11 @@ pub(crate) struct Serving {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
-    /// Permits for concurrent HTTP/2 requests. The first of each connection needs no permit.
+    /// Permits for concurrent HTTP/2 requests. The first concurrent request of each connection needs no permit.
     ///
-    /// There are as many permits as connections. So the number of concurrent requests, each of which may use memory for
-    /// a small body, is at most twice the maximum number of connections, and not a hundred times that number.
+    /// There are as many permits as connections are allowed. Each request may use memory for a small body. With these
+    /// permits, the number of concurrent requests is at most twice the maximum number of connections, and not a hundred
+    /// times this number.
     pub(crate) extra_streams: Arc<Semaphore>,
 }
 
@@ -50,7 +51,8 @@ impl Serving {
         let protocol = tokio::select! {
             biased;
             protocol = self.begin(tcp) => protocol,
-            // The client has not sent a request yet, so the connection is closed without a response.
+            // The shutdown was requested before the client has sent a request, so the connection is closed without a
+            // response.
             () = self.shutdown.graceful.cancelled() => return,
         };
         let ended = match protocol {

@@ -52,9 +52,10 @@ use crate::{
     server::{connection::Serving, streams::TrackedBody},
 };
 
-/// Maximum time that a drain waits for the rest of a connection's first request head, which may be in transit. Without
-/// this timeout, hyper would wait for [`Limits::head`](crate::Limits::head). hyper closes all other connections without
-/// this wait: those that have sent nothing, and those that have sent a complete request.
+/// Maximum time that a drain waits for the rest of an incomplete request head, if it is the first one of its
+/// connection. The rest may be in transit. Without this timeout, hyper would wait for
+/// [`Limits::head`](crate::Limits::head). All other connections close without this wait: those on which the client has
+/// sent nothing, and those that have had a complete request.
 const FIRST_HEAD_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
@@ -75,7 +76,8 @@ impl ConnectionState {
         self.takeover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the takeover when all responses before it are sent. A response that hyper still buffers would be lost.
+    /// Returns the takeover once all earlier responses are sent. If it was returned earlier, a response that hyper
+    /// still buffers would be lost.
     fn poll_takeover(&self) -> Poll<PendingTakeover> {
         let sent = !self.unsent.load(Ordering::Relaxed);
         match self.takeover().take_if(|_| sent) {
@@ -85,7 +87,7 @@ impl ConnectionState {
     }
 }
 
-/// The reason why hyper's part of a connection ends.
+/// The reason why hyper stops serving a connection.
 enum End {
     Closed(Result<(), hyper::Error>),
     Takeover(PendingTakeover),
@@ -182,9 +184,10 @@ impl Serving {
     }
 }
 
-/// Polls the body once before the handler does. If the client waits for a 100 (RFC 9110, 10.1.1), the body is not
-/// polled. Bytes that arrived with the head are then available when the handler polls for the first time, so the
-/// handler does not set a timer for the body. Otherwise each POST would set and remove a timer (bench/README.md).
+/// Polls the body once before the handler does. The bytes of the body that arrived with the head are then available
+/// when the handler polls for the first time, so the handler does not set a timer for the body. Otherwise each POST
+/// would set and remove a timer (bench/README.md). If the client waits for a 100 (RFC 9110, 10.1.1), the body is not
+/// polled.
 ///
 /// Returns the problem to respond with, if there is one.
 fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {

@@ -1,4 +1,4 @@
-//! HTTP/2 on a connection: limits of counts and times, and the end of the connection.
+//! HTTP/2 on a connection: the limits of requests, bytes and times, and the end of the connection.
 //!
 //! An HTTP/1 connection has only one request at a time. An HTTP/2 client can send many requests at once and cancel them
 //! at no cost. So the number of requests, resets and buffered bytes of each HTTP/2 connection is limited here.
@@ -25,13 +25,13 @@ use crate::{
 /// Maximum concurrent requests of a connection; RFC 9113 (6.5.2) recommends at least 100.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
 
-/// Maximum number of requests that the client has reset before hyper has accepted them. If there are more, the client
-/// floods the server ("rapid reset", CVE-2023-44487), so its connection is closed. A browser resets only a few
-/// requests, when its user leaves a page.
+/// Maximum number of requests of a connection that the client has reset before hyper has accepted them. A client that
+/// resets more requests floods the server ("rapid reset", CVE-2023-44487), so its connection is closed. A browser
+/// resets only a few requests, when its user leaves a page.
 const MAX_PENDING_RESETS: usize = 20;
 
-/// Maximum number of streams that the server resets because of a client's errors. More errors are an attack, so the
-/// connection is closed.
+/// Maximum number of streams that the server resets because of a client's errors. A client with more errors counts as
+/// an attacker, so its connection is closed.
 const MAX_LOCAL_RESETS: usize = 100;
 
 /// Flow-control windows: bytes that a client may send before the server has read them, per request and per connection.
@@ -47,7 +47,7 @@ const SEND_BUFFER_BYTES: usize = 64 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PONG_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Maximum time for a client to close a connection without requests after it has received a GOAWAY.
+/// Maximum time from the GOAWAY until the client has to close a connection without requests.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Serving {
@@ -144,7 +144,7 @@ impl Serving {
 }
 
 /// Adds the Host header that the request would have in HTTP/1. If the request already has a different Host header, it
-/// then has two Host headers, so it is refused.
+/// has two Host headers after this call, so it is refused later.
 fn set_host(request: &mut Request<Incoming>) {
     let Some(authority) = request.uri().authority() else {
         return;

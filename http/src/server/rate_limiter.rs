@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-/// A token bucket. It holds at most the tokens of one second, or one token if a second has less than one.
+/// A token bucket. It holds at most the tokens of one second. If the rate is below one token per second, it holds at
+/// most one token.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     per_second: f64,

@@ -1,10 +1,10 @@
 //! Responds to the requests of all kinds of connections: request id, routing, and a log line for a failure.
 //!
-//! Every response of this crate has a request id, even one that refuses a connection before a request is read. The
-//! exceptions are the 400 and 431 that hyper itself sends for a head that it cannot parse, since hyper then calls no
-//! handler.
+//! Every response of this crate has a request id, even a response that refuses a connection before a request is read.
+//! There is one exception: for a head that hyper cannot parse, hyper itself sends a 400 or 431 and calls no handler, so
+//! this response has no id.
 //!
-//! tower-http's request-id layer is not used: it accepts every id that a client sends, however long the id is.
+//! tower-http's request-id layer is not used, since it accepts ids of any length from clients.
 
 #![allow(
     clippy::disallowed_methods,
@@ -93,8 +93,8 @@ impl Responder {
         if let Some(Failure(detail)) = response.extensions_mut().remove() {
             self.log_failure(&id, response.status(), method, path, &detail);
         }
-        // axum sets `Content-Length: 0` for an empty body. A 204 must not have this header, and in a 304 it would be
-        // the length of the 200 response (RFC 9110, 8.6). So it is removed.
+        // axum sets `Content-Length: 0` for an empty body. A 204 must not have this header, and in a 304 this header
+        // would state the length of the 200 response (RFC 9110, 8.6). So the header is removed.
         if matches!(
             response.status(),
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED

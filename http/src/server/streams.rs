@@ -4,12 +4,12 @@
 //!  open ──▶ the server reads, works, waits for data ⇄ chunks wait to be sent to the client ──▶ all are sent: ended
 //! ```
 //!
-//! A client can read the connection and keep the flow-control window of a stream closed. The write timeout of the TCP
-//! stream does not detect this, so the progress of each response is tracked here.
+//! A client can keep the flow-control window of a stream closed although it reads from the connection. The write
+//! timeout of the TCP stream does not detect this, so this module tracks the progress of each response.
 //!
 //! Invariant: a stream is open until its last chunk is written to the socket. hyper drops the body of a response
-//! earlier, and still has up to 64 KiB of it in its buffers. If the stream ended with the body, the connection could be
-//! closed as idle, and these bytes would be lost.
+//! earlier, when up to 64 KiB of the body are still in hyper's buffers. If the stream ended when the body is dropped,
+//! the connection could be closed as idle, and these bytes would be lost.
 
 #![allow(
     clippy::disallowed_methods,
@@ -40,7 +40,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// The streams of one connection.
 pub(crate) struct Streams {
     open: Mutex<Open>,
-    /// The listener's permits for streams beyond the first of a connection.
+    /// The permits of the listener. The first stream of a connection needs no permit, and all further streams need one.
     extra_streams: Arc<Semaphore>,
 }
 
@@ -104,11 +104,11 @@ impl Streams {
         })
     }
 
-    /// Returns whether a timeout has passed, or the time until which none can pass.
+    /// Returns which timeout has passed, or the time before which no timeout can pass.
     pub(crate) fn state(&self, timeouts: StreamTimeouts) -> StreamsState {
         let (now, open) = (Instant::now(), self.lock());
         let oldest_pending = open.streams.values().flatten().min();
-        // Streams that are opened after this call do not time out before these deadlines.
+        // No stream that is opened after this call has an earlier deadline than these.
         let (mut idle_deadline, mut write_deadline) =
             (now + timeouts.idle, now + timeouts.write_timeout);
         if let Some(since) = oldest_pending {
@@ -165,7 +165,7 @@ impl Drop for Stream {
 /// The body of a response, split into chunks whose progress is tracked.
 pub(crate) struct TrackedBody {
     body: Body,
-    /// The rest of a body frame that is longer than a chunk.
+    /// The part of a long body frame that was not returned as a chunk yet.
     rest: Bytes,
     /// `None` for HTTP/1, and for the response to a refused request, which is too short to be tracked.
     stream: Option<Arc<Stream>>,
@@ -225,7 +225,7 @@ impl HttpBody for TrackedBody {
     ) -> Poll<Option<Result<Frame<TrackedChunk>, axum::Error>>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
-            // hyper polls for more, so it has sent the previous chunk.
+            // hyper polls the body again, so it has sent the previous chunk.
             this.set_pending_since(None);
             match Pin::new(&mut this.body).poll_frame(cx) {
                 // No response of this server has trailers, so a frame without data is treated as an empty one.

@@ -28,8 +28,8 @@ use crate::{
 /// Further connections wait in the kernel's accept queue.
 const CONNECTIONS: usize = 64;
 
-/// Maximum duration of a connection. Without it, a client that sends no request, or does not read the response, would
-/// keep a connection open forever.
+/// Maximum duration of a connection. Without this limit, a client that sends no request, or does not read the response,
+/// would keep a connection open forever.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The client address that handlers see. A Unix socket has no IP address, and its clients are processes of this host,

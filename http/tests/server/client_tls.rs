@@ -1,5 +1,5 @@
-//! Tests of the servers that a client trusts: their certificate must be trusted by the client's file, be valid at this
-//! time, and name the host.
+//! Tests that a client connects only to servers that it trusts: the file of the client must trust the server's
+//! certificate, and the certificate must be valid at this time and name the host.
 
 use std::fs;
 

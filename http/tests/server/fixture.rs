@@ -46,8 +46,8 @@ pub(crate) const LARGE_BYTES: usize = 4 << 20;
 static LARGE: [u8; LARGE_BYTES] = [0; LARGE_BYTES];
 
 /// The sample handlers: `/echo` returns the body (at most 10 bytes), `/large` returns [`LARGE_BYTES`] bytes, `/slow`
-/// waits until its gate is notified, `/stream` sends until the shutdown, `/upgrade` takes the socket over and echoes
-/// bytes.
+/// waits until the test notifies its gate, `/stream` sends until the shutdown, `/upgrade` takes the socket over and
+/// echoes bytes.
 struct Sample {
     bodies: BodyReader,
     gate: Arc<Notify>,

@@ -328,8 +328,8 @@ async fn a_detached_socket_keeps_its_permit() {
     assert_eq!(server.stop().await, DrainOutcome { remaining: 1 });
 }
 
-/// The client sends all requests at once, so the previous responses are still being sent when the server handles the
-/// last request, which takes the socket over.
+/// The last request takes the socket over. The client sends all requests at once, so the responses to the previous
+/// requests are still being sent when the server handles the last one.
 #[tokio::test]
 async fn a_socket_is_taken_over_after_the_previous_responses_are_sent() {
     let server = TestServer::start(Limits::default()).await;
@@ -371,7 +371,7 @@ async fn connections_above_the_rate_get_503() {
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert!(refused.contains("\r\nretry-after: "), "{refused}");
     assert!(refused.contains("new connections"), "{refused}");
-    // Accepted connections stay open.
+    // Connections that were accepted before stay open.
     first.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
     first.until("alive\n").await;
 }
@@ -412,7 +412,8 @@ async fn a_request_must_have_one_host_header() {
 async fn connections_at_one_moment_fit_the_accept_queue() {
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    // The test does not accept connections. If the queue was too short, each further connection would wait for seconds.
+    // The test accepts no connections, so they wait in the accept queue. If the queue was too short, each further
+    // connection would need seconds.
     let mut crowd = Vec::new();
     for _ in 0..500 {
         let connected = timeout(DEADLINE, TcpStream::connect(address)).await;

@@ -90,7 +90,7 @@ async fn after_a_response_a_slow_head_and_a_missing_one_are_closed() {
     late.rest().await;
 }
 
-/// hyper never shrinks the buffer of a connection, so a large response must not make this buffer large.
+/// hyper never shrinks the write buffer of a connection, so a large response must not make this buffer large.
 #[tokio::test]
 async fn a_connection_that_got_a_large_response_keeps_no_buffer_of_its_size() {
     const CLIENTS: usize = 50;

@@ -55,8 +55,8 @@ async fn requests_streams_and_upgrades_go_through_tls() {
     writing.await.unwrap();
     drop(reads);
     let stopping = tokio::spawn(server.stop());
-    // `rest` fails if the connection ends without close_notify, which a client needs to detect that a response is
-    // complete.
+    // `rest` fails if the connection ends without close_notify. A client needs the close_notify to detect that a
+    // response is complete.
     assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
     drop(client);
     assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });

@@ -73,9 +73,9 @@ impl Authenticator {
         Ok(Self(Some(Arc::new(Verifier { keys, required }))))
     }
 
-    /// Starts the task that keeps the key set of a URL up to date for as long as the process runs. The task reports to
-    /// metrics and, as the component `tokens`, to readiness. Without a URL, this function does nothing. Call it once,
-    /// in a tokio runtime.
+    /// Starts the task that keeps the key set of a URL up to date for as long as the process runs. The task updates
+    /// metrics, and the component `tokens` of the readiness. If the keys are not those of a URL, this function does
+    /// nothing. Call this function once, in a tokio runtime.
     pub fn follow(
         &self,
         registry: &Registry,
@@ -107,8 +107,8 @@ impl Authenticator {
     }
 
     /// Returns the principal of `token`, or the response that refuses the request: 401, or 503 while the keys cannot be
-    /// fetched. If the keys come from a URL, a request whose token has an unknown key may wait some seconds for a
-    /// fetch.
+    /// fetched. If the keys come from a URL, this function may wait some seconds for a fetch when the token has an
+    /// unknown key.
     pub async fn authenticate(
         &self,
         token: Option<&str>,

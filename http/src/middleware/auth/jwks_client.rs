@@ -17,8 +17,8 @@ use crate::{
     middleware::auth::{jwks_url::JwksUrl, key_set::MAX_SET_BYTES, refresh::max_age},
 };
 
-/// Maximum time of a fetch, from the DNS lookup to the end of the response. Requests with unknown keys wait for the
-/// fetch.
+/// Maximum time of a fetch, from the DNS lookup to the end of the response. It is short, since requests whose tokens
+/// have unknown keys wait for the fetch.
 pub(super) const FETCH_TIME: Duration = Duration::from_secs(5);
 
 /// Maximum bytes of the response's head.
@@ -43,7 +43,7 @@ pub(super) struct Fetched {
     pub(super) max_age: Option<Duration>,
 }
 
-/// The reason why a fetch has failed. Each message continues a sentence that begins with "the key set", followed by the
+/// The reason why a fetch has failed. A message is the second part of a sentence that begins with "the key set" and the
 /// URL.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
@@ -84,7 +84,7 @@ impl JwksClient {
         http.max_buf_size(MAX_HEAD_BYTES);
         let handshake = http.handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| describe(&error))?;
-        // A `JoinSet` aborts its tasks when it is dropped, so the connection does not outlive the fetch.
+        // A `JoinSet` aborts its tasks when it is dropped, so the task of the connection ends with the fetch.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let response = sender.send_request(self.request()?).await;
@@ -122,7 +122,7 @@ fn header(headers: &HeaderMap, name: hyper::header::HeaderName) -> Option<&str> 
     headers.get(name)?.to_str().ok()
 }
 
-/// Returns the innermost cause of an error, since that one names the reason.
+/// Returns the innermost cause of an error, since this cause names the reason.
 fn describe(error: &(dyn Error + 'static)) -> FetchError {
     let mut cause = error;
     while let Some(inner) = cause.source() {

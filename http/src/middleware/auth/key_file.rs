@@ -48,8 +48,8 @@ pub enum InvalidKey {
         "the file contains neither a public key in PEM nor a key set (JWKS) nor an HS256 secret (one line of text)"
     )]
     NotText,
-    /// The file is a public key in the format of SSH. Such a file is one line of text, so it would otherwise be used as
-    /// an HS256 secret, although others know it.
+    /// The file is a public key in the format of SSH. Such a file is one line of text. Without this error, the line
+    /// would be used as an HS256 secret, although others know it.
     #[error(
         "SSH keys are not accepted; use a public key in PEM (BEGIN PUBLIC KEY) or a key set (JWKS)"
     )]
@@ -63,8 +63,8 @@ pub enum InvalidKey {
          openssl pkey -in FILE -pubout"
     )]
     Private,
-    /// The file is PEM, but not a public key. For example, a certificate is refused because its own validity would not
-    /// be checked.
+    /// The file is PEM, but not a public key. For example, a certificate is refused, because this program would not
+    /// check whether the certificate is valid.
     #[error(
         "this PEM is not a public key; to extract the key of a certificate, run: \
          openssl x509 -in FILE -noout -pubkey"

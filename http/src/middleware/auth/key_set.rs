@@ -18,9 +18,9 @@ use crate::middleware::auth::{
 /// Maximum bytes of a key set, or of a key in PEM. Even a hundred RSA keys with their certificates are smaller.
 pub(crate) const MAX_SET_BYTES: usize = 256 << 10;
 
-/// Maximum number of keys that are tried for a token. Each try verifies a signature, which is the most expensive part
-/// of a request, and every client can send tokens without `kid`. The limit is high enough, since issuers usually
-/// publish two or three keys.
+/// Maximum number of keys with which a token is verified. Verifying a signature is the most expensive part of a
+/// request, and every client can send tokens without `kid`. The limit is high enough, since issuers usually publish two
+/// or three keys.
 const MAX_TRIED_KEYS: usize = 8;
 
 /// Maximum number of skipped keys that are logged one by one.
@@ -32,7 +32,7 @@ const LOGGED_KID_CHARS: usize = 64;
 /// The usable keys of a set.
 #[derive(Debug)]
 pub(crate) struct KeySet {
-    /// The text of all keys has at most [`MAX_SET_BYTES`], so a linear search is fast enough.
+    /// The usable keys. The text of the set has at most [`MAX_SET_BYTES`], so a linear search is fast enough.
     keys: Vec<PublishedKey>,
     skipped: Vec<SkippedKey>,
 }
@@ -61,7 +61,7 @@ pub enum InvalidKeySet {
     NoUsableKey(FirstReason),
 }
 
-/// The reason why the first key of a set is not used.
+/// The reason why the first key of the set is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstReason(Option<SkippedKey>);
 

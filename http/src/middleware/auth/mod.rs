@@ -1,4 +1,4 @@
-//! Tokens: the keys that verify them, and what a request with a token may access.
+//! Tokens: the keys with which tokens are verified, and the rooms that a request with a token may access.
 //!
 //! ```text
 //!  authenticator ─▶ key_file ────────────────────┬─▶ key_set ─▶ token_key ─▶ claims

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 /// this before they sign with it.
 const DEFAULT_AGE: Duration = Duration::from_secs(300);
 
-/// Minimum age at which a set is fetched again regularly, even if `max-age` is shorter, since the endpoint of an issuer
-/// serves many clients.
+/// Minimum age at which a set is fetched again regularly, even if `max-age` is shorter. More fetches would be a load
+/// for the endpoint of the issuer, which serves many clients.
 const MIN_AGE: Duration = Duration::from_secs(30);
 
 /// Maximum age at which a set is fetched again, even if `max-age` is longer. While fetches succeed, a key that the
@@ -37,7 +37,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Refresh {
     due: Instant,
-    /// Whether a fetch is running, or is due now because of an unknown key.
+    /// Whether a fetch is in progress, or is due now because of an unknown key.
     in_progress: bool,
     /// Number of failures since the last success.
     failures: u32,
@@ -77,12 +77,13 @@ impl Refresh {
         self.in_progress = true;
     }
 
-    /// Notes that a set was fetched, and that it is fresh for `max_age`, if its response has one.
+    /// Notes that a set was fetched. `max_age` is the time for which the set is fresh, if the response contains this
+    /// time.
     pub(super) fn succeeded(&mut self, max_age: Option<Duration>, now: Instant) {
         self.in_progress = false;
         self.failures = 0;
-        // `max-age=0` requests that caches do not reuse the set. The default age is used instead, since there must not be a
-        // fetch for each request.
+        // `max-age=0` requests that caches do not reuse the set. The default age is used instead, since each request
+        // would otherwise cause a fetch.
         let age = max_age.filter(|age| !age.is_zero());
         self.due = now + age.map_or(DEFAULT_AGE, |age| age.clamp(MIN_AGE, MAX_AGE));
     }

@@ -32,8 +32,8 @@ use crate::{
     },
 };
 
-/// Maximum time that a request with an unknown key waits for a fetch: the timeout of the fetch, and a second more for a
-/// busy host.
+/// Maximum time that a request whose token has an unknown key waits for a fetch: the timeout of the fetch, plus one
+/// second, since the host may be busy.
 const UNKNOWN_KEY_TIMEOUT: Duration = FETCH_TIME.saturating_add(Duration::from_secs(1));
 
 /// A key set that a task fetches from a URL. Clones share the key set.
@@ -61,7 +61,7 @@ struct Current {
     failing: bool,
 }
 
-/// A key set, and the time for which it is fresh, if the server sends that.
+/// A key set, and the time for which the set is fresh, if the server sends this time.
 type Fetched = (Arc<KeySet>, Option<Duration>);
 
 /// The reason why a token was not accepted.
@@ -112,7 +112,7 @@ impl RemoteKeys {
         shared.metrics.unknown_kids.inc();
         let decision = {
             let mut refresh = shared.refresh();
-            // If a fetch has ended since the lookup failed, that fetch may have added the key, so another fetch is not
+            // If a fetch has ended after the key was not found, that fetch may have added the key, so no other fetch is
             // needed.
             let is_current = shared.current.borrow().fetches == fetches;
             is_current.then(|| refresh.unknown_key(Instant::now()))
@@ -150,7 +150,7 @@ impl Current {
         let set = self.set.as_ref().ok_or(Refused::NoKeys)?;
         set.verify(token, now).map_err(|invalid| match invalid {
             // The last fetch has failed, so the endpoint may have a key that this process does not know. The client
-            // gets a 503, so that it retries with this token. After a 401 it would not retry.
+            // gets a 503, so that it retries with the same token. It would not retry after a 401.
             InvalidToken::UnknownKey if self.failing => Refused::NoKeys,
             invalid => Refused::Token(invalid),
         })

@@ -27,8 +27,8 @@ use crate::middleware::auth::claims::{Claims, InvalidToken, RawClaims, RequiredC
 
 /// Minimum length of an HS256 secret in bytes: RFC 7518 (3.2) requires as many bits as the hash has.
 ///
-/// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it,
-/// and a short one is enough for a test.
+/// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen the
+/// secret, and a short secret is good enough for a test.
 pub(crate) const SECRET_BYTES: usize = 32;
 
 /// Maximum characters of an algorithm's name in a message.
@@ -171,7 +171,8 @@ impl TokenKey {
 
     fn new(key: DecodingKey, algorithm: Algorithm, required: &RequiredClaims) -> Self {
         let mut validation = Validation::new(algorithm);
-        // jsonwebtoken does not check the time. `Claims::check` does, since the time is passed to it.
+        // jsonwebtoken is configured not to check the times of a token. `Claims::check` checks them, since the current
+        // time is one of its arguments.
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
         validation.validate_aud = !required.audiences.is_empty();
@@ -257,8 +258,8 @@ fn describe(error: &Error) -> InvalidToken {
     }
 }
 
-/// Returns whether aws-lc-rs, which verifies signatures, accepts the key. With a key that it does not accept, every
-/// token would be refused, and no message would name the reason.
+/// Returns whether aws-lc-rs, which verifies signatures, accepts the key. If aws-lc-rs does not accept a key, every
+/// token would be refused with this key, and no message would name the reason.
 fn is_usable(key: &DecodingKey, algorithm: Algorithm) -> bool {
     let rsa = &RSA_PKCS1_2048_8192_SHA256;
     let is_long_enough =

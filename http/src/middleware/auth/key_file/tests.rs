@@ -116,7 +116,7 @@ fn the_header_of_a_token_does_not_choose_the_algorithm() {
             assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid), "{token}");
         }
     }
-    // An attacker may use the public key, in each form that others know, as the secret of an HS256 signature.
+    // An attacker knows the public key, and may use each encoding of it as the secret of an HS256 signature.
     let jwk = issuer.jwk(None);
     let (jwk, x) = (jwk.to_string(), jwk["x"].as_str().unwrap().to_owned());
     let der = pem::parse(&issuer.file).unwrap();
