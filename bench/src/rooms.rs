@@ -1,7 +1,7 @@
 //! Measures the duration of a close, and memory, with many rooms and emojis.
 //!
-//! Every room has a reaction of every emoji in every window. The records are those of an ingest: two batches a second
-//! in every partition.
+//! Every room has a reaction of every emoji in every window. The records are like the records of an ingest: two batches
+//! a second in every partition.
 
 use std::{
     collections::BTreeMap,

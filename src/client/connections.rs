@@ -209,7 +209,7 @@ impl Connections {
         request
     }
 
-    /// Returns an idle connection that is still open, and drops those that the server has closed.
+    /// Returns an idle connection that is still open. Drops the idle connections that the server has closed.
     async fn free(&self) -> Option<Connection> {
         loop {
             let mut connection = self.pool().free.pop()?;

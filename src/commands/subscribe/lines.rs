@@ -14,7 +14,7 @@ pub(super) const NOT_COUNTING: &str =
 
 /// Formats the frames of one subscription.
 pub(super) struct Lines {
-    /// Whether the server receives new counts, as it last reported.
+    /// Whether the server receives new counts, according to its last message.
     counting: bool,
 }
 

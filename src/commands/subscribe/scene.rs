@@ -35,8 +35,8 @@ const FLIGHTS: usize = 48;
 const STAGGER: Duration = Duration::from_millis(300);
 /// Maximum number of loose emojis of one kind that start to rise at one tally.
 const RISES: u64 = 3;
-/// The golden ratio. Each emoji starts this share of the width to the right of the one before, which spreads them
-/// evenly.
+/// The golden ratio. Each emoji starts this share of the width to the right of the previous emoji, so that the emojis
+/// are spread evenly.
 const GOLDEN: f64 = 0.618_034;
 
 /// An emoji that rises.
@@ -251,7 +251,7 @@ impl Scene {
             }
     }
 
-    /// Whether a window ended [`PRESENT_MS`] before `now` or earlier, by the server's clock.
+    /// Whether, by the server's clock, a window ended at least [`PRESENT_MS`] before `now`.
     fn is_over(&self, window: Window, now: Instant) -> bool {
         let server_ms = self.clock.map_or(0, |(at, ms)| {
             ms.saturating_add(now.saturating_duration_since(at).as_millis() as u64)
@@ -291,7 +291,7 @@ impl Scene {
         ranking
     }
 
-    /// Returns the newest open window, unless it ended [`PRESENT_MS`] before `now` or earlier.
+    /// Returns the newest open window. Returns `None` if this window ended at least [`PRESENT_MS`] before `now`.
     pub(super) fn newest(&self, now: Instant) -> Option<&Open> {
         let newest = self.open.values().next_back()?;
         (!self.is_over(newest.window, now)).then_some(newest)

@@ -182,7 +182,8 @@ pub fn seek_after<K: Data, V: Data>(
     }
 }
 
-/// Replaces `accumulations` by those of `key` as of `until_ms`. The cursor must be at `key` or before it.
+/// Replaces the contents of `accumulations` by the accumulations of `key` as of `until_ms`. The cursor must be at `key`
+/// or before it.
 pub fn accumulate<'a, K: Data, V: Data>(
     cursor: &mut BatchCursor<K, V>,
     storage: &'a Vec<Batch<K, V>>,
@@ -224,7 +225,8 @@ pub fn collect_differences<'a, K: Data, V: Data>(
     }
 }
 
-/// Replaces `next` by the sum of `current` and the differences. Both are ordered by value.
+/// Replaces the contents of `next` by the sum of `current` and the differences. `current` and the differences are
+/// ordered by value.
 pub fn merge<'a, V: Ord>(
     current: &Accumulations<'a, V>,
     added: &[Difference<'a, V>],

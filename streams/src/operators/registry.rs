@@ -61,7 +61,7 @@ pub struct Shared<I: Item> {
     /// For each restored key, the state besides its accumulations: the counts of items that this build cannot name, and
     /// the range of the final results that are not in the key's totals record.
     pub restored: Vec<(KeyNumber, Vec<UnnamedCount>, Option<Change>)>,
-    /// For each key whose totals began at 0 again: the key number that it has now, and the one that it had before.
+    /// For each key whose totals began at 0 again: its present number, and its previous number.
     pub replaced: Vec<(KeyNumber, KeyNumber)>,
     /// Numbers that were freed. All state that is stored under them must be dropped before they are used again.
     pub freed: Vec<KeyNumber>,

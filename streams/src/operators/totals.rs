@@ -66,7 +66,7 @@ pub struct KeyTotals<K, I> {
     pub window: Window,
     /// The number of backward resets before the last window that changed the totals.
     pub resets: u64,
-    /// The counts of the items, by item.
+    /// For each item, its count, in the order of the items.
     pub counts: Vec<(I, u64)>,
     /// The counts of items that this build cannot name, as they were restored.
     pub unnamed: Vec<UnnamedCount>,

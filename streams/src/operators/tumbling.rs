@@ -57,7 +57,7 @@ pub struct ClosedWindow<K, I> {
     pub key: K,
     /// The window.
     pub window: Window,
-    /// The counts of the key's items, by item.
+    /// For each item of the key, its count, in the order of the items.
     pub counts: Arc<[(I, u64)]>,
     /// Whether the totals of the key begin at 0 with this window.
     pub begins: bool,
@@ -70,7 +70,7 @@ pub struct LiveTally<'a, K, I> {
     pub key: &'a K,
     /// The window.
     pub window: Window,
-    /// The counts of the key's items, by item.
+    /// For each item of the key, its count, in the order of the items.
     pub counts: &'a [(I, u64)],
     /// The time at which the tally is emitted, Unix milliseconds.
     pub emitted_at_ms: u64,

@@ -82,10 +82,10 @@ struct Partition {
     fault: Fault,
 }
 
-/// A reason why no new records of a partition become visible.
+/// The fault of a partition. While a partition has a fault, its new records do not become visible.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// No fault, or only a delay.
+    /// No fault: new records become visible, perhaps after a delay.
     #[default]
     None,
     /// The partition's broker does not answer.
@@ -310,7 +310,7 @@ impl SimLog {
         }
     }
 
-    /// Commits the transaction in flight, unless brokers are slow.
+    /// Commits the transaction in flight. Does nothing while brokers are slow.
     pub fn land(&self) {
         self.state().land();
     }

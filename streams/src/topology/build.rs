@@ -43,7 +43,7 @@ pub(super) type Closed<F> = ClosedWindow<<F as Format>::Key, <F as Format>::Item
 
 /// The values with which the operators are built on one worker.
 pub struct WorkerContext<K, I> {
-    /// The index of the worker among those of all processes.
+    /// The index of the worker among the workers of all processes.
     pub index: usize,
     /// The restored state of the worker.
     pub restored: RestoredTables<K, I>,

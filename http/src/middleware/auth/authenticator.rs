@@ -74,8 +74,8 @@ impl Authenticator {
     }
 
     /// Starts the task that keeps the key set of a URL up to date for as long as the process runs. The task updates
-    /// metrics, and the component `tokens` of the readiness. If the keys are not those of a URL, this function does
-    /// nothing. Call this function once, in a tokio runtime.
+    /// metrics, and the component `tokens` of the readiness. If the keys come from a file, or no token is required,
+    /// this function does nothing. Call this function once, in a tokio runtime.
     pub fn follow(
         &self,
         registry: &Registry,

@@ -55,8 +55,8 @@ pub(crate) struct Claims {
     pub(crate) rooms: Option<Vec<String>>,
 }
 
-/// The claims that this program reads, as they are in the token. `aud` and `iss` are not among them, since the crate
-/// jsonwebtoken checks these.
+/// The claims that this program reads, in the form that they have in a token. `aud` and `iss` are not among them, since
+/// the crate jsonwebtoken checks these.
 #[derive(Deserialize)]
 pub(super) struct RawClaims {
     #[serde(default, deserialize_with = "given")]

@@ -48,8 +48,8 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// Whether the text looks like the name of a property. A line with another text before `=` is refused without being
-/// repeated in the message, because the line may be part of a secret that was pasted over several lines.
+/// Whether the text looks like the name of a property. A line with another text before `=` may be part of a secret that
+/// was pasted over several lines. Such a line is refused, and the message does not repeat it.
 fn is_name(key: &str) -> bool {
     const ONE_WORD: [&str; 5] = ["acks", "debug", "log_level", "partitioner", "retries"];
     let is_part = |part: &str| {
