@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use emostream_log::{
-    Log, NewRecord, WakeSignal,
-    kafka::{KafkaLog, KafkaOptions},
-};
+use emostream_log::{Log, NewRecord, WakeSignal};
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -37,7 +34,7 @@ type Finals = Vec<(String, String)>;
 fn a_backlog_at_full_speed_gives_the_same_bytes_as_live() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, live, again) = (kafka::brokers(), unique("live"), unique("again"));
-    create(&brokers, &live);
+    kafka::create_topics(&brokers, &live, PARTITIONS);
     let dataflow = dataflow(dir.path(), &brokers, &live, "1");
     let ingest = Node::start(
         &[
@@ -59,8 +56,8 @@ fn a_backlog_at_full_speed_gives_the_same_bytes_as_live() {
     assert_eq!(ingest.stop(Duration::from_secs(10)).code(), Some(0));
     assert_eq!(dataflow.stop(Duration::from_secs(10)).code(), Some(0));
 
-    create(&brokers, &again);
-    copy(&connect(&brokers), &live, &again);
+    kafka::create_topics(&brokers, &again, PARTITIONS);
+    copy(&kafka::connect(&brokers), &live, &again);
     let backlog = self::dataflow(dir.path(), &brokers, &again, "2");
     let by_backlog = finals_of(&brokers, &again, posted);
     assert_eq!(backlog.stop(Duration::from_secs(10)).code(), Some(0));
@@ -71,12 +68,12 @@ fn a_backlog_at_full_speed_gives_the_same_bytes_as_live() {
 fn ten_minutes_of_event_time_give_the_same_bytes_with_any_number_of_workers() {
     let dir = tempfile::tempdir().unwrap();
     let brokers = kafka::brokers();
-    let log = connect(&brokers);
+    let log = kafka::connect(&brokers);
     let mut seen: Vec<Finals> = Vec::new();
     let minutes = ten_minutes();
     for workers in ["1", "2"] {
         let prefix = unique("minutes");
-        create(&brokers, &prefix);
+        kafka::create_topics(&brokers, &prefix, PARTITIONS);
         append_all(&log, minutes.records(&prefix));
         let dataflow = dataflow(dir.path(), &brokers, &prefix, workers);
         seen.push(finals_of(&brokers, &prefix, minutes.reactions));
@@ -84,29 +81,6 @@ fn ten_minutes_of_event_time_give_the_same_bytes_with_any_number_of_workers() {
     }
     assert_eq!(seen[0], minutes.expected(), "as counted by hand");
     assert_eq!(seen[1], seen[0], "one worker and two");
-}
-
-fn connect(brokers: &str) -> KafkaLog {
-    let brokers = brokers.to_owned();
-    KafkaLog::connect(KafkaOptions {
-        brokers,
-        ..KafkaOptions::default()
-    })
-    .unwrap()
-}
-
-fn create(brokers: &str, prefix: &str) {
-    let partitions = PARTITIONS.to_string();
-    node::output(&[
-        "topics",
-        "create",
-        "--kafka",
-        brokers,
-        "--topic-prefix",
-        prefix,
-        "--partitions",
-        &partitions,
-    ]);
 }
 
 fn dataflow(dir: &Path, brokers: &str, prefix: &str, workers: &str) -> Node {

@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use crate::harness::{
     self,
     kafka::{self, Broker, add_partitions},
-    load::{LONG, Load, arguments, check, closes, connect, create, final_until_ms, topics},
+    load::{LONG, Load, arguments, check, closes, final_until_ms, topics},
     node::{Node, last_lines},
     seed,
     supervised::{Supervised, free_addresses},
@@ -144,8 +144,8 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     // transaction ends without a leader.
     let broker = Broker::start_for_a_cluster();
     let (brokers, prefix) = (broker.address(), unique("chaos"));
-    create(&brokers, &prefix, 4);
-    let log = connect(&brokers);
+    kafka::create_topics(&brokers, &prefix, 4);
+    let log = kafka::connect(&brokers);
     let load = Load::start(&brokers, &prefix, 4, seed);
     let group = Group::start(dir.path(), &brokers, &prefix, 2, 3, seed);
     let seen = Seen::of(&log, &prefix);
@@ -215,8 +215,8 @@ fn freeze(group: &Group, victim: usize) {
 fn a_frozen_process_is_noticed_and_cannot_commit_once_it_thaws() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("frozen"));
-    create(&brokers, &prefix, 4);
-    let log = connect(&brokers);
+    kafka::create_topics(&brokers, &prefix, 4);
+    let log = kafka::connect(&brokers);
     let load = Load::start(&brokers, &prefix, 4, 1);
     let commits = || closes(&log, &prefix).unwrap_or(0);
     let hosts = free_addresses(2).join(",");
@@ -256,8 +256,8 @@ fn a_frozen_process_is_noticed_and_cannot_commit_once_it_thaws() {
 fn a_group_comes_back_with_other_workers_and_with_new_partitions() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("rescale"));
-    create(&brokers, &prefix, 2);
-    let log = connect(&brokers);
+    kafka::create_topics(&brokers, &prefix, 2);
+    let log = kafka::connect(&brokers);
     let load = Load::start(&brokers, &prefix, 2, 2);
     let commits = || closes(&log, &prefix).unwrap_or(0);
     let counts_again = || {

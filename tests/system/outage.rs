@@ -13,11 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::{
-    Log, NewRecord,
-    kafka::{KafkaLog, KafkaOptions},
-    read_to_end,
-};
+use emostream_log::{Log, NewRecord, read_to_end};
 use emostream_model::Batch;
 use serde_json::{Value, json};
 
@@ -152,17 +148,9 @@ fn create_topics(broker: &Broker, more: &[&str]) {
     node::output(&[&create[..], more].concat());
 }
 
-fn connect(broker: &Broker) -> KafkaLog {
-    let options = KafkaOptions {
-        brokers: broker.address(),
-        ..KafkaOptions::default()
-    };
-    KafkaLog::connect(options).unwrap()
-}
-
 /// Writes until the disk of the broker is full.
 fn fill(broker: &Broker) {
-    let log = connect(broker);
+    let log = kafka::connect(&broker.address());
     let appender = log.appender(AT_LENGTH).unwrap();
     loop {
         let mut incompressible = vec![0; 900_000];
@@ -186,7 +174,7 @@ fn fill(broker: &Broker) {
 
 /// Returns the number of reactions of each user in the topic.
 fn written(broker: &Broker) -> HashMap<String, usize> {
-    let log = connect(broker);
+    let log = kafka::connect(&broker.address());
     let mut users = HashMap::new();
     read_to_end(&log, REACTIONS, &mut |record| {
         for reaction in Batch::decode(record.value).unwrap().reactions().unwrap() {
@@ -327,7 +315,7 @@ fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     create_topics(&broker, &[]);
     let leaders = ["1", "1", "1", "1", "1", silent.id()];
     kafka::add_partitions_at(&broker.address(), REACTIONS, &leaders);
-    let log = connect(&broker);
+    let log = kafka::connect(&broker.address());
     let are_known = || {
         let ends = log.high_watermarks(REACTIONS, PATIENCE).ok()?;
         Some((ends.get(4)?.is_ok(), ends.get(5)?.is_ok()))

@@ -13,7 +13,7 @@ use emostream_log::kafka::KafkaLog;
 
 use crate::harness::{
     http, kafka,
-    load::{LONG, Load, arguments, check, closes, connect, create, final_until_ms, topics},
+    load::{LONG, Load, arguments, check, closes, final_until_ms, topics},
     node::Node,
     seed,
     supervised::free_addresses,
@@ -37,10 +37,10 @@ struct Fixture {
 impl Fixture {
     fn new(name: &str) -> Fixture {
         let (brokers, prefix) = (kafka::brokers(), unique(name));
-        create(&brokers, &prefix, PARTITIONS);
+        kafka::create_topics(&brokers, &prefix, PARTITIONS);
         Fixture {
             dir: tempfile::tempdir().unwrap(),
-            log: connect(&brokers),
+            log: kafka::connect(&brokers),
             load: Load::start(&brokers, &prefix, PARTITIONS, seed()),
             brokers,
             prefix,
@@ -205,7 +205,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     let [zero, one] = first;
     // If one process of a cluster is stopped, the other one stops, too.
     let (brokers, prefix) = (fixture.brokers.clone(), fixture.prefix.clone());
-    let (log, until_ms) = (connect(&brokers), fixture.load.end());
+    let (log, until_ms) = (kafka::connect(&brokers), fixture.load.end());
     until_within(LONG, "everything is final", || {
         (final_until_ms(&brokers, &prefix) >= until_ms).then_some(())
     });

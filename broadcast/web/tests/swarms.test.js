@@ -283,6 +283,8 @@ test("where the fewest emojis are too slow for seconds, a still picture replaces
   const counts = [{ emoji: "🔥", count: 5, swarms: 0 }, { emoji: "⏱️", count: 9, swarms: 0 }];
   await swarms.mosaic(counts, false);
   assert.equal(screen.drawn.length, 5, "at once, without marks of a load");
+  await swarms.mosaic([{ emoji: "👏", count: 1, swarms: 0 }], false);
+  assert.equal(screen.drawn.length, 5, "an open window does not replace a picture");
   screen.wait(61_000);
   assert.equal(swarms.calm, false);
   swarms.rise(crowd(10), SWARM_SIZE, LIVE_MS);

@@ -10,11 +10,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_log::{
-    Log, LogError, NewRecord,
-    kafka::{KafkaLog, KafkaOptions},
-    read_to_end,
-};
+use emostream_log::{Log, LogError, NewRecord, kafka::KafkaLog, read_to_end};
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
@@ -29,31 +25,8 @@ pub const LONG: Duration = Duration::from_secs(150);
 /// Counts of reactions. The key is the window start, the room and the emoji.
 pub type Counts = BTreeMap<(u64, String, String), u64>;
 
-pub fn connect(brokers: &str) -> KafkaLog {
-    let (brokers, properties) = (brokers.to_owned(), Vec::new());
-    KafkaLog::connect(KafkaOptions {
-        brokers,
-        properties,
-        ..KafkaOptions::default()
-    })
-    .unwrap()
-}
-
 pub fn topics(prefix: &str) -> Topics {
     Topics::with_prefix(prefix).unwrap()
-}
-
-pub fn create(brokers: &str, prefix: &str, partitions: u32) {
-    let partitions = partitions.to_string();
-    let create = [
-        "topics",
-        "create",
-        "--kafka",
-        brokers,
-        "--topic-prefix",
-        prefix,
-    ];
-    node::output(&[&create[..], &["--partitions", &partitions]].concat());
 }
 
 /// A thread that writes batches to every partition until it is stopped. If a test fails, it prints the outcomes of the
@@ -104,7 +77,7 @@ impl Load {
         let answers = Arc::<Mutex<Answers>>::default();
         let (count, stopping, answered) = (partitions.clone(), stop.clone(), answers.clone());
         let writing = thread::spawn(move || {
-            let log = connect(&brokers);
+            let log = kafka::connect(&brokers);
             // The timeout is longer than every outage of a broker, so each record is in the log once.
             let appender = log.appender(LONG).unwrap();
             let mut rng = StdRng::seed_from_u64(seed);
